@@ -1,0 +1,1 @@
+"""Configuration, process supervision, model registry, retrieval service, the `sparc` command."""

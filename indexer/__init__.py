@@ -1,0 +1,1 @@
+"""Code assignment, drift, per-code item indexes, snapshots and soft search."""

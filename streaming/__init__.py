@@ -1,0 +1,1 @@
+"""Event schemas, topics, and the PyFlink job that turns clicks into user sequences."""

@@ -1,0 +1,64 @@
+"""The topics of the pipeline: names, partitions, and settings that keep old records alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import TopicAlreadyExistsError
+
+KEEP_FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
+# Kafka deletes by *record* time: with the event times of 2002-2014 its default retention would
+# empty a topic within minutes.
+COMPACTED = {"cleanup.policy": "compact"}
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Topic names; several pipelines share a broker by using other names."""
+
+    items: str = "items"
+    clicks: str = "clicks"
+    clicks_late: str = "clicks.late"
+    clicks_dlq: str = "clicks.dlq"
+    sequences: str = "sequences"
+    snapshots: str = "snapshots"
+
+    def prefixed(self, prefix: str) -> Topics:
+        """The same topics with `prefix` before each name."""
+        return Topics(**{f.name: prefix + getattr(self, f.name) for f in fields(self)})
+
+    def new_topics(self, partitions: int, replication: int = 1) -> Iterator[NewTopic]:
+        """Definitions to create; `clicks` and `sequences` are spread over `partitions`."""
+        for name, count, config in (
+            (self.items, 1, COMPACTED),
+            (self.clicks, partitions, KEEP_FOREVER),
+            (self.clicks_late, 1, KEEP_FOREVER),
+            (self.clicks_dlq, 1, KEEP_FOREVER),
+            (self.sequences, partitions, KEEP_FOREVER),
+            (self.snapshots, 1, COMPACTED),
+        ):
+            yield NewTopic(
+                name=name,
+                num_partitions=count,
+                replication_factor=replication,
+                topic_configs=config,
+            )
+
+
+def create_topics(
+    admin: KafkaAdminClient, topics: Topics, *, partitions: int = 1, replication: int = 1
+) -> list[str]:
+    """Create the topics that do not exist yet; returns their names."""
+    existing = set(admin.list_topics())
+    created = []
+    for topic in topics.new_topics(partitions, replication):
+        if topic.name in existing:
+            continue
+        try:
+            admin.create_topics([topic])
+        except TopicAlreadyExistsError:  # another part was quicker
+            continue
+        created.append(topic.name)
+    return created
