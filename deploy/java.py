@@ -1,0 +1,74 @@
+"""The Java runtime and the jars that the local broker and the local Flink cluster run from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+OLDEST_JAVA = 17
+JARS = Path(__file__).resolve().parent.parent / ".deploy" / "jars"
+"""Where `deploy/pom.xml` puts the jars unless told otherwise."""
+
+
+class JavaError(RuntimeError):
+    """No usable Java runtime, jars missing, or a port in use; the message says the remedy."""
+
+
+def find_java() -> Path:
+    """The `java` of JAVA_HOME, or else of PATH.
+
+    Raises:
+        JavaError: if there is none, or it is older than 17.
+    """
+    home = os.environ.get("JAVA_HOME")
+    found = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    if not found or not os.access(found, os.X_OK):
+        where = f"JAVA_HOME={home} has no bin/java" if home else "no java on the PATH"
+        raise JavaError(
+            f"{where}: Kafka and Flink need a JDK {OLDEST_JAVA} or newer; install it "
+            "(Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+        )
+    answer = subprocess.run([found, "-version"], capture_output=True, text=True)  # noqa: S603
+    version = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
+    if version is None or int(version[1]) < OLDEST_JAVA:
+        said = version[1] if version else (answer.stderr.strip() or "nothing")
+        raise JavaError(
+            f"{found} is Java {said}, Kafka and Flink need {OLDEST_JAVA} or newer; install it "
+            "(Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+        )
+    return Path(found)
+
+
+def find_jars(folder: Path, pattern: str) -> list[Path]:
+    """The jars in `folder`, sorted; at least one must match `pattern`.
+
+    Raises:
+        JavaError: if none does.
+    """
+    if not any(folder.glob(pattern)):
+        raise JavaError(
+            f"{folder} holds no {pattern}; fetch the jars with: mvn -q -B -f deploy/pom.xml package"
+        )
+    return sorted(folder.glob("*.jar"))
+
+
+def require_free_ports(host: str, ports: dict[str, int]) -> None:
+    """Check that nothing listens on the ports, given by what they are for.
+
+    Raises:
+        JavaError: naming the first one that is taken.
+    """
+    for purpose, port in ports.items():
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise JavaError(
+                    f"port {port} of {host} for {purpose}: {error.strerror}; stop what listens "
+                    "there or configure another port"
+                ) from error

@@ -1,0 +1,221 @@
+"""One Kafka broker on this machine: KRaft, broker and controller in one process, no ZooKeeper.
+
+It runs from the jars of `deploy/pom.xml`. The settings are those of a single node that loses
+nothing it acknowledged to a killed process: replication factor 1 for the internal topics, no
+topic that appears by accident, no record deleted for its age (the records of a replayed log are
+years old).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from deploy.java import JARS, find_jars, find_java, require_free_ports
+
+CLUSTER_ID = "c3BhcmMtc3RyZWFtLTAwMQ"
+"""KRaft cluster id (16 bytes in base64): always the same, so a data directory keeps its broker."""
+
+LARGEST_RECORD = 8 * 1024 * 1024
+"""Bytes; a record of several megabytes must reach the dead-letter topic, headers included."""
+
+LOG4J = """\
+status = warn
+rootLogger.level = info
+rootLogger.appenderRef.file.ref = File
+appender.file.type = RollingFile
+appender.file.name = File
+appender.file.fileName = {log}
+appender.file.filePattern = {log}.%i
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{{ISO8601}} %p %m (%c)%n
+appender.file.policies.type = Policies
+appender.file.policies.size.type = SizeBasedTriggeringPolicy
+appender.file.policies.size.size = 16MB
+appender.file.strategy.type = DefaultRolloverStrategy
+appender.file.strategy.max = 3
+"""
+
+
+class KafkaBrokerError(RuntimeError):
+    """The broker cannot be prepared or does not answer; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the broker lives and how much it may take.
+
+    Attributes:
+        data_dir: storage, settings and log of the broker.
+        host: address it listens on, and that clients are told.
+        port: the clients' port.
+        controller_port: the KRaft quorum's port (the broker talks to itself).
+        heap_mb: Java heap in MiB.
+        jars: folder with the jars of `deploy/pom.xml` for Kafka.
+    """
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 9092
+    controller_port: int = 9093
+    heap_mb: int = 512
+    jars: Path = field(default=JARS / "kafka")
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` for clients."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def log_file(self) -> Path:
+        """What the broker logs."""
+        return self.data_dir / "broker.log"
+
+
+def server_properties(config: Config) -> str:
+    """The broker's settings as a properties file."""
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.voters": f"1@{config.host}:{config.controller_port}",
+        "listeners": f"PLAINTEXT://{config.bootstrap},"
+        f"CONTROLLER://{config.host}:{config.controller_port}",
+        "advertised.listeners": f"PLAINTEXT://{config.bootstrap}",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": config.data_dir / "storage",
+        "auto.create.topics.enable": "false",
+        "log.retention.ms": -1,
+        "log.segment.bytes": 256 * 1024 * 1024,
+        "message.max.bytes": LARGEST_RECORD,
+        "replica.fetch.max.bytes": LARGEST_RECORD,
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": 4,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": 4,
+        # A job that is down for hours still finds its transactions and commits them.
+        "transaction.max.timeout.ms": 24 * 3600 * 1000,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "group.initial.rebalance.delay.ms": 0,
+        # Bounds heap: the cleaner's dedupe buffer is 128 MiB by default.
+        "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        "num.network.threads": 2,
+        "num.io.threads": 4,
+        "controlled.shutdown.enable": "false",
+    }
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _java(config: Config, *options: str) -> list[str]:
+    jars = find_jars(config.jars, "kafka_2.13-*.jar")
+    return [
+        str(find_java()),
+        *options,
+        f"-Dlog4j2.configurationFile={config.data_dir / 'log4j2.properties'}",
+        "-cp",
+        ":".join(map(str, jars)),
+    ]
+
+
+def prepare(config: Config) -> None:
+    """Write the settings and, the first time, format the storage. Idempotent.
+
+    Raises:
+        JavaError: no Java 17, jars missing, or a port in use.
+        KafkaBrokerError: if the storage cannot be formatted.
+    """
+    require_free_ports(
+        config.host,
+        {"the Kafka broker": config.port, "the Kafka controller": config.controller_port},
+    )
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    properties = config.data_dir / "server.properties"
+    properties.write_text(server_properties(config), encoding="utf-8")
+    log4j = LOG4J.format(log=config.log_file)
+    (config.data_dir / "log4j2.properties").write_text(log4j, encoding="utf-8")
+    if (config.data_dir / "storage" / "meta.properties").exists():
+        return
+    tool = [*_java(config, "-Xmx128m", "-XX:+UseSerialGC"), "kafka.tools.StorageTool"]
+    result = subprocess.run(  # noqa: S603
+        [*tool, "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(properties)],
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        said = (result.stderr.strip() or result.stdout.strip()).splitlines() or ["no output"]
+        raise KafkaBrokerError(
+            f"cannot format the Kafka storage in {config.data_dir}: {said[-1]}; check that the "
+            "disk has room and that the directory is no other cluster's"
+        )
+
+
+def command(config: Config) -> list[str]:
+    """The command line of the broker, which stays in the foreground and stops on SIGTERM.
+
+    Raises:
+        JavaError: no Java 17, or jars missing.
+    """
+    heap = f"{config.heap_mb}m"
+    return [
+        *_java(
+            config,
+            "-Xms128m",
+            f"-Xmx{heap}",
+            "-XX:+UseG1GC",
+            "-XX:MaxGCPauseMillis=50",
+            "-XX:+ExitOnOutOfMemoryError",
+            "-Djava.awt.headless=true",
+            "-Dlog4j.shutdownHookEnabled=false",
+        ),
+        "kafka.Kafka",
+        str(config.data_dir / "server.properties"),
+    ]
+
+
+def is_ready(bootstrap: str) -> bool:
+    """Whether a broker answers there and knows its cluster."""
+    try:
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap, request_timeout_ms=3000, bootstrap_timeout_ms=1000
+        )
+    except (KafkaError, OSError, ValueError):
+        return False
+    try:
+        return bool(admin.describe_cluster().get("brokers"))
+    except KafkaError:
+        return False
+    finally:
+        admin.close()
+
+
+def wait_until_ready(
+    bootstrap: str,
+    timeout: float = 60.0,
+    *,
+    still_running: Callable[[], bool] = lambda: True,
+    sleep: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until the broker answers; `timeout` in seconds.
+
+    Raises:
+        KafkaBrokerError: if it does not in time, or `still_running` says that it ended.
+    """
+    deadline = clock() + timeout
+    while not is_ready(bootstrap):
+        if not still_running():
+            raise KafkaBrokerError(f"the Kafka broker for {bootstrap} ended; see its broker.log")
+        if clock() > deadline:
+            raise KafkaBrokerError(
+                f"no Kafka broker answers at {bootstrap} after {timeout:.0f} s; check the address, "
+                "and broker.log if it is the local one"
+            )
+        sleep(0.2)

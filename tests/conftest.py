@@ -1,0 +1,193 @@
+"""Real services for the tests, started on demand, on free ports, in temporary directories.
+
+Session fixtures:
+
+    kafka_broker   `.bootstrap` "host:port"; `.kill()` (SIGKILL) and `.start()` for crash tests
+    flink_cluster  `.address` "host:port" of the REST API; `.jars` (what goes along with a job);
+                   `.job_manager` and `.task_manager` with `.kill()` and `.start()`
+    free_ports     `free_ports(n)` -> n ports on 127.0.0.1 that nothing listens on
+
+One broker and one cluster serve the whole session: use topic names of your own
+(`Topics().prefixed("something-")`). Where Java, Maven or the jars cannot be had the tests that
+ask for them are skipped, with the reason. Everything is ended by process id, also after a failure.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deploy import flink_cluster as flink
+from deploy import kafka_broker as kafka
+from deploy.java import JARS, JavaError, find_jars, find_java
+
+POM = Path(__file__).resolve().parent.parent / "deploy" / "pom.xml"
+
+
+class JavaProcess:
+    """A foreground Java process that the tests start, kill and start again."""
+
+    def __init__(self, command: Sequence[str], output: Path) -> None:
+        self.command = list(command)
+        self.output = output
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        assert not self.running
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is None or not self.running:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def _die_with_parent() -> None:
+    # A test run that is itself killed leaves no Java behind.
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@dataclass
+class Broker:
+    """A running Kafka broker."""
+
+    bootstrap: str
+    process: JavaProcess
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def start(self) -> None:
+        """Start after a kill, and wait until it answers."""
+        self.process.start()
+        kafka.wait_until_ready(self.bootstrap, still_running=lambda: self.process.running)
+
+
+@dataclass
+class Cluster:
+    """A running Flink session cluster with one TaskManager."""
+
+    address: str
+    jars: list[Path]
+    job_manager: JavaProcess
+    task_manager: JavaProcess
+
+    def wait_until_ready(self) -> None:
+        flink.wait_until_ready(
+            self.address,
+            still_running=lambda: self.job_manager.running and self.task_manager.running,
+        )
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    def pick(count: int) -> list[int]:
+        with ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for probe in probes:
+                probe.bind(("127.0.0.1", 0))
+            return [probe.getsockname()[1] for probe in probes]
+
+    return pick
+
+
+@pytest.fixture(scope="session")
+def jars() -> Path:
+    """The folder of `deploy/pom.xml`'s jars, fetched when it is not there yet."""
+    try:
+        find_java()
+    except JavaError as error:
+        pytest.skip(str(error))
+    if not (any(JARS.glob("kafka/*.jar")) and any(JARS.glob("flink/*.jar"))):
+        maven = shutil.which("mvn")
+        if maven is None:
+            pytest.skip(f"no Maven on the PATH to fetch {JARS}")
+        command = [maven, "-q", "-B", "-f", str(POM), "package", f"-Ddest={JARS}"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            pytest.skip(f"Maven could not fetch the jars: {result.stdout[-500:]}")
+    return JARS
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(
+    jars: Path, free_ports: Callable[[int], list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Broker]:
+    port, controller_port = free_ports(2)
+    config = kafka.Config(
+        data_dir=tmp_path_factory.mktemp("kafka"),
+        port=port,
+        controller_port=controller_port,
+        jars=jars / "kafka",
+    )
+    kafka.prepare(config)
+    process = JavaProcess(kafka.command(config), config.data_dir / "output.log")
+    broker = Broker(config.bootstrap, process)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def flink_cluster(
+    jars: Path, free_ports: Callable[[int], list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    rest, rpc, blob, task_manager, data = free_ports(5)
+    config = flink.Config(
+        data_dir=tmp_path_factory.mktemp("flink"),
+        rest_port=rest,
+        rpc_port=rpc,
+        blob_port=blob,
+        task_manager_port=task_manager,
+        data_port=data,
+    )
+    flink.prepare(config)
+    cluster = Cluster(
+        config.address,
+        find_jars(jars / "flink", "flink-sql-connector-kafka-*.jar"),
+        JavaProcess(flink.job_manager_command(config), config.data_dir / "job_manager.out"),
+        JavaProcess(flink.task_manager_command(config), config.data_dir / "task_manager.out"),
+    )
+    try:
+        cluster.job_manager.start()
+        cluster.task_manager.start()
+        cluster.wait_until_ready()
+        yield cluster
+    finally:
+        cluster.task_manager.stop()
+        cluster.job_manager.stop()
