@@ -1,0 +1,374 @@
+"""Soft search: the answer of the most probable codes, each asked with its own user vector.
+
+For a history the interest head gives log p(c|u) of every first-level code c. The K most probable
+codes that hold items are searched, each with the user vector of that code (SPARC, arXiv
+2508.09090), and their lists are merged. An item scores log p(c|u) + s(u, i, c) with s the inner
+product, or log p(c|u) + log p(i|u, c) where the model asks for lists normalised by their softmax.
+Where the searched lists hold fewer than k items that may be answered, further codes follow in
+order of probability, so an answer is short only where the catalogue is.
+
+How many places a code gets is the quota policy: "joint" ranks all candidates by score;
+"proportional" gives each code its share of k by probability (largest remainder, never more than
+it holds); "equal" gives every searched code the same share.
+
+The result equals brute force over the searched lists. Shapes: B queries, K results, S searched
+codes, C codes, D dimension, W candidates of a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import IndexerError
+from indexer.lists import CodeLists
+from indexer.quota import quotas
+
+if TYPE_CHECKING:  # torch is needed by the model only
+    from model.histories import History
+    from model.retrieval_model import RetrievalModel
+
+Quota = Literal["joint", "proportional", "equal"]
+CHUNK = 256
+"""Queries scored together; bounds the score matrix."""
+LONG_LIST = 2048
+"""Lists longer than this contribute their best k only, so that the score matrix stays narrow."""
+
+LEAST_LOG_P = np.float32(-1e30)
+"""Stands for log 0, so that a code of probability 0 still comes before one without items."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a query is answered.
+
+    Attributes:
+        codes: how many codes are searched for a query (K of the paper).
+        quota: "joint", "proportional" or "equal", see the module.
+        temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
+    """
+
+    codes: int = 12
+    quota: Quota = "joint"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.codes < 1 or not self.temperature > 0:
+            raise IndexerError(
+                f"codes is {self.codes} and temperature {self.temperature}: both must be positive"
+            )
+        if self.quota not in ("joint", "proportional", "equal"):
+            raise IndexerError(f"quota is {self.quota!r}: use joint, proportional or equal")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to B queries, best first.
+
+    Attributes:
+        items_BK: int64 item ids, -1 where the catalogue ended.
+        scores_BK: float32, log p(c|u) + s; -inf at padding.
+        item_codes_BK: int64 first-level code that brought the item, -1 at padding.
+        item_log_probabilities_BK: float32 log p(c|u) of that code.
+        searched_BS: int64 codes searched, most probable first, -1 padded.
+        probabilities_BS: float32 p(c|u) of them, 0 at padding.
+        quota_BS: int64 places of the answer that each of them filled.
+    """
+
+    items_BK: NDArray[np.int64]
+    scores_BK: NDArray[np.float32]
+    item_codes_BK: NDArray[np.int64]
+    item_log_probabilities_BK: NDArray[np.float32]
+    searched_BS: NDArray[np.int64]
+    probabilities_BS: NDArray[np.float32]
+    quota_BS: NDArray[np.int64]
+
+
+class SoftSearch:
+    """Answers histories from one model and the lists built with it; safe to share by threads."""
+
+    def __init__(
+        self, model: RetrievalModel, lists: CodeLists, config: Config | None = None
+    ) -> None:
+        if (len(lists.lists), lists.dimension) != (model.first_level_codes, model.dimension):
+            raise IndexerError(
+                f"lists of {len(lists.lists)} codes and dimension {lists.dimension}, model of "
+                f"{model.first_level_codes} and {model.dimension}: they are of different versions"
+            )
+        self.model = model
+        self.lists = lists
+        self.config = config or Config()
+        self._normalise = bool(getattr(model, "normalise_lists", False))
+        self._positions = np.arange(len(lists), dtype=np.int32)
+
+    def search(
+        self,
+        histories: Sequence[History],
+        now_ms: NDArray[np.int64],
+        k: int,
+        codes: int | None = None,
+        exclude: bool | Sequence[Collection[int]] = True,
+    ) -> Answers:
+        """The k best items of each history.
+
+        Args:
+            histories: B histories, oldest item first; an empty one is answered by the prior.
+            now_ms: (B,) time of each query.
+            k: answers per query.
+            codes: how many codes to search, instead of `config.codes`.
+            exclude: True leaves out the items of the history, False nothing; or give the items to
+                leave out, one collection per query.
+
+        Raises:
+            IndexerError: for k or codes below 1, or a model that answers NaN.
+        """
+        codes = self.config.codes if codes is None else codes
+        if k < 1 or codes < 1:
+            raise IndexerError(f"k is {k} and codes {codes}: both must be at least 1")
+        if isinstance(exclude, bool):
+            unwanted: Sequence[Collection[int]] = [h.items if exclude else () for h in histories]
+        else:
+            unwanted = exclude
+        now_ms = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
+        parts = [
+            self._search(
+                histories[a : a + CHUNK], now_ms[a : a + CHUNK], k, codes, unwanted[a : a + CHUNK]
+            )
+            for a in range(0, len(histories), CHUNK)
+        ]
+        return _joined(parts, k)
+
+    def _search(
+        self,
+        histories: Sequence[History],
+        now_ms: NDArray[np.int64],
+        k: int,
+        codes: int,
+        unwanted: Sequence[Collection[int]],
+    ) -> Answers:
+        encoded = self.model.encode(histories, now_ms)
+        log_p_BC = self._log_interests(encoded)
+        hits = self._locate(unwanted)
+        searched_BS = self._choose(log_p_BC, hits, k, codes)
+        rows_B1 = np.arange(len(histories))[:, None]
+        valid_BS = searched_BS >= 0
+        log_p_BS = np.where(valid_BS, log_p_BC[rows_B1, searched_BS], -np.inf)
+        users_BSD = self.model.user_vectors(encoded, np.where(valid_BS, searched_BS, 0))
+        if not np.isfinite(users_BSD).all():
+            raise IndexerError("the model answers user vectors that are not finite")
+        hits = hits.in_slots(searched_BS)
+        room_BS = np.where(valid_BS, self.lists.sizes_C[searched_BS], 0)
+        np.subtract.at(room_BS, (hits.query, hits.slot), 1)
+        scores_BW, positions_BW = self._score(
+            searched_BS, log_p_BS, users_BSD, hits, self._widths(searched_BS, log_p_BS, room_BS, k)
+        )
+        return self._ranked(scores_BW, positions_BW, log_p_BC, searched_BS, log_p_BS, k)
+
+    def _log_interests(self, encoded: Any) -> NDArray[np.float32]:
+        log_p_BC = self.model.log_interests(encoded)
+        if self.config.temperature != 1.0:
+            log_p_BC = log_p_BC / np.float32(self.config.temperature)
+            log_p_BC = log_p_BC - _log_sum_exp(log_p_BC)
+        if np.isnan(log_p_BC).any():
+            raise IndexerError("the model answers interest probabilities that are NaN")
+        return np.maximum(log_p_BC, LEAST_LOG_P)
+
+    def _locate(self, unwanted: Sequence[Collection[int]]) -> _Hits:
+        """The unwanted items that are in some list, each once."""
+        counts = [len(items) for items in unwanted]
+        query = np.repeat(np.arange(len(unwanted)), counts)
+        items = np.fromiter((i for some in unwanted for i in some), np.int64, sum(counts))
+        code, row = self.lists.locate(items)
+        found = np.unique(np.stack([query, code, row])[:, code >= 0], axis=1)
+        return _Hits(found[0], found[1], found[2], np.full(found.shape[1], -1))
+
+    def _choose(
+        self, log_p_BC: NDArray[np.float32], hits: _Hits, k: int, codes: int
+    ) -> NDArray[np.int64]:
+        """The codes to search (B, S), most probable first, as many more as k answers need."""
+        room_BC = np.broadcast_to(self.lists.sizes_C, log_p_BC.shape).copy()
+        np.subtract.at(room_BC, (hits.query, hits.code), 1)
+        filled = np.where(self.lists.sizes_C > 0, log_p_BC, -np.inf)
+        order_BC = np.argsort(-filled, axis=1, kind="stable")
+        sums_BC = np.cumsum(np.take_along_axis(room_BC, order_BC, axis=1), axis=1)
+        needed_B = (sums_BC < k).sum(axis=1) + 1
+        available = int((self.lists.sizes_C > 0).sum())
+        counts_B = np.minimum(np.maximum(needed_B, codes), available)
+        searched_BS = order_BC[:, : max(1, int(counts_B.max(initial=0)))]
+        return np.where(np.arange(searched_BS.shape[1]) < counts_B[:, None], searched_BS, -1)
+
+    def _widths(
+        self,
+        searched_BS: NDArray[np.int64],
+        log_p_BS: NDArray[np.float32],
+        room_BS: NDArray[np.int64],
+        k: int,
+    ) -> NDArray[np.int64]:
+        """How many candidates each list contributes, -1 for the whole list."""
+        if self.config.quota == "joint":
+            sizes_BS = np.where(searched_BS >= 0, self.lists.sizes_C[searched_BS], 0)
+            return np.where(sizes_BS > LONG_LIST, np.minimum(room_BS, k), -1)
+        weights_BS = (
+            np.exp(log_p_BS) if self.config.quota == "proportional" else np.ones_like(log_p_BS)
+        )
+        return quotas(weights_BS, room_BS, k)
+
+    def _score(
+        self,
+        searched_BS: NDArray[np.int64],
+        log_p_BS: NDArray[np.float32],
+        users_BSD: NDArray[np.float32],
+        hits: _Hits,
+        cut_BS: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Scores (B, W) of the candidates and their positions in the lists; -inf where unwanted."""
+        S = searched_BS.shape[1]
+        sizes_BS = np.where(searched_BS >= 0, self.lists.sizes_C[searched_BS], 0)
+        widths_BS = np.where(cut_BS < 0, sizes_BS, cut_BS)
+        starts_BS = np.cumsum(widths_BS, axis=1) - widths_BS
+        W = max(1, int(widths_BS.sum(axis=1).max(initial=0)))
+        scores_BW = np.full((len(searched_BS), W), -np.inf, np.float32)
+        positions_BW = np.zeros((len(searched_BS), W), np.int32)
+        flat = searched_BS.ravel()
+        order = np.argsort(flat, kind="stable")
+        users = users_BSD.reshape(-1, users_BSD.shape[-1])[order]
+        log_p, cut = log_p_BS.ravel()[order, None], cut_BS.ravel()[order]
+        bounds = np.searchsorted(flat[order], np.arange(len(self.lists.lists) + 1))
+        queries, starts = (order // S).tolist(), starts_BS.ravel()[order].tolist()
+        for code in np.unique(flat[flat >= 0]).tolist():
+            here = slice(bounds[code], bounds[code + 1])
+            first, size = self.lists.starts_C[code], self.lists.sizes_C[code]
+            positions = self._positions[first : first + size]
+            if (cut[here] < 0).all():
+                for one, query, start in zip(
+                    self._list_scores(code, users[here]) + log_p[here],
+                    queries[here],
+                    starts[here],
+                    strict=True,
+                ):
+                    scores_BW[query, start : start + size] = one
+                    positions_BW[query, start : start + size] = positions
+                continue
+            ranked = self._list_best(code, users[here], cut[here], hits, np.array(queries[here]))
+            for (one, rows), p, query, start in zip(
+                ranked, log_p[here, 0], queries[here], starts[here], strict=True
+            ):
+                scores_BW[query, start : start + len(rows)] = one + p
+                positions_BW[query, start : start + len(rows)] = positions[rows]
+        whole = cut_BS[hits.query, hits.slot] < 0
+        query, slot, row = hits.query[whole], hits.slot[whole], hits.row[whole]
+        scores_BW[query, starts_BS[query, slot] + row] = -np.inf
+        return scores_BW, positions_BW
+
+    def _list_scores(self, code: int, users: NDArray[np.float32]) -> NDArray[np.float32]:
+        scores = self.lists.lists[code].scores(users)
+        return scores - _log_sum_exp(scores) if self._normalise else scores
+
+    def _list_best(
+        self,
+        code: int,
+        users: NDArray[np.float32],
+        counts: NDArray[np.int64],
+        hits: _Hits,
+        queries: NDArray[np.int64],
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """For each query of this code its `counts` best wanted items: scores and rows."""
+        here = hits.code == code
+        unwanted = {
+            q: hits.row[here & (hits.query == q)] for q in np.unique(hits.query[here]).tolist()
+        }
+        none = np.empty(0, np.int64)
+        if len(users) == 1 and not self._normalise:
+            gone = unwanted.get(int(queries[0]), none)
+            best, rows = self.lists.lists[code].best(users[0], int(counts[0]) + len(gone))
+            wanted = ~np.isin(rows, gone)
+            return [(best[wanted][: counts[0]], rows[wanted][: counts[0]])]
+        scores = self._list_scores(code, users)
+        ranked = []
+        for one, query, count in zip(scores, queries.tolist(), counts.tolist(), strict=True):
+            one[unwanted.get(query, none)] = -np.inf
+            rows = np.argpartition(one, len(one) - count)[len(one) - count :] if count else none
+            rows = rows[np.argsort(-one[rows], kind="stable")]
+            ranked.append((one[rows], rows))
+        return ranked
+
+    def _ranked(
+        self,
+        scores_BW: NDArray[np.float32],
+        positions_BW: NDArray[np.int32],
+        log_p_BC: NDArray[np.float32],
+        searched_BS: NDArray[np.int64],
+        log_p_BS: NDArray[np.float32],
+        k: int,
+    ) -> Answers:
+        W = scores_BW.shape[1]
+        if k < W:
+            best = np.argpartition(scores_BW, W - k, axis=1)[:, W - k :]
+            scores_BW = np.take_along_axis(scores_BW, best, axis=1)
+            positions_BW = np.take_along_axis(positions_BW, best, axis=1)
+        ids_N = self.lists.item_ids_N if len(self.lists) else np.array([-1])
+        items = ids_N[positions_BW]
+        order = np.lexsort((items, -scores_BW), axis=1)
+        scores = np.take_along_axis(scores_BW, order, axis=1)
+        there = scores > -np.inf
+        positions = np.take_along_axis(positions_BW, order, axis=1)
+        codes = np.searchsorted(self.lists.starts_C, positions, side="right") - 1
+        log_p = np.take_along_axis(log_p_BC, codes, axis=1)
+        codes = np.where(there, codes, -1)
+        quota_BS = np.stack([(codes == s[:, None]).sum(axis=1) for s in searched_BS.T], axis=1)
+        return Answers(
+            _padded(np.where(there, np.take_along_axis(items, order, axis=1), -1), k, -1),
+            _padded(np.where(there, scores, np.float32(-np.inf)), k, -np.inf),
+            _padded(codes, k, -1),
+            _padded(np.where(there, log_p, np.float32(-np.inf)), k, -np.inf),
+            searched_BS,
+            np.exp(log_p_BS),
+            np.where(searched_BS >= 0, quota_BS, 0),
+        )
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Unwanted items that are in a list: (n,) query, code, row in the list, slot among searched."""
+
+    query: NDArray[np.int64]
+    code: NDArray[np.int64]
+    row: NDArray[np.int64]
+    slot: NDArray[np.int64]
+
+    def in_slots(self, searched_BS: NDArray[np.int64]) -> _Hits:
+        """Those whose code is searched, with its place in `searched_BS`."""
+        same = searched_BS[self.query] == self.code[:, None]
+        slot, found = same.argmax(axis=1), same.any(axis=1)
+        return _Hits(self.query[found], self.code[found], self.row[found], slot[found])
+
+
+def _log_sum_exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    top = x.max(axis=1, keepdims=True)
+    total = np.exp(x - top).sum(axis=1, keepdims=True)
+    return (top + np.log(total)).astype(np.float32)
+
+
+def _padded(x: NDArray[Any], k: int, value: float) -> NDArray[Any]:
+    return np.pad(x, ((0, 0), (0, k - x.shape[1])), constant_values=value)
+
+
+def _joined(parts: list[Answers], k: int) -> Answers:
+    """The chunks' answers one below the other."""
+    if not parts:
+        none, some = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+        return Answers(none, some, none, some, none[:, :1], some[:, :1], none[:, :1])
+    S = max(part.searched_BS.shape[1] for part in parts)
+    return Answers(
+        np.concatenate([p.items_BK for p in parts]),
+        np.concatenate([p.scores_BK for p in parts]),
+        np.concatenate([p.item_codes_BK for p in parts]),
+        np.concatenate([p.item_log_probabilities_BK for p in parts]),
+        np.concatenate([_padded(p.searched_BS, S, -1) for p in parts]),
+        np.concatenate([_padded(p.probabilities_BS, S, 0.0) for p in parts]),
+        np.concatenate([_padded(p.quota_BS, S, 0) for p in parts]),
+    )

@@ -1,0 +1,104 @@
+"""A small deterministic model with the interface of `model.retrieval_model.RetrievalModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from model.manifest import Manifest
+from streaming.events import Item
+
+
+class History(NamedTuple):
+    items: list[int]
+    times: list[int]
+
+
+def _vector(item: Item, dimension: int) -> np.ndarray:
+    """Content path: the same item always has the same vector."""
+    seed = abs(hash((item.item_id, item.title, item.category, item.external_id))) % 2**32
+    return np.random.default_rng(seed).normal(size=dimension).astype(np.float32)
+
+
+class StandIn:
+    """Items are in the code of their nearest centroid; users are means of their items."""
+
+    levels = 3
+
+    def __init__(
+        self,
+        item_ids: np.ndarray,
+        vectors: np.ndarray,
+        centroids: np.ndarray,
+        normalise_lists: bool = False,
+    ) -> None:
+        self.item_ids_N = np.asarray(item_ids, np.int64)
+        self.vectors_ND = np.asarray(vectors, np.float32)
+        self.centroids_CD = np.asarray(centroids, np.float32)
+        self.first_level_codes, self.dimension = self.centroids_CD.shape
+        self.normalise_lists = normalise_lists
+        self.codes_NQ = self._codes(self.vectors_ND)
+        self.item_events_N = np.ones(len(self.item_ids_N), np.int64)
+        self._row = {int(i): n for n, i in enumerate(self.item_ids_N)}
+
+    @classmethod
+    def make(
+        cls, items: int = 200, codes: int = 8, dimension: int = 6, seed: int = 0, **more: bool
+    ) -> StandIn:
+        rng = np.random.default_rng(seed)
+        ids = np.sort(rng.choice(items * 10, items, replace=False)) + 1
+        return cls(
+            ids, rng.normal(size=(items, dimension)), rng.normal(size=(codes, dimension)), **more
+        )
+
+    def _codes(self, vectors: np.ndarray) -> np.ndarray:
+        far = ((vectors[:, None] - self.centroids_CD[None]) ** 2).sum(axis=2)
+        order = np.argsort(far, axis=1, kind="stable")[:, : self.levels]
+        return np.resize(order, (len(vectors), self.levels)).astype(np.int64)
+
+    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+        vectors = np.array([_vector(i, self.dimension) for i in items], np.float32)
+        vectors = vectors.reshape(-1, self.dimension)
+        return vectors, self._codes(vectors)
+
+    def quantizer_space(self, items: Sequence[Item] | None = None) -> np.ndarray:
+        return self.vectors_ND if items is None else self.embed(items)[0]
+
+    def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> np.ndarray:
+        users = np.full((len(histories), self.dimension), 0.1, np.float32)
+        for b, history in enumerate(histories):
+            rows = [self._row[i] for i in history.items if i in self._row]
+            if rows:
+                users[b] += self.vectors_ND[rows].mean(axis=0)
+        return users
+
+    def log_interests(self, encoded: np.ndarray) -> np.ndarray:
+        logits = encoded @ self.centroids_CD.T
+        logits -= logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def user_vectors(self, encoded: np.ndarray, codes_BK: np.ndarray) -> np.ndarray:
+        return encoded[:, None] + np.float32(0.5) * self.centroids_CD[codes_BK]
+
+    def export(self) -> tuple[dict[str, np.ndarray], dict]:
+        tensors = {
+            "item_ids": self.item_ids_N,
+            "vectors": self.vectors_ND,
+            "centroids": self.centroids_CD,
+        }
+        return tensors, {"normalise_lists": self.normalise_lists}
+
+    def save(self, path: Path) -> None:
+        save_file(self.export()[0], path)
+
+    @classmethod
+    def load(cls, directory: Path, manifest: Manifest, device: str = "cpu") -> StandIn:
+        t = load_file(directory / "weights.safetensors")
+        if not np.isfinite(t["vectors"]).all():
+            raise ValueError("weights.safetensors holds NaN")
+        more = manifest.facts["model"]["normalise_lists"]
+        return cls(t["item_ids"], t["vectors"], t["centroids"], more)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexer import lists as lists_module
+from indexer import soft_search as soft_search_module
+from indexer.errors import IndexerError
+from indexer.lists import CodeLists
+from indexer.quota import quotas
+from indexer.soft_search import Config, SoftSearch
+
+from tests.indexer.stand_in import History, StandIn
+
+
+def lists_of(model: StandIn) -> CodeLists:
+    return CodeLists.build(
+        model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+    )
+
+
+def histories_of(model: StandIn, count: int, seed: int, longest: int = 12) -> list[History]:
+    rng = np.random.default_rng(seed)
+    return [
+        History(
+            rng.choice(model.item_ids_N, n := int(rng.integers(0, longest + 1))).tolist(), [0] * n
+        )
+        for _ in range(count)
+    ]
+
+
+def brute_force(
+    model: StandIn, history: History, k: int, codes: int, quota: str, temperature: float
+):
+    """Plain reading of the definition: score everything, then pick."""
+    encoded = model.encode([history], np.zeros(1, np.int64))
+    log_p = model.log_interests(encoded)[0].astype(np.float64) / temperature
+    log_p -= np.log(np.exp(log_p - log_p.max()).sum()) + log_p.max()
+    members = {
+        c: [n for n in range(len(model.item_ids_N)) if model.codes_NQ[n, 0] == c]
+        for c in range(model.first_level_codes)
+    }
+    seen = set(history.items)
+    order = [c for c in np.argsort(-log_p, kind="stable") if members[c]]
+    candidates: dict[int, list[tuple[float, int]]] = {}
+    for c in order:
+        if len(candidates) >= codes and sum(map(len, candidates.values())) >= k:
+            break
+        user = model.user_vectors(encoded, np.array([[c]]))[0, 0].astype(np.float64)
+        s = np.array([user @ model.vectors_ND[n].astype(np.float64) for n in members[c]])
+        if model.normalise_lists:
+            s -= s.max() + np.log(np.exp(s - s.max()).sum())
+        candidates[c] = sorted(
+            (
+                (log_p[c] + one, int(model.item_ids_N[n]))
+                for one, n in zip(s, members[c], strict=True)
+                if int(model.item_ids_N[n]) not in seen
+            ),
+            reverse=True,
+        )
+    if quota != "joint":
+        p = np.exp(log_p[list(candidates)]) if quota == "proportional" else np.ones(len(candidates))
+        room = np.array([len(v) for v in candidates.values()])
+        given = quotas(p[None], room[None], k)[0]
+        candidates = {c: v[:q] for (c, v), q in zip(candidates.items(), given, strict=True)}
+    return sorted((x for v in candidates.values() for x in v), reverse=True)[:k], list(candidates)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 120),
+    codes=st.integers(1, 12),
+    searched=st.integers(1, 14),
+    k=st.integers(1, 60),
+    quota=st.sampled_from(["joint", "proportional", "equal"]),
+    temperature=st.sampled_from([0.5, 1.0, 2.0]),
+    normalise=st.booleans(),
+    long_list=st.sampled_from([0, 5, 2048]),
+    faiss_from=st.sampled_from([1, 8192]),
+)
+def test_soft_search_equals_brute_force(
+    seed, items, codes, searched, k, quota, temperature, normalise, long_list, faiss_from
+):
+    model = StandIn.make(items, codes, seed=seed, normalise_lists=normalise)
+    search = SoftSearch(model, lists_of(model), Config(searched, quota, temperature))
+    histories = histories_of(model, 5, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soft_search_module, "LONG_LIST", long_list)
+        patch.setattr(soft_search_module, "CHUNK", 2)
+        patch.setattr(lists_module, "FAISS_FROM", faiss_from)
+        answers = search.search(histories, np.zeros(5, np.int64), k)
+    for b, history in enumerate(histories):
+        expected, visited = brute_force(model, history, k, searched, quota, temperature)
+        count = len(expected)
+        assert answers.items_BK.shape == (5, k)
+        np.testing.assert_allclose(
+            answers.scores_BK[b, :count], [s for s, _ in expected], rtol=1e-4, atol=1e-4
+        )
+        assert (answers.items_BK[b, count:] == -1).all()
+        assert len(set(answers.items_BK[b, :count].tolist())) == count
+        assert not set(answers.items_BK[b, :count].tolist()) & set(history.items)
+        np.testing.assert_array_equal(answers.searched_BS[b][answers.searched_BS[b] >= 0], visited)
+        assert answers.quota_BS[b].sum() == count
+        if quota == "joint":  # order of float32 scores; sets differ only by rounding
+            assert set(answers.items_BK[b, :count].tolist()) == {i for _, i in expected}
+
+
+def test_every_item_says_which_code_brought_it_and_with_which_probability():
+    model = StandIn.make(300, 10)
+    answers = SoftSearch(model, lists_of(model), Config(4)).search(
+        histories_of(model, 6, 1), np.zeros(6, np.int64), 20
+    )
+    code_of = dict(zip(model.item_ids_N.tolist(), model.codes_NQ[:, 0].tolist(), strict=True))
+    for b in range(6):
+        p = dict(zip(answers.searched_BS[b], answers.probabilities_BS[b], strict=True))
+        for item, code, log_p in zip(
+            answers.items_BK[b],
+            answers.item_codes_BK[b],
+            answers.item_log_probabilities_BK[b],
+            strict=True,
+        ):
+            assert code == code_of[item]
+            assert np.exp(log_p) == pytest.approx(p[code], rel=1e-5)
+
+
+def test_further_codes_are_visited_until_k_items_are_found():
+    model = StandIn.make(100, 20)
+    search = SoftSearch(model, lists_of(model), Config(codes=1))
+    answers = search.search([History([], [])], np.zeros(1, np.int64), 60)
+    assert (answers.items_BK >= 0).all()
+    assert (answers.searched_BS >= 0).sum() > 1
+    assert (np.diff(answers.probabilities_BS[0]) <= 0).all()
+
+
+def test_all_codes_searched_is_the_exhaustive_ranking():
+    model = StandIn.make(150, 9)
+    search = SoftSearch(model, lists_of(model))
+    answers = search.search([History([int(model.item_ids_N[3])], [0])], np.zeros(1), 500, codes=9)
+    found = answers.items_BK[0][answers.items_BK[0] >= 0]
+    assert set(found.tolist()) == set(model.item_ids_N.tolist()) - {int(model.item_ids_N[3])}
+
+
+def test_items_to_leave_out_can_be_given_or_kept():
+    model = StandIn.make(50, 4)
+    search = SoftSearch(model, lists_of(model))
+    ids = model.item_ids_N.tolist()
+    history = History(ids[:5], [0] * 5)
+    with_history = search.search([history], np.zeros(1), 50, exclude=False)
+    assert set(with_history.items_BK[0].tolist()) == set(ids)
+    given_items = search.search([history], np.zeros(1), 50, exclude=[ids[:40] + [10**12]])
+    assert set(given_items.items_BK[0].tolist()) == {-1, *ids[40:]}
+
+
+def test_an_empty_index_and_an_empty_batch_are_answered_with_nothing():
+    model = StandIn.make(5, 3)
+    empty = CodeLists.build(
+        np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, model.dimension), np.float32), 3
+    )
+    answers = SoftSearch(model, empty).search([History([], [])], np.zeros(1), 4)
+    assert answers.items_BK.tolist() == [[-1] * 4]
+    assert SoftSearch(model, lists_of(model)).search([], np.empty(0), 4).items_BK.shape == (0, 4)
+
+
+def test_lists_and_model_of_different_versions_are_refused():
+    with pytest.raises(IndexerError, match="different versions"):
+        SoftSearch(StandIn.make(50, 4), lists_of(StandIn.make(50, 5)))
+
+
+@pytest.mark.parametrize("k, codes", [(0, 4), (5, 0), (-1, 4)])
+def test_a_query_for_nothing_is_refused(k, codes):
+    model = StandIn.make(50, 4)
+    with pytest.raises(IndexerError, match="at least 1"):
+        SoftSearch(model, lists_of(model)).search([History([], [])], np.zeros(1), k, codes)
+
+
+def test_a_model_that_answers_nan_is_an_error_not_an_answer():
+    model = StandIn.make(50, 4)
+    search = SoftSearch(model, lists_of(model))
+    model.centroids_CD = model.centroids_CD * np.float32("nan")
+    with pytest.raises(IndexerError, match="NaN"):
+        search.search([History([], [])], np.zeros(1), 5)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30)), min_size=1, max_size=12),
+    st.integers(1, 60),
+)
+def test_quotas_give_all_places_and_never_more_than_a_list_holds(pairs, k):
+    weights = np.array([[w for w, _ in pairs]])
+    room = np.array([[r for _, r in pairs]])
+    given_BS = quotas(weights, room, k)
+    assert given_BS.sum() == min(k, room.sum())
+    assert (given_BS <= room).all() and (given_BS >= 0).all()
