@@ -162,16 +162,21 @@ def verify(directory: Path, kind: str) -> Manifest:
     return manifest
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a small file (a pointer, a status) so that readers see the old or the new one."""
+def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Replace a small file so that readers see the old or the new one.
+
+    `sync` makes it survive a power cut (a pointer must, a status need not).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f"{PARTIAL}{path.name}-{os.getpid()}"
     with partial.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     partial.rename(path)
-    _sync(path.parent)
+    if sync:
+        _sync(path.parent)
 
 
 def remove_partial(parent: Path) -> None:

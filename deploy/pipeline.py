@@ -1,0 +1,250 @@
+"""The whole pipeline on one machine: start every part, follow the log to its end, account for it.
+
+The order of a drain, each step waited for with what the parts report after the step before it:
+the replay ends -> the job has consumed, committed and emitted everything -> the trainer has
+trained and published everything -> the indexer serves the last handover -> the registrar has
+registered it -> the service answers from it -> the topics are counted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.progress import Progress
+from deploy.settings import Settings
+from deploy.status import read_statuses
+from deploy.supervision import SupervisionError, Supervisor, last_line
+
+
+class PipelineError(RuntimeError):
+    """A part failed, or the totals do not add up."""
+
+
+@contextmanager
+def only_one(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory for this process.
+
+    Raises:
+        PipelineError: if another pipeline runs on it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise PipelineError(
+                f"{data_dir} is in use by the pipeline with pid {lock.read().strip() or '?'}; "
+                "stop it, or choose another directory with --data-dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a drain: `done(statuses)` is asked until it holds."""
+
+    name: str
+    done: Callable[[dict[str, dict[str, Any]]], bool]
+    parts: tuple[str, ...]
+
+
+def drain_steps(sequences: Callable[[], int]) -> list[Step]:
+    """The steps after the stream has emitted everything, in order.
+
+    `sequences` gives the number of sequences of users that the topic holds.
+    """
+    return [
+        Step(
+            "training",
+            lambda s: (
+                bool(s["train"].get("caught_up"))
+                and int(s["train"].get("trained_events", 0)) >= sequences()
+            ),
+            ("train",),
+        ),
+        Step(
+            "indexing",
+            lambda s: (
+                bool(s["index"].get("caught_up"))
+                and int(s["index"].get("handover", 0))
+                >= int((s["train"].get("last_handover") or {}).get("sequence", 0))
+            ),
+            ("index",),
+        ),
+        Step(
+            "registration",
+            lambda s: (
+                bool(s["register"].get("caught_up"))
+                and int(s["register"].get("last_registered", 0))
+                >= int(s["index"].get("version", 0))
+            ),
+            ("register",),
+        ),
+        Step(
+            "serving",
+            lambda s: int(s["serve"].get("version", 0)) >= int(s["index"].get("version", 0)),
+            ("serve",),
+        ),
+    ]
+
+
+class Pipeline:
+    """Runs the supervised parts; used by `sparc up`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        supervisor: Supervisor,
+        progress: Progress,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.supervisor = supervisor
+        self.progress = progress
+        self.stop = stop
+        self.clock = clock
+        self.peak_memory = 0
+        self._memory_at = 0.0
+
+    def _observe(self) -> dict[str, dict[str, Any]]:
+        """Look at every part once.
+
+        Raises:
+            PipelineError: if one of them failed for good, with its last words.
+        """
+        states = self.supervisor.states()
+        statuses = read_statuses(self.settings.data_dir)
+        for state in states.values():
+            failed = state.state == "FATAL" or (state.state == "EXITED" and state.exit_status != 0)
+            if failed:
+                raise PipelineError(
+                    f"{state.name} failed: {last_line(state.log) or 'no output'} (log: {state.log})"
+                )
+        now = self.clock()
+        if now - self._memory_at > 5:
+            self._memory_at = now
+            self.peak_memory = max(self.peak_memory, self.supervisor.memory_bytes())
+        self.progress.show(states, statuses, self.peak_memory)
+        return statuses
+
+    def _replay_ended(self) -> bool:
+        state = self.supervisor.states().get("replay")
+        return state is None or (state.state == "EXITED" and state.exit_status == 0)
+
+    def stay(self) -> None:
+        """Show progress until told to stop."""
+        while not self.stop.wait(1.0):
+            self._observe()
+
+    def drain(self, stream_drained: Callable[[], bool], count: Callable[[], Any]) -> dict[str, Any]:
+        """Follow the log to its end through every part; returns the summary.
+
+        Args:
+            stream_drained: whether the streaming job has emitted all it will.
+            count: counts the topics; gives `streaming.accounting.Accounts`.
+
+        Raises:
+            PipelineError: if a part fails, stands still, or something was lost.
+        """
+        began = self.clock()
+        self._until("replay", lambda _: self._replay_ended(), ("replay",))
+        self._until("streaming", lambda _: stream_drained(), ("stream",))
+        accounts = count()
+        for step in drain_steps(lambda: accounts.sequences):
+            self._until(step.name, step.done, step.parts)
+        self.peak_memory = max(self.peak_memory, self.supervisor.memory_bytes())
+        summary = self._summary(accounts, self.clock() - began)
+        if problem := incomplete(summary):
+            raise PipelineError(f"the totals do not add up: {problem}; summary: {summary}")
+        return summary
+
+    def _until(
+        self,
+        name: str,
+        done: Callable[[dict[str, dict[str, Any]]], bool],
+        parts: tuple[str, ...],
+    ) -> None:
+        began = moved = self.clock()
+        last: list[Any] = []
+        self.progress.step(name)
+        while True:
+            if self.stop.is_set():
+                raise PipelineError(f"stopped while waiting for {name}")
+            statuses = self._observe()
+            # Only words spoken after the step before this one count.
+            fresh = all(statuses[p].get("updated_at", 0) > began for p in parts)
+            if (fresh or name in ("replay", "streaming")) and done(statuses):
+                return
+            seen = [
+                {k: v for k, v in s.items() if k not in ("updated_at", "pid")}
+                for s in statuses.values()
+            ]
+            if seen != last:
+                last, moved = seen, self.clock()
+            if self.clock() - moved > self.settings.drain_timeout_seconds:
+                raise PipelineError(
+                    f"{name} stands still since {self.settings.drain_timeout_seconds:.0f} s; "
+                    f"see the logs in {self.supervisor.folder}"
+                )
+            self.stop.wait(0.3)
+
+    def _summary(self, accounts: Any, seconds: float) -> dict[str, Any]:
+        s = read_statuses(self.settings.data_dir)
+        replay, train, index, register = s["replay"], s["train"], s["index"], s["register"]
+        health = train.get("health") or {}
+        return {
+            "events_read": replay.get("events_read", 0),
+            "bad_lines": replay.get("bad_lines", 0),
+            "clicks_produced": accounts.clicks,
+            "late": accounts.late,
+            "dead_letters": accounts.dead_letters,
+            "duplicates": accounts.duplicates,
+            "sequences": accounts.sequences,
+            "lost": accounts.lost,
+            "trained_events": train.get("trained_events", 0),
+            "micro_batches": train.get("micro_batches", 0),
+            "snapshots_published": index.get("snapshots_published", 0),
+            "registered_versions": register.get("registered_versions", 0),
+            "champion_version": register.get("champion_version"),
+            "codes_in_use": index.get("codes_in_use", 0),
+            "codes": index.get("codes", 0),
+            "codebook": health,
+            "catalogue_items": index.get("catalogue_items", 0),
+            "indexed_items": index.get("indexed_items", 0),
+            "prequential_recall_at_50": train.get("recall_at_50"),
+            "prequential_ndcg_at_50": train.get("ndcg_at_50"),
+            "prequential_queries": train.get("queries"),
+            "peak_memory_gib": round(self.peak_memory / 2**30, 2),
+            "seconds": round(seconds, 1),
+        }
+
+
+def incomplete(summary: dict[str, Any]) -> str:
+    """What in a summary shows that something was lost; empty when nothing was."""
+    checks = {
+        "lost is not 0": summary["lost"] != 0,
+        "clicks_produced is not events_read": summary["clicks_produced"] != summary["events_read"],
+        "trained_events is not sequences": summary["trained_events"] != summary["sequences"],
+        "indexed_items is not catalogue_items": summary["indexed_items"]
+        != summary["catalogue_items"],
+        "no snapshot was published": not summary["snapshots_published"],
+        "not every snapshot is registered": summary["registered_versions"]
+        < summary["snapshots_published"],
+    }
+    return ", ".join(name for name, wrong in checks.items() if wrong)
+
+
+__all__ = ["Pipeline", "PipelineError", "SupervisionError", "drain_steps", "incomplete", "only_one"]

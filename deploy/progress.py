@@ -1,0 +1,131 @@
+"""Live progress of the pipeline: a table on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from deploy.supervision import ProcessState
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
+    "replay": (("events_read", "read"), ("clicks_produced", "clicks"), ("bad_lines", "bad lines")),
+    "stream": (("job_state", "job"), ("checkpoints", "checkpoints"), ("lag", "lag")),
+    "train": (
+        ("trained_events", "trained"),
+        ("lag", "lag"),
+        ("events_per_second", "events/s"),
+        ("recall_at_50", "recall@50"),
+    ),
+    "index": (
+        ("version", "version"),
+        ("indexed_items", "items"),
+        ("codes_in_use", "codes in use"),
+        ("rebuilt_codes", "lists rebuilt"),
+    ),
+    "register": (("registered_versions", "versions"), ("champion_version", "champion")),
+    "serve": (("version", "serving version"), ("requests", "requests"), ("lag", "lag")),
+}
+
+
+def describe(status: Mapping[str, Any], part: str) -> str:
+    """One part's counters in words, `trained 12,345 · lag 0`; empty before its first report."""
+    shown = [
+        f"{word} {_number(status[key])}"
+        for key, word in SHOWN.get(part, ())
+        if status.get(key) is not None
+    ]
+    return " · ".join(shown)
+
+
+class Progress:
+    """Shows what the parts report; a context manager that owns the terminal while it runs."""
+
+    def __init__(
+        self,
+        console: Console,
+        addresses: Mapping[str, str],
+        every_seconds: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._addresses = addresses
+        self._every = every_seconds
+        self._clock = clock
+        self._printed = 0.0
+        self._began = clock()
+        self._step = ""
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        for name, address in self._addresses.items():
+            self._console.print(f"{name:<22} {address}", highlight=False, soft_wrap=True)
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def step(self, name: str) -> None:
+        """Name what is being waited for."""
+        self._step = name
+
+    def show(
+        self,
+        states: Mapping[str, ProcessState],
+        statuses: Mapping[str, Mapping[str, Any]],
+        memory_bytes: int,
+    ) -> None:
+        """Bring the display up to date; called as often as one likes."""
+        seconds = self._clock() - self._began
+        head = f"{seconds:6.0f} s"
+        if self._step:
+            head += f"  waiting for {self._step}"
+        if self._live:
+            table = Table("part", "state", "what it says", expand=True)
+            for name, state in states.items():
+                colour = {"RUNNING": "green", "EXITED": "cyan"}.get(state.state, "yellow")
+                table.add_row(
+                    name,
+                    Text(state.state.lower(), style=colour),
+                    describe(statuses.get(name, {}), name),
+                )
+            foot = Text(f"{head}  memory {memory_bytes / 2**30:.1f} GiB at most")
+            self._live.update(Group(table, foot))
+            return
+        if self._clock() - self._printed < self._every:
+            return
+        self._printed = self._clock()
+        words = [
+            f"{name}: {said}"
+            for name in SHOWN
+            if name in states and (said := describe(statuses.get(name, {}), name))
+        ]
+        troubled = [
+            f"{s.name} {s.state.lower()}"
+            for s in states.values()
+            if s.state not in ("RUNNING", "EXITED")
+        ]
+        self._console.print(
+            " | ".join([head, *words, *troubled]), highlight=False, soft_wrap=True, markup=False
+        )

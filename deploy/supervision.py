@@ -1,0 +1,237 @@
+"""The local processes under supervisord: started together, restarted when killed, stopped in order.
+
+supervisord is the process manager; this module writes its configuration and speaks its XML-RPC
+over a unix socket that only the user may open.
+"""
+
+from __future__ import annotations
+
+import configparser
+import ctypes
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+
+class SupervisionError(RuntimeError):
+    """The process manager did not start, or is gone."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One supervised process.
+
+    Attributes:
+        name: what the log, the status and the progress display call it.
+        command: arguments; the first is an absolute path.
+        one_shot: ends by itself, with exit code 0 when done and 1 on bad input; only a crash
+            (any other end) restarts it.
+        stop_seconds: grace between SIGTERM and SIGKILL.
+        start_seconds: a process that ends earlier failed to start.
+    """
+
+    name: str
+    command: Sequence[str]
+    one_shot: bool = False
+    stop_seconds: int = 20
+    start_seconds: int = 8
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """What supervisord knows of one program: `state` is its word (RUNNING, BACKOFF, FATAL, ...)."""
+
+    name: str
+    state: str
+    pid: int
+    exit_status: int
+    log: Path
+
+
+def _quote(argument: str) -> str:
+    # supervisord splits with shlex and expands %(name)s.
+    escaped = argument.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> str:
+    """The text of supervisord.conf; programs stop in the reverse of their order."""
+    config = configparser.RawConfigParser()
+    config["supervisord"] = {
+        "nodaemon": "true",
+        "silent": "true",
+        "user": str(os.geteuid()),
+        "directory": "%(here)s",
+        "logfile": "%(here)s/supervisord.log",
+        "logfile_maxbytes": "5MB",
+        "pidfile": "%(here)s/supervisord.pid",
+        "childlogdir": "%(here)s",
+    }
+    config["unix_http_server"] = {"file": str(socket), "chmod": "0700"}
+    config["rpcinterface:supervisor"] = {
+        "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+    }
+    for position, program in enumerate(programs):
+        config[f"program:{program.name}"] = {
+            "command": " ".join(map(_quote, program.command)),
+            "priority": str(position + 1),
+            "autorestart": "unexpected" if program.one_shot else "true",
+            "exitcodes": "0,1",
+            "startsecs": "0" if program.one_shot else str(program.start_seconds),
+            "startretries": "5",
+            "stopsignal": "TERM",
+            "stopwaitsecs": str(program.stop_seconds),
+            "stopasgroup": "false",
+            "killasgroup": "true",
+            "redirect_stderr": "true",
+            # supervisord expands this one value twice
+            "stdout_logfile": str(folder / f"{program.name}.log").replace("%", "%%%%"),
+            "stdout_logfile_maxbytes": "20MB",
+            "stdout_logfile_backups": "2",
+        }
+    text = io.StringIO()
+    config.write(text)
+    return text.getvalue()
+
+
+def _die_with_parent() -> None:
+    # If the pipeline itself is killed with SIGKILL, supervisord gets a SIGTERM and stops all parts.
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+class Supervisor:
+    """supervisord as a child process, in a session of its own so that Ctrl-C reaches only us."""
+
+    def __init__(
+        self, programs: Sequence[Program], folder: Path, environment: Mapping[str, str]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        # A unix socket's path may hold about 100 characters, and a data directory may be deep.
+        self._runtime = Path(tempfile.mkdtemp(prefix="sparc-"))
+        self._socket = self._runtime / "supervisor.sock"
+        path = folder / "supervisord.conf"
+        path.write_text(configuration(programs, folder, self._socket), encoding="utf-8")
+        path.chmod(0o600)
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=(folder / "supervisord.out").open("wb"),
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},  # and from it to every program
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        self._proxy = ServerProxy(
+            "http://127.0.0.1",
+            transport=SupervisorTransport(None, None, f"unix://{self._socket}"),
+        )
+        self._seen: dict[int, psutil.Process] = {}
+
+    def wait_until_up(self, timeout: float = 20.0) -> None:
+        """Wait for the control socket.
+
+        Raises:
+            SupervisionError: with what supervisord printed, if it ended or stayed silent.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                self._call("getState")
+                return
+            except SupervisionError:
+                time.sleep(0.1)
+        output = (self.folder / "supervisord.out").read_text(encoding="utf-8").splitlines()
+        raise SupervisionError(f"supervisord did not start: {(output or ['it says nothing'])[0]}")
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._proxy.supervisor, method)(*arguments)
+        except Fault as fault:
+            raise SupervisionError(f"supervisord refused {method}: {fault.faultString}") from fault
+        except (OSError, ValueError) as error:
+            self._proxy("close")()
+            raise SupervisionError(f"supervisord does not answer: {error}") from error
+
+    def states(self) -> dict[str, ProcessState]:
+        """State of each program by name.
+
+        Raises:
+            SupervisionError: if supervisord is gone.
+        """
+        return {
+            p["name"]: ProcessState(
+                p["name"], p["statename"], p["pid"], p["exitstatus"], Path(p["stdout_logfile"])
+            )
+            for p in self._call("getAllProcessInfo")
+        }
+
+    def processes(self) -> list[psutil.Process]:
+        """Supervisord and all its living descendants."""
+        try:
+            root = psutil.Process(self._process.pid)
+            found = [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            found = []
+        self._seen.update((p.pid, p) for p in found)
+        return found
+
+    def memory_bytes(self) -> int:
+        """Memory of all processes together: proportional set size, shared pages counted once."""
+        total = 0
+        for process in self.processes():
+            try:
+                total += process.memory_full_info().pss
+            except (psutil.Error, AttributeError):
+                continue
+        return total
+
+    def stop(self, timeout: float = 90.0) -> None:
+        """Stop every program in reverse order, then supervisord; leaves no process behind."""
+        self.processes()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        left = [p for p in self._seen.values() if p.is_running()]
+        for process in left:  # what a killed supervisord, or a killed part, left behind
+            try:
+                process.terminate()
+            except psutil.NoSuchProcess:
+                continue
+        _, stubborn = psutil.wait_procs(left, timeout=5)
+        for process in stubborn:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        shutil.rmtree(self._runtime, ignore_errors=True)
+
+
+def last_line(log: Path, size: int = 8192) -> str:
+    """The last line of a log that says something: the last `error: ...`, else the last one."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - size))
+            lines = [s for s in file.read().decode(errors="replace").splitlines() if s.strip()]
+    except OSError:
+        return ""
+    errors = [s for s in lines if s.startswith("error: ")]
+    return (errors or lines or [""])[-1].removeprefix("error: ")

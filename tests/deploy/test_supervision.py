@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.supervision import Program, Supervisor, last_line
+
+SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+
+
+def eventually(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Supervisor]]:
+    started: list[Supervisor] = []
+
+    def begin(*programs: Program) -> Supervisor:
+        # A percent sign in the path: supervisord expands them in its configuration.
+        supervisor = Supervisor(programs, tmp_path / "100% logs", {"WORD": 'a "b", 50%'})
+        started.append(supervisor)
+        supervisor.wait_until_up()
+        return supervisor
+
+    yield begin
+    for supervisor in started:
+        supervisor.stop()
+
+
+def test_a_killed_program_comes_back_and_stop_leaves_no_process(
+    start: Callable[..., Supervisor],
+) -> None:
+    supervisor = start(Program("sleeper", SLEEPER, start_seconds=0))
+    eventually(lambda: supervisor.states()["sleeper"].state == "RUNNING")
+    pid = supervisor.states()["sleeper"].pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: supervisor.states()["sleeper"].pid not in (0, pid))
+    processes = supervisor.processes()
+    assert len(processes) == 2
+    assert supervisor.memory_bytes() > 0
+    supervisor.stop()
+    eventually(lambda: not any(p.is_running() for p in processes))
+
+
+def test_a_child_that_outlives_a_killed_program_is_ended_too(
+    start: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    orphan = tmp_path / "orphan.pid"
+    code = (
+        "import subprocess, sys, time, pathlib\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"pathlib.Path({str(orphan)!r}).write_text(str(child.pid))\n"
+        "time.sleep(600)"
+    )
+    supervisor = start(Program("parent", [sys.executable, "-c", code], start_seconds=0))
+    eventually(lambda: orphan.exists() and orphan.read_text() != "")
+    supervisor.processes()
+    pid = int(orphan.read_text())
+    supervisor.stop()
+    eventually(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_one_shot_program_that_fails_is_not_restarted_and_its_last_word_is_found(
+    start: Callable[..., Supervisor],
+) -> None:
+    code = "import sys; print('error: log.csv line 3: no item_id'); print('noise'); sys.exit(1)"
+    supervisor = start(Program("replay", [sys.executable, "-c", code], one_shot=True))
+    eventually(lambda: supervisor.states()["replay"].state == "EXITED")
+    state = supervisor.states()["replay"]
+    assert state.exit_status == 1
+    assert last_line(state.log) == "log.csv line 3: no item_id"
+
+
+def test_a_program_that_cannot_start_ends_as_fatal(start: Callable[..., Supervisor]) -> None:
+    supervisor = start(Program("broken", [sys.executable, "-c", "raise SystemExit(1)"]))
+    eventually(lambda: supervisor.states()["broken"].state == "FATAL", seconds=60)
+
+
+def test_the_environment_arrives_unharmed(start: Callable[..., Supervisor]) -> None:
+    code = "import os; print(os.environ['WORD'])"
+    supervisor = start(Program("echo", [sys.executable, "-c", code], one_shot=True))
+    eventually(lambda: supervisor.states()["echo"].state == "EXITED")
+    assert last_line(supervisor.states()["echo"].log) == 'a "b", 50%'
