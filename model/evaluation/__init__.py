@@ -1,0 +1,1 @@
+"""How quality is measured: the protocols, their prediction file, and every metric."""

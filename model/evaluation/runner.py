@@ -1,0 +1,230 @@
+"""Play the prequential protocol with any model, and write what it answered and how good it was.
+
+    python -m model.evaluation.runner --model NAME --events F --items F --out DIR --seed S
+
+`DIR/predictions.parquet` holds every answer, `DIR/report.json` the metrics, weekly curves, wall
+times and what the model says of itself. Day by day the model first answers, having seen only
+earlier days, and then learns: each event of the day once, and at most 4 older events again for
+each new one. The model declares how many it replayed; a model over the budget is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import orjson
+import structlog
+
+from model.evaluation import metrics, predictions, protocol
+from model.evaluation.protocol import (
+    REPLAY_BUDGET,
+    Day,
+    EventLog,
+    Events,
+    ProtocolError,
+    Queries,
+)
+from streaming.events import Item
+
+logger = structlog.get_logger(__name__)
+
+
+class Answers(NamedTuple):
+    """The best items of each query.
+
+    Attributes:
+        items_BK: int64 item ids, best first, K = 50, none of the user's history.
+        scores_BK: float32, never ascending.
+    """
+
+    items_BK: np.ndarray
+    scores_BK: np.ndarray
+
+
+class OnlineModel(Protocol):
+    """What the runner drives: SPARC and every peer."""
+
+    def warm_up(self, events: Events) -> None:
+        """Train on the warm-up in any way. Called once, first."""
+
+    def answer(self, queries: Queries) -> Answers:
+        """Answer all queries of a day from what was learnt on earlier days."""
+
+    def learn(self, events: Events) -> int:
+        """Learn the events of one day, each once; return how many older ones were replayed."""
+
+    def facts(self) -> dict[str, Any]:
+        """Settings and sizes for the report, as plain JSON values."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run.
+
+    Attributes:
+        predictions: an answer to every query of the protocol.
+        learnt: events learnt after the warm-up.
+        replayed: older events learnt again after the warm-up.
+        seconds: wall time spent in "warm_up", "answer" and "learn".
+    """
+
+    predictions: predictions.Predictions
+    learnt: int
+    replayed: int
+    seconds: dict[str, float]
+
+
+def run(
+    log: EventLog,
+    items: Sequence[Item],
+    model: OnlineModel,
+    *,
+    watch: Callable[[Day, Answers], None] = lambda day, answers: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Run:
+    """Drive a model through the protocol.
+
+    Args:
+        log: the events and where the warm-up ends.
+        items: the catalogue, ascending by id.
+        model: a fresh model.
+        watch: called with each day and its answers before the model learns it.
+        clock: seconds, for the wall times.
+
+    Raises:
+        ProtocolError: the log does not fit the catalogue, an answer breaks the protocol, or the
+            model replayed more than its budget.
+    """
+    protocol.check_log(log, list(items))
+    catalogue_N = np.array([item.item_id for item in items], dtype=np.int64)
+    seconds = dict.fromkeys(("warm_up", "answer", "learn"), 0.0)
+    learnt = replayed = 0
+    parts = []
+
+    def lap(name: str, since: float) -> float:
+        now = clock()
+        seconds[name] += now - since
+        return now
+
+    started = clock()
+    model.warm_up(log.warm_up())
+    lap("warm_up", started)
+    for day in log.days():
+        started = clock()
+        if len(day.queries):
+            answers = model.answer(day.queries)
+            started = lap("answer", started)
+            try:
+                predictions.check_answers(day.queries.histories, *answers, catalogue_N)
+            except ProtocolError as error:
+                raise ProtocolError(f"{_iso(day.queries.day)}: {error}") from error
+            parts.append(predictions.of_day(day, *answers))
+            watch(day, answers)
+            started = clock()
+        again = model.learn(day.events)
+        lap("learn", started)
+        if not 0 <= again <= REPLAY_BUDGET * len(day.events):
+            raise ProtocolError(
+                f"{_iso(day.queries.day)}: the model replayed {again} older events for "
+                f"{len(day.events)} new ones; at most {REPLAY_BUDGET} for each are allowed"
+            )
+        learnt += len(day.events)
+        replayed += again
+    return Run(predictions.join(parts), learnt, replayed, seconds)
+
+
+def report(log: EventLog, items: Sequence[Item], run: Run, model: OnlineModel) -> dict[str, Any]:
+    """Metrics, weekly curves, wall time and the model's facts, as plain JSON values."""
+    answers = run.predictions
+    return {
+        "metrics": metrics.report(log.events, items, answers),
+        "weekly": {
+            "recall@50": metrics.by_week(answers, metrics.recall_gain, 50),
+            "ndcg@50": metrics.by_week(answers, metrics.ndcg_gain, 50),
+        },
+        "learnt_events": run.learnt,
+        "replayed_events": run.replayed,
+        "seconds": {name: round(value, 3) for name, value in run.seconds.items()},
+        "warm_up_until": _iso(log.warm_up_day),
+        "model": model.facts(),
+    }
+
+
+def write(directory: Path, run: Run, report: dict[str, Any]) -> None:
+    """Write `predictions.parquet` and `report.json` into a directory, made where absent."""
+    directory.mkdir(parents=True, exist_ok=True)
+    predictions.write(directory / "predictions.parquet", run.predictions)
+    text = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    (directory / "report.json").write_bytes(text + b"\n")
+
+
+def _iso(day: int) -> str:
+    return datetime.fromtimestamp(day * protocol.SECONDS_PER_DAY, UTC).date().isoformat()
+
+
+def _day(text: str) -> int:
+    return (date.fromisoformat(text) - date(1970, 1, 1)).days
+
+
+def _log_progress(name: str) -> Callable[[Day, Answers], None]:
+    """Log recall once a week."""
+    hits, asked, next_day = 0.0, 0, 0
+
+    def watch(day: Day, answers: Answers) -> None:
+        nonlocal hits, asked, next_day
+        rank_R = metrics.ranks(answers.items_BK[day.query_R], day.targets_R)
+        hits, asked = hits + float(np.count_nonzero(rank_R)), asked + len(rank_R)
+        if day.queries.day >= next_day:
+            recall = round(hits / asked, 4)
+            logger.info("week", model=name, day=_iso(day.queries.day), recall_so_far=recall)
+            next_day = day.queries.day + 7
+
+    return watch
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate one peer from files."""
+    from model.peers.registry import PEERS, build
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", required=True, choices=sorted(PEERS))
+    parser.add_argument("--events", required=True, type=Path)
+    parser.add_argument("--items", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", type=_day, help="last day of the log, YYYY-MM-DD")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--tail-of-warm-up",
+        action="store_true",
+        help="evaluate on the last fifth of the warm-up instead, to choose settings",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        items = protocol.read_items(options.items)
+        log = protocol.split(protocol.read_events(options.events))
+        if options.tail_of_warm_up:
+            log = log.tail_of_warm_up()
+        if options.until is not None:
+            log = log.until(options.until)
+        model = build(options.model, items, options.seed, options.device)
+        result = run(log, items, model, watch=_log_progress(options.model))
+        summary = report(log, items, result, model) | {"seed": options.seed, "name": options.model}
+        write(options.out, result, summary)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(orjson.dumps(summary["metrics"], option=orjson.OPT_INDENT_2).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
