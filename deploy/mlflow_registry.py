@@ -1,0 +1,349 @@
+"""The registered model in MLflow: one version per published snapshot, found again by its digest.
+
+The order of a registration is fixed, so that a crash between any two steps is repaired by
+running it again: (1) a version that carries the snapshot's digest as a tag ends it; (2) a logged
+model, also tagged with the digest, is created or found, and gets its artifacts; (3) it is
+finalized; (4) the metrics are logged to the run of the pipeline with a fixed step and time, which
+MLflow stores once; (5) the version is created together with its tags. Where a slow server carried
+out a request that the client had given up, the later of two versions with one digest is deleted.
+
+The model is pyfunc from code (`deploy/pyfunc_model.py`): MLflow neither pickles nor unpickles.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
+
+from deploy import version_facts
+from deploy.registry import RegisteredVersion, RegistryError
+from deploy.version_facts import DIGEST_TAG, VERSION_TAG
+from indexer.soft_search import Config as SearchConfig
+from model.manifest import Manifest
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+PREVIOUS = "previous"
+
+PIPELINE_TAG = "pipeline"
+_CODE = Path(__file__).with_name("pyfunc_model.py")
+_REQUIREMENTS = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "torch",
+    "safetensors",
+    "faiss-gpu",
+    "sparc-stream",
+)
+
+
+def _refused(error: MlflowException, *codes: int) -> bool:
+    return error.error_code in {ErrorCode.Name(code) for code in codes}
+
+
+class Registry:
+    """Registered model `model_name` at `tracking_uri`, and the run of one pipeline.
+
+    Every method raises `MlflowException` or `OSError` while the registry is out of reach; all of
+    them may then be called again.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        model_name: str,
+        experiment: str,
+        pipeline: str,
+        search: SearchConfig,
+    ) -> None:
+        try:
+            self._client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+        except MlflowException as error:
+            raise RegistryError(f"tracking URI {tracking_uri!r}: {error.message}") from error
+        self._model_name = model_name
+        self._experiment = experiment
+        self._pipeline = pipeline
+        self._search_config = search
+        self._experiment_id: str | None = None
+        self._run_id: str | None = None
+
+    def open(self) -> str:
+        """Find or create the registered model, the experiment and this pipeline's run.
+
+        Returns:
+            The id of the run, which is marked as running.
+        """
+        try:
+            self._client.create_registered_model(
+                self._model_name,
+                description="Retrieval snapshots of SPARC-stream. `champion` is served, "
+                "`challenger` is built but not judged, `previous` was champion before.",
+            )
+        except MlflowException as error:
+            if not _refused(error, RESOURCE_ALREADY_EXISTS):
+                raise
+        self._experiment_id = self._find_or_create_experiment()
+        runs = self._client.search_runs(
+            [self._experiment_id], f"tags.`{PIPELINE_TAG}` = '{self._pipeline}'", max_results=1
+        )
+        if runs:
+            self._run_id = runs[0].info.run_id
+            self._client.update_run(self._run_id, status="RUNNING")
+        else:
+            run = self._client.create_run(
+                self._experiment_id,
+                tags={PIPELINE_TAG: self._pipeline},
+                run_name=f"pipeline {self._pipeline[:8]}",
+            )
+            self._run_id = run.info.run_id
+        return self._run_id
+
+    def _find_or_create_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is None:
+            try:
+                return self._client.create_experiment(self._experiment)
+            except MlflowException as error:
+                if not _refused(error, RESOURCE_ALREADY_EXISTS):
+                    raise
+                found = self._client.get_experiment_by_name(self._experiment)
+        if found is None or found.lifecycle_stage != "active":
+            raise RegistryError(
+                f"experiment {self._experiment!r} is deleted in MLflow; restore it there or "
+                "configure another name"
+            )
+        return found.experiment_id
+
+    def close(self) -> None:
+        """Mark the pipeline's run as finished; `open` resumes it."""
+        if self._run_id:
+            self._client.set_terminated(self._run_id)
+
+    def versions(self) -> dict[str, RegisteredVersion]:
+        """Registered versions by digest; surplus versions of one digest are deleted."""
+        return self._search(f"name = '{self._model_name}'")
+
+    def _search(self, filter_string: str) -> dict[str, RegisteredVersion]:
+        versions: list[ModelVersion] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_model_versions(
+                filter_string, max_results=1000, page_token=token
+            )
+            versions += page
+            token = page.token
+            if not token:
+                break
+        found: dict[str, RegisteredVersion] = {}
+        for version in sorted(versions, key=lambda version: int(version.version)):
+            digest = version.tags.get(DIGEST_TAG)
+            if not digest:
+                continue  # somebody else's
+            if digest in found:
+                self._client.delete_model_version(self._model_name, version.version)
+                continue
+            found[digest] = RegisteredVersion(
+                int(version.version), int(version.tags[VERSION_TAG]), digest
+            )
+        return found
+
+    def find(self, digest: str) -> RegisteredVersion | None:
+        """The version of a snapshot with this digest, if it is registered."""
+        return self._search(
+            f"name = '{self._model_name}' and tags.`{DIGEST_TAG}` = '{digest}'"
+        ).get(digest)
+
+    def register(
+        self, directory: Path, manifest: Manifest, parent: Manifest | None
+    ) -> RegisteredVersion:
+        """Register the snapshot in `directory`, unless a version carries its digest already.
+
+        `parent` is the manifest of its parent where known, for the description of what changed.
+        """
+        if (known := self.find(manifest.digest)) is not None:
+            return known
+        run_id = self._run_id or self.open()
+        model_id = self._upload(directory, manifest, run_id)
+        self._log_metrics(manifest, run_id, model_id)
+        self._client.create_model_version(
+            self._model_name,
+            f"models:/{model_id}",
+            run_id=run_id,
+            tags=version_facts.tags_of(manifest),
+            description=version_facts.description_of(manifest, parent),
+            model_id=model_id,
+        )
+        registered = self.find(manifest.digest)
+        if registered is None:
+            raise RegistryError(
+                f"the registry does not show the version it created for {directory}; is it being "
+                "edited by hand?"
+            )
+        return registered
+
+    def _upload(self, directory: Path, manifest: Manifest, run_id: str) -> str:
+        """Log the snapshot as an MLflow model; returns the model's id."""
+        assert self._experiment_id is not None  # noqa: S101 - set by open()
+        left_over = self._client.search_logged_models(
+            [self._experiment_id],
+            filter_string=f"tags.`{DIGEST_TAG}` = '{manifest.digest}'",
+            max_results=1,
+        )
+        if left_over and left_over[0].status == "READY":
+            return str(left_over[0].model_id)
+        logged = (
+            left_over[0]
+            if left_over
+            else self._client.create_logged_model(
+                self._experiment_id,
+                name=f"snapshot-{version_facts.snapshot_version(manifest):08d}",
+                source_run_id=run_id,
+                tags={DIGEST_TAG: manifest.digest},
+                params={
+                    key: str(value)
+                    for key, value in (manifest.facts.get("model") or {}).items()
+                    if isinstance(value, (str, int, float, bool))
+                },
+                model_type="retrieval",
+            )
+        )
+        with tempfile.TemporaryDirectory(prefix="sparc-registrar-") as temporary:
+            path = Path(temporary) / "model"
+            save_model(
+                path,
+                directory,
+                Model(
+                    artifact_path=logged.artifact_location,
+                    model_uuid=logged.model_id,
+                    run_id=run_id,
+                    model_id=logged.model_id,
+                    metadata=version_facts.tags_of(manifest),
+                ),
+                self._search_config,
+            )
+            self._client.log_model_artifacts(logged.model_id, str(path))
+        self._client.finalize_logged_model(logged.model_id, "READY")
+        return str(logged.model_id)
+
+    def _log_metrics(self, manifest: Manifest, run_id: str, model_id: str) -> None:
+        step, time_ms = version_facts.step_of(manifest), version_facts.time_of(manifest)
+        metrics = [
+            Metric(name, value, time_ms, step, model_id=model_id)
+            for name, value in version_facts.metrics_of(manifest).items()
+        ]
+        self._client.log_batch(
+            run_id,
+            metrics=metrics,
+            params=[Param("model_name", self._model_name)],
+            tags=[RunTag(VERSION_TAG, str(version_facts.snapshot_version(manifest)))],
+        )
+
+    def aliased(self, alias: str) -> int | None:
+        """MLflow's number of the version that `alias` names, or None."""
+        try:
+            # Search results can lack aliases, so each is asked for.
+            return int(self._client.get_model_version_by_alias(self._model_name, alias).version)
+        except MlflowException as error:
+            if _refused(error, RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE):
+                return None
+            raise
+
+    def _set_alias(self, alias: str, mlflow_version: int) -> None:
+        self._client.set_registered_model_alias(self._model_name, alias, str(mlflow_version))
+
+    def challenge(self, mlflow_version: int | None) -> None:
+        """Make a version `challenger`; with None there is no challenger."""
+        if mlflow_version is not None:
+            self._set_alias(CHALLENGER, mlflow_version)
+        elif self.aliased(CHALLENGER) is not None:
+            self._client.delete_registered_model_alias(self._model_name, CHALLENGER)
+
+    def promote(self, mlflow_version: int) -> None:
+        """Make a version `champion`; the champion before it becomes `previous`.
+
+        `previous` is set first: after a crash in between, promoting again ends in the same state.
+        """
+        champion = self.aliased(CHAMPION)
+        if champion == mlflow_version:
+            return
+        if champion is not None:
+            self._set_alias(PREVIOUS, champion)
+        self._set_alias(CHAMPION, mlflow_version)
+
+
+def save_model(path: Path, snapshot: Path, mlflow_model: Model, search: SearchConfig) -> None:
+    """Write a snapshot directory as an MLflow pyfunc model that searches by `search` to `path`."""
+    import mlflow.pyfunc
+
+    from deploy import pyfunc_model
+
+    mlflow.pyfunc.save_model(
+        path=str(path),
+        python_model=str(_CODE),
+        artifacts={pyfunc_model.ARTIFACT: str(snapshot)},
+        signature=signature(),
+        input_example=pyfunc_model.input_example(),
+        # Given, because MLflow would otherwise load the model in a new process to infer them.
+        pip_requirements=_requirements(),
+        model_config={"search": asdict(search)},
+        mlflow_model=mlflow_model,
+    )
+
+
+def _requirements() -> list[str]:
+    """The versions in use; a checkout that is not installed has none of its own."""
+    pinned = []
+    for name in _REQUIREMENTS:
+        try:
+            pinned.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return pinned
+
+
+def signature() -> ModelSignature:
+    """Columns that the pyfunc model takes and returns; all but `history` may be left out."""
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    def column(kind: Any, name: str, required: bool = False) -> ColSpec:
+        return ColSpec(kind, name, required=required)
+
+    integers, numbers = Array(DataType.long), Array(DataType.double)
+    return ModelSignature(
+        inputs=Schema(
+            [
+                column(integers, "history", required=True),
+                column(integers, "history_times"),
+                column(DataType.long, "now_ms"),
+                column(DataType.long, "k"),
+                column(DataType.long, "codes"),
+                column(DataType.boolean, "exclude_seen"),
+            ]
+        ),
+        outputs=Schema(
+            [
+                column(integers, "items", required=True),
+                column(numbers, "scores", required=True),
+                column(integers, "codes", required=True),
+                column(numbers, "code_probabilities", required=True),
+            ]
+        ),
+    )

@@ -1,0 +1,136 @@
+"""The model registry as configured, and what of this data directory it holds.
+
+`registered.json` remembers which snapshots are registered: the indexer's retention may delete
+those and no others, and the announcements on Kafka that are still owed survive a crash. The
+registry itself stays the truth: an entry whose version is gone from it is dropped at start.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from model.manifest import write_atomically
+
+
+class RegistryError(RuntimeError):
+    """The registry refuses what is asked of it, or its local record is unreadable."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where and how snapshots are registered.
+
+    Attributes:
+        tracking_uri: of a running MLflow server; empty: the pipeline starts its own.
+        model_name: registered model.
+        experiment: MLflow experiment that holds one run per pipeline.
+        poll_seconds: how often the snapshots on disk are looked at.
+        longest_retry_seconds: the wait between attempts doubles from 1 s up to this.
+        request_timeout_seconds: of one request to the registry.
+    """
+
+    tracking_uri: str = ""
+    model_name: str = "sparc"
+    experiment: str = "sparc-stream"
+    poll_seconds: float = 0.5
+    longest_retry_seconds: float = 30.0
+    request_timeout_seconds: int = 30
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of the registered model.
+
+    Attributes:
+        mlflow_version: MLflow's number, counted from 1 in the order of registration.
+        snapshot_version: the indexer's number.
+        digest: SHA-256 of the snapshot's manifest.
+    """
+
+    mlflow_version: int
+    snapshot_version: int
+    digest: str
+
+
+def ledger_path(data_dir: Path) -> Path:
+    """File that remembers the registered snapshots of a data directory."""
+    return data_dir / "registry" / "registered.json"
+
+
+class Ledger:
+    """The registered snapshots of one data directory, kept in `registered.json`.
+
+    Attributes:
+        pipeline: random id of this data directory's pipeline; names its run in MLflow.
+        versions: registered snapshots by the indexer's number.
+        owed: announcements not yet sent, oldest first.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = ledger_path(data_dir)
+        self.pipeline = uuid.uuid4().hex
+        self.versions: dict[int, RegisteredVersion] = {}
+        self.owed: list[dict[str, Any]] = []
+        try:
+            body = orjson.loads(self._path.read_bytes())
+            self.pipeline = str(body["pipeline"])
+            self.versions = {
+                int(number): RegisteredVersion(
+                    int(entry["mlflow_version"]), int(number), str(entry["digest"])
+                )
+                for number, entry in body["versions"].items()
+            }
+            self.owed = list(body["owed"])
+        except FileNotFoundError:
+            self._write()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RegistryError(
+                f"{self._path}: malformed ({error!r}); delete the file: it is built again from "
+                "the registry"
+            ) from error
+
+    def add(self, version: RegisteredVersion, announcement: dict[str, Any]) -> None:
+        """Remember a registration, and that it is still to be announced."""
+        self.versions[version.snapshot_version] = version
+        self.owed.append(announcement)
+        self._write()
+
+    def announced(self) -> None:
+        """Forget the oldest owed announcement: it was sent."""
+        del self.owed[0]
+        self._write()
+
+    def keep_only(self, digests: Collection[str]) -> None:
+        """Drop what the registry does not hold any more."""
+        kept = {n: v for n, v in self.versions.items() if v.digest in digests}
+        if kept != self.versions:
+            self.versions = kept
+            self._write()
+
+    def _write(self) -> None:
+        body = {
+            "pipeline": self.pipeline,
+            "versions": {
+                str(n): {"mlflow_version": v.mlflow_version, "digest": v.digest}
+                for n, v in sorted(self.versions.items())
+            },
+            "owed": self.owed,
+        }
+        write_atomically(self._path, orjson.dumps(body, option=orjson.OPT_INDENT_2))
+
+
+def registered_versions(data_dir: Path) -> dict[int, int]:
+    """Registered snapshots: the indexer's number -> MLflow's number; empty before the first.
+
+    Raises:
+        RegistryError: if the record is malformed.
+    """
+    if not ledger_path(data_dir).is_file():
+        return {}
+    return {n: v.mlflow_version for n, v in sorted(Ledger(data_dir).versions.items())}

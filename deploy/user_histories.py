@@ -1,0 +1,272 @@
+"""What each user clicked last, kept by the service from the topic `sequences`.
+
+Histories lie in rocksdict (raw mode: bytes, nothing pickled), one entry per user, and the offset
+they came from goes into the same WriteBatch: a restart resumes behind the last stored record and
+neither loses nor repeats one. A record replaces a history only if its position is not behind the
+stored one, so records delivered twice do no harm. Without Kafka the last known histories go on
+being served.
+
+On disk: column family `users`, key user id (8 bytes, big-endian, signed), value position, event
+time, item ids, times (int64, little-endian); column family `offsets`, key `topic/partition`,
+value the next offset in decimal.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from rocksdict import Options, Rdict, WriteBatch
+
+from model.source import parse_sequence
+from streaming.events import HISTORY_LENGTH, EventError
+
+log = structlog.get_logger(__name__)
+
+_KEY = ">i8"
+_NUMBERS = "<i8"
+_LATEST = b"latest event time"
+
+
+class HistoryStoreError(RuntimeError):
+    """The store cannot be opened; the message names its directory."""
+
+
+class UserHistory(NamedTuple):
+    """A user's last clicks, oldest first, at most 50; `times` in milliseconds.
+
+    `position` counts all clicks of the user, the last of `items` being that one.
+    """
+
+    position: int
+    items: list[int]
+    times: list[int]
+
+
+class HistoryRecord(NamedTuple):
+    """A record of `sequences` as read: where it lay and its bytes."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes | None
+
+
+class UserHistories:
+    """The store: one writer, any number of reading threads.
+
+    Raises:
+        HistoryStoreError: if another process holds the store, or it cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            # All families that exist must be opened; "default" always does.
+            families = {name: _options() for name in ("users", "offsets")}
+            self._db = Rdict(str(directory), _options(), column_families=families)
+        except Exception as error:  # rocksdict raises bare Exception
+            raise HistoryStoreError(
+                f"{directory}: user histories cannot be opened ({error}); stop another service on "
+                "this data directory, or delete the folder: it is filled again from Kafka"
+            ) from error
+        self._users = self._db.get_column_family("users")
+        self._offsets = self._db.get_column_family("offsets")
+        self._users_handle = self._db.get_column_family_handle("users")
+        self._offsets_handle = self._db.get_column_family_handle("offsets")
+        self.poisoned = 0
+        self.users = sum(1 for _ in self._users.keys())
+        self.latest_event_time_ms = int(self._offsets.get(_LATEST) or 0)
+
+    def close(self) -> None:
+        """Write out what is in memory and release the store."""
+        del self._users_handle, self._offsets_handle  # the lock is held as long as these live
+        for store in (self._users, self._offsets, self._db):
+            store.close()
+
+    def get(self, user_id: int) -> UserHistory | None:
+        """History of a user, or None where the user is unknown."""
+        value = self._users.get(_user_key(user_id))
+        return _decode(value) if value is not None else None
+
+    def next_offset(self, topic: str, partition: int) -> int:
+        """Offset of the first record that is not stored yet; 0 at the beginning."""
+        return int(self._offsets.get(b"%s/%d" % (topic.encode(), partition)) or 0)
+
+    def store(
+        self, records: Iterable[HistoryRecord], next_offsets: Mapping[tuple[str, int], int]
+    ) -> int:
+        """Take records in, and the offsets behind them, in one write; returns how many fitted.
+
+        A record that breaks its schema is logged, counted in `poisoned` and skipped.
+        """
+        newest: dict[int, UserHistory] = {}
+        latest, taken = self.latest_event_time_ms, 0
+        for record in records:
+            try:
+                sequence = parse_sequence(record.value)
+            except EventError as error:
+                self.poisoned += 1
+                log.warning(
+                    "poison record skipped",
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    reason=str(error),
+                )
+                continue
+            taken += 1
+            latest = max(latest, sequence.event_time)
+            known = newest.get(sequence.user_id)
+            if known is None or sequence.position >= known.position:
+                newest[sequence.user_id] = UserHistory(
+                    sequence.position,
+                    [*sequence.history_items, sequence.target][-HISTORY_LENGTH:],
+                    [*sequence.history_times, sequence.event_time][-HISTORY_LENGTH:],
+                )
+        batch = WriteBatch(raw_mode=True)
+        added = 0
+        for user_id, history in newest.items():
+            key = _user_key(user_id)
+            stored = self._users.get(key)
+            if stored is None:
+                added += 1
+            elif _position(stored) > history.position:
+                continue
+            batch.put(key, _encode(history), self._users_handle)
+        for (topic, partition), offset in next_offsets.items():
+            batch.put(b"%s/%d" % (topic.encode(), partition), b"%d" % offset, self._offsets_handle)
+        batch.put(_LATEST, b"%d" % latest, self._offsets_handle)
+        self._db.write(batch)
+        self.users += added
+        self.latest_event_time_ms = latest
+        return taken
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_write_buffer_size(8 * 2**20)
+    options.set_max_log_file_size(2**20)
+    options.set_keep_log_file_num(2)
+    return options
+
+
+def _user_key(user_id: int) -> bytes:
+    return np.array(user_id, _KEY).tobytes()
+
+
+def _encode(history: UserHistory) -> bytes:
+    return np.array([history.position, *history.items, *history.times], _NUMBERS).tobytes()
+
+
+def _decode(value: bytes) -> UserHistory:
+    numbers = np.frombuffer(value, _NUMBERS).tolist()
+    middle = 1 + len(numbers) // 2
+    return UserHistory(numbers[0], numbers[1:middle], numbers[middle:])
+
+
+def _position(value: bytes) -> int:
+    return int(np.frombuffer(value, _NUMBERS, 1)[0])
+
+
+class SequenceFollower:
+    """Keeps a `UserHistories` up to date with the topic `sequences`, in its own thread.
+
+    All partitions are read (each service process holds all users), committed transactions only.
+    Broken connections are opened again; meanwhile `connected` is False.
+    """
+
+    def __init__(
+        self,
+        histories: UserHistories,
+        bootstrap_servers: str,
+        topic: str,
+        client_settings: Mapping[str, Any] | None = None,
+        retry_seconds: float = 2.0,
+    ) -> None:
+        self._histories = histories
+        self._topic = topic
+        self._settings: dict[str, Any] = {
+            "bootstrap_servers": bootstrap_servers,
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "allow_auto_create_topics": False,
+            "max_poll_records": 2000,
+            "fetch_max_wait_ms": 100,
+            **(client_settings or {}),
+        }
+        self._retry_seconds = retry_seconds
+        self.connected = False
+        self.lag_records: int | None = None
+        """Committed records not stored yet, over all partitions; None while unknown."""
+        self.stored_records = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow until `stop` is set."""
+        while not stop.is_set():
+            try:
+                self._follow(stop)
+            except (KafkaError, OSError, ValueError) as error:
+                self.connected, self.lag_records = False, None
+                log.warning(
+                    "sequences not readable, histories stand still",
+                    reason=f"{type(error).__name__}: {error}",
+                    retry_seconds=self._retry_seconds,
+                )
+                stop.wait(self._retry_seconds)
+
+    def _follow(self, stop: threading.Event) -> None:
+        consumer = KafkaConsumer(**self._settings)
+        try:
+            partitions: list[TopicPartition] = []
+            next_look = 0.0
+            while not stop.is_set():
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + 2.0
+                    partitions = self._assign(consumer, partitions)
+                    if not partitions:  # the topic is not there yet
+                        stop.wait(0.5)
+                        continue
+                    ends = consumer.end_offsets(partitions)
+                    self.connected = True
+                polled = consumer.poll(timeout_ms=200)
+                positions = {p: consumer.position(p) for p in partitions}
+                if polled:
+                    self._store(polled, positions)
+                    for p in partitions:
+                        ends[p] = max(ends[p], positions[p])
+                self.lag_records = sum(max(0, ends[p] - positions[p]) for p in partitions)
+        finally:
+            self.connected = False
+            consumer.close()
+
+    def _assign(self, consumer: KafkaConsumer, known: list[TopicPartition]) -> list[TopicPartition]:
+        numbers = consumer.partitions_for_topic(self._topic) or set()
+        found = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+        if found and found != known:
+            consumer.assign(found)
+            for p in found:
+                consumer.seek(p, self._histories.next_offset(p.topic, p.partition))
+        return found or known
+
+    def _store(
+        self, polled: Mapping[TopicPartition, list[Any]], positions: Mapping[TopicPartition, int]
+    ) -> None:
+        records = (
+            HistoryRecord(p.topic, p.partition, record.offset, record.value)
+            for p, batch in polled.items()
+            for record in batch
+        )
+        offsets = {(p.topic, p.partition): offset for p, offset in positions.items()}
+        self.stored_records += self._histories.store(records, offsets)

@@ -1,0 +1,143 @@
+"""What the registry says of a snapshot: tags, metrics and a description, from its manifest.
+
+Pure functions over `Manifest`; nothing here knows MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from model.manifest import Manifest
+
+DIGEST_TAG = "manifest_digest"
+VERSION_TAG = "snapshot_version"
+
+# MLflow takes letters, digits and these in a metric's name.
+_UNFIT = re.compile(r"[^A-Za-z0-9_\-. :/]")
+
+
+def snapshot_version(manifest: Manifest) -> int:
+    """Version number that the indexer gave the snapshot."""
+    return int(manifest.facts["version"])
+
+
+def utc(time_ms: int) -> str:
+    """ISO 8601 in UTC, to the second, of a time in milliseconds since 1970."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def tags_of(manifest: Manifest) -> dict[str, str]:
+    """Facts by which a person or a program finds the version; values are text."""
+    facts = manifest.facts
+    tags = {VERSION_TAG: str(snapshot_version(manifest)), DIGEST_TAG: manifest.digest}
+    for tag, fact in (
+        ("parent", "parent"),
+        ("codebook_generation", "codebook_generation"),
+        ("trigger", "reason"),
+        ("trained_events", "trained_events"),
+        ("micro_batches", "micro_batches"),
+        ("catalogue_items", "catalogue_items"),
+        ("indexed_items", "indexed_items"),
+        ("handover", "sequence"),
+    ):
+        if facts.get(fact) is not None:
+            tags[tag] = str(facts[fact])
+    # Lists are written whole with each snapshot, so the index carries the snapshot's number.
+    tags["index_version"] = tags[VERSION_TAG]
+    if facts.get("rebuilt_codes") is not None:
+        tags["rebuilt_codes"] = str(len(facts["rebuilt_codes"]))
+    if facts.get("event_time_range"):
+        first, last = facts["event_time_range"]
+        tags["event_time_first"], tags["event_time_last"] = utc(first), utc(last)
+    if facts.get("offsets"):
+        tags["offsets"] = json.dumps(facts["offsets"], sort_keys=True)
+    return tags
+
+
+def metrics_of(manifest: Manifest) -> dict[str, float]:
+    """Finite numbers among the snapshot's metrics and counts, by MLflow-fit names."""
+    numbers: dict[str, Any] = dict(manifest.facts.get("metrics") or {})
+    for name in ("catalogue_items", "indexed_items", "codebook_generation"):
+        numbers[name] = manifest.facts.get(name)
+    if manifest.facts.get("rebuilt_codes") is not None:
+        numbers["rebuilt_codes"] = len(manifest.facts["rebuilt_codes"])
+    return {
+        _UNFIT.sub("_", name): float(value)
+        for name, value in numbers.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def step_of(manifest: Manifest) -> int:
+    """X-coordinate of the metrics: events trained until this snapshot."""
+    return int(manifest.facts.get("trained_events", snapshot_version(manifest)))
+
+
+def time_of(manifest: Manifest) -> int:
+    """Time of the metrics in ms: the last trained event, so that curves run over event time."""
+    return int((manifest.facts.get("event_time_range") or [0, 0])[1])
+
+
+def description_of(manifest: Manifest, parent: Manifest | None) -> str:
+    """Markdown for a person: what is in this version and what changed since its parent.
+
+    `parent` is the manifest of the version named by `facts["parent"]`, where still known.
+    """
+    facts = manifest.facts
+    before = parent.facts if parent else {}
+
+    def counted(name: str, label: str) -> str | None:
+        if not isinstance(facts.get(name), int):
+            return None
+        change = facts[name] - before[name] if isinstance(before.get(name), int) else None
+        return f"- {label}: {facts[name]:,}" + (f" ({change:+,})" if change is not None else "")
+
+    number = snapshot_version(manifest)
+    since = facts.get("parent")
+    lines = [
+        f"**Snapshot {number}**"
+        + (", the first of this pipeline." if since is None else f", after snapshot {since}.")
+    ]
+    if facts.get("reason"):
+        lines.append(f"Published because of: {facts['reason']}.")
+    lines.append("")
+    lines += filter(
+        None,
+        (
+            counted("trained_events", "trained events"),
+            counted("catalogue_items", "items in the catalogue"),
+            counted("indexed_items", "items in the index"),
+            counted("codebook_generation", "codebook generation"),
+        ),
+    )
+    if facts.get("event_time_range"):
+        first, last = facts["event_time_range"]
+        lines.append(f"- events from {utc(first)} to {utc(last)}")
+    if facts.get("rebuilt_codes") is not None:
+        rebuilt = facts["rebuilt_codes"]
+        lines.append(f"- lists rebuilt: {len(rebuilt)}" + _reasons(facts.get("reasons")))
+    metrics, earlier = metrics_of(manifest), metrics_of(parent) if parent else {}
+    shown = [
+        name for name in sorted(facts.get("metrics") or {}) if _UNFIT.sub("_", name) in metrics
+    ]
+    if shown:
+        lines += ["", "| metric | value | change |", "|---|---:|---:|"]
+        for name in (_UNFIT.sub("_", n) for n in shown):
+            change = f"{metrics[name] - earlier[name]:+.4g}" if name in earlier else ""
+            lines.append(f"| {name} | {metrics[name]:.4g} | {change} |")
+    return "\n".join(lines)
+
+
+def _reasons(reasons: object) -> str:
+    """Reasons of the rebuilt lists, most frequent first: ` (drift 5, moved items 2)`."""
+    if not isinstance(reasons, dict) or not reasons:
+        return ""
+    counts: dict[str, int] = {}
+    for reason in reasons.values():
+        counts[str(reason)] = counts.get(str(reason), 0) + 1
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return " (" + ", ".join(f"{reason} {count}" for reason, count in ordered[:5]) + ")"
