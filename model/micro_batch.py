@@ -1,0 +1,293 @@
+"""Micro-batches: which records are trained together, decided purely from what has been fetched.
+
+A plan names its records by offset ranges, half open, per partition of `sequences` and of `items`.
+Offsets in a range need not all hold a record: transaction markers, aborted records and compacted
+keys leave gaps. The order inside a micro-batch follows from the ranges alone: the partitions are
+merged by the event time at their heads, ties by partition number, each partition in offset order.
+So the same ranges give the same micro-batch, before and after a crash.
+
+The rule of a cut: `batch_size` sequences in merge order, once every partition still shows a head
+or has been read to its end (else a slower partition's older events could be overtaken). Fewer
+only when the caller has waited long enough. New items are read to their end first, and travel in
+the plan before whose sequences they are listed; many new items make plans of their own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from streaming.events import Item, UserSequence
+
+SEQUENCES = "sequences"
+ITEMS = "items"
+
+Ranges = dict[int, tuple[int, int]]
+"""Partition -> first offset and the offset after the last."""
+
+V = TypeVar("V")
+
+
+class TrainerError(RuntimeError):
+    """The trainer cannot go on; the message says what, where, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Generic[V]):
+    """One record as read; `value` is None where it was poison (logged by the source)."""
+
+    offset: int
+    value: V | None
+
+
+@dataclass
+class Polled:
+    """What one poll of a source brought.
+
+    Attributes:
+        sequences, items: partition -> records in offset order.
+        next_offsets: stream -> partition -> the offset after all that was returned so far,
+            transaction markers included.
+        ends: stream -> partition -> the end of what can be read now.
+        final: nothing will ever follow those ends (a recorded source; never Kafka).
+    """
+
+    sequences: dict[int, list[Record[UserSequence]]] = field(default_factory=dict)
+    items: dict[int, list[Record[Item]]] = field(default_factory=dict)
+    next_offsets: dict[str, dict[int, int]] = field(default_factory=dict)
+    ends: dict[str, dict[int, int]] = field(default_factory=dict)
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Offset ranges of one micro-batch, with what is needed to know its records again.
+
+    Attributes:
+        sequences, items: partition -> [start, end).
+        events: sequences in it, poison not counted.
+        checksum: CRC-32 over the sequences in training order.
+    """
+
+    sequences: Ranges
+    items: Ranges
+    events: int
+    checksum: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {
+            SEQUENCES: {str(p): r for p, r in self.sequences.items()},
+            ITEMS: {str(p): r for p, r in self.items.items()},
+            "events": self.events,
+            "checksum": self.checksum,
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Plan:
+        """Read `to_json`'s form back."""
+
+        def ranges(stream: str) -> Ranges:
+            return {int(p): (int(start), int(end)) for p, (start, end) in body[stream].items()}
+
+        return cls(ranges(SEQUENCES), ranges(ITEMS), int(body["events"]), int(body["checksum"]))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A plan and its records, in training order; `poison` counts the records skipped in it."""
+
+    plan: Plan
+    items: list[Item]
+    sequences: list[UserSequence]
+    poison: int
+
+
+def checksum(sequences: Iterable[UserSequence]) -> int:
+    """CRC-32 that changes with any sequence, and with their order."""
+    crc = 0
+    for s in sequences:
+        crc = zlib.crc32(f"{s.event_id} {s.user_id} {s.position} {s.target}\n".encode(), crc)
+    return crc
+
+
+def _merge(heads: Mapping[int, deque[Record[UserSequence]]], limit: int | None) -> _Merged:
+    """Take up to `limit` sequences off the heads, in merge order, and the poison between them."""
+    merged = _Merged()
+    heap: list[tuple[int, int]] = []
+
+    def show(partition: int) -> None:
+        """Drop poison from the head, and enter the next sequence, if any, into the race."""
+        queue = heads[partition]
+        while queue and queue[0].value is None:
+            merged.taken[partition] = queue.popleft().offset + 1
+            merged.poison += 1
+        if queue:
+            head = queue[0].value
+            assert head is not None  # noqa: S101 - poison was just dropped
+            heapq.heappush(heap, (head.event_time, partition))
+
+    for partition in heads:
+        show(partition)
+    while heap and (limit is None or len(merged.sequences) < limit):
+        _, partition = heapq.heappop(heap)
+        record = heads[partition].popleft()
+        assert record.value is not None  # noqa: S101 - only sequences enter the heap
+        merged.sequences.append(record.value)
+        merged.taken[partition] = record.offset + 1
+        show(partition)
+    return merged
+
+
+@dataclass
+class _Merged:
+    sequences: list[UserSequence] = field(default_factory=list)
+    taken: dict[int, int] = field(default_factory=dict)  # partition -> offset after the last taken
+    poison: int = 0
+
+
+class Backlog:
+    """What has been fetched and not yet trained, and the rule that cuts micro-batches off it.
+
+    `start` holds the offsets at which the next plan begins: stream -> partition -> offset.
+    """
+
+    def __init__(
+        self, start: Mapping[str, Mapping[int, int]], batch_size: int, items_per_plan: int
+    ) -> None:
+        self._polled = False
+        self._batch_size = batch_size
+        self._items_per_plan = items_per_plan
+        self._begin = {s: dict(start.get(s, {})) for s in (SEQUENCES, ITEMS)}
+        self._next: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
+        self._ends: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
+        self._sequences: dict[int, deque[Record[UserSequence]]] = {}
+        self._items: dict[int, deque[Record[Item]]] = {}
+
+    def offer(self, polled: Polled) -> None:
+        """Add what a poll brought."""
+        self._polled = True
+        for partition, sequences in polled.sequences.items():
+            self._sequences.setdefault(partition, deque()).extend(sequences)
+        for partition, items in polled.items.items():
+            self._items.setdefault(partition, deque()).extend(items)
+        for stream in (SEQUENCES, ITEMS):
+            self._next[stream].update(polled.next_offsets.get(stream, {}))
+            self._ends[stream].update(polled.ends.get(stream, {}))
+
+    def __bool__(self) -> bool:
+        return any(self._sequences.values()) or any(self._items.values())
+
+    def lag(self) -> int:
+        """Sequences not yet in a plan: those buffered, and the offsets not yet fetched."""
+        unread = sum(
+            max(0, end - self._next[SEQUENCES].get(partition, 0))
+            for partition, end in self._ends[SEQUENCES].items()
+        )
+        return unread + self.buffered()
+
+    def buffered(self) -> int:
+        """Sequences (poison included) that were fetched and are in no plan yet."""
+        return sum(map(len, self._sequences.values()))
+
+    def exhausted(self) -> bool:
+        """Whether there was a poll, and every partition was fetched to its end."""
+        return self._polled and all(
+            self._at_end(stream, p) for stream, ends in self._ends.items() for p in ends
+        )
+
+    def enough(self) -> set[int]:
+        """Partitions of `sequences` that need no fetching now."""
+        return {p for p, q in self._sequences.items() if len(q) >= 4 * self._batch_size}
+
+    def _at_end(self, stream: str, partition: int) -> bool:
+        end = self._ends[stream].get(partition)
+        return end is not None and self._next[stream].get(partition, 0) >= end
+
+    def cut(self, waited: bool) -> MicroBatch | None:
+        """The next micro-batch, or None when more should be fetched first.
+
+        `waited` says that the caller lingered long enough, or that nothing will follow: then
+        whatever there is makes a micro-batch.
+        """
+        items = sum(map(len, self._items.values()))
+        if items > self._items_per_plan:
+            return self._take(0, self._items_per_plan)
+        if not all(self._at_end(ITEMS, p) for p in self._ends[ITEMS]):
+            return self._take(0, items) if waited and items else None
+        if self._full() or (waited and self):
+            return self._take(self._batch_size, items)
+        return None
+
+    def _full(self) -> bool:
+        """Whether `batch_size` sequences can be merged with no partition unseen."""
+        if self.buffered() < self._batch_size:
+            return False
+        unseen = [p for p in self._ends[SEQUENCES] if not self._at_end(SEQUENCES, p)]
+        # A partition that is emptied by the cut was seen up to its last buffered record, and
+        # that one is in the cut: only its successors could have been overtaken, so the cut
+        # must leave it a head.
+        copies = {p: deque(q) for p, q in self._sequences.items() if q}
+        merged = _merge(copies, self._batch_size)
+        return len(merged.sequences) == self._batch_size and all(copies.get(p) for p in unseen)
+
+    def _take(self, events: int, items: int) -> MicroBatch:
+        merged = _merge(self._sequences, events) if events else _Merged()
+        listed: list[Item] = []
+        poison = merged.poison
+        item_ends: dict[int, int] = {}
+        for partition in sorted(self._items):
+            queue = self._items[partition]
+            while queue and items > 0:
+                record = queue.popleft()
+                items -= 1
+                item_ends[partition] = record.offset + 1
+                if record.value is None:
+                    poison += 1
+                else:
+                    listed.append(record.value)
+        plan = Plan(
+            self._advance(SEQUENCES, merged.taken, self._sequences),
+            self._advance(ITEMS, item_ends, self._items),
+            len(merged.sequences),
+            checksum(merged.sequences),
+        )
+        return MicroBatch(plan, listed, merged.sequences, poison)
+
+    def _advance(
+        self, stream: str, taken: Mapping[int, int], left: Mapping[int, Sequence[Any]]
+    ) -> Ranges:
+        ranges: Ranges = {}
+        for partition, end in sorted(taken.items()):
+            if not left[partition]:  # past the markers behind the last record, too
+                end = max(end, self._next[stream].get(partition, 0))
+            ranges[partition] = (self._begin[stream].get(partition, 0), end)
+            self._begin[stream][partition] = end
+        return ranges
+
+
+def assemble(
+    plan: Plan,
+    items: Mapping[int, Sequence[Record[Item]]],
+    sequences: Mapping[int, Sequence[Record[UserSequence]]],
+) -> MicroBatch:
+    """The micro-batch of a plan whose ranges were read again.
+
+    Raises:
+        TrainerError: if the ranges no longer hold the sequences that were planned.
+    """
+    merged = _merge({p: deque(q) for p, q in sorted(sequences.items())}, None)
+    if len(merged.sequences) != plan.events or checksum(merged.sequences) != plan.checksum:
+        where = ", ".join(f"{p}: {a}-{b}" for p, (a, b) in plan.sequences.items())
+        raise TrainerError(
+            f"the journal planned {plan.events} sequences at offsets {where}, but other records "
+            f"({len(merged.sequences)}) are there now: the topic was recreated, or its retention "
+            "deleted them; restore the topic, or begin anew with --fresh"
+        )
+    read = [r for p in sorted(items) for r in items[p]]
+    listed = [r.value for r in read if r.value is not None]
+    return MicroBatch(plan, listed, merged.sequences, merged.poison + len(read) - len(listed))

@@ -1,0 +1,132 @@
+"""Everything that the journal's entries change, and how one of them changes it.
+
+The learner, the last trained positions, the prequential metrics and the counters: a function of
+the entries alone, saved and restored as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from model.checkpoint import Saved
+from model.histories import History
+from model.micro_batch import MicroBatch, TrainerError
+from model.prequential import DEPTH, Answerer, Prequential
+from model.progress import Progress
+from model.trained_positions import TrainedPositions
+from streaming.events import Item, UserSequence
+
+if TYPE_CHECKING:
+    from model.learner import Learner
+
+LearnerFactory = Callable[[tuple[dict[str, torch.Tensor], dict[str, Any]] | None], "Learner"]
+"""Makes a new learner from None, or goes on from what `Learner.state()` gave."""
+
+
+class TrainingState:
+    """A learner and all that the trainer remembers, after some entry of the journal.
+
+    `saved` is a checkpoint to go on from; None begins anew. `window_queries` is the length of
+    the sliding window of the prequential metrics.
+    """
+
+    def __init__(
+        self, learner_factory: LearnerFactory, window_queries: int, saved: Saved | None
+    ) -> None:
+        self.answerer: Answerer | None = None
+        self.losses: dict[str, float] = {}
+        if saved is None:
+            self.learner = learner_factory(None)
+            self.progress = Progress()
+            self._positions = TrainedPositions()
+            self.prequential = Prequential(window_queries)
+        else:
+            self.learner = learner_factory((saved.tensors, saved.meta["learner"]))
+            self.progress = Progress.from_json(saved.meta["trainer"])
+            self._positions = TrainedPositions(_under("positions.", saved.arrays))
+            self.prequential = Prequential(window_queries, _under("prequential.", saved.arrays))
+
+    def save(self) -> Saved:
+        """The state as a checkpoint holds it."""
+        tensors, meta = self.learner.state()
+        arrays = {f"positions.{k}": v for k, v in self._positions.arrays().items()}
+        arrays |= {f"prequential.{k}": v for k, v in self.prequential.arrays().items()}
+        trainer = self.progress.to_json()
+        return Saved(self.progress.entry, tensors, arrays, {"learner": meta, "trainer": trainer})
+
+    def train(self, number: int, batch: MicroBatch) -> None:
+        """Carry out entry `number`: list the items, answer the sequences, then learn them."""
+        fresh = []
+        for sequence in batch.sequences:
+            if sequence.position > self._positions[sequence.user_id]:
+                self._positions[sequence.user_id] = sequence.position
+                fresh.append(sequence)
+        items = batch.items + self._unlisted(batch.items, fresh)
+        if items:
+            self.learner.list_items(items)
+            self.prequential.list_items(item.item_id for item in items)
+        self._answer(fresh)
+        if fresh:
+            self.losses = self.learner.learn(fresh)
+        self.prequential.learn(fresh)
+        self.progress.count(batch, [s.event_time for s in fresh])
+        self.progress.entry = number
+
+    def _unlisted(self, listed: list[Item], sequences: list[UserSequence]) -> list[Item]:
+        """Targets that no record of `items` announced: the model knows them by their id alone."""
+        announced = {item.item_id for item in listed}
+        unlisted: dict[int, Item] = {}
+        for s in sequences:
+            if s.target not in announced and not self.prequential.knows(s.target):
+                unlisted.setdefault(s.target, Item(s.target, listed_at=s.event_time))
+        self.progress.unlisted_targets += len(unlisted)
+        return list(unlisted.values())
+
+    def _answer(self, sequences: list[UserSequence]) -> None:
+        queries = [s for s in sequences if s.history_items]
+        if self.answerer is None or not queries:
+            return
+        histories = [History(s.history_items, s.history_times) for s in queries]
+        now_ms = np.array([s.event_time for s in queries], np.int64)
+        self.prequential.judge(queries, self.answerer.answer(histories, now_ms, DEPTH))
+
+    def publish(self, number: int, sequence: int, reason: str) -> dict[str, torch.Tensor]:
+        """Carry out entry `number`: export the weights as handover `sequence`.
+
+        Returns the exported tensors; the facts are in `progress.handover`.
+
+        Raises:
+            TrainerError: if a weight is not finite.
+        """
+        progress = self.progress
+        facts: dict[str, Any] = {
+            "sequence": sequence,
+            "reason": reason,
+            "offsets": progress.offsets_json(),
+            "event_time_range": list(progress.event_time_range),
+            "trained_events": progress.trained_events,
+            "micro_batches": progress.micro_batches,
+            "metrics": self.prequential.metrics() | self.learner.codebook_health(),
+            "drift": [float(d) for d in self.learner.drift()],
+        }
+        tensors, model = self.learner.export()
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise TrainerError(
+                    f"{name} is not finite after micro-batch {progress.micro_batches}: nothing "
+                    "was published; lower the learning rate and begin anew with --fresh"
+                )
+        self.prequential.fix_head()
+        progress.entry = progress.handover_entry = number
+        progress.handover = facts | {"model": model}
+        progress.published_events = progress.trained_events
+        progress.published_event_time = max(progress.event_time_range, default=None)
+        return tensors
+
+
+def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -1,0 +1,104 @@
+"""A learner that trains in microseconds and remembers everything: order, items, randomness.
+
+Its weights change with every sequence, with the order of sequences and of listed items, and with
+its random state, so two runs that differ anywhere end with different weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.histories import History
+from streaming.events import Item, UserSequence
+
+CODES = 8
+
+
+class StandInModel:
+    """Answers with the most popular items: enough to tell one state from another."""
+
+    def __init__(self, items: list[int], popularity: list[float]) -> None:
+        order = sorted(range(len(items)), key=lambda n: (-popularity[n], items[n]))
+        self.ranking = np.array([items[n] for n in order], np.int64)
+
+
+class StandInAnswerer:
+    def __init__(self, model: StandInModel) -> None:
+        self.model = model
+
+    def answer(
+        self, histories: Sequence[History], now_ms: np.ndarray, k: int, exclude_history: bool = True
+    ) -> np.ndarray:
+        answers = np.full((len(histories), k), -1, np.int64)
+        for row, history in zip(answers, histories, strict=True):
+            kept = [i for i in self.model.ranking if i not in set(history.items)][:k]
+            row[: len(kept)] = kept
+        return answers
+
+
+class StandInLearner:
+    def __init__(self, state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None) -> None:
+        self.generator = torch.Generator().manual_seed(7)
+        self.weights_C = torch.zeros(CODES)
+        self.momentum_C = torch.zeros(CODES)
+        self.exported_C = torch.zeros(CODES)
+        self.popularity: dict[int, float] = {}
+        self.steps = 0
+        self.learnt = 0
+        if state is not None:
+            tensors, meta = state
+            self.generator.set_state(tensors["random"])
+            self.weights_C = tensors["weights"].clone()
+            self.momentum_C = tensors["momentum"].clone()
+            self.exported_C = tensors["exported"].clone()
+            pairs = zip(tensors["items"].tolist(), tensors["popularity"].tolist(), strict=True)
+            self.popularity = dict(pairs)
+            self.steps, self.learnt = meta["steps"], meta["learnt"]
+
+    def list_items(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self.popularity.setdefault(item.item_id, 0.0)
+            self.weights_C[item.item_id % CODES] += 0.01 * len(self.popularity)
+
+    def learn(self, batch: Sequence[UserSequence]) -> dict[str, float]:
+        noise_C = torch.randn(CODES, generator=self.generator)
+        for n, sequence in enumerate(batch):
+            assert sequence.target in self.popularity, "trained before it was listed"
+            self.popularity[sequence.target] = self.popularity[sequence.target] * 0.99 + 1
+            step_C = noise_C * (sequence.user_id % 13 - 6 + n / 64)
+            self.momentum_C = 0.9 * self.momentum_C + 0.1 * step_C
+            self.weights_C = torch.tanh(self.weights_C + 0.05 * self.momentum_C)
+        self.steps += 1
+        self.learnt += len(batch)
+        return {"loss": 1.0 / self.steps}
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {
+            "random": self.generator.get_state(),
+            "weights": self.weights_C.clone(),
+            "momentum": self.momentum_C.clone(),
+            "exported": self.exported_C.clone(),
+            "items": torch.tensor(list(self.popularity), dtype=torch.int64),
+            "popularity": torch.tensor(list(self.popularity.values()), dtype=torch.float64),
+        }, {"steps": self.steps, "learnt": self.learnt}
+
+    def export(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        self.exported_C = self.weights_C.clone()
+        return {
+            "weights": self.weights_C.clone(),
+            "items": torch.tensor(list(self.popularity), dtype=torch.int64),
+            "popularity": torch.tensor(list(self.popularity.values()), dtype=torch.float64),
+        }, {"kind": "stand-in"}
+
+    def retrieval_model(self) -> StandInModel:
+        return StandInModel(list(self.popularity), list(self.popularity.values()))
+
+    def drift(self) -> np.ndarray:
+        return (self.weights_C - self.exported_C).abs().numpy()
+
+    def codebook_health(self) -> dict[str, float]:
+        return {"codes_in_use": float((self.weights_C != 0).sum())}
