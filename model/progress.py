@@ -22,7 +22,8 @@ class Progress:
         poison: records skipped because they broke their schema.
         micro_batches: plans that held sequences.
         items_listed: `items` records listed (an item announced again counts again).
-        unlisted_targets: items clicked before they were announced, known by their id alone.
+        unlisted_targets: events on items that no record had announced: the model knows those by
+            their id alone.
         event_time_range: [first, last] event time trained, in ms; empty before the first.
         published_events, published_event_time: `trained_events` and last event time (ms) at the
             last publication.

@@ -146,7 +146,7 @@ class _Stream:
                     found[tp.partition] += [self._record(r) for r in records if r.offset < end]
             for tp in [tp for tp in waiting if self._position(tp) >= waiting[tp][1]]:
                 del waiting[tp]
-                self._consumer.pause(tp)
+                self._consumer.pause(tp)  # no use in what follows the range
             silent = 0 if fetched else silent + 1
             if waiting and silent * POLL_MS >= ASK_MS:
                 ends = self._consumer.end_offsets(list(waiting), timeout_ms=ASK_MS)
@@ -158,6 +158,7 @@ class _Stream:
                             "it was recreated; restore it, or begin anew with --fresh"
                         )
                 raise SourceUnavailable(f"Kafka sends nothing of {self._topic}")
+        self._consumer.resume(*self._consumer.paused())
         return found
 
 

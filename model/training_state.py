@@ -18,7 +18,7 @@ from model.micro_batch import MicroBatch, TrainerError
 from model.prequential import DEPTH, Answerer, Prequential
 from model.progress import Progress
 from model.trained_positions import TrainedPositions
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
 
 if TYPE_CHECKING:
     from model.learner import Learner
@@ -31,7 +31,8 @@ class TrainingState:
     """A learner and all that the trainer remembers, after some entry of the journal.
 
     `saved` is a checkpoint to go on from; None begins anew. `window_queries` is the length of
-    the sliding window of the prequential metrics.
+    the sliding window of the prequential metrics. `health` is the codebook's at the last
+    publication; looking at it for every status would cost a pass over the catalogue each.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class TrainingState:
     ) -> None:
         self.answerer: Answerer | None = None
         self.losses: dict[str, float] = {}
+        self.health: dict[str, float] = {}
         if saved is None:
             self.learner = learner_factory(None)
             self.progress = Progress()
@@ -49,6 +51,7 @@ class TrainingState:
             self.progress = Progress.from_json(saved.meta["trainer"])
             self._positions = TrainedPositions(_under("positions.", saved.arrays))
             self.prequential = Prequential(window_queries, _under("prequential.", saved.arrays))
+            self.health = self.learner.codebook_health()
 
     def save(self) -> Saved:
         """The state as a checkpoint holds it."""
@@ -65,26 +68,17 @@ class TrainingState:
             if sequence.position > self._positions[sequence.user_id]:
                 self._positions[sequence.user_id] = sequence.position
                 fresh.append(sequence)
-        items = batch.items + self._unlisted(batch.items, fresh)
-        if items:
-            self.learner.list_items(items)
-            self.prequential.list_items(item.item_id for item in items)
+        if batch.items:
+            self.learner.list_items(batch.items)
+            self.prequential.list_items(item.item_id for item in batch.items)
+        unlisted = sum(not self.prequential.knows(s.target) for s in fresh)
         self._answer(fresh)
         if fresh:
             self.losses = self.learner.learn(fresh)
         self.prequential.learn(fresh)
         self.progress.count(batch, [s.event_time for s in fresh])
+        self.progress.unlisted_targets += unlisted
         self.progress.entry = number
-
-    def _unlisted(self, listed: list[Item], sequences: list[UserSequence]) -> list[Item]:
-        """Targets that no record of `items` announced: the model knows them by their id alone."""
-        announced = {item.item_id for item in listed}
-        unlisted: dict[int, Item] = {}
-        for s in sequences:
-            if s.target not in announced and not self.prequential.knows(s.target):
-                unlisted.setdefault(s.target, Item(s.target, listed_at=s.event_time))
-        self.progress.unlisted_targets += len(unlisted)
-        return list(unlisted.values())
 
     def _answer(self, sequences: list[UserSequence]) -> None:
         queries = [s for s in sequences if s.history_items]
@@ -103,6 +97,7 @@ class TrainingState:
             TrainerError: if a weight is not finite.
         """
         progress = self.progress
+        self.health = self.learner.codebook_health()
         facts: dict[str, Any] = {
             "sequence": sequence,
             "reason": reason,
@@ -110,7 +105,7 @@ class TrainingState:
             "event_time_range": list(progress.event_time_range),
             "trained_events": progress.trained_events,
             "micro_batches": progress.micro_batches,
-            "metrics": self.prequential.metrics() | self.learner.codebook_health(),
+            "metrics": self.prequential.metrics() | self.health,
             "drift": [float(d) for d in self.learner.drift()],
         }
         tensors, model = self.learner.export()

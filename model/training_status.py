@@ -63,7 +63,7 @@ class Status:
             "recall_at_50": metrics.get("recall_at_50"),
             "ndcg_at_50": metrics.get("ndcg_at_50"),
             "prequential": metrics,
-            "codebook": state.learner.codebook_health(),
+            "codebook": state.health,
             "losses": state.losses,
             "events_per_second": round(events / seconds, 1) if seconds > 0 else 0.0,
             "caught_up": backlog is not None

@@ -1,0 +1,95 @@
+"""The trainer as a process: Kafka, disk and device around `model.trainer`.
+
+<data>/trainer/journal/       decisions, synced
+<data>/trainer/checkpoints/   states, the last few
+<data>/handover/              what the indexer reads
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from model import learner
+from model.checkpoint import CheckpointDirectory
+from model.handover import HandoverDirectory
+from model.journal import RocksJournal
+from model.learner import Learner
+from model.progress import Progress
+from model.retrieval_model import RetrievalModel
+from model.sequence_source import SequenceSource
+from model.trainer import AnswererFactory, Config, Report, Trainer
+from streaming.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+
+def pick_device(wanted: str) -> str:
+    """The device to train on: "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: for "cuda" on a computer without a GPU.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    if wanted.startswith("cuda") and not available:
+        raise ValueError(f"trainer.device is {wanted!r}, but torch finds no GPU; use 'auto'")
+    return wanted
+
+
+def run(
+    config: Config,
+    model_config: learner.Config,
+    bootstrap: str,
+    kafka_settings: Mapping[str, Any],
+    topics: Topics,
+    data_dir: Path,
+    answerer_factory: AnswererFactory | None,
+    stop: threading.Event,
+    report: Report,
+) -> Progress:
+    """Train from Kafka into `data_dir` until `stop` is set.
+
+    `bootstrap` is "host:port[,host:port]"; `kafka_settings` are further keyword arguments of
+    `kafka.KafkaConsumer`. `answerer_factory` makes the served path out of a published model;
+    without it nothing is answered before it is learnt.
+
+    Raises:
+        TrainerError, ModelError: when training cannot go on; the message says what to do.
+    """
+    torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    log.info("trainer starts", device=device, threads=config.threads, data=str(data_dir))
+
+    def make(state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Learner:
+        if state is None:
+            return Learner(model_config, device)
+        return Learner.restore(model_config, *state, device)
+
+    # The journal comes first: its lock keeps a second trainer off the directories.
+    journal = RocksJournal(data_dir / "trainer" / "journal")
+    source = SequenceSource(bootstrap, topics, kafka_settings)
+    try:
+        trainer = Trainer(
+            make,
+            source,
+            journal,
+            CheckpointDirectory(data_dir / "trainer" / "checkpoints", config.keep_checkpoints),
+            HandoverDirectory(
+                data_dir / "handover",
+                config.keep_handovers,
+                lambda path, manifest: RetrievalModel.load(path, manifest, device),
+            ),
+            answerer_factory,
+            config,
+        )
+        return trainer.run(stop, report)
+    finally:
+        source.close()
+        journal.close()
