@@ -43,7 +43,7 @@ class SnapshotModel(PythonModel):
         """Verify and load the snapshot.
 
         Raises:
-            ManifestError: if a file of the snapshot is missing or altered.
+            SnapshotError: if a file of the snapshot is missing or altered.
         """
         # Late, because MLflow also runs this file where a model is only registered.
         from deploy.serving_state import ServingState
@@ -61,7 +61,7 @@ class SnapshotModel(PythonModel):
         rows = []
         for row in model_input.to_dict("records"):
             given = {name: value for name, value in row.items() if _present(value)}
-            query = Query.of(
+            query = Query(
                 [int(item) for item in given["history"]],
                 [int(t) for t in given["history_times"]] if "history_times" in given else None,
                 now_ms=int(given["now_ms"]) if "now_ms" in given else None,

@@ -24,7 +24,7 @@ import structlog
 
 from deploy import version_facts
 from deploy.registry import Config, Ledger, RegisteredVersion
-from indexer.snapshot import SNAPSHOTS, read_pointer
+from indexer.pointer import SNAPSHOTS, read_pointer, snapshot_path
 from indexer.soft_search import Config as SearchConfig
 from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
 
@@ -123,7 +123,7 @@ class Registrar:
         ]
 
     def _directory(self, number: int) -> Path:
-        return self._data_dir / SNAPSHOTS / f"{number:08d}"
+        return self._data_dir / snapshot_path(number)
 
     def _register(self, number: int) -> None:
         directory = self._directory(number)

@@ -8,7 +8,7 @@ being served.
 
 On disk: column family `users`, key user id (8 bytes, big-endian, signed), value position, event
 time, item ids, times (int64, little-endian); column family `offsets`, key `topic/partition`,
-value the next offset in decimal.
+value the next offset in decimal; beside them the number of users and the latest event time.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 _KEY = ">i8"
 _NUMBERS = "<i8"
 _LATEST = b"latest event time"
+_COUNT = b"users"
 
 
 class HistoryStoreError(RuntimeError):
@@ -82,7 +83,7 @@ class UserHistories:
         self._users_handle = self._db.get_column_family_handle("users")
         self._offsets_handle = self._db.get_column_family_handle("offsets")
         self.poisoned = 0
-        self.users = sum(1 for _ in self._users.keys())
+        self.users = int(self._offsets.get(_COUNT) or 0)
         self.latest_event_time_ms = int(self._offsets.get(_LATEST) or 0)
 
     def close(self) -> None:
@@ -144,6 +145,7 @@ class UserHistories:
         for (topic, partition), offset in next_offsets.items():
             batch.put(b"%s/%d" % (topic.encode(), partition), b"%d" % offset, self._offsets_handle)
         batch.put(_LATEST, b"%d" % latest, self._offsets_handle)
+        batch.put(_COUNT, b"%d" % (self.users + added), self._offsets_handle)
         self._db.write(batch)
         self.users += added
         self.latest_event_time_ms = latest

@@ -1,0 +1,69 @@
+"""What the retrieval service measures, in the words of Prometheus: prefix `sparc_`, units in names.
+
+Each service has a registry of its own, so tests and several services in one process do not meet.
+Values that exist elsewhere are read when they are scraped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Reading(NamedTuple):
+    """A value read at each scrape, exported as `sparc_service_<name>` (a counter: `..._total`).
+
+    `value` gives None while there is none.
+    """
+
+    name: str
+    help: str
+    value: Callable[[], float | None]
+    counter: bool = False
+
+
+class _Readings(Collector):
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self._readings = readings
+
+    def collect(self) -> Iterable[Metric]:
+        for reading in self._readings:
+            family = CounterMetricFamily if reading.counter else GaugeMetricFamily
+            metric = family(f"sparc_service_{reading.name}", reading.help)
+            if (value := reading.value()) is not None:
+                metric.add_metric([], value)
+            yield metric
+
+
+class ServiceMetrics:
+    """Metrics of one retrieval service: its requests, and `readings` of its other parts."""
+
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Readings(readings))
+        self.request_seconds = Histogram(
+            "sparc_service_request_seconds",
+            "Time from a request's arrival to its answer.",
+            ("route", "status"),
+            buckets=_LATENCIES,
+            registry=self._registry,
+        )
+        self.queries = Counter(
+            "sparc_service_queries",
+            "Queries by where the history came from: known_user, unknown_user, request.",
+            ("history",),
+            registry=self._registry,
+        )
+        self.retrieved_items = Counter(
+            "sparc_service_retrieved_items", "Items answered.", registry=self._registry
+        )
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)

@@ -1,0 +1,167 @@
+"""The retrieval service as a process: histories from Kafka, snapshots from disk, answers over HTTP.
+
+It answers `/health` at once, and queries as soon as a snapshot is loaded: nothing waits for Kafka
+or the registry, and both may go away while it serves.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from indexer.soft_search import Config as SearchConfig
+
+log = structlog.get_logger(__name__)
+
+
+class ServiceError(RuntimeError):
+    """The service cannot start, or its server ended; the message says why."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the service runs.
+
+    Attributes:
+        host: address to bind; anything but loopback exposes an unauthenticated service.
+        threads: queries answered at the same time.
+        torch_threads: threads of one query's model.
+        poll_seconds: how often the pointer is looked at.
+        body_limit_bytes: longest request body.
+    """
+
+    host: str = "127.0.0.1"
+    threads: int = 2
+    torch_threads: int = 1
+    poll_seconds: float = 0.2
+    body_limit_bytes: int = 65_536
+
+
+def run(
+    config: Config,
+    data_dir: Path,
+    port: int,
+    *,
+    bootstrap_servers: str,
+    topic: str,
+    search: SearchConfig,
+    client_settings: Mapping[str, Any],
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+) -> None:
+    """Serve until `stop` is set.
+
+    Args:
+        config: limits and threads.
+        data_dir: holds `snapshots/` and `current.json`; `service/` is this process's own.
+        port: to listen on; 0 picks a free one, which the status tells.
+        bootstrap_servers: of Kafka.
+        topic: of the sequences.
+        search: how queries are searched.
+        client_settings: further settings of kafka-python.
+        stop: ends the run.
+        report: takes the status, about once a second.
+
+    Raises:
+        ServiceError: if the port is taken.
+        HistoryStoreError: if another service uses the data directory.
+    """
+    listener = _listen(config.host, port)
+    try:
+        _serve(
+            config,
+            data_dir,
+            listener,
+            bootstrap_servers,
+            topic,
+            search,
+            client_settings,
+            stop,
+            report,
+        )
+    finally:
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ServiceError(
+            f"retrieval service: cannot listen on {host}:{port} ({error.strerror}); stop what uses "
+            "the port, or configure another one"
+        ) from error
+    return listener
+
+
+def _serve(
+    config: Config,
+    data_dir: Path,
+    listener: socket.socket,
+    bootstrap_servers: str,
+    topic: str,
+    search: SearchConfig,
+    client_settings: Mapping[str, Any],
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+) -> None:
+    import torch
+    import uvicorn
+
+    from deploy.service_app import RetrievalService, create_app
+    from deploy.snapshot_follower import SnapshotFollower
+    from deploy.user_histories import SequenceFollower, UserHistories
+
+    torch.set_num_threads(config.torch_threads)
+    follower = SnapshotFollower(data_dir, search)
+    histories = UserHistories(data_dir / "service" / "histories")
+    sequences = SequenceFollower(histories, bootstrap_servers, topic, client_settings)
+    service = RetrievalService(data_dir, follower, histories, sequences, config.threads)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(service, config.body_limit_bytes),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    # In a thread, because in the main one uvicorn would take the signals for itself.
+    threads = [
+        threading.Thread(target=server.run, args=([listener],), name="http"),
+        threading.Thread(target=follower.run, args=(stop, config.poll_seconds), name="snapshots"),
+        threading.Thread(target=sequences.run, args=(stop,), name="sequences"),
+    ]
+    for thread in threads:
+        thread.start()
+    address = "http://{}:{}".format(*listener.getsockname()[:2])
+    log.info("service up", address=address)
+    try:
+        while not stop.wait(1.0):
+            report(_status(service, address))
+            for thread in threads:
+                if not thread.is_alive():
+                    raise ServiceError(f"the service's {thread.name} thread ended; see its log")
+    finally:
+        stop.set()
+        server.should_exit = True
+        for thread in threads:
+            thread.join(timeout=10)
+        service.close()
+        histories.close()
+        report(_status(service, address) | {"ready": False})
+
+
+def _status(service: Any, address: str) -> dict[str, Any]:
+    health = service.health().model_dump()
+    return {**health, "version": health["version"] or 0, "address": address}

@@ -1,0 +1,133 @@
+"""Requests and answers of the retrieval service, as its OpenAPI page shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deploy.serving_state import MAX_K
+
+MAX_HISTORY = 1000
+"""Longest history in a request; the newest 50 are used, all are left out of the answer."""
+
+Id = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+TimeMs = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+_BY_USER: dict[str, Any] = {
+    "summary": "a known user",
+    "value": {"user_id": 42, "k": 10},
+}
+_BY_HISTORY: dict[str, Any] = {
+    "summary": "a history",
+    "description": "Item ids, oldest first; times in milliseconds since 1970 may be added.",
+    "value": {"history": [101, 7, 2048], "k": 20, "codes": 8, "exclude_seen": True},
+}
+_NEW: dict[str, Any] = {"summary": "a new user", "value": {"history": [], "k": 5}}
+REQUEST_EXAMPLES = {"user": _BY_USER, "history": _BY_HISTORY, "new_user": _NEW}
+
+
+class RetrieveRequest(BaseModel):
+    """Whose items to retrieve, either by `user_id` or by `history`, and how many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: Id | None = Field(None, description="A user whose clicks went through the pipeline.")
+    history: list[Id] | None = Field(
+        None, max_length=MAX_HISTORY, description="Item ids, oldest first; may be empty."
+    )
+    history_times: list[TimeMs] | None = Field(
+        None,
+        max_length=MAX_HISTORY,
+        description="Milliseconds, as many as `history`; without them the clicks count as recent.",
+    )
+    k: int = Field(50, strict=True, ge=1, le=MAX_K, description="Number of items.")
+    codes: int | None = Field(
+        None, strict=True, ge=1, le=1_000_000, description="Number of codes to search."
+    )
+    exclude_seen: bool = Field(True, description="Leave out the items of the history.")
+    now_ms: TimeMs | None = Field(
+        None,
+        description="Time of the query; by default the newest event time known, so that a "
+        "replayed log is asked at its own time.",
+    )
+
+    @model_validator(mode="after")
+    def _one_history(self) -> RetrieveRequest:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history (an empty one for a new user)")
+        if self.history_times is not None:
+            if self.history is None:
+                raise ValueError("history_times belongs to history, not to user_id")
+            if len(self.history_times) != len(self.history):
+                raise ValueError(
+                    f"history has {len(self.history)} items and history_times "
+                    f"{len(self.history_times)} times"
+                )
+        return self
+
+
+class RetrievedItem(BaseModel):
+    """An item of the answer."""
+
+    item_id: int
+    title: str
+    category: str
+    external_id: str = Field(description="The shop's own id.")
+    score: float = Field(description="log p(code | user) + s(user, item, code).")
+    code: int = Field(description="First-level code that brought the item.")
+    code_probability: float = Field(description="p(code | user).")
+
+
+class SearchedCode(BaseModel):
+    """A code that was searched."""
+
+    code: int
+    probability: float = Field(description="p(code | user).")
+    quota: int = Field(description="Places of the answer that its items filled.")
+
+
+class RetrieveResponse(BaseModel):
+    """Items best first, and the codes that were searched, most probable first."""
+
+    version: int = Field(description="Snapshot that answered.")
+    known_user: bool | None = Field(
+        description="Whether the user's clicks are known; null where a history was given."
+    )
+    now_ms: int = Field(description="Time that the query was answered for.")
+    items: list[RetrievedItem]
+    searched: list[SearchedCode]
+
+
+class Health(BaseModel):
+    """Whether the service lives, can answer, and how far behind it is."""
+
+    live: bool
+    ready: bool = Field(description="A snapshot is loaded.")
+    version: int | None
+    digest: str | None = Field(description="SHA-256 of the snapshot's manifest.")
+    codebook_generation: int | None
+    items: int = Field(description="Items that can be retrieved.")
+    appended_items: int = Field(description="Of them, those listed since the snapshot was built.")
+    pointer_age_seconds: float | None = Field(description="Since the pointer was last moved.")
+    trained_until_ms: int | None = Field(description="Newest event the snapshot learnt from.")
+    latest_event_ms: int | None = Field(description="Newest event among the users' histories.")
+    users: int = Field(description="Users with a history.")
+    history_lag_records: int | None = Field(description="Sequences not taken in yet.")
+    kafka_connected: bool
+    swaps: int
+    last_error: str = Field(description="Why the newest snapshot is not served, if so.")
+
+
+class SnapshotVersion(BaseModel):
+    """A published snapshot on disk."""
+
+    version: int
+    serving: bool
+    mlflow_version: int | None = Field(description="Its number in the registry, once registered.")
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    detail: str

@@ -1,0 +1,143 @@
+"""Real snapshots, small: a learner trained for an instant, its lists, published by the indexer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+
+from indexer.lists import CodeLists
+from indexer.pointer import Appended, Pointer, snapshot_path, write_pointer
+from indexer.snapshot import Source, load_snapshot, write_appended, write_snapshot
+from model import quantizer, sparc
+from model.learner import Config, Learner
+from model.manifest import PARTIAL, Manifest, read_manifest, sha256
+from streaming.events import Item, UserSequence
+
+START_MS = 1_400_000_000_000
+ITEMS = 60
+
+
+def items(count: int = ITEMS) -> list[Item]:
+    """Items 1..count with titles."""
+    return [
+        Item(i, f"Item {i} of kind {i % 7}", f"kind {i % 7}", f"B{i:09d}", START_MS)
+        for i in range(1, count + 1)
+    ]
+
+
+def clicks(users: int = 20, each: int = 6) -> list[UserSequence]:
+    """Sequences of users who like one kind of item each."""
+    sequences = []
+    for user in range(1, users + 1):
+        chosen = [1 + (user + 7 * step) % ITEMS for step in range(each)]
+        times = [START_MS + (user * each + step) * 60_000 for step in range(each)]
+        for at in range(each):
+            sequences.append(
+                UserSequence(
+                    f"{user}-{at}", user, times[at], at + 1, chosen[:at], times[:at], chosen[at]
+                )
+            )
+    return sorted(sequences, key=lambda s: s.event_time)
+
+
+def small_learner(seed: int = 0) -> Learner:
+    """A model of 8 codes that trains in a moment."""
+    model = sparc.Config(quantizer=quantizer.Config(codes=8))
+    return Learner(Config(seed=seed, model=model, replay=0.0, candidates=64))
+
+
+def make_snapshots(data_dir: Path, versions: int, seed: int = 0) -> None:
+    """Train on a few clicks more for each version, and publish it."""
+    learner = small_learner(seed)
+    learner.list_items(items())
+    trained = 0
+    for version in range(1, versions + 1):
+        batch = clicks()[trained : trained + 24]
+        learner.learn(batch)
+        trained += len(batch)
+        facts = {
+            "sequence": version,
+            "offsets": {"sequences": {"0": trained}, "items": {"0": ITEMS}},
+            "event_time_range": [START_MS, batch[-1].event_time],
+            "trained_events": trained,
+            "micro_batches": version,
+            "reason": "interval",
+            "metrics": {"recall_at_50": 0.01 * version, "codes_in_use": 8},
+            "version": version,
+            "parent": version - 1 or None,
+            "codebook_generation": 1,
+            "rebuilt_codes": [0, 3],
+            "reasons": {"0": "drift", "3": "drift"},
+            "catalogue_items": ITEMS,
+            "indexed_items": ITEMS,
+        }
+        _publish(data_dir, version, facts, learner)
+
+
+def _publish(data_dir: Path, version: int, facts: dict[str, Any], learner: Learner) -> None:
+    tensors, model_facts = learner.export()
+    model = learner.retrieval_model()
+    weights = data_dir / "weights.safetensors"
+    save_file({name: value.contiguous() for name, value in tensors.items()}, weights)
+    order = np.argsort(model.item_ids_N)
+    lists = CodeLists.build(
+        model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+    )
+    write_snapshot(
+        data_dir,
+        version,
+        facts | {"model": model_facts},
+        weights=Source(weights, sha256(weights)),
+        lists=lists,
+        items=[items()[i - 1] for i in model.item_ids_N[order].tolist()],
+        codes_NQ=model.codes_NQ[order],
+        first_seen_N=np.full(len(lists), START_MS),
+        events_N=model.item_events_N[order],
+    )
+    weights.unlink()
+
+
+class Shelf:
+    """A data directory into which snapshots that were made before are published one by one."""
+
+    def __init__(self, data_dir: Path, made: Path) -> None:
+        self.data_dir = data_dir
+        self._made = made
+
+    def publish(self, version: int, *, move_pointer: bool = True) -> Manifest:
+        """As the indexer does: the directory appears, then the pointer moves."""
+        destination = self.data_dir / snapshot_path(version)
+        partial = destination.with_name(f"{PARTIAL}{version}")
+        shutil.copytree(self._made / snapshot_path(version), partial)
+        partial.rename(destination)
+        manifest = read_manifest(destination, "snapshot")
+        if move_pointer:
+            self.point_at(version)
+        return manifest
+
+    def point_at(self, version: int, appended: tuple[Appended, ...] = ()) -> None:
+        """Move the pointer."""
+        path = snapshot_path(version)
+        digest = read_manifest(self.data_dir / path, "snapshot").digest
+        write_pointer(self.data_dir, Pointer(version, path, digest, appended, START_MS))
+
+    def append(self, version: int, new: list[Item]) -> None:
+        """Add items to a published version, and have the pointer name them."""
+        model = load_snapshot(self.data_dir / snapshot_path(version)).model
+        vectors, codes = model.embed(new)
+        appended = write_appended(
+            self.data_dir,
+            version,
+            1,
+            {0: ITEMS + len(new)},
+            items=new,
+            codes_nQ=codes,
+            vectors_nD=vectors,
+            first_seen_n=np.full(len(new), START_MS),
+            events_n=np.zeros(len(new), np.int64),
+        )
+        self.point_at(version, (appended,))
