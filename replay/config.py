@@ -1,0 +1,55 @@
+"""What of a replay can be set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replay.errors import ReplayError
+from replay.synthetic import SyntheticConfig
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Which log is replayed, and how fast.
+
+    Without `events` and `dataset` a synthetic log is made. Without `rate` and `speedup` the log
+    is replayed as fast as possible.
+
+    Attributes:
+        events: the log; any of the known formats, plain or gzipped.
+        items: its catalogue; without one, the items are those of the events.
+        dataset: a published log to download, such as "amazon-2014-beauty".
+        rate: events per second; 0 for no limit.
+        speedup: event seconds per second of real time; 0 for no limit.
+        strict: stop at the first bad line instead of counting it.
+        watermark_delay_ms: out-of-orderness bound of the streaming job; the last heartbeat lies
+            that much after the last event, so that the job lets everything go.
+        heartbeat_seconds: real time between heartbeats and between reports.
+        patience_seconds: how long Kafka may take nothing before the replay gives up.
+        sort_memory_mb: memory of the sort in MiB; what does not fit goes to the data directory.
+        synthetic: the log that is made when none is given.
+    """
+
+    events: Path | None = None
+    items: Path | None = None
+    dataset: str = ""
+    rate: float = 0.0
+    speedup: float = 0.0
+    strict: bool = False
+    watermark_delay_ms: int = 5000
+    heartbeat_seconds: float = 1.0
+    patience_seconds: float = 120.0
+    sort_memory_mb: int = 512
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.rate < 0 or self.speedup < 0:
+            raise ReplayError("rate and speedup are positive numbers, or 0 for no limit")
+        if self.rate and self.speedup:
+            raise ReplayError("rate and speedup exclude each other; give one of them")
+        if self.dataset and (self.events or self.items):
+            raise ReplayError("a dataset and files exclude each other; give --dataset or --events")
+        if self.items and not self.events:
+            raise ReplayError("a catalogue without a log; give the events file too")

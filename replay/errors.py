@@ -1,0 +1,32 @@
+"""What can be wrong with a log: one line of it, or the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ReplayError(ValueError):
+    """A log cannot be replayed; the message says what, where (file, line) and the remedy."""
+
+
+class LineError(ValueError):
+    """One line cannot be used; the message is the reason, without file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that was left out.
+
+    Attributes:
+        file: the file as it was given.
+        line: 1-based line number in the unpacked text.
+        reason: what is wrong with it.
+    """
+
+    file: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file} line {self.line}: {self.reason}"

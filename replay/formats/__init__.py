@@ -1,0 +1,1 @@
+"""One module per family of log files, and their recognition by content."""

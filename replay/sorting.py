@@ -1,0 +1,109 @@
+"""The canonical order and the catalogue, made by DuckDB from the records as they were read.
+
+DuckDB works within a memory limit and spills what does not fit into the same directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+
+from replay.errors import BadLine, ReplayError
+from replay.identity import DUCKDB_MACROS
+from replay.staged_log import EVENTS, ITEMS
+
+RAW_EVENTS = "raw_events.parquet"
+RAW_ITEMS = "raw_items.parquet"
+ROW_GROUP = 122_880
+SPILL = "spill"
+
+REPEATED = """
+SELECT item, line, first FROM (
+    SELECT item, line, min(line) OVER (PARTITION BY numeric_id(item)) AS first FROM raw_items
+) WHERE line > first ORDER BY line
+"""
+CANONICAL_ORDER = """
+SELECT event_id("user", item, time_ms) AS event_id, numeric_id("user") AS user_id,
+       numeric_id(item) AS item_id, time_ms AS event_time
+FROM raw_events ORDER BY event_time, event_id
+"""
+CATALOGUE = """
+WITH listed AS (
+    SELECT numeric_id(item) AS item_id, arg_min(title, line) AS title,
+           arg_min(category, line) AS category, arg_min(external_id, line) AS external_id
+    FROM raw_items GROUP BY 1
+), clicked AS (
+    SELECT numeric_id(item) AS item_id, min(item) AS item, min(time_ms) AS first_time
+    FROM raw_events GROUP BY 1
+)
+SELECT item_id, coalesce(title, '') AS title, coalesce(category, '') AS category,
+       coalesce(external_id, CASE WHEN is_decimal(item) THEN '' ELSE item END) AS external_id,
+       coalesce(first_time, (SELECT min(time_ms) FROM raw_events)) AS listed_at
+FROM listed FULL JOIN clicked USING (item_id) ORDER BY listed_at, item_id
+"""
+
+
+def _connect(directory: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
+    sql = duckdb.connect(
+        config={
+            "memory_limit": f"{memory_mb}MiB",
+            "temp_directory": str(directory / SPILL),
+            "threads": min(os.cpu_count() or 1, 4),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+    )
+    sql.execute(DUCKDB_MACROS)
+    return sql
+
+
+def _check_repeated(
+    sql: duckdb.DuckDBPyConnection, path: Path, allowed: bool, bad: Callable[[BadLine], None]
+) -> None:
+    again = sql.execute(REPEATED)
+    while rows := again.fetchmany(10_000):
+        for item, line, first in rows:
+            if not allowed:
+                raise ReplayError(
+                    f"{path} line {line}: item_id {item} is already in line {first}; "
+                    "keep one line for each item"
+                )
+            bad(BadLine(path, line, f"item {item} is already in line {first}; that one is kept"))
+
+
+def sort(
+    directory: Path,
+    memory_mb: int,
+    items: Path | None,
+    repeats: bool,
+    bad: Callable[[BadLine], None],
+) -> None:
+    """Replace the raw files in `directory` by the sorted ones.
+
+    Args:
+        directory: holds `RAW_EVENTS` and `RAW_ITEMS`.
+        memory_mb: DuckDB's memory limit in MiB.
+        items: the catalogue file, for messages.
+        repeats: whether it may hold an item again; if so the later entries go to `bad`.
+        bad: called with each such line.
+
+    Raises:
+        ReplayError: if an item is in the catalogue twice and must not be.
+        duckdb.Error: if memory or disk do not suffice.
+    """
+    with _connect(directory, memory_mb) as sql:
+        sql.read_parquet(str(directory / RAW_EVENTS)).create_view("raw_events")
+        sql.read_parquet(str(directory / RAW_ITEMS)).create_view("raw_items")
+        if items is not None:
+            _check_repeated(sql, items, repeats, bad)
+        for name, query in ((EVENTS, CANONICAL_ORDER), (ITEMS, CATALOGUE)):
+            sql.sql(query).write_parquet(
+                str(directory / name), compression="zstd", row_group_size=ROW_GROUP
+            )
+    (directory / RAW_EVENTS).unlink()
+    (directory / RAW_ITEMS).unlink()
+    shutil.rmtree(directory / SPILL, ignore_errors=True)
