@@ -32,7 +32,7 @@ from indexer.errors import IndexerError, SnapshotError
 try:
     import faiss
 except ImportError:  # a device machine without faiss still evaluates, by matrix products alone
-    faiss = None
+    faiss = None  # type: ignore[assignment]
 
 FAISS_FROM = 8192
 """From this length on faiss answers a single query quicker than a product and a partition
@@ -151,12 +151,10 @@ class CodeLists:
             IndexerError: for vectors that are not finite, duplicate ids, codes out of range and
                 shapes that do not match.
         """
-        codes_N = _codes(codes_N, item_ids_N, first_level_codes)
-        members = _members(codes_N, first_level_codes)
         return cls(
             [
                 CodeList(item_ids_N[rows], vectors_ND[rows], f"list of code {code}")
-                for code, rows in enumerate(members)
+                for code, rows in enumerate(members(codes_N, item_ids_N, first_level_codes))
             ],
             vectors_ND.shape[1],
         )
@@ -179,8 +177,13 @@ class CodeLists:
             IndexerError: as `build`.
         """
         codes = _codes(codes, item_ids, len(self.lists))
-        if len(item_ids) != len(vectors) or len(np.unique(item_ids)) != len(item_ids):
-            raise IndexerError(f"appended items: {len(vectors)} vectors, or an item given twice")
+        if vectors.shape != (len(item_ids), self.dimension):
+            raise IndexerError(
+                f"{len(item_ids)} appended items have vectors of shape {vectors.shape}; the lists "
+                f"have dimension {self.dimension}"
+            )
+        if len(np.unique(item_ids)) != len(item_ids):
+            raise IndexerError("an appended item is given twice")
         before, _ = self.locate(item_ids)
         lists = {}
         for code in np.union1d(codes, before[before >= 0]).tolist():
@@ -223,7 +226,7 @@ class CodeLists:
         for code, one in enumerate(self.lists):
             path = directory / file_name(code)
             if source is not None and code in linked:
-                _link(source / file_name(code), path)
+                link(source / file_name(code), path)
             else:
                 save_file({"item_ids": one.item_ids, "vectors": one.vectors}, path)
 
@@ -277,14 +280,22 @@ def _codes(
     return codes.astype(np.int64)
 
 
-def _members(codes_N: NDArray[np.int64], first_level_codes: int) -> list[NDArray[np.int64]]:
-    """Rows of each code, in order."""
+def members(
+    codes_N: NDArray[np.integer], item_ids_N: NDArray[np.int64], first_level_codes: int
+) -> list[NDArray[np.int64]]:
+    """Rows of the items of each code, in order.
+
+    Raises:
+        IndexerError: for a code out of range.
+    """
+    codes_N = _codes(codes_N, item_ids_N, first_level_codes)
     order = np.argsort(codes_N, kind="stable")
     ends = np.cumsum(np.bincount(codes_N, minlength=first_level_codes))
     return np.split(order, ends[:-1])
 
 
-def _link(source: Path, destination: Path) -> None:
+def link(source: Path, destination: Path) -> None:
+    """Hard-link a file, or copy it where that is impossible."""
     try:
         os.link(source, destination)
     except OSError:  # another file system, or one without hard links

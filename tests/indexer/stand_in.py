@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from model.manifest import Manifest
+from model.histories import History
+from model.manifest import Manifest, publish
 from streaming.events import Item
-
-
-class History(NamedTuple):
-    items: list[int]
-    times: list[int]
 
 
 def _vector(item: Item, dimension: int) -> np.ndarray:
     """Content path: the same item always has the same vector."""
-    seed = abs(hash((item.item_id, item.title, item.category, item.external_id))) % 2**32
+    seed = zlib.crc32(f"{item.item_id}|{item.title}|{item.category}".encode())
     return np.random.default_rng(seed).normal(size=dimension).astype(np.float32)
 
 
@@ -83,6 +79,27 @@ class StandIn:
 
     def user_vectors(self, encoded: np.ndarray, codes_BK: np.ndarray) -> np.ndarray:
         return encoded[:, None] + np.float32(0.5) * self.centroids_CD[codes_BK]
+
+    def moved(self, step: float, seed: int = 1, share: float = 1.0) -> StandIn:
+        """The same model after some training: a share of the items' vectors has moved."""
+        rng = np.random.default_rng(seed)
+        move = rng.normal(size=self.vectors_ND.shape) * step
+        move *= rng.random(len(move))[:, None] < share
+        return StandIn(
+            self.item_ids_N, self.vectors_ND + move, self.centroids_CD, self.normalise_lists
+        )
+
+    def hand_over(self, data_dir: Path, number: int, offsets: dict | None = None) -> Path:
+        """Publish as the trainer does."""
+        path = data_dir / "handover" / f"{number:08d}"
+        facts = {
+            "sequence": number,
+            "model": self.export()[1],
+            "offsets": {"items": offsets or {}, "sequences": {"0": number}},
+            "event_time_range": [0, number],
+        }
+        publish(path, "handover", facts, lambda d: self.save(d / "weights.safetensors"))
+        return path
 
     def export(self) -> tuple[dict[str, np.ndarray], dict]:
         tensors = {

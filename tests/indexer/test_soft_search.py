@@ -11,8 +11,8 @@ from indexer.errors import IndexerError
 from indexer.lists import CodeLists
 from indexer.quota import quotas
 from indexer.soft_search import Config, SoftSearch
-
-from tests.indexer.stand_in import History, StandIn
+from model.histories import History
+from tests.indexer.stand_in import StandIn
 
 
 def lists_of(model: StandIn) -> CodeLists:

@@ -1,0 +1,105 @@
+"""How far each code has moved between the served snapshot and a new model.
+
+Drift of a code = movement of its centroid relative to its radius + the share of its items that
+changed code, each item weighted by its traffic. Codes keep their numbers across versions (the
+trainer's moving averages see to that), so a code is compared with itself.
+
+Shapes: C first-level codes, D dimension of the quantizer's space, N items known to both versions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the codes of one version lie.
+
+    Attributes:
+        centroids_CD: float32 first-level codewords, in the quantizer's space.
+        radii_C: float32 root mean square distance of a code's items to its centroid; 0 for a code
+            without items.
+    """
+
+    centroids_CD: NDArray[np.float32]
+    radii_C: NDArray[np.float32]
+
+    @classmethod
+    def measure(
+        cls,
+        centroids_CD: NDArray[np.float32],
+        items_ND: NDArray[np.float32],
+        codes_N: NDArray[np.int64],
+    ) -> Geometry:
+        """Radii from the items in the quantizer's space and their first-level codes."""
+        C = len(centroids_CD)
+        square_N = ((items_ND - centroids_CD[codes_N]) ** 2).sum(axis=1)
+        sums_C = np.bincount(codes_N, square_N, C)
+        counts_C = np.bincount(codes_N, minlength=C)
+        return cls(centroids_CD, np.sqrt(sums_C / np.maximum(counts_C, 1)).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Drift per code, float32 (C,), and the weight of each code in the traffic (sums to 1)."""
+
+    movement_C: NDArray[np.float32]
+    churn_C: NDArray[np.float32]
+    weight_C: NDArray[np.float32]
+
+    @property
+    def drift_C(self) -> NDArray[np.float32]:
+        """Movement plus churn."""
+        return self.movement_C + self.churn_C
+
+    def summary(self, threshold: float) -> dict[str, Any]:
+        """For the facts of a snapshot and the status: plain numbers."""
+        drift_C = self.drift_C
+        return {
+            "mean": round(float((drift_C * self.weight_C).sum()), 6),
+            "largest": round(float(drift_C.max(initial=0)), 6),
+            "over_threshold": int((drift_C > threshold).sum()),
+            "movement": round(float((self.movement_C * self.weight_C).sum()), 6),
+            "churn": round(float((self.churn_C * self.weight_C).sum()), 6),
+        }
+
+
+def measure_drift(
+    old: Geometry,
+    new_centroids_CD: NDArray[np.float32],
+    old_codes_N: NDArray[np.int64],
+    new_codes_N: NDArray[np.int64],
+    traffic_N: NDArray[np.floating],
+) -> Drift:
+    """Compare two versions over the items that both know.
+
+    A code without a radius (no items, or a single one on its centroid) is measured by the mean
+    radius of the others. Churn of a code is the traffic of the items that left or entered it over
+    the traffic of all that were or are in it.
+
+    >>> old = Geometry(np.zeros((2, 1), np.float32), np.ones(2, np.float32))
+    >>> moved = np.array([[0.5], [0.0]], np.float32)
+    >>> d = measure_drift(old, moved, np.array([0, 0, 1]), np.array([0, 1, 1]), np.ones(3))
+    >>> d.movement_C.tolist(), d.churn_C.tolist()
+    ([0.5, 0.0], [0.5, 0.5])
+    """
+    C = len(old.centroids_CD)
+    known = old.radii_C[old.radii_C > 0]
+    typical = float(known.mean()) if len(known) else 1.0
+    radii_C = np.where(old.radii_C > 0, old.radii_C, typical)
+    movement_C = np.linalg.norm(new_centroids_CD - old.centroids_CD, axis=1) / radii_C
+    changed_N = old_codes_N != new_codes_N
+    leaving_C = np.bincount(old_codes_N, traffic_N * changed_N, C)
+    entering_C = np.bincount(new_codes_N, traffic_N * changed_N, C)
+    staying_C = np.bincount(old_codes_N, traffic_N * ~changed_N, C)
+    total_C = leaving_C + entering_C + staying_C
+    churn_C = (leaving_C + entering_C) / np.where(total_C > 0, total_C, 1.0)
+    weight_C = total_C / total_C.sum() if total_C.sum() > 0 else np.full(C, 1 / C)
+    return Drift(
+        movement_C.astype(np.float32), churn_C.astype(np.float32), weight_C.astype(np.float32)
+    )

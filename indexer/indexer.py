@@ -1,0 +1,395 @@
+"""The indexer's work: items and handovers in, snapshots and appended items out.
+
+No Kafka here: `indexing_process` feeds it. The order of a publication:
+
+    1. a version number is reserved in the store: it is used once, whatever happens
+    2. the directory `snapshots/<version>` appears whole, and is read back and verified
+    3. the pointer `current.json` is replaced: readers switch
+    4. vectors, codes, lists and what is served go to the store in one batch
+    5. old versions are removed
+
+A crash before 3 leaves the old version served; `recover` finishes 3 and 4 where 2 was done, so a
+handover makes one snapshot. Items that are listed after the served snapshot are embedded with its
+model and appended: file, then pointer, then store. Appending again changes nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from indexer.assignment import embed
+from indexer.building import Build, build
+from indexer.errors import IndexerError, SnapshotError
+from indexer.handovers import (
+    Handover,
+    handover_numbers,
+    handover_path,
+    load_handover,
+    needed_position,
+)
+from indexer.pointer import read_pointer, snapshot_path, write_pointer
+from indexer.recovery import last_good, pointer_to, remove_leftovers, without_appended
+from indexer.serving import Serving
+from indexer.snapshot import (
+    ModelLoader,
+    Snapshot,
+    load_snapshot,
+    remove_versions,
+    versions,
+    write_snapshot,
+)
+from indexer.store import ListedItem, Store
+from model.manifest import ManifestError
+from streaming.events import EventError, Item
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """When lists are rebuilt, and what is kept.
+
+    Attributes:
+        drift_threshold: drift of a code (centroid movement in radii + churn) above which its list
+            is rebuilt.
+        vector_tolerance: how far an item's new vector may be from the one in its list, as a share
+            of the root mean square norm, for the list to be shared. 0: bit-equal lists only.
+        max_backlog: with more handovers waiting than this the newest is taken, the others are
+            skipped.
+        max_appended: with more appended files than this they are merged into one.
+        keep_versions: snapshots that stay on disk, besides the protected ones.
+        items_wait_s: how long a handover waits for the items that its trainer had read.
+    """
+
+    drift_threshold: float = 0.1
+    vector_tolerance: float = 0.001
+    max_backlog: int = 3
+    max_appended: int = 16
+    keep_versions: int = 8
+    items_wait_s: float = 30.0
+
+
+class Indexer:
+    """Keeps `data_dir/snapshots`, `data_dir/appended` and `data_dir/current.json`.
+
+    Args:
+        config: thresholds and retention.
+        store: what is known, on disk.
+        data_dir: the pipeline's directory; handovers are read from `data_dir/handover`.
+        now_ms: the clock, for `published_at`.
+        load_model: reads the weights of a handover or a snapshot.
+        protected: versions that must stay on disk (those with an alias in the registry).
+
+    Attributes:
+        serving: what readers are served; None before the first snapshot.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        data_dir: Path,
+        now_ms: Callable[[], int],
+        load_model: ModelLoader | None = None,
+        protected: Callable[[], Collection[int]] = tuple,
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.data_dir = data_dir
+        self.serving: Serving | None = None
+        self._now_ms = now_ms
+        self._load_model = load_model
+        self._protected = protected
+        self._waiting: set[int] = set()
+        self._catalogue_items = 0
+        self._last_refusal: str | None = None
+        self._counts = dict.fromkeys(
+            ("snapshots_published", "handovers_refused", "handovers_skipped", "items_refused"), 0
+        )
+
+    def recover(self) -> None:
+        """Serve the last good version, and finish what a killed process left half done."""
+        remove_leftovers(self.data_dir)
+        committed = self.store.newest("version")
+        found = last_good(self.data_dir, committed, self._now_ms, self._load_model)
+        if found is not None:
+            snapshot, pointer = found
+            try:
+                self.serving = Serving.of(self.data_dir, snapshot, pointer)
+            except SnapshotError as error:  # its items count as waiting and are appended anew
+                log.error("appended items unusable", reason=str(error))
+                pointer = without_appended(pointer)
+                write_pointer(self.data_dir, pointer)
+                self.serving = Serving.of(self.data_dir, snapshot, pointer)
+            if self.store.state != self.serving.state:
+                self._commit(self.serving)
+        self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        """Go through all items for those that are not served as they are listed."""
+        listed = list(self.store.all_listed())
+        self._catalogue_items = len(listed)
+        self._waiting = self._not_served(listed)
+
+    def _not_served(self, listed: Sequence[ListedItem]) -> set[int]:
+        if self.serving is None:
+            return {one.item.item_id for one in listed}
+        covered = self.serving.covered
+        ids = np.array([one.item.item_id for one in listed], np.int64)
+        codes, _ = self.serving.served.lists.locate(ids)
+        missing = set(ids[codes < 0].tolist())
+        return missing | {one.item.item_id for one in listed if one.after(covered)}
+
+    def _follow(self) -> None:
+        """Where somebody moved the pointer to another version (a rollback), go on from there."""
+        if self.serving is None:
+            return
+        try:
+            pointer = read_pointer(self.data_dir)
+            if pointer is None or pointer.version == self.serving.pointer.version:
+                return
+            path = self.data_dir / pointer.path
+            snapshot = load_snapshot(path, self._load_model, pointer.digest)
+            self.serving = Serving.of(self.data_dir, snapshot, pointer)
+        except SnapshotError as error:
+            log.error("pointer was moved to what is unusable", reason=str(error))
+            return
+        log.warning("pointer was moved", version=pointer.version)
+        self._commit(self.serving)
+        self._count_waiting()
+
+    def listen(
+        self, records: Sequence[tuple[int, int, bytes | None]], position: dict[int, int]
+    ) -> None:
+        """Take records of `items` (partition, offset, value) and the position after them.
+
+        A record that is no item is refused with its reason on record, and the rest goes on.
+        """
+        listed: list[tuple[Item, int, int]] = []
+        refused: dict[str, str] = {}
+        for partition, offset, value in records:
+            try:
+                item = Item.from_bytes(value or b"")
+                if not 0 <= item.item_id < 2**63:
+                    raise EventError(f"item_id {item.item_id} is not within 0..2^63-1")
+            except EventError as error:
+                refused[f"{partition}/{offset}"] = str(error)
+                log.error("no item", partition=partition, offset=offset, reason=str(error))
+            else:
+                listed.append((item, partition, offset))
+        new, changed = self.store.add_listed(listed, position, refused)
+        self._counts["items_refused"] += len(refused)
+        self._catalogue_items += len(new)
+        read = (self.store.listed(item_id) for item_id in (*new, *changed))
+        self._waiting |= self._not_served([one for one in read if one is not None])
+
+    def append_waiting(self) -> int:
+        """Make the items that are listed but not served retrievable; returns how many."""
+        self._follow()
+        if self.serving is None or not self._waiting:
+            return 0
+        before = self.serving.pointer.appended
+        merged = len(before) >= self.config.max_appended
+        ids = self._waiting | (self.serving.served.appended_items if merged else set())
+        listed = [one for one in map(self.store.listed, sorted(ids)) if one is not None]
+        count = len(self._waiting)
+        try:
+            codes_nQ, vectors_nD = embed(self.serving.served.model, [one.item for one in listed])
+        except IndexerError as error:
+            log.error("listed items wait for the next snapshot", reason=str(error))
+            self._waiting.clear()
+            return 0
+        self.serving = self.serving.append(
+            self.data_dir,
+            listed,
+            codes_nQ,
+            vectors_nD,
+            self.store.position,
+            self._now_ms(),
+            merged=merged,
+        )
+        self._waiting.clear()
+        item_ids = np.array([one.item.item_id for one in listed], np.int64)
+        events_n = np.zeros(len(listed), np.int64)
+        self.store.commit_index(item_ids, codes_nQ, vectors_nD, events_n, self.serving.state)
+        if merged:
+            for one in before:
+                (self.data_dir / one.file).unlink(missing_ok=True)
+        log.info("items appended", version=self.serving.base.version, items=count)
+        return count
+
+    def pending(self) -> list[int]:
+        """Numbers of the handovers that are newer than what was indexed, ascending."""
+        done = self.store.newest("handover")
+        numbers = handover_numbers(self.data_dir)
+        return [n for n in numbers if n > done and self.store.refused_handover(n) is None]
+
+    def next_handover(self) -> int | None:
+        """The handover to index now: the oldest that waits, or the newest where many do."""
+        waiting = self.pending()
+        return waiting[-1] if len(waiting) > self.config.max_backlog else min(waiting, default=None)
+
+    def has_items_of(self, number: int) -> bool:
+        """Whether every item that the trainer of a handover had read was read here, too."""
+        try:
+            needed = needed_position(self.data_dir, number)
+        except ManifestError:
+            return True  # `index_handover` refuses it
+        mine = self.store.position
+        return all(mine.get(p, 0) >= offset for p, offset in needed.items())
+
+    def index_handover(self, number: int) -> int | None:
+        """Make a snapshot of a handover and serve it; older ones that wait are skipped.
+
+        Returns:
+            Its version; None if the handover was refused (the reason is on record and the last
+            good version goes on serving) or has been removed meanwhile.
+
+        Raises:
+            OSError: if the snapshot cannot be written; the last good version goes on serving and
+                the handover is tried again.
+        """
+        self._follow()
+        position = self.store.position
+        parent = self.serving.base if self.serving else None
+        try:
+            handover = load_handover(self.data_dir, number, self._load_model)
+            made = self._build(handover, parent)
+        except (ValueError, OSError) as error:
+            if not handover_path(self.data_dir, number).is_dir():
+                log.warning("handover was removed before it was indexed", number=number)
+                return None
+            if isinstance(error, OSError):
+                raise
+            self._refuse(number, str(error))
+            return None
+        skipped = [n for n in self.pending() if n < number]
+        snapshot = self._write(handover, made, position, parent)
+        if snapshot is None:  # a list shared with the parent was damaged on disk: share nothing
+            made = self._build(handover, None)
+            snapshot = self._write(handover, made, position, None)
+        if snapshot is None:
+            raise IndexerError(
+                f"the snapshot of handover {number} cannot be read back; see the log"
+            )
+        pointer = pointer_to(snapshot, self._now_ms())
+        write_pointer(self.data_dir, pointer)
+        self.serving = Serving.of(self.data_dir, snapshot, pointer)
+        self._waiting.clear()
+        self._commit(self.serving)
+        self._counts["snapshots_published"] += 1
+        if skipped:
+            log.warning("handovers skipped", first=skipped[0], last=skipped[-1], taken=number)
+            self._counts["handovers_skipped"] += len(skipped)
+        log.info(
+            "snapshot published",
+            version=snapshot.version,
+            handover=number,
+            items=len(snapshot.lists),
+            rebuilt=len(made.rebuild.reasons),
+            shared=len(made.rebuild.shared),
+        )
+        self._remove_old(snapshot)
+        return snapshot.version
+
+    def _refuse(self, number: int, reason: str) -> None:
+        log.error("handover refused", number=number, reason=reason)
+        self.store.refuse_handover(number, reason)
+        self._counts["handovers_refused"] += 1
+        self._last_refusal = f"handover {number}: {reason}"
+
+    def _build(self, handover: Handover, parent: Snapshot | None) -> Build:
+        listed = list(self.store.all_listed())
+        learnt = handover.position
+        changed = {one.item.item_id for one in listed if learnt and one.after(learnt)}
+        return build(
+            handover.model,
+            listed,
+            changed,
+            parent,
+            self.serving.geometry if self.serving else None,
+            drift_threshold=self.config.drift_threshold,
+            vector_tolerance=self.config.vector_tolerance,
+        )
+
+    def _write(
+        self, handover: Handover, made: Build, position: dict[int, int], parent: Snapshot | None
+    ) -> Snapshot | None:
+        """A snapshot on disk, read back; None (and nothing on disk) if it is not as written."""
+        pointed = self.serving.pointer.version if self.serving else 0
+        version = self.store.reserve_version(max([pointed, *versions(self.data_dir)]) + 1)
+        facts = {
+            **handover.manifest.facts,
+            **made.facts(self.serving.base if self.serving else None, self.config.drift_threshold),
+            "version": version,
+            "handover": handover.number,
+            "catalogue_items": self._catalogue_items,
+            "position": {str(p): offset for p, offset in position.items()},
+        }
+        write_snapshot(
+            self.data_dir,
+            version,
+            facts,
+            weights=handover.weights,
+            lists=made.rebuild.lists,
+            items=made.assignment.items,
+            codes_NQ=made.assignment.codes_NQ,
+            first_seen_N=made.first_seen_N,
+            events_N=made.assignment.events_N,
+            parent=parent,
+            shared=made.rebuild.shared,
+        )
+        directory = self.data_dir / snapshot_path(version)
+        try:
+            return load_snapshot(directory, lambda *_: handover.model)
+        except SnapshotError as error:
+            log.error("snapshot is not as it was written", version=version, reason=str(error))
+            shutil.rmtree(directory)
+            return None
+
+    def _commit(self, serving: Serving) -> None:
+        items = serving.served.items
+        self.store.commit_index(
+            items.item_ids_N,
+            items.codes_NQ,
+            serving.served.lists.vectors_of(items.item_ids_N),
+            items.rows["events"].to_numpy(),
+            serving.state,
+            alone=True,
+        )
+
+    def _remove_old(self, snapshot: Snapshot) -> None:
+        spared = {snapshot.version, snapshot.manifest.facts["parent"], *self._protected()}
+        removed = remove_versions(self.data_dir, self.config.keep_versions, spared)
+        if removed:
+            log.info("old snapshots removed", versions=removed)
+
+    def status(self) -> dict[str, Any]:
+        """Counters and versions, as plain JSON values."""
+        serving = self.serving
+        facts = serving.base.manifest.facts if serving else {}
+        return {
+            "state": "serving" if serving else "waiting for the first handover",
+            "version": serving.base.version if serving else None,
+            "handover": serving.handover if serving else None,
+            "handover_offsets": facts.get("offsets"),
+            "catalogue_items": self._catalogue_items,
+            "indexed_items": len(serving.served.lists) if serving else 0,
+            "waiting_items": len(self._waiting),
+            "appended_items": len(serving.served.appended_items) if serving else 0,
+            "pending_handovers": len(self.pending()),
+            "rebuilt_codes": len(facts.get("rebuilt_codes", [])),
+            "shared_codes": facts.get("shared_codes", 0),
+            "drift": facts.get("code_drift", {}).get("summary"),
+            "codes": facts.get("codes", 0),
+            "codes_in_use": facts.get("codes_in_use", 0),
+            "last_refusal": self._last_refusal,
+            **self._counts,
+        }

@@ -1,0 +1,176 @@
+"""The indexer as a process: `items` from Kafka, handovers from disk, snapshots for readers.
+
+Offsets are kept in the indexer's own store, with what was read at them, so there is no consumer
+group. One thread does it all in turn: read items, append what can be served at once, index a
+handover. It goes on when a handover is damaged and waits when Kafka is away.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from indexer.errors import IndexerError
+from indexer.indexer import Config, Indexer
+from indexer.snapshot import ModelLoader
+from indexer.store import Store
+from streaming.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+STORE = "indexer/rocksdb"
+POLL_MS = 200
+MAX_RECORDS = 5000
+REPORT_S = 1.0
+
+
+class ItemsReader:
+    """Reads `items` from given offsets; a topic that began anew is read from its beginning."""
+
+    def __init__(self, kafka: dict[str, Any], topic: str, position: dict[int, int]) -> None:
+        try:
+            self._consumer = KafkaConsumer(
+                **{
+                    "group_id": None,
+                    "enable_auto_commit": False,
+                    "auto_offset_reset": "earliest",
+                    **kafka,
+                }
+            )
+            partitions = self._consumer.partitions_for_topic(topic)
+        except KafkaError as error:
+            raise IndexerError(
+                f"Kafka at {kafka.get('bootstrap_servers')} cannot be read ({error}); start it or "
+                "correct the address"
+            ) from error
+        if not partitions:
+            self._consumer.close()
+            raise IndexerError(f"topic {topic!r} does not exist; create the topics first")
+        self._partitions = [TopicPartition(topic, p) for p in sorted(partitions)]
+        self._consumer.assign(self._partitions)
+        for partition in self._partitions:
+            if partition.partition in position:
+                self._consumer.seek(partition, position[partition.partition])
+            else:
+                self._consumer.seek_to_beginning(partition)
+
+    def read(self) -> tuple[list[tuple[int, int, bytes | None]], dict[int, int]]:
+        """Records (partition, offset, value), after a wait of at most `POLL_MS`, and the position.
+
+        The position is given for partitions with records only.
+        """
+        records: list[tuple[int, int, bytes | None]] = []
+        position = {}
+        polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+        for partition, some in polled.items():
+            records += [(partition.partition, record.offset, record.value) for record in some]
+            position[partition.partition] = some[-1].offset + 1
+        return records, position
+
+    def lag(self) -> int | None:
+        """Records not yet read; None while Kafka does not say."""
+        try:
+            ends = self._consumer.end_offsets(self._partitions)
+            return sum(max(0, end - self._consumer.position(p)) for p, end in ends.items())
+        except KafkaError:
+            return None
+
+    def close(self) -> None:
+        """Leave."""
+        self._consumer.close()
+
+
+def run(
+    config: Config,
+    *,
+    kafka: dict[str, Any],
+    topics: Topics,
+    data_dir: Path,
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+    load_model: ModelLoader | None = None,
+    protected: Callable[[], Collection[int]] = tuple,
+    clock: Callable[[], float] = time.monotonic,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> None:
+    """Index until `stop` is set.
+
+    Args:
+        config: thresholds and retention.
+        kafka: settings of kafka-python, `bootstrap_servers` among them.
+        topics: `topics.items` is read.
+        data_dir: handovers are read from it, snapshots and `current.json` written to it.
+        stop: ends the loop.
+        report: is called about every second with plain JSON values, see `Indexer.status`, and
+            `items_lag`, `caught_up` and `position`.
+        load_model: reads weights, `RetrievalModel.load` by default.
+        protected: versions that retention must spare.
+        clock: monotonic seconds.
+        now_ms: wall clock.
+
+    Raises:
+        IndexerError: if Kafka cannot be reached at the start, the topic is missing, or the store
+            cannot be opened.
+        OSError: if the data directory cannot be written.
+    """
+    store = Store(data_dir / STORE)
+    try:
+        indexer = Indexer(config, store, data_dir, now_ms, load_model, protected)
+        indexer.recover()
+        reader = ItemsReader(kafka, topics.items, store.position)
+        try:
+            _loop(config, indexer, reader, stop, report, clock)
+        finally:
+            reader.close()
+    finally:
+        store.close()
+
+
+def _loop(
+    config: Config,
+    indexer: Indexer,
+    reader: ItemsReader,
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+    clock: Callable[[], float],
+) -> None:
+    reported = float("-inf")
+    waiting_since: tuple[int, float] | None = None
+    while not stop.is_set():
+        records, position = reader.read()
+        if records:
+            indexer.listen(records, position)
+        if len(records) < MAX_RECORDS:  # else the topic is being read from far behind
+            indexer.append_waiting()
+        number = indexer.next_handover()
+        if number is not None:
+            if waiting_since is None or waiting_since[0] != number:
+                waiting_since = (number, clock())
+            late = clock() - waiting_since[1] > config.items_wait_s
+            if late or indexer.has_items_of(number):
+                if late:
+                    log.warning("handover indexed before all of its items were read", number=number)
+                indexer.index_handover(number)
+                reported = float("-inf")
+        if clock() - reported >= REPORT_S:
+            reported = clock()
+            report(_status(indexer, reader))
+    report(_status(indexer, reader) | {"state": "stopped"})
+
+
+def _status(indexer: Indexer, reader: ItemsReader) -> dict[str, Any]:
+    status, lag = indexer.status(), reader.lag()
+    idle = not status["pending_handovers"] and not (status["version"] and status["waiting_items"])
+    return {
+        **status,
+        "state": status["state"] if lag is not None else "waiting for Kafka",
+        "items_lag": lag,
+        "caught_up": lag == 0 and idle,
+    }

@@ -1,0 +1,264 @@
+"""What the indexer knows, on disk: items, their vectors and codes, the lists, and positions.
+
+A rocksdict database in raw mode (bytes in, bytes out; nothing is pickled). Column families:
+
+    items    item id -> JSON: features, first_seen, and the partition and offset they came from
+    vectors  item id -> float32 of the vector in its list
+    codes    item id -> int16 of its codes, first level first
+    events   item id -> how many events the model has seen of it
+    lists    first-level code, item id -> empty: the members of each list
+    meta     offsets of `items`, the version last used, what is served, what was refused
+
+Ids are 8 and codes 2 bytes, big-endian, so that keys sort as numbers. The order of a commit: what
+was read and the offset it came from go in one WriteBatch; what was indexed and the version or
+appended file it is in go in another, after the pointer was replaced. A killed process therefore
+knows at least what was served, and repeats only what leaves the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from rocksdict import Options, Rdict, WriteBatch, WriteOptions
+
+from indexer.errors import IndexerError
+from streaming.events import Item
+
+FAMILIES = ("items", "vectors", "codes", "events", "lists", "meta")
+POSITION = "position/"
+
+
+@dataclass(frozen=True)
+class ListedItem:
+    """An item as last announced on `items`, and where that record stands.
+
+    `first_seen` (ms) is when the item was first listed.
+    """
+
+    item: Item
+    first_seen: int
+    partition: int
+    offset: int
+
+    def after(self, position: Mapping[int, int]) -> bool:
+        """Whether the record is not yet covered by `position` (partition -> next offset)."""
+        return self.offset >= position.get(self.partition, 0)
+
+
+def _id(item_id: int) -> bytes:
+    return item_id.to_bytes(8, "big")
+
+
+class Store:
+    """The database in `directory`, owned by one process at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.create_missing_column_families(True)
+        try:
+            self._db = Rdict(
+                str(directory),
+                options=options,
+                column_families={name: Options(raw_mode=True) for name in FAMILIES},
+            )
+        except Exception as error:  # rocksdict raises plain Exception
+            raise IndexerError(
+                f"{directory}: cannot be opened ({error}); another indexer may be running on it. "
+                "If it is damaged, delete it: it is filled again from Kafka and the handovers"
+            ) from error
+        self._families = {name: self._db.get_column_family(name) for name in FAMILIES}
+        self._handles = {name: self._db.get_column_family_handle(name) for name in FAMILIES}
+        self._durable = WriteOptions()
+        self._durable.sync = True
+
+    def close(self) -> None:
+        """Release the database."""
+        self._families.clear()
+        self._handles.clear()
+        self._db.close()
+
+    def _meta(self, key: str) -> Any:
+        value = self._families["meta"].get(key.encode())
+        return None if value is None else orjson.loads(value)
+
+    def _scan(self, family: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys, ascending, and values of the keys that begin with `prefix`."""
+        pairs = cast(Iterator[tuple[bytes, bytes]], self._families[family].items(from_key=prefix))
+        for key, value in pairs:
+            if not key.startswith(prefix):
+                return
+            yield key, value
+
+    def _put_meta(self, batch: WriteBatch, key: str, value: Any) -> None:
+        batch.put(key.encode(), orjson.dumps(value), self._handles["meta"])
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Write one JSON value, durably."""
+        batch = WriteBatch(raw_mode=True)
+        self._put_meta(batch, key, value)
+        self._db.write(batch, self._durable)
+
+    # What was read from `items`.
+
+    @property
+    def position(self) -> dict[int, int]:
+        """Partition -> next offset of `items` to read."""
+        found = {}
+        for key, value in self._scan("meta", POSITION.encode()):
+            found[int(key[len(POSITION) :])] = orjson.loads(value)
+        return found
+
+    def add_listed(
+        self,
+        listed: Iterable[tuple[Item, int, int]],
+        position: Mapping[int, int],
+        refused: Mapping[str, str] | None = None,
+    ) -> tuple[list[int], list[int]]:
+        """Items with their partition and offset, and the position after them, in one batch.
+
+        An item announced again keeps its `first_seen`, and, with the same features, its record.
+        `refused` maps "partition/offset" of records that are no items to the reason.
+
+        Returns:
+            Ids of the items that are new, and of those that have other features than before.
+        """
+        batch = WriteBatch(raw_mode=True)
+        changed: dict[int, ListedItem] = {}
+        new = []
+        for item, partition, offset in listed:
+            before = changed.get(item.item_id) or self.listed(item.item_id)
+            first = item.listed_at
+            if before is None:
+                new.append(item.item_id)
+            elif before.item == item:
+                continue
+            else:
+                first = min(before.first_seen, first)
+            changed[item.item_id] = ListedItem(item, first, partition, offset)
+        for one in changed.values():
+            record = {"first_seen": one.first_seen, "at": [one.partition, one.offset]}
+            value = orjson.dumps({"item": one.item, **record})
+            batch.put(_id(one.item.item_id), value, self._handles["items"])
+        for partition, offset in position.items():
+            self._put_meta(batch, f"{POSITION}{partition}", offset)
+        for place, reason in (refused or {}).items():
+            self._put_meta(batch, f"refused_item/{place}", reason)
+        self._db.write(batch)
+        return new, sorted(changed.keys() - set(new))
+
+    def listed(self, item_id: int) -> ListedItem | None:
+        """One item, None if it was never announced."""
+        value = self._families["items"].get(_id(item_id))
+        return None if value is None else _listed(value)
+
+    def all_listed(self) -> Iterator[ListedItem]:
+        """Every item, ascending by id."""
+        for value in self._families["items"].values():
+            yield _listed(value)
+
+    # Versions.
+
+    def reserve_version(self, at_least: int) -> int:
+        """A version number that was never used before, recorded before anything is built."""
+        version = max(self._meta("version") or 0, at_least - 1) + 1
+        self.set_meta("version", version)
+        return version
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What `commit_index` recorded last; empty before the first."""
+        return self._meta("state") or {}
+
+    def newest(self, what: str) -> int:
+        """The highest "version" or "handover" ever recorded by `commit_index`, 0 for none.
+
+        After a rollback `state` names an older one.
+        """
+        return self._meta(f"newest_{what}") or 0
+
+    def refuse_handover(self, number: int, reason: str) -> None:
+        """Remember that a handover is not to be tried again."""
+        self.set_meta(f"refused_handover/{number}", reason)
+
+    def refused_handover(self, number: int) -> str | None:
+        """Why a handover was refused, None if it was not."""
+        reason: str | None = self._meta(f"refused_handover/{number}")
+        return reason
+
+    # What is served.
+
+    def commit_index(
+        self,
+        item_ids: NDArray[np.int64],
+        codes_nQ: NDArray[np.integer],
+        vectors_nD: NDArray[np.float32],
+        events_n: NDArray[np.int64],
+        state: Mapping[str, Any],
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Vectors, codes, events and list places of items, and what they are served by, at once.
+
+        `state` names at least the "version" and the "handover" that are served.
+
+        With `alone` these items are all that is served, and any other is taken out.
+        """
+        batch = WriteBatch(raw_mode=True)
+        codes_nQ = codes_nQ.astype(np.int16)
+        if alone:
+            stay = {_id(item_id) for item_id in item_ids.tolist()}
+            for key, codes in self._scan("codes", b""):
+                if key not in stay:
+                    first = int(np.frombuffer(codes, np.int16)[0])
+                    batch.delete(first.to_bytes(2, "big") + key, self._handles["lists"])
+                    for name in ("codes", "vectors", "events"):
+                        batch.delete(key, self._handles[name])
+        for item_id, codes, vector, events in zip(
+            item_ids.tolist(), codes_nQ, vectors_nD, events_n.tolist(), strict=True
+        ):
+            key, code = _id(item_id), codes.tobytes()
+            before = self._families["codes"].get(key)
+            if before != code:
+                batch.put(key, code, self._handles["codes"])
+                if before is not None:
+                    first = int(np.frombuffer(before, np.int16)[0])
+                    batch.delete(first.to_bytes(2, "big") + key, self._handles["lists"])
+                batch.put(int(codes[0]).to_bytes(2, "big") + key, b"", self._handles["lists"])
+            batch.put(key, vector.tobytes(), self._handles["vectors"])
+            batch.put(key, events.to_bytes(8, "big"), self._handles["events"])
+        self._put_meta(batch, "state", dict(state))
+        for what in ("version", "handover"):
+            self._put_meta(batch, f"newest_{what}", max(self.newest(what), state[what]))
+        self._db.write(batch, self._durable)
+
+    def list_of(self, code: int) -> list[int]:
+        """Ids of the items in the list of a first-level code, ascending."""
+        keys = (key for key, _ in self._scan("lists", code.to_bytes(2, "big")))
+        return [int.from_bytes(key[2:], "big") for key in keys]
+
+    def indexed(self, item_id: int) -> tuple[list[int], NDArray[np.float32], int] | None:
+        """Codes, vector and events of an item as served; None if it is in no list."""
+        key = _id(item_id)
+        codes, vector, events = (
+            self._families[name].get(key) for name in ("codes", "vectors", "events")
+        )
+        if codes is None or vector is None or events is None:
+            return None
+        return (
+            np.frombuffer(codes, np.int16).tolist(),
+            np.frombuffer(vector, np.float32),
+            int.from_bytes(events, "big"),
+        )
+
+
+def _listed(value: bytes) -> ListedItem:
+    record = orjson.loads(value)
+    return ListedItem(Item(**record["item"]), record["first_seen"], *record["at"])
