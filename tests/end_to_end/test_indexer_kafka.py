@@ -1,0 +1,181 @@
+"""The indexing process against a real broker: items in, snapshots out, and again after kill -9."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+
+from indexer.errors import IndexerError
+from indexer.indexer import Config
+from indexer.indexing_process import run
+from indexer.snapshot import load_served
+from streaming.events import Item
+from streaming.topics import Topics, create_topics
+from tests.indexer.stand_in import StandIn
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture
+def topics(kafka_broker, request) -> Topics:
+    topics = Topics().prefixed(f"indexer-{abs(hash(request.node.name))}-")
+    admin = KafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap)
+    create_topics(admin, topics)
+    admin.close()
+    return topics
+
+
+@pytest.fixture
+def produce(kafka_broker, topics) -> Iterator[Callable[[list[Item]], None]]:
+    producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
+
+    def send(items: list[Item]) -> None:
+        for item in items:
+            producer.send(topics.items, key=item.key(), value=item.to_bytes())
+        producer.flush()
+
+    yield send
+    producer.close()
+
+
+class Running:
+    """The process in a thread, and the status that it reported last."""
+
+    def __init__(self, bootstrap: str, topics: Topics, data_dir: Path) -> None:
+        self.status: dict[str, Any] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=run,
+            args=(Config(),),
+            kwargs={
+                "kafka": {"bootstrap_servers": bootstrap},
+                "topics": topics,
+                "data_dir": data_dir,
+                "stop": self._stop,
+                "report": self._report,
+                "load_model": StandIn.load,
+            },
+        )
+
+    def _report(self, status: dict[str, Any]) -> None:
+        self.status = orjson.loads(orjson.dumps(status))
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 30) -> None:
+        until = time.monotonic() + seconds
+        while not (self.status and condition(self.status)):
+            assert time.monotonic() < until, self.status
+            time.sleep(0.02)
+
+
+def catalogue(model: StandIn) -> list[Item]:
+    return [Item(int(i), f"title {i}", listed_at=5) for i in model.item_ids_N]
+
+
+def test_items_and_handovers_become_what_is_served_and_new_items_follow_in_seconds(
+    kafka_broker, topics, produce, tmp_path
+):
+    model = StandIn.make(500, 16)
+    produce(catalogue(model))
+    with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
+        process.wait_for(lambda s: s["catalogue_items"] == 500 and s["items_lag"] == 0)
+        assert process.status["state"] == "waiting for the first handover"
+        model.hand_over(tmp_path, 1, {"0": 500})
+        process.wait_for(lambda s: s["version"] == 1 and s["caught_up"])
+        assert process.status["indexed_items"] == 500
+        produce([Item(900_000, "new", listed_at=9)])
+        began, snapshot = time.monotonic(), None
+        while snapshot is None or 900_000 not in snapshot.items.item_ids_N:
+            snapshot = load_served(tmp_path, StandIn.load, snapshot)
+            assert time.monotonic() - began < 10
+            time.sleep(0.02)
+        assert time.monotonic() - began < 2
+    assert process.status["state"] == "stopped"
+
+
+def test_a_restart_reads_on_where_it_was(kafka_broker, topics, produce, tmp_path):
+    model = StandIn.make(100)
+    produce(catalogue(model))
+    model.hand_over(tmp_path, 1, {"0": 100})
+    with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
+        process.wait_for(lambda s: s["caught_up"] and s["version"] == 1)
+    produce([Item(900_000, listed_at=9)])
+    with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
+        process.wait_for(lambda s: s["caught_up"] and s["catalogue_items"] == 101)
+        process.wait_for(lambda s: s["indexed_items"] == 101)
+        assert process.status["version"] == 1
+
+
+def test_kill_9_while_reading_and_indexing_loses_and_doubles_nothing(
+    kafka_broker, topics, produce, tmp_path
+):
+    model = StandIn.make(2000, 16)
+    produce(catalogue(model))
+    for number in (1, 2, 3):
+        model.moved(0.1, number).hand_over(tmp_path, number, {"0": 2000})
+    fork = multiprocessing.get_context("spawn")
+    for seconds in (1.5, 1.8, 2.4):
+        child = fork.Process(
+            target=_run_until_killed, args=(kafka_broker.bootstrap, topics, tmp_path)
+        )
+        child.start()
+        time.sleep(seconds)
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
+        process.wait_for(lambda s: s["caught_up"] and s["handover"] == 3)
+        assert process.status["catalogue_items"] == process.status["indexed_items"] == 2000
+    snapshot = load_served(tmp_path, StandIn.load)
+    assert snapshot is not None and len(snapshot.lists) == 2000
+
+
+def _run_until_killed(bootstrap: str, topics: Topics, data_dir: Path) -> None:
+    run(
+        Config(),
+        kafka={"bootstrap_servers": bootstrap},
+        topics=topics,
+        data_dir=data_dir,
+        stop=threading.Event(),
+        report=lambda status: None,
+        load_model=StandIn.load,
+    )
+
+
+def test_a_topic_that_does_not_exist_and_a_broker_that_is_away_are_one_clear_line(
+    kafka_broker, free_ports, tmp_path
+):
+    more = {"data_dir": tmp_path, "stop": threading.Event(), "report": print}
+    with pytest.raises(IndexerError, match="'nowhere-items' does not exist"):
+        run(
+            Config(),
+            kafka={"bootstrap_servers": kafka_broker.bootstrap},
+            topics=Topics().prefixed("nowhere-"),
+            **more,
+        )
+    [port] = free_ports(1)
+    with pytest.raises(IndexerError, match="cannot be read"):
+        run(
+            Config(),
+            kafka={"bootstrap_servers": f"127.0.0.1:{port}", "bootstrap_timeout_ms": 1000},
+            topics=Topics(),
+            **more,
+        )
