@@ -30,7 +30,8 @@ class DecayedCounts:
 
     def add(self, rows_E: np.ndarray, day: int) -> None:
         """Count events of one day; days must not descend."""
-        self._counts_N = self.at(day) + np.bincount(rows_E, minlength=len(self._counts_N))
+        self._counts_N = self.at(day)
+        self._counts_N += np.bincount(rows_E, minlength=len(self._counts_N))
         self._day = day
 
     def add_all(self, rows_E: np.ndarray, days_E: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The peers by name."""
+"""The peers by name. A new peer is a line here; the conformance suite then runs on it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,39 @@ from collections.abc import Callable, Sequence
 
 from model.evaluation.protocol import ProtocolError
 from model.evaluation.runner import OnlineModel
-from model.peers import popularity
+from model.peers import neighbours, popularity
+from model.peers.comirec import SelfAttentiveInterests
+from model.peers.frozen import Frozen
+from model.peers.mind import InterestCapsules
+from model.peers.sasrec import CausalAttention
+from model.peers.softmax_retriever import Config, Encoder, SoftmaxRetriever
+from model.peers.two_tower import PooledHistory
 from streaming.events import Item
 
 Builder = Callable[[Sequence[Item], int, str], OnlineModel]
 """Catalogue (ascending by id), seed, device -> a fresh model."""
 
+HALF_LIVES = (3.0, 10.0, 40.0)
+"""Of the recency prior, in days."""
+
+
+def _neural(encoder: Callable[[int, float], Encoder], config: Config) -> Builder:
+    return lambda items, seed, device: SoftmaxRetriever(items, encoder, config, seed, device)
+
+
+_SASREC = _neural(CausalAttention, Config())
+
 PEERS: dict[str, Builder] = {
     "popularity": lambda items, seed, device: popularity.Popularity(items, popularity.Config()),
+    "neighbours": lambda items, seed, device: neighbours.Neighbours(items, neighbours.Config()),
+    "two_tower": _neural(PooledHistory, Config(content=True)),
+    "two_tower_recency": _neural(PooledHistory, Config(content=True, half_lives=HALF_LIVES)),
+    "sasrec": _SASREC,
+    "sasrec_frozen": lambda items, seed, device: Frozen(_SASREC(items, seed, device)),
+    "sasrec_recency": _neural(CausalAttention, Config(content=True, half_lives=HALF_LIVES)),
+    "comirec": _neural(SelfAttentiveInterests, Config()),
+    "comirec_content": _neural(SelfAttentiveInterests, Config(content=True)),
+    "mind": _neural(InterestCapsules, Config()),
 }
 
 
