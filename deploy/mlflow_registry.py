@@ -13,13 +13,15 @@ The model is pyfunc from code (`deploy/pyfunc_model.py`): MLflow neither pickles
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -29,6 +31,7 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from deploy import version_facts
 from deploy.registry import RegisteredVersion, RegistryError
@@ -74,6 +77,9 @@ class Registry:
         search: SearchConfig,
     ) -> None:
         try:
+            # Where there is no server in between, MLflow's stores ask for the address of the
+            # process instead of the client's.
+            mlflow.set_tracking_uri(tracking_uri)
             self._client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
         except MlflowException as error:
             raise RegistryError(f"tracking URI {tracking_uri!r}: {error.message}") from error
@@ -196,6 +202,9 @@ class Registry:
                 f"the registry does not show the version it created for {directory}; is it being "
                 "edited by hand?"
             )
+        # What MLflow's own client writes too: the page of the logged model links to the version.
+        link = {"name": self._model_name, "version": registered.mlflow_version}
+        self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([link])})
         return registered
 
     def _upload(self, directory: Path, manifest: Manifest, run_id: str) -> str:
@@ -248,6 +257,9 @@ class Registry:
             Metric(name, value, time_ms, step, model_id=model_id)
             for name, value in version_facts.metrics_of(manifest).items()
         ]
+        outputs = self._client.get_run(run_id).outputs
+        if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
         self._client.log_batch(
             run_id,
             metrics=metrics,

@@ -138,9 +138,12 @@ def _serve(
     )
     # In a thread, because in the main one uvicorn would take the signals for itself.
     threads = [
-        threading.Thread(target=server.run, args=([listener],), name="http"),
-        threading.Thread(target=follower.run, args=(stop, config.poll_seconds), name="snapshots"),
-        threading.Thread(target=sequences.run, args=(stop,), name="sequences"),
+        threading.Thread(target=target, args=arguments, name=name, daemon=True)
+        for name, target, arguments in (
+            ("http", server.run, ([listener],)),
+            ("snapshots", follower.run, (stop, config.poll_seconds)),
+            ("sequences", sequences.run, (stop,)),
+        )
     ]
     for thread in threads:
         thread.start()

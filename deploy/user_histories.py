@@ -206,6 +206,7 @@ class SequenceFollower:
             "allow_auto_create_topics": False,
             "max_poll_records": 2000,
             "fetch_max_wait_ms": 100,
+            "request_timeout_ms": 10_000,  # also bounds how long a stop waits for a lost broker
             **(client_settings or {}),
         }
         self._retry_seconds = retry_seconds
