@@ -121,7 +121,8 @@ class Prequential:
     def learn(self, sequences: Iterable[UserSequence]) -> None:
         """Count the events of targets, after they were answered."""
         for sequence in sequences:
-            self._events[self._row(sequence.target)] += 1
+            row = self._row(sequence.target)  # may replace the arrays
+            self._events[row] += 1
 
     def fix_head(self) -> None:
         """Take the head of the catalogue anew: floor(0.2 n) items, ties by ascending id."""
@@ -158,7 +159,8 @@ class Prequential:
     def metrics(self) -> dict[str, float]:
         """The metrics so far, names as in the module's table; a slice without query is left out.
 
-        Those of the sliding window have "window_" before their name.
+        Those of the sliding window have "window_" before their name; its coverage reaches back
+        to the end of the batch in which the window begins.
         """
         filled = min(self._queries, self._window)
         members = self._members[:filled]

@@ -23,6 +23,10 @@ class Steps:
         self.count = 0
         self.crash_at = crash_at
         self._crash = crash
+        self.statuses: list[dict[str, Any]] = []
+
+    def report(self, status: dict[str, Any]) -> None:
+        self.statuses.append(status)
 
     def step(self) -> None:
         self.count += 1

@@ -1,0 +1,73 @@
+"""What is poison; reading from a real broker is tested end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import orjson
+import pytest
+import structlog
+
+from model.source import RecordedSource, parse_item, parse_sequence
+from streaming.events import EventError, Item, UserSequence
+from tests.model.recorded_log import make_log
+
+GOOD = UserSequence("e" * 32, 7, 1000, 3, [1, 2], [10, 20], 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("user_id", "9223372036854775808", "does not fit 64 bits"),
+        ("target", "-9223372036854775809", ""),
+        ("history_items", "[1,18446744073709551615]", "does not fit 64 bits"),
+        ("position", "0", "position is 0"),
+        ("history_times", "[1]", "differ in length"),
+        ("event_time", "1e400", ""),
+    ],
+)
+def test_a_sequence_that_the_model_cannot_take_is_poison(field: str, value: str, says: str) -> None:
+    record = orjson.loads(GOOD.to_bytes())
+    text = ",".join(
+        f'"{name}":{value if name == field else orjson.dumps(of).decode()}'
+        for name, of in record.items()
+    )
+    with pytest.raises(EventError) as raised:
+        parse_sequence(b"{%s}" % text.encode())
+    assert says in str(raised.value)
+
+
+def test_a_history_beyond_the_agreed_length_is_poison() -> None:
+    long = dataclasses.replace(GOOD, history_items=[1] * 51, history_times=[1] * 51)
+    with pytest.raises(EventError, match="holds 51, at most 50"):
+        parse_sequence(long.to_bytes())
+
+
+BROKEN = [None, b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"item_id": 1.5}']
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_broken_bytes_are_poison(value: bytes | None) -> None:
+    for parser in (parse_item, parse_sequence):
+        with pytest.raises(EventError):
+            parser(value)
+
+
+def test_good_records_pass_unchanged() -> None:
+    assert parse_sequence(GOOD.to_bytes()) == GOOD
+    item = Item(5, "title", "category", "B000", 12)
+    assert parse_item(item.to_bytes()) == item
+
+
+def test_files_of_json_lines_are_a_source(tmp_path: Path) -> None:
+    (log,), items = make_log(12, partitions=1)
+    (tmp_path / "s.jsonl").write_bytes(b"\n".join([*(s.to_bytes() for s in log), b"{broken"]))
+    (tmp_path / "i.jsonl").write_bytes(b"\n".join(i.to_bytes() for i in items) + b"\n")
+    source = RecordedSource.from_files(tmp_path / "s.jsonl", tmp_path / "i.jsonl")
+    with structlog.testing.capture_logs() as logs:
+        polled = source.poll(())
+    assert [r.value for r in polled.sequences[0]] == [*log, None]
+    assert [r.value for r in polled.items[0]] == items
+    assert polled.final
+    assert (logs[0]["topic"], logs[0]["partition"], logs[0]["offset"]) == ("sequences", 0, 12)
