@@ -1,0 +1,72 @@
+"""What `items` and `clicks` hold of a staged log, and whether it is that log at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from replay.errors import ReplayError
+from replay.producer import Patience
+from replay.resumption import CHUNK, Mark, Stored, find_stored
+from replay.staged_log import StagedLog
+from streaming.events import HEARTBEAT, Click, EventError
+
+
+def find_clicks(
+    log: StagedLog, topic: str, patience: Patience, client: Mapping[str, Any]
+) -> Stored:
+    """What of the log's events `topic` holds.
+
+    Raises:
+        ReplayError: if Kafka stays away, or the topic holds another log. A log that has grown at
+            its end is the same log.
+    """
+    stored = find_stored(topic, patience, client, _click_mark)
+    ours = _event_ids(log, stored.complete) if stored.count else {}
+    for position, identity in sorted(stored.present.items()):
+        if ours.get(position) != identity:
+            raise ReplayError(
+                f"topic {topic} holds another log (its record {position} is {identity}, here that "
+                f"is {ours.get(position, 'behind the end')}); begin anew with --fresh, or use "
+                "another data directory or topic prefix"
+            )
+    return stored
+
+
+def find_items(log: StagedLog, topic: str, patience: Patience, client: Mapping[str, Any]) -> Stored:
+    """What of the log's items `topic` holds; nothing, if those are other items.
+
+    Items may be announced again: the topic is compacted, and readers take the newest.
+
+    Raises:
+        ReplayError: if Kafka stays away.
+    """
+    stored = find_stored(topic, patience, client, _item_mark)
+    ours = {
+        position: item.to_bytes().decode()
+        for position, item in islice(log.read_items(stored.complete), CHUNK)
+    }
+    return stored if stored.present.items() <= ours.items() else Stored()
+
+
+def _click_mark(value: bytes) -> Mark:
+    try:
+        click = Click.from_bytes(value)
+    except EventError:
+        return Mark("no click", 0)
+    return Mark(None if click.event_type == HEARTBEAT else click.event_id, click.event_time)
+
+
+def _item_mark(value: bytes) -> Mark:
+    return Mark(value.decode("utf-8", "replace"), 0)
+
+
+def _event_ids(log: StagedLog, start: int) -> dict[int, str]:
+    """Event ids of the chunk that begins at a position."""
+    found = dict[int, str]()
+    for batch in log.read_events(start):
+        found |= dict(enumerate(batch.event_ids, batch.position))
+        if len(found) >= CHUNK:
+            break
+    return found
