@@ -17,7 +17,7 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -36,8 +36,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from deploy import version_facts
 from deploy.registry import RegisteredVersion, RegistryError
 from deploy.version_facts import DIGEST_TAG, VERSION_TAG
-from indexer.soft_search import Config as SearchConfig
 from model.manifest import Manifest
+
+if TYPE_CHECKING:  # faiss would come along
+    from indexer.soft_search import Config as SearchConfig
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"

@@ -13,6 +13,7 @@ import argparse
 import os
 import socket
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def serve(config: Config, directory: Path) -> None:
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = str((directory / "artifacts").resolve())
     initialize_backend_stores(store, store, "mlflow-artifacts:/")
+    warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
     from mlflow.server.fastapi_app import app
 
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))

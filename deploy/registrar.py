@@ -15,9 +15,10 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 import structlog
@@ -25,8 +26,10 @@ import structlog
 from deploy import version_facts
 from deploy.registry import Config, Ledger, RegisteredVersion
 from indexer.pointer import SNAPSHOTS, read_pointer, snapshot_path
-from indexer.soft_search import Config as SearchConfig
 from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
+
+if TYPE_CHECKING:  # faiss would come along
+    from indexer.soft_search import Config as SearchConfig
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +84,13 @@ class Registrar:
         Raises:
             Exception: whatever the registry raises; the step stays due.
         """
+        try:
+            return self._step()
+        except BaseException:
+            self._opened = False  # what returns after an outage may be another registry
+            raise
+
+    def _step(self) -> bool:
         if not self._opened:
             self._catalogue.open()
             self._ledger.keep_only(self._catalogue.versions())
@@ -315,6 +325,7 @@ def run(
     from deploy.mlflow_registry import Registry  # imports MLflow, which takes seconds
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\..*")
     ledger = Ledger(data_dir)
     catalogue = Registry(
         tracking_uri, config.model_name, config.experiment, ledger.pipeline, search
