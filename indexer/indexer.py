@@ -15,7 +15,6 @@ model and appended: file, then pointer, then store. Appending again changes noth
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,20 +33,14 @@ from indexer.handovers import (
     load_handover,
     needed_position,
 )
-from indexer.pointer import read_pointer, snapshot_path, write_pointer
+from indexer.listing import Listing
+from indexer.pointer import read_pointer, write_pointer
+from indexer.publication import write_version
 from indexer.recovery import last_good, pointer_to, remove_leftovers, without_appended
 from indexer.serving import Serving
-from indexer.snapshot import (
-    ModelLoader,
-    Snapshot,
-    load_snapshot,
-    remove_versions,
-    versions,
-    write_snapshot,
-)
-from indexer.store import ListedItem, Store
+from indexer.snapshot import ModelLoader, Snapshot, load_snapshot, remove_versions, versions
+from indexer.store import Store
 from model.manifest import ManifestError
-from streaming.events import EventError, Item
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +68,14 @@ class Config:
     keep_versions: int = 8
     items_wait_s: float = 30.0
 
+    def __post_init__(self) -> None:
+        for name in ("drift_threshold", "vector_tolerance", "items_wait_s"):
+            if not getattr(self, name) >= 0:
+                raise IndexerError(f"indexer.{name} is {getattr(self, name)}; use 0 or more")
+        for name in ("max_backlog", "max_appended", "keep_versions"):
+            if not getattr(self, name) >= 1:
+                raise IndexerError(f"indexer.{name} is {getattr(self, name)}; use 1 or more")
+
 
 class Indexer:
     """Keeps `data_dir/snapshots`, `data_dir/appended` and `data_dir/current.json`.
@@ -89,6 +90,7 @@ class Indexer:
 
     Attributes:
         serving: what readers are served; None before the first snapshot.
+        listing: the items announced so far.
     """
 
     def __init__(
@@ -107,12 +109,9 @@ class Indexer:
         self._now_ms = now_ms
         self._load_model = load_model
         self._protected = protected
-        self._waiting: set[int] = set()
-        self._catalogue_items = 0
+        self.listing = Listing(store)
         self._last_refusal: str | None = None
-        self._counts = dict.fromkeys(
-            ("snapshots_published", "handovers_refused", "handovers_skipped", "items_refused"), 0
-        )
+        self._skipped = 0
 
     def recover(self) -> None:
         """Serve the last good version, and finish what a killed process left half done."""
@@ -130,22 +129,7 @@ class Indexer:
                 self.serving = Serving.of(self.data_dir, snapshot, pointer)
             if self.store.state != self.serving.state:
                 self._commit(self.serving)
-        self._count_waiting()
-
-    def _count_waiting(self) -> None:
-        """Go through all items for those that are not served as they are listed."""
-        listed = list(self.store.all_listed())
-        self._catalogue_items = len(listed)
-        self._waiting = self._not_served(listed)
-
-    def _not_served(self, listed: Sequence[ListedItem]) -> set[int]:
-        if self.serving is None:
-            return {one.item.item_id for one in listed}
-        covered = self.serving.covered
-        ids = np.array([one.item.item_id for one in listed], np.int64)
-        codes, _ = self.serving.served.lists.locate(ids)
-        missing = set(ids[codes < 0].tolist())
-        return missing | {one.item.item_id for one in listed if one.after(covered)}
+        self.listing.recount(self.serving)
 
     def _follow(self) -> None:
         """Where somebody moved the pointer to another version (a rollback), go on from there."""
@@ -163,48 +147,30 @@ class Indexer:
             return
         log.warning("pointer was moved", version=pointer.version)
         self._commit(self.serving)
-        self._count_waiting()
+        self.listing.recount(self.serving)
 
     def listen(
         self, records: Sequence[tuple[int, int, bytes | None]], position: dict[int, int]
     ) -> None:
-        """Take records of `items` (partition, offset, value) and the position after them.
-
-        A record that is no item is refused with its reason on record, and the rest goes on.
-        """
-        listed: list[tuple[Item, int, int]] = []
-        refused: dict[str, str] = {}
-        for partition, offset, value in records:
-            try:
-                item = Item.from_bytes(value or b"")
-                if not 0 <= item.item_id < 2**63:
-                    raise EventError(f"item_id {item.item_id} is not within 0..2^63-1")
-            except EventError as error:
-                refused[f"{partition}/{offset}"] = str(error)
-                log.error("no item", partition=partition, offset=offset, reason=str(error))
-            else:
-                listed.append((item, partition, offset))
-        new, changed = self.store.add_listed(listed, position, refused)
-        self._counts["items_refused"] += len(refused)
-        self._catalogue_items += len(new)
-        read = (self.store.listed(item_id) for item_id in (*new, *changed))
-        self._waiting |= self._not_served([one for one in read if one is not None])
+        """Take records of `items` (partition, offset, value) and the position after them."""
+        self.listing.listen(records, position, self.serving)
 
     def append_waiting(self) -> int:
         """Make the items that are listed but not served retrievable; returns how many."""
         self._follow()
-        if self.serving is None or not self._waiting:
+        waiting = self.listing.waiting
+        if self.serving is None or not waiting:
             return 0
         before = self.serving.pointer.appended
         merged = len(before) >= self.config.max_appended
-        ids = self._waiting | (self.serving.served.appended_items if merged else set())
-        listed = [one for one in map(self.store.listed, sorted(ids)) if one is not None]
-        count = len(self._waiting)
+        listed = self.listing.of(
+            waiting | (self.serving.served.appended_items if merged else set())
+        )
         try:
             codes_nQ, vectors_nD = embed(self.serving.served.model, [one.item for one in listed])
         except IndexerError as error:
             log.error("listed items wait for the next snapshot", reason=str(error))
-            self._waiting.clear()
+            self.listing.waiting = set()
             return 0
         self.serving = self.serving.append(
             self.data_dir,
@@ -215,15 +181,15 @@ class Indexer:
             self._now_ms(),
             merged=merged,
         )
-        self._waiting.clear()
+        self.listing.waiting = set()
         item_ids = np.array([one.item.item_id for one in listed], np.int64)
         events_n = np.zeros(len(listed), np.int64)
         self.store.commit_index(item_ids, codes_nQ, vectors_nD, events_n, self.serving.state)
         if merged:
             for one in before:
                 (self.data_dir / one.file).unlink(missing_ok=True)
-        log.info("items appended", version=self.serving.base.version, items=count)
-        return count
+        log.info("items appended", version=self.serving.base.version, items=len(waiting))
+        return len(waiting)
 
     def pending(self) -> list[int]:
         """Numbers of the handovers that are newer than what was indexed, ascending."""
@@ -259,9 +225,14 @@ class Indexer:
         self._follow()
         position = self.store.position
         parent = self.serving.base if self.serving else None
+        skipped = [n for n in self.pending() if n < number]
         try:
             handover = load_handover(self.data_dir, number, self._load_model)
             made = self._build(handover, parent)
+            snapshot = self._write(handover, made, position, parent)
+            if snapshot is None:  # a list shared with the parent was damaged on disk
+                made = self._build(handover, None)
+                snapshot = self._write(handover, made, position, None)
         except (ValueError, OSError) as error:
             if not handover_path(self.data_dir, number).is_dir():
                 log.warning("handover was removed before it was indexed", number=number)
@@ -270,11 +241,6 @@ class Indexer:
                 raise
             self._refuse(number, str(error))
             return None
-        skipped = [n for n in self.pending() if n < number]
-        snapshot = self._write(handover, made, position, parent)
-        if snapshot is None:  # a list shared with the parent was damaged on disk: share nothing
-            made = self._build(handover, None)
-            snapshot = self._write(handover, made, position, None)
         if snapshot is None:
             raise IndexerError(
                 f"the snapshot of handover {number} cannot be read back; see the log"
@@ -282,12 +248,11 @@ class Indexer:
         pointer = pointer_to(snapshot, self._now_ms())
         write_pointer(self.data_dir, pointer)
         self.serving = Serving.of(self.data_dir, snapshot, pointer)
-        self._waiting.clear()
+        self.listing.waiting = set()
         self._commit(self.serving)
-        self._counts["snapshots_published"] += 1
         if skipped:
             log.warning("handovers skipped", first=skipped[0], last=skipped[-1], taken=number)
-            self._counts["handovers_skipped"] += len(skipped)
+            self._skipped += len(skipped)
         log.info(
             "snapshot published",
             version=snapshot.version,
@@ -302,7 +267,6 @@ class Indexer:
     def _refuse(self, number: int, reason: str) -> None:
         log.error("handover refused", number=number, reason=reason)
         self.store.refuse_handover(number, reason)
-        self._counts["handovers_refused"] += 1
         self._last_refusal = f"handover {number}: {reason}"
 
     def _build(self, handover: Handover, parent: Snapshot | None) -> Build:
@@ -322,37 +286,14 @@ class Indexer:
     def _write(
         self, handover: Handover, made: Build, position: dict[int, int], parent: Snapshot | None
     ) -> Snapshot | None:
-        """A snapshot on disk, read back; None (and nothing on disk) if it is not as written."""
         pointed = self.serving.pointer.version if self.serving else 0
         version = self.store.reserve_version(max([pointed, *versions(self.data_dir)]) + 1)
         facts = {
-            **handover.manifest.facts,
             **made.facts(self.serving.base if self.serving else None, self.config.drift_threshold),
-            "version": version,
-            "handover": handover.number,
-            "catalogue_items": self._catalogue_items,
+            "catalogue_items": self.listing.catalogue_items,
             "position": {str(p): offset for p, offset in position.items()},
         }
-        write_snapshot(
-            self.data_dir,
-            version,
-            facts,
-            weights=handover.weights,
-            lists=made.rebuild.lists,
-            items=made.assignment.items,
-            codes_NQ=made.assignment.codes_NQ,
-            first_seen_N=made.first_seen_N,
-            events_N=made.assignment.events_N,
-            parent=parent,
-            shared=made.rebuild.shared,
-        )
-        directory = self.data_dir / snapshot_path(version)
-        try:
-            return load_snapshot(directory, lambda *_: handover.model)
-        except SnapshotError as error:
-            log.error("snapshot is not as it was written", version=version, reason=str(error))
-            shutil.rmtree(directory)
-            return None
+        return write_version(self.data_dir, version, handover, made, facts, parent)
 
     def _commit(self, serving: Serving) -> None:
         items = serving.served.items
@@ -380,9 +321,9 @@ class Indexer:
             "version": serving.base.version if serving else None,
             "handover": serving.handover if serving else None,
             "handover_offsets": facts.get("offsets"),
-            "catalogue_items": self._catalogue_items,
+            "catalogue_items": self.listing.catalogue_items,
             "indexed_items": len(serving.served.lists) if serving else 0,
-            "waiting_items": len(self._waiting),
+            "waiting_items": len(self.listing.waiting),
             "appended_items": len(serving.served.appended_items) if serving else 0,
             "pending_handovers": len(self.pending()),
             "rebuilt_codes": len(facts.get("rebuilt_codes", [])),
@@ -391,5 +332,8 @@ class Indexer:
             "codes": facts.get("codes", 0),
             "codes_in_use": facts.get("codes_in_use", 0),
             "last_refusal": self._last_refusal,
-            **self._counts,
+            "snapshots_published": self.store.snapshots_published,
+            "handovers_refused": self.store.count_refused_handovers(),
+            "handovers_skipped": self._skipped,
+            "items_refused": self.listing.refused,
         }

@@ -29,6 +29,8 @@ STORE = "indexer/rocksdb"
 POLL_MS = 200
 MAX_RECORDS = 5000
 REPORT_S = 1.0
+KAFKA_PATIENCE_MS = 1000
+"""Handovers go on being indexed while Kafka is away, so nothing waits for it for long."""
 
 
 class ItemsReader:
@@ -77,9 +79,15 @@ class ItemsReader:
     def lag(self) -> int | None:
         """Records not yet read; None while Kafka does not say."""
         try:
-            ends = self._consumer.end_offsets(self._partitions)
-            return sum(max(0, end - self._consumer.position(p)) for p, end in ends.items())
-        except KafkaError:
+            ends = self._consumer.end_offsets(self._partitions, timeout_ms=KAFKA_PATIENCE_MS)
+            lag = 0
+            for partition in self._partitions:
+                read = self._consumer.position(partition, timeout_ms=KAFKA_PATIENCE_MS)
+                if read is None:
+                    return None
+                lag += max(0, ends[partition] - read)
+            return lag
+        except (KafkaError, KeyError):
             return None
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.answers import Answers, joined, padded
 from indexer.errors import IndexerError
 from indexer.lists import CodeLists
 from indexer.quota import quotas
@@ -47,12 +48,14 @@ class Config:
     """How a query is answered.
 
     Attributes:
-        codes: how many codes are searched for a query (K of the paper).
+        codes: how many codes are searched for a query (K of the paper). On Beauty after 40,000
+            events, 64 codes, recall@50 of the next 2,048 queries: .074 with 1, .093 with 5, .102
+            with 8, .102 with 12, .100 with 16, .095 with all (standard error .007).
         quota: "joint", "proportional" or "equal", see the module.
         temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
     """
 
-    codes: int = 12
+    codes: int = 8
     quota: Quota = "joint"
     temperature: float = 1.0
 
@@ -63,29 +66,6 @@ class Config:
             )
         if self.quota not in ("joint", "proportional", "equal"):
             raise IndexerError(f"quota is {self.quota!r}: use joint, proportional or equal")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers to B queries, best first.
-
-    Attributes:
-        items_BK: int64 item ids, -1 where the catalogue ended.
-        scores_BK: float32, log p(c|u) + s; -inf at padding.
-        item_codes_BK: int64 first-level code that brought the item, -1 at padding.
-        item_log_probabilities_BK: float32 log p(c|u) of that code.
-        searched_BS: int64 codes searched, most probable first, -1 padded.
-        probabilities_BS: float32 p(c|u) of them, 0 at padding.
-        quota_BS: int64 places of the answer that each of them filled.
-    """
-
-    items_BK: NDArray[np.int64]
-    scores_BK: NDArray[np.float32]
-    item_codes_BK: NDArray[np.int64]
-    item_log_probabilities_BK: NDArray[np.float32]
-    searched_BS: NDArray[np.int64]
-    probabilities_BS: NDArray[np.float32]
-    quota_BS: NDArray[np.int64]
 
 
 class SoftSearch:
@@ -140,7 +120,7 @@ class SoftSearch:
             )
             for a in range(0, len(histories), CHUNK)
         ]
-        return _joined(parts, k)
+        return joined(parts, k)
 
     def _search(
         self,
@@ -321,10 +301,10 @@ class SoftSearch:
         codes = np.where(there, codes, -1)
         quota_BS = np.stack([(codes == s[:, None]).sum(axis=1) for s in searched_BS.T], axis=1)
         return Answers(
-            _padded(np.where(there, np.take_along_axis(items, order, axis=1), -1), k, -1),
-            _padded(np.where(there, scores, np.float32(-np.inf)), k, -np.inf),
-            _padded(codes, k, -1),
-            _padded(np.where(there, log_p, np.float32(-np.inf)), k, -np.inf),
+            padded(np.where(there, np.take_along_axis(items, order, axis=1), -1), k, -1),
+            padded(np.where(there, scores, np.float32(-np.inf)), k, -np.inf),
+            padded(codes, k, -1),
+            padded(np.where(there, log_p, np.float32(-np.inf)), k, -np.inf),
             searched_BS,
             np.exp(log_p_BS),
             np.where(searched_BS >= 0, quota_BS, 0),
@@ -351,24 +331,3 @@ def _log_sum_exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
     top = x.max(axis=1, keepdims=True)
     total = np.exp(x - top).sum(axis=1, keepdims=True)
     return (top + np.log(total)).astype(np.float32)
-
-
-def _padded(x: NDArray[Any], k: int, value: float) -> NDArray[Any]:
-    return np.pad(x, ((0, 0), (0, k - x.shape[1])), constant_values=value)
-
-
-def _joined(parts: list[Answers], k: int) -> Answers:
-    """The chunks' answers one below the other."""
-    if not parts:
-        none, some = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-        return Answers(none, some, none, some, none[:, :1], some[:, :1], none[:, :1])
-    S = max(part.searched_BS.shape[1] for part in parts)
-    return Answers(
-        np.concatenate([p.items_BK for p in parts]),
-        np.concatenate([p.scores_BK for p in parts]),
-        np.concatenate([p.item_codes_BK for p in parts]),
-        np.concatenate([p.item_log_probabilities_BK for p in parts]),
-        np.concatenate([_padded(p.searched_BS, S, -1) for p in parts]),
-        np.concatenate([_padded(p.probabilities_BS, S, 0.0) for p in parts]),
-        np.concatenate([_padded(p.quota_BS, S, 0) for p in parts]),
-    )

@@ -184,6 +184,11 @@ class Store:
         """
         return self._meta(f"newest_{what}") or 0
 
+    @property
+    def snapshots_published(self) -> int:
+        """How many versions were ever served."""
+        return self._meta("published") or 0
+
     def refuse_handover(self, number: int, reason: str) -> None:
         """Remember that a handover is not to be tried again."""
         self.set_meta(f"refused_handover/{number}", reason)
@@ -192,6 +197,14 @@ class Store:
         """Why a handover was refused, None if it was not."""
         reason: str | None = self._meta(f"refused_handover/{number}")
         return reason
+
+    def count_refused_handovers(self) -> int:
+        """How many handovers were refused."""
+        return sum(1 for _ in self._scan("meta", b"refused_handover/"))
+
+    def count_refused_items(self) -> int:
+        """How many records of `items` were refused."""
+        return sum(1 for _ in self._scan("meta", b"refused_item/"))
 
     # What is served.
 
@@ -235,6 +248,8 @@ class Store:
             batch.put(key, vector.tobytes(), self._handles["vectors"])
             batch.put(key, events.to_bytes(8, "big"), self._handles["events"])
         self._put_meta(batch, "state", dict(state))
+        if state["version"] > self.newest("version"):
+            self._put_meta(batch, "published", self.snapshots_published + 1)
         for what in ("version", "handover"):
             self._put_meta(batch, f"newest_{what}", max(self.newest(what), state[what]))
         self._db.write(batch, self._durable)

@@ -124,6 +124,24 @@ def test_a_restart_reads_on_where_it_was(kafka_broker, topics, produce, tmp_path
         assert process.status["version"] == 1
 
 
+def test_handovers_are_indexed_while_kafka_is_away_and_items_follow_when_it_is_back(
+    kafka_broker, topics, produce, tmp_path
+):
+    model = StandIn.make(50)
+    produce(catalogue(model))
+    model.hand_over(tmp_path, 1, {"0": 50})
+    with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
+        process.wait_for(lambda s: s["caught_up"] and s["version"] == 1)
+        kafka_broker.kill()
+        process.wait_for(lambda s: s["state"] == "waiting for Kafka")
+        assert not process.status["caught_up"]
+        model.hand_over(tmp_path, 2, {"0": 50})
+        process.wait_for(lambda s: s["version"] == 2)
+        kafka_broker.start()
+        produce([Item(900_000, listed_at=9)])
+        process.wait_for(lambda s: s["caught_up"] and s["indexed_items"] == 51, 60)
+
+
 def test_kill_9_while_reading_and_indexing_loses_and_doubles_nothing(
     kafka_broker, topics, produce, tmp_path
 ):

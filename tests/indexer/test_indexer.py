@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import orjson
 import pytest
 
 import indexer.indexer as indexer_module
+import indexer.publication as publication_module
 import indexer.serving as serving_module
 import indexer.snapshot as snapshot_module
+from indexer.errors import IndexerError
 from indexer.indexer import Config, Indexer
 from indexer.pointer import read_pointer
 from indexer.snapshot import Snapshot, load_served, versions
@@ -277,6 +280,48 @@ def test_a_corrupt_handover_is_refused_and_the_last_good_version_goes_on(tmp_pat
         assert indexer.pending() == []
 
 
+def test_a_handover_that_is_removed_while_it_is_indexed_is_passed_over(tmp_path):
+    model = StandIn.make(20)
+
+    def load_then_remove(directory, manifest):
+        loaded = StandIn.load(directory, manifest)
+        if directory.name == "00000002":
+            shutil.rmtree(directory)
+        return loaded
+
+    with running(tmp_path) as indexer:
+        model.hand_over(tmp_path, 1)
+        catch_up(indexer)
+        indexer._load_model = load_then_remove
+        model.hand_over(tmp_path, 2)
+        catch_up(indexer)
+        assert served(tmp_path).version == 1 and indexer.status()["handovers_refused"] == 0
+        model.hand_over(tmp_path, 3)
+        catch_up(indexer)
+        assert served(tmp_path).manifest.facts["handover"] == 3
+        assert served(tmp_path).version == 3  # 2 was reserved, and is not used again
+
+
+def test_a_full_disk_leaves_the_last_version_served_and_nothing_half_written(tmp_path):
+    model = StandIn.make(20)
+    with running(tmp_path) as indexer:
+        model.hand_over(tmp_path, 1)
+        catch_up(indexer)
+        model.hand_over(tmp_path, 2)
+        with pytest.MonkeyPatch.context() as patch:
+
+            def full(*args):
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(snapshot_module, "write_items", full)
+            with pytest.raises(OSError, match="No space left"):
+                indexer.index_handover(2)
+        assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["00000001"]
+        assert served(tmp_path).version == 1
+        catch_up(indexer)
+        assert served(tmp_path).manifest.facts["handover"] == 2
+
+
 def test_every_handover_becomes_a_version_but_a_long_backlog_is_skipped(tmp_path):
     model = StandIn.make(20)
     with running(tmp_path, Config(max_backlog=3)) as indexer:
@@ -302,8 +347,6 @@ def test_a_handover_waits_for_the_items_that_its_trainer_had_read(tmp_path):
 
 
 def test_version_numbers_are_not_reused_when_directories_were_deleted(tmp_path):
-    import shutil
-
     model = StandIn.make(20)
     with running(tmp_path) as indexer:
         for number in (1, 2):
@@ -319,8 +362,6 @@ def test_version_numbers_are_not_reused_when_directories_were_deleted(tmp_path):
 
 
 def test_a_lost_store_is_filled_again_and_numbers_go_on(tmp_path):
-    import shutil
-
     model = StandIn.make(20)
     with running(tmp_path) as indexer:
         announce(indexer, items_of(model))
@@ -393,7 +434,7 @@ STEPS = [
     (snapshot_module, "write_items"),
     (snapshot_module.CodeLists, "write"),
     (snapshot_module, "publish"),
-    (indexer_module, "load_snapshot"),
+    (publication_module, "load_snapshot"),
     (indexer_module, "write_pointer"),
     (indexer_module.Store, "commit_index"),
     (indexer_module, "remove_versions"),
@@ -465,6 +506,7 @@ def test_a_crash_at_any_step_is_healed_by_starting_again(tmp_path, owner, name, 
         drive(indexer, crashed, models, 0)
         seen_versions(crashed, seen)
         stored = {c: indexer.store.list_of(c) for c in range(8)}
+        assert indexer.status()["snapshots_published"] == 3
     healed, expected = served(crashed), served(clean)
     assert contents(healed) == contents(expected)
     assert membership(healed) == membership(expected)
@@ -501,3 +543,9 @@ def test_kill_9_at_any_time_leaves_the_index_that_an_undisturbed_run_builds(tmp_
         stored = {i: c for c in range(8) for i in indexer.store.list_of(c)}
     assert contents(served(killed)) == contents(served(clean))
     assert membership(served(killed)) == membership(served(clean)) == stored
+
+
+@pytest.mark.parametrize("setting", ["drift_threshold", "keep_versions", "max_backlog"])
+def test_a_setting_that_makes_no_sense_is_refused_by_name(setting):
+    with pytest.raises(IndexerError, match=f"indexer.{setting} is -1"):
+        Config(**{setting: -1})

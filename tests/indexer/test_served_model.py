@@ -1,0 +1,102 @@
+"""The indexer with the real model: learner -> handover -> snapshot -> soft search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.indexer import Config, Indexer
+from indexer.snapshot import Snapshot, load_served
+from indexer.soft_search import SoftSearch
+from indexer.store import Store
+from model.checkpoint import write_tensors
+from model.histories import History
+from model.learner import Config as LearnerConfig
+from model.learner import Learner
+from model.manifest import publish
+from streaming.events import Item, UserSequence
+
+DAY = 86_400_000
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory) -> tuple[Path, list[Snapshot]]:
+    """Two versions, between which the model learnt, and an item listed after the second."""
+    data_dir = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    items = [Item(i, f"thing {i % 7} of kind {i % 11}", str(i % 5), "", i) for i in range(1, 301)]
+    learner = Learner(LearnerConfig())
+    learner.list_items(items)
+    store = Store(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(Config(), store, data_dir, lambda: 1)
+    indexer.recover()
+    records = [(0, n, item.to_bytes()) for n, item in enumerate(items)]
+    indexer.listen(records, {0: 300})
+    versions = []
+    for number in (1, 2):
+        learner.learn(
+            [
+                UserSequence(
+                    str(n),
+                    n,
+                    DAY * number + n,
+                    3,
+                    rng.integers(1, 300, 2).tolist(),
+                    [DAY - 5, DAY],
+                    int(rng.integers(1, 300)),
+                )
+                for n in range(256)
+            ]
+        )
+        tensors, facts = learner.export()
+        publish(
+            data_dir / "handover" / f"{number:08d}",
+            "handover",
+            {"sequence": number, "model": facts, "offsets": {"items": {"0": 300}}},
+            lambda d, tensors=tensors: write_tensors(d / "weights.safetensors", tensors),
+        )
+        indexer.index_handover(number)
+        versions.append(load_served(data_dir))
+    indexer.listen([(0, 300, Item(777, "thing 3 of kind 4", "2").to_bytes())], {0: 301})
+    indexer.append_waiting()
+    store.close()
+    return data_dir, versions
+
+
+HISTORIES = [History([3, 8, 12], [DAY, DAY + 1, DAY + 2]), History([], []), History([299], [DAY])]
+NOW = np.full(3, 3 * DAY)
+
+
+def test_all_codes_searched_is_the_exhaustive_ranking_of_the_model(snapshots):
+    snapshot = snapshots[1][1]
+    model, C = snapshot.model, snapshot.model.first_level_codes
+    answers = SoftSearch(model, snapshot.lists).search(HISTORIES, NOW, 300, codes=C, exclude=False)
+    encoded = model.encode(HISTORIES, NOW)
+    log_p_BC = model.log_interests(encoded)
+    users_BCD = model.user_vectors(encoded, np.tile(np.arange(C), (3, 1)))
+    first = model.codes_NQ[:, 0]
+    s_BN = np.einsum("bnd,nd->bn", users_BCD[:, first], model.vectors_ND)
+    if model.normalise_lists:
+        for c in np.unique(first):
+            s_BN[:, first == c] -= np.log(np.exp(s_BN[:, first == c]).sum(axis=1, keepdims=True))
+    scores_BN = s_BN + log_p_BC[:, first]
+    np.testing.assert_allclose(answers.scores_BK, -np.sort(-scores_BN, axis=1), atol=1e-3)
+
+
+def test_the_loaded_snapshot_holds_what_the_handover_learnt(snapshots):
+    for version, snapshot in enumerate(snapshots[1], start=1):
+        assert snapshot.version == version and len(snapshot.lists) == 300
+        ids = snapshot.model.item_ids_N
+        vectors = snapshot.lists.vectors_of(ids)
+        np.testing.assert_allclose(vectors, snapshot.model.vectors_ND, rtol=1e-2, atol=1e-2)
+        assert snapshot.manifest.facts["codes_in_use"] > 1
+    assert snapshots[1][1].manifest.facts["code_drift"]["summary"]["mean"] > 0
+
+
+def test_an_item_that_the_model_never_saw_is_retrievable(snapshots):
+    served = load_served(snapshots[0])
+    assert served.version == 2 and len(served.lists) == 301
+    answers = SoftSearch(served.model, served.lists).search(HISTORIES, NOW, 301, codes=10_000)
+    assert (answers.items_BK == 777).any(axis=1).all()
