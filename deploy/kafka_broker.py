@@ -110,6 +110,9 @@ def server_properties(config: Config) -> str:
         "num.network.threads": 2,
         "num.io.threads": 4,
         "controlled.shutdown.enable": "false",
+        # A killed broker is let in again only when its old session has ended (9 s by default).
+        "broker.session.timeout.ms": 3000,
+        "broker.heartbeat.interval.ms": 500,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 

@@ -1,0 +1,177 @@
+"""Accounts of a pipeline: what entered `clicks`, and where each record of it went.
+
+    clicks = sequences + late + duplicates + dead letters + lost
+
+Everything is counted from the topics themselves, by readers that see committed records only, so
+nothing depends on counters that a crash could reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from streaming.events import HEARTBEAT, Click, EventError
+from streaming.flink_rest import FlinkRest
+from streaming.job import StreamingError
+from streaming.topics import Topics
+
+_HEARTBEAT = f'"event_type":"{HEARTBEAT}"'.encode()
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Counts of committed records; `clicks` without heartbeats.
+
+    `duplicates` are the clicks whose event id an earlier one carries.
+    """
+
+    clicks: int
+    sequences: int
+    late: int
+    dead_letters: int
+    duplicates: int
+
+    @property
+    def lost(self) -> int:
+        """Clicks that went nowhere; negative if something came out twice."""
+        out = self.sequences + self.late + self.dead_letters + self.duplicates
+        return self.clicks - out
+
+
+def consumer(bootstrap: str, settings: Mapping[str, Any]) -> KafkaConsumer:
+    """A consumer without a group that sees committed records only.
+
+    Raises:
+        StreamingError: if Kafka does not answer.
+    """
+    try:
+        return KafkaConsumer(
+            **{
+                "bootstrap_servers": bootstrap,
+                "group_id": None,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "earliest",
+                "isolation_level": "read_committed",
+                "max_poll_records": 5000,
+                "fetch_max_bytes": 32 << 20,
+                "max_partition_fetch_bytes": 8 << 20,
+                **settings,
+            }
+        )
+    except KafkaError as error:
+        raise StreamingError(f"Kafka at {bootstrap} does not answer ({error})") from error
+
+
+def read_all(reader: KafkaConsumer, topic: str) -> Iterable[Any]:
+    """Every committed record of a topic, up to its end as of now."""
+    partitions = [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic) or ()]
+    reader.assign(partitions)
+    reader.seek_to_beginning(*partitions)
+    ends = reader.end_offsets(partitions)
+    while any(reader.position(p) < ends[p] for p in partitions):
+        for records in reader.poll(timeout_ms=500).values():
+            yield from records
+
+
+def _event_id(value: bytes) -> str | None:
+    try:
+        return Click.from_bytes(value).event_id
+    except EventError:
+        return None  # a dead letter
+
+
+def count(bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None) -> Accounts:
+    """Count the topics.
+
+    Raises:
+        StreamingError: if Kafka does not answer.
+    """
+    reader = consumer(bootstrap, settings or {})
+    try:
+        clicks = duplicates = 0
+        seen: set[str] = set()
+        late = sum(1 for _ in read_all(reader, topics.clicks_late))
+        dead_letters = sum(1 for _ in read_all(reader, topics.clicks_dlq))
+        sequences = sum(1 for _ in read_all(reader, topics.sequences))
+        # While nothing is missing there can be no duplicate, and the ids need not be looked at.
+        for record in read_all(reader, topics.clicks):
+            if record.value is not None and _HEARTBEAT in record.value:
+                continue
+            clicks += 1
+        if clicks != sequences + late + dead_letters:
+            for record in read_all(reader, topics.clicks):
+                if record.value is None or _HEARTBEAT in record.value:
+                    continue
+                identity = _event_id(record.value)
+                if identity is not None and identity in seen:
+                    duplicates += 1
+                elif identity is not None:
+                    seen.add(identity)
+        return Accounts(clicks, sequences, late, dead_letters, duplicates)
+    finally:
+        reader.close()
+
+
+class StreamEnd:
+    """Tells whether the job has emitted and committed everything of `clicks` as it is now.
+
+    That is so when a checkpoint covers the end of `clicks`, two more checkpoints have completed
+    since (watermarks travel between barriers, and a commit follows its checkpoint), and no
+    transaction is open on `sequences`.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Topics,
+        group: str,
+        flink: FlinkRest,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._topics = topics
+        self._flink = flink
+        self._group = group
+        self._committed = consumer(bootstrap, {"group_id": group, **(settings or {})})
+        self._raw = consumer(bootstrap, {**(settings or {}), "isolation_level": "read_uncommitted"})
+        self._covered_at: tuple[str, int] | None = None
+
+    def lag(self) -> int:
+        """Records of `clicks` that no completed checkpoint covers."""
+        partitions = self._partitions(self._raw, self._topics.clicks)
+        ends = self._raw.end_offsets(partitions)
+        return sum(ends[p] - (self._committed.committed(p) or 0) for p in partitions)
+
+    @staticmethod
+    def _partitions(reader: KafkaConsumer, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic) or ()]
+
+    def reached(self, job_name: str) -> bool:
+        """Look once.
+
+        Raises:
+            KafkaError, FlinkUnavailable: if one of them does not answer.
+        """
+        jobs = [j for j, s in self._flink.jobs(job_name) if s == "RUNNING"]
+        if not jobs or self.lag() > 0:
+            self._covered_at = None
+            return False
+        completed = self._flink.checkpoints(jobs[0]).completed
+        if self._covered_at is None or self._covered_at[0] != jobs[0]:
+            self._covered_at = (jobs[0], completed)
+        if completed < self._covered_at[1] + 2:
+            return False
+        for topic in (self._topics.sequences, self._topics.clicks_late, self._topics.clicks_dlq):
+            partitions = self._partitions(self._raw, topic)
+            if self._raw.end_offsets(partitions) != self._committed.end_offsets(partitions):
+                return False
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._committed.close(autocommit=False)
+        self._raw.close()

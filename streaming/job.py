@@ -1,0 +1,299 @@
+"""The job `clicks` -> `sequences`, `clicks.late`, `clicks.dlq`, described with the Table API.
+
+The pipeline of operators, all of them Java; Python only describes them:
+
+    source           raw bytes with their metadata; `click_time` gives each partition its watermark,
+                     and a record that is no click cannot move it
+    read_click       one parse per record: fields, or the reason why it is a dead letter
+    user_sequences   per user: duplicates out, late clicks aside, the others in the order of event
+                     time with position and history (a process table function with keyed state)
+    sink             one transactional Kafka sink for the three topics, raw bytes
+
+A click goes out when the watermark has passed its event time. Clicks of one user with equal event
+times keep the order of their arrival: they come from one partition, as the key is the user.
+
+State of a user (position, history, clicks that wait) never expires, so positions are gapless
+however long a user stays away; the event ids seen, for deduplication, expire `dedup_horizon` after
+they were written.
+
+Run as `python -m streaming.job`, with a `Config` as JSON on standard input, it submits the job and
+prints its id: the JVM of the PyFlink client then ends with its process instead of staying.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from streaming.topics import Topics
+
+SYSTEM_FUNCTIONS = {
+    "click_time": "sparc.streaming.ClickTime",
+    "read_click": "sparc.streaming.ReadClick",
+    "user_sequences": "sparc.streaming.UserSequences",
+}
+DELIVERIES = ("exactly-once", "at-least-once")
+STATE_BACKENDS = ("hashmap", "rocksdb")
+
+
+class StreamingError(RuntimeError):
+    """The job cannot be submitted or has failed; the message ends with the root cause."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The job and how it runs.
+
+    Attributes:
+        name: of the job; two jobs of one cluster need two names.
+        out_of_orderness_ms: how far an event may be behind the newest of its partition.
+        idle_timeout_s: a partition without records for so long holds the watermark back no more.
+            The replay's heartbeats keep its partitions from falling idle.
+        max_ahead_ms: an event time further ahead of its record's own timestamp is a dead letter.
+        dedup_horizon: how long an event id is remembered, as a Flink duration.
+        delivery: "exactly-once" (transactions) or "at-least-once".
+        checkpoint_interval_ms: between checkpoints; with transactions also how long a sequence
+            waits until a reader of committed records sees it.
+        parallelism: of every operator.
+        state_backend: "hashmap" (heap) or "rocksdb".
+        restart_attempts: restarts after failures that follow each other closely.
+        restart_delay_ms: before each of them.
+        properties: further settings of the Kafka clients, in Kafka's own names (security, ...).
+    """
+
+    name: str = "sparc-sequences"
+    out_of_orderness_ms: int = 5000
+    idle_timeout_s: float = 30.0
+    max_ahead_ms: int = 86_400_000
+    dedup_horizon: str = "7 d"
+    delivery: str = "exactly-once"
+    checkpoint_interval_ms: int = 1000
+    parallelism: int = 1
+    state_backend: str = "hashmap"
+    restart_attempts: int = 10
+    restart_delay_ms: int = 1000
+    properties: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.delivery not in DELIVERIES:
+            raise ValueError(f"streaming.delivery is {self.delivery!r}: use one of {DELIVERIES}")
+        if self.state_backend not in STATE_BACKENDS:
+            raise ValueError(
+                f"streaming.state_backend is {self.state_backend!r}: use one of {STATE_BACKENDS}"
+            )
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where the job runs.
+
+    Attributes:
+        bootstrap: `host:port,...` of Kafka.
+        flink: `host:port` of the cluster's REST API.
+        jars: sent along with the job: the Kafka connector and the functions.
+        checkpoints: directory that the cluster can write to.
+        topics: topic names.
+        restore: path of the checkpoint or savepoint to go on from; empty for none.
+    """
+
+    bootstrap: str
+    flink: str
+    jars: tuple[str, ...]
+    checkpoints: str
+    topics: Topics = Topics()
+    restore: str = ""
+
+
+def quoted(text: str) -> str:
+    """A string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _options(options: dict[str, str]) -> str:
+    return ",\n  ".join(f"{quoted(k)} = {quoted(v)}" for k, v in options.items())
+
+
+def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
+    """The definitions, and the one INSERT that is the job."""
+    topics = around.topics
+    properties = {f"properties.{k}": v for k, v in config.properties.items()}
+    raw = {
+        "key.format": "raw",
+        "key.fields": "key",
+        "value.format": "raw",
+        "value.fields-include": "EXCEPT_KEY",
+    }
+    source = {
+        "connector": "kafka",
+        "topic": topics.clicks,
+        "properties.bootstrap.servers": around.bootstrap,
+        "properties.group.id": config.name,
+        # Where there is no checkpoint to go on from, the topic is read from its beginning.
+        "scan.startup.mode": "earliest-offset",
+        "scan.watermark.idle-timeout": f"{int(config.idle_timeout_s * 1000)} ms",
+        **properties,
+        **raw,
+    }
+    sink = {
+        "connector": "kafka",
+        "topic": ";".join((topics.sequences, topics.clicks_late, topics.clicks_dlq)),
+        "properties.bootstrap.servers": around.bootstrap,
+        "properties.max.request.size": str(8 * 1024 * 1024),
+        "sink.delivery-guarantee": config.delivery,
+        **properties,
+        **raw,
+    }
+    if config.delivery == "exactly-once":
+        sink |= {
+            "sink.transactional-id-prefix": f"{config.name}-",
+            # Takes over the transactions of a job that was killed, by asking the broker.
+            "sink.transaction-naming-strategy": "POOLING",
+            "properties.transaction.timeout.ms": str(3600 * 1000),
+        }
+    functions = [
+        f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS {quoted(java)} LANGUAGE JAVA"
+        for name, java in SYSTEM_FUNCTIONS.items()
+    ]
+    ahead = f"CAST({config.max_ahead_ms} AS BIGINT)"
+    delay = config.out_of_orderness_ms / 1000
+    clicks = f"""
+CREATE TEMPORARY TABLE clicks (
+  `key` BYTES,
+  `value` BYTES,
+  `topic` STRING NOT NULL METADATA VIRTUAL,
+  `partition` INT NOT NULL METADATA VIRTUAL,
+  `offset` BIGINT NOT NULL METADATA VIRTUAL,
+  `timestamp` TIMESTAMP_LTZ(3) NOT NULL METADATA VIRTUAL,
+  headers MAP<STRING NOT NULL, BYTES NOT NULL> NOT NULL METADATA VIRTUAL,
+  clock AS click_time(`value`, `key`, `timestamp`, {ahead}),
+  WATERMARK FOR clock AS clock - INTERVAL '{delay:.3f}' SECOND(3)
+) WITH (
+  {_options(source)}
+)"""
+    output = f"""
+CREATE TEMPORARY TABLE output_topics (
+  `topic` STRING METADATA,
+  `key` BYTES,
+  `value` BYTES,
+  headers MAP<STRING, BYTES> METADATA
+) WITH (
+  {_options(sink)}
+)"""
+    view = f"""
+CREATE TEMPORARY VIEW read_clicks AS
+SELECT user_id, event_id, item_id, event_time, dead_letter, `key`, `value`
+FROM clicks, LATERAL TABLE(read_click(
+  `key`, `value`, headers, `topic`, `partition`, `offset`, `timestamp`, {ahead}
+)) AS parsed(user_id, event_id, item_id, event_time, dead_letter)"""  # noqa: S608 (own numbers)
+    insert = f"""
+INSERT INTO output_topics
+SELECT
+  CASE kind
+    WHEN 'sequence' THEN {quoted(topics.sequences)}
+    WHEN 'late' THEN {quoted(topics.clicks_late)}
+    ELSE {quoted(topics.clicks_dlq)}
+  END,
+  output_key, output_value, output_headers
+FROM user_sequences(click => TABLE read_clicks PARTITION BY user_id, uid => 'user-sequences')"""  # noqa: S608 (quoted)
+    return [*functions, clicks, output, view], insert
+
+
+def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
+    """The settings of the job for Flink."""
+    host, _, port = around.flink.rpartition(":")
+    jars = ";".join(Path(jar).resolve().as_uri() for jar in around.jars)
+    settings = {
+        "execution.target": "remote",
+        "execution.attached": "false",
+        "rest.address": host,
+        "rest.port": port,
+        "pipeline.name": config.name,
+        "pipeline.jars": jars,
+        "pipeline.classpaths": jars,
+        "pipeline.object-reuse": "true",
+        "parallelism.default": str(config.parallelism),
+        "execution.checkpointing.interval": f"{config.checkpoint_interval_ms} ms",
+        "execution.checkpointing.dir": around.checkpoints,
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "execution.checkpointing.num-retained": "3",
+        "execution.checkpointing.timeout": "5 min",
+        "execution.checkpointing.tolerable-failed-checkpoints": "10",
+        "state.backend.type": config.state_backend,
+        "table.exec.state.ttl": config.dedup_horizon,
+        "restart-strategy.type": "failure-rate",
+        "restart-strategy.failure-rate.max-failures-per-interval": str(config.restart_attempts),
+        "restart-strategy.failure-rate.failure-rate-interval": "5 min",
+        "restart-strategy.failure-rate.delay": f"{config.restart_delay_ms} ms",
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
+    }
+    if around.restore:
+        settings["execution.state-recovery.path"] = around.restore
+        settings["execution.state-recovery.claim-mode"] = "NO_CLAIM"
+    return settings
+
+
+def submit(config: Config, around: Surroundings) -> str:
+    """Submit the job and return its id; starts a JVM in this process.
+
+    Raises:
+        StreamingError: with the root cause, if Flink refuses it.
+    """
+    from py4j.protocol import Py4JJavaError
+    from pyflink.common import Configuration
+    from pyflink.table import EnvironmentSettings, TableEnvironment
+
+    configuration = Configuration()
+    for name, value in flink_settings(config, around).items():
+        configuration.set_string(name, value)
+    definitions, insert = statements(config, around)
+    try:
+        table = TableEnvironment.create(
+            EnvironmentSettings.new_instance()
+            .in_streaming_mode()
+            .with_configuration(configuration)
+            .build()
+        )
+        for definition in definitions:
+            table.execute_sql(definition)
+        client = table.execute_sql(insert).get_job_client()
+        if client is None:
+            raise StreamingError(f"Flink at {around.flink} took the job and gave it no id")
+        return str(client.get_job_id())
+    except Py4JJavaError as error:
+        cause = error.java_exception
+        while cause.getCause() is not None:
+            cause = cause.getCause()
+        raise StreamingError(
+            f"Flink at {around.flink} refused the job: {cause.toString()}"
+        ) from error
+
+
+def to_json(config: Config, around: Surroundings) -> str:
+    """What `python -m streaming.job` reads."""
+    return json.dumps({"config": asdict(config), "around": asdict(around)})
+
+
+def from_json(text: str) -> tuple[Config, Surroundings]:
+    """The inverse of `to_json`."""
+    body = json.loads(text)
+    around = body["around"]
+    return Config(**body["config"]), replace(
+        Surroundings(**around), topics=Topics(**around["topics"]), jars=tuple(around["jars"])
+    )
+
+
+def main() -> int:
+    """Submit the job that standard input describes, and print its id."""
+    try:
+        print(f"job {submit(*from_json(sys.stdin.read()))}", flush=True)
+    except StreamingError as error:
+        print(f"error: {' '.join(str(error).split())}", flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
