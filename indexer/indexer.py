@@ -111,6 +111,7 @@ class Indexer:
         self._protected = protected
         self.listing = Listing(store)
         self._last_refusal: str | None = None
+        self._last_unusable = ""
         self._skipped = 0
 
     def recover(self) -> None:
@@ -143,7 +144,9 @@ class Indexer:
             snapshot = load_snapshot(path, self._load_model, pointer.digest)
             self.serving = Serving.of(self.data_dir, snapshot, pointer)
         except SnapshotError as error:
-            log.error("pointer was moved to what is unusable", reason=str(error))
+            if str(error) != self._last_unusable:
+                log.error("pointer was moved to what is unusable", reason=str(error))
+            self._last_unusable = str(error)
             return
         log.warning("pointer was moved", version=pointer.version)
         self._commit(self.serving)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +274,24 @@ def test_items_are_read_as_written_and_merged_with_the_newer_row(tmp_path):
     assert [row["title"] for row in merged.describe([1, 3, 5, 9])] == ["old", "new", "new", "old"]
     assert merged.codes_NQ.tolist() == [[0, 1, 2], [0, 1, 2], [3, 0, 1], [2, 3, 0]]
     assert len(table([], "none")) == 0
+
+
+def test_a_snapshot_is_loaded_and_searched_without_kafka_rocksdict_and_faiss(data_dir):
+    program = """
+import sys
+for name in ("kafka", "rocksdict", "faiss", "structlog"):
+    sys.modules[name] = None
+from pathlib import Path
+import numpy as np
+from indexer.snapshot import load_served
+from indexer.soft_search import SoftSearch
+from model.histories import History
+from tests.indexer.stand_in import StandIn
+served = load_served(Path(sys.argv[1]), StandIn.load)
+answers = SoftSearch(served.model, served.lists).search([History([], [])], np.zeros(1), 41)
+print((answers.items_BK >= 0).sum())
+"""
+    run = [sys.executable, "-c", program, str(data_dir)]
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run(run, capture_output=True, text=True, cwd=root)
+    assert result.stdout == "41\n", result.stderr
