@@ -1,0 +1,91 @@
+"""SPARC's six losses, the list softmax that ranks, and the log-Q correction of sampled candidates.
+
+Pure functions of tensors, each a mean over the batch. The paper gives only the weight of the
+code-shuffle BPR; the other weights are in `sparc.Config`.
+Shapes: B users (each with a positive item), S candidates, M places of a list, C codes, D dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def log_inclusion(frequency_S: Tensor, draws: int, uniform_share: float) -> Tensor:
+    """Log-probability that an item is among the candidates of a micro-batch: (S,).
+
+    It is there if one of the `draws` events of the micro-batch is on it (`frequency_S` is its
+    share of recent events: Yi et al., RecSys 2019) or if the uniform sample of a share of the
+    catalogue holds it. Subtracting this from its logit (the log-Q correction; Bengio and Senecal
+    2008) makes the sampled softmax an estimate of the full one.
+
+    >>> log_inclusion(torch.tensor([0.0, 0.5]), 1, 0.5).exp().tolist()
+    [0.5, 0.75]
+    """
+    missed_S = torch.pow((1 - frequency_S.double()).clamp(0, 1), draws) * (1 - uniform_share)
+    return torch.log((1 - missed_S).clamp(min=1e-9)).float()
+
+
+def list_softmax(logits_BM: Tensor, place_B: Tensor, log_q_BM: Tensor) -> Tensor:
+    """Cross-entropy of the positive within its code's list: -log p(i | u, c).
+
+    Together with `interest_cross_entropy` this is the class-based softmax (Goodman, 2001) of
+    log p(i | u) = log p(c | u) + log p(i | u, c). Absent places have logit -inf.
+    """
+    return F.cross_entropy(logits_BM - log_q_BM, place_B)
+
+
+def interest_cross_entropy(log_interests_BC: Tensor, code_B: Tensor) -> Tensor:
+    """Cross-entropy of the interest head: the target's first-level code (SPARC)."""
+    return F.nll_loss(log_interests_BC, code_B)
+
+
+def binary_cross_entropy(positive_B: Tensor, negative_B: Tensor) -> Tensor:
+    """SPARC's (user, item) loss: logits of true pairs against logits of drawn pairs."""
+    return (F.softplus(-positive_B) + F.softplus(negative_B)).mean()
+
+
+def contrastive(
+    user_BD: Tensor, item_BD: Tensor, item_ids_B: Tensor, log_q_B: Tensor, temperature: float
+) -> Tensor:
+    """User-item contrast with in-batch negatives and log-Q correction.
+
+    Another event on the same item is no negative (it is masked).
+    """
+    logits_BB = user_BD @ item_BD.T / temperature
+    return _in_batch(logits_BB.float() - log_q_B, item_ids_B)
+
+
+def reconstruction_contrastive(
+    z_BD: Tensor, reconstruction_BD: Tensor, item_ids_B: Tensor, temperature: float
+) -> Tensor:
+    """Item-item contrast between z and its reconstruction, by cosine (SPARC)."""
+    left_BD = F.normalize(z_BD.float(), dim=1)
+    right_BD = F.normalize(reconstruction_BD.float(), dim=1)
+    return _in_batch(left_BD @ right_BD.T / temperature, item_ids_B)
+
+
+def _in_batch(logits_BB: Tensor, item_ids_B: Tensor) -> Tensor:
+    same_BB = item_ids_B.unsqueeze(1) == item_ids_B
+    diagonal_BB = torch.eye(len(item_ids_B), dtype=torch.bool, device=same_BB.device)
+    logits_BB = logits_BB.masked_fill(same_BB & ~diagonal_BB, float("-inf"))
+    return F.cross_entropy(logits_BB, torch.arange(len(item_ids_B), device=same_BB.device))
+
+
+def shuffled_code_ranking(right_BD: Tensor, shuffled_BD: Tensor, item_BD: Tensor) -> Tensor:
+    """BPR between the user vector of the right code and that of a shuffled one (SPARC)."""
+    margin_B = ((right_BD - shuffled_BD) * item_BD).sum(1)
+    return F.softplus(-margin_B).mean()
+
+
+def quantization(
+    z_SD: Tensor, reconstruction_SD: Tensor, input_SD: Tensor, sum_SD: Tensor, commitment: float
+) -> Tensor:
+    """RQ-VAE: reconstruction of z, relative to its variance, and commitment to the codewords.
+
+    The codebook's own term, ||sg(x) - q||^2, is minimised in closed form by the moving averages.
+    """
+    scale = z_SD.detach().var(0).mean().clamp(min=1e-6)
+    reconstruction = (reconstruction_SD - z_SD.detach()).square().mean() / scale
+    return reconstruction + commitment * (input_SD - sum_SD.detach()).square().mean()

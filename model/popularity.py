@@ -1,0 +1,137 @@
+"""Time-decayed counts: the recency prior of items and of codes.
+
+Items come in bursts, so how often an item was clicked lately is strong evidence for any model of
+p(item | user). A count decays by half in each half-life. It is stored with the time of its last
+change and brought forward when it is read, so nothing overflows and untouched rows cost nothing.
+
+A model trained on replayed events must see the counts *of their time*: with today's it would
+learn that the past was predictable. The values after every event are therefore kept in a log
+(bounded, like the replay buffer), from which counts at any earlier time are read by bisection.
+Shapes: N rows, S rows at hand, H half-lives, G clocks, E logged events.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DAY_MS = 86_400_000
+_SECONDS = 34
+"""Bits of a log key that hold the time in seconds; the row is above them."""
+
+
+class Popularity:
+    """Decayed counts of rows under several half-lives (days).
+
+    >>> p = Popularity((1.0,), log_size=10)
+    >>> p.grow(2)
+    >>> p.add(np.array([1, 1]), np.array([0, DAY_MS]))
+    >>> p.current(2 * DAY_MS).tolist()
+    [[0.0], [0.75]]
+    >>> p.before(np.array([DAY_MS]), np.array([1])).tolist()
+    [[[0.5]]]
+    """
+
+    def __init__(self, half_lives_days: tuple[float, ...], log_size: int) -> None:
+        self._rate_H = 1.0 / (np.asarray(half_lives_days, dtype=np.float64) * DAY_MS)
+        self._log_size = log_size
+        self._counts_NH = np.zeros((0, len(half_lives_days)))
+        self._times_N = np.zeros(0, dtype=np.int64)
+        self._keys_E = np.zeros(0, dtype=np.int64)
+        self._logged_EH = np.zeros((0, len(half_lives_days)), dtype=np.float32)
+        self._size = 0
+        self._total = 0.0
+        self._total_time = 0
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` rows, new ones with zero counts."""
+        if size > len(self._times_N):
+            capacity = max(1024, size, 2 * len(self._times_N))
+            more = capacity - len(self._times_N)
+            self._counts_NH = np.pad(self._counts_NH, ((0, more), (0, 0)))
+            self._times_N = np.pad(self._times_N, (0, more))
+        self._size = max(size, self._size)
+
+    def add(self, rows_E: np.ndarray, times_E: np.ndarray) -> None:
+        """Count events in order of arrival; a late one enters as old as it is."""
+        keys = np.empty(len(rows_E), dtype=np.int64)
+        logged = np.empty((len(rows_E), len(self._rate_H)), dtype=np.float32)
+        for e, (row, time) in enumerate(zip(rows_E.tolist(), times_E.tolist(), strict=True)):
+            last = max(int(self._times_N[row]), time)
+            self._counts_NH[row] *= np.exp2((self._times_N[row] - last) * self._rate_H)
+            self._counts_NH[row] += np.exp2((time - last) * self._rate_H)
+            self._times_N[row] = last
+            newest = max(self._total_time, time)
+            self._total *= np.exp2((self._total_time - newest) * self._rate_H[-1])
+            self._total += np.exp2((time - newest) * self._rate_H[-1])
+            self._total_time = newest
+            keys[e] = (row << _SECONDS) + last // 1000
+            logged[e] = self._counts_NH[row]
+        order = np.argsort(keys, kind="stable")
+        places = np.searchsorted(self._keys_E, keys[order], side="right")
+        self._keys_E = np.insert(self._keys_E, places, keys[order])
+        self._logged_EH = np.insert(self._logged_EH, places, logged[order], axis=0)
+        if len(self._keys_E) > self._log_size:
+            self._trim(self._log_size * 3 // 4)
+
+    def _trim(self, keep: int) -> None:
+        seconds_E = self._keys_E & ((1 << _SECONDS) - 1)
+        newest = np.sort(np.argsort(seconds_E, kind="stable")[len(seconds_E) - keep :])
+        self._keys_E, self._logged_EH = self._keys_E[newest], self._logged_EH[newest]
+
+    def current(self, now_ms: int) -> np.ndarray:
+        """Counts of all rows now: (N, H) float32. A clock behind the newest event is no gain."""
+        age_N1 = np.maximum(now_ms - self._times_N[: self._size, None], 0)
+        return (self._counts_NH[: self._size] * np.exp2(-age_N1 * self._rate_H)).astype(np.float32)
+
+    def seen(self, rows_S: np.ndarray) -> np.ndarray:
+        """True for rows that have had an event."""
+        return self._counts_NH[rows_S, -1] > 0
+
+    def latest(self, rows_S: np.ndarray, now_ms: int) -> tuple[np.ndarray, float]:
+        """Counts of rows now under the longest half-life, (S,) float64, and the sum of all."""
+        age = np.maximum(now_ms - self._total_time, 0)
+        total = self._total * np.exp2(-age * self._rate_H[-1])
+        age_S = np.maximum(now_ms - self._times_N[rows_S], 0)
+        return self._counts_NH[rows_S, -1] * np.exp2(-age_S * self._rate_H[-1]), float(total)
+
+    def before(self, times_G: np.ndarray, rows_S: np.ndarray) -> np.ndarray:
+        """Counts of rows from events strictly before each clock (to the second): (G, S, H) f32."""
+        seconds_G1 = times_G[:, None] // 1000
+        keys_GS = (rows_S[None, :] << _SECONDS) + seconds_G1
+        if len(self._keys_E) == 0:
+            return np.zeros((*keys_GS.shape, len(self._rate_H)), dtype=np.float32)
+        place_GS = np.searchsorted(self._keys_E, keys_GS.ravel()).reshape(keys_GS.shape) - 1
+        found_GS = self._keys_E[place_GS]
+        valid_GS = (place_GS >= 0) & (found_GS >> _SECONDS == rows_S[None, :])
+        age_GS = np.where(valid_GS, keys_GS - found_GS, 0).astype(np.float32) * np.float32(1000)
+        decay_GSH = np.exp2(-age_GS[:, :, None] * self._rate_H.astype(np.float32))
+        return self._logged_EH[place_GS] * decay_GSH * valid_GS[:, :, None]
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of counts and log."""
+        return {
+            "counts_NH": torch.from_numpy(self._counts_NH[: self._size].copy()),
+            "times_N": torch.from_numpy(self._times_N[: self._size].copy()),
+            "keys_E": torch.from_numpy(self._keys_E.copy()),
+            "logged_EH": torch.from_numpy(self._logged_EH.copy()),
+            "total": torch.tensor(self._total, dtype=torch.float64),
+            "total_time": torch.tensor(self._total_time),
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        size = len(state["times_N"])
+        self.grow(size)
+        self._counts_NH[:size] = state["counts_NH"].numpy()
+        self._times_N[:size] = state["times_N"].numpy()
+        self._keys_E = state["keys_E"].numpy().copy()
+        self._logged_EH = state["logged_EH"].numpy().copy()
+        self._total = float(state["total"])
+        self._total_time = int(state["total_time"])
+
+
+def log_counts(counts: np.ndarray) -> np.ndarray:
+    """The feature made of a count: log(1 + 10 c), 0 for nothing, finite and additive in logits."""
+    return np.log1p(10.0 * counts).astype(np.float32)

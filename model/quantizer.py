@@ -1,0 +1,269 @@
+"""Three-level residual vector quantizer: the discrete interest space.
+
+An item's z is standardised, its nearest codeword at level 1 subtracted, the rest quantized at
+level 2, and so on (RQ-VAE: Lee et al., CVPR 2022; TIGER, NeurIPS 2023). A small decoder maps the
+sum of codewords back to z. Decisions where the paper leaves room:
+
+- *Codebook*: exponential moving averages, no gradient (van den Oord et al., 2017, appendix A.1).
+  A moving average moves a code slowly and never swaps two, so a code keeps its meaning.
+- *Gradient*: the rotation trick (Fifty et al., ICLR 2025) or straight-through, by `gradient`. It
+  carries the item-item contrastive and the reconstruction loss back to the item tower.
+- *No pull on items towards their centroid* beyond a small commitment: it would freeze the
+  assignments of a stream (streaming VQ, arXiv 2501.08695, section 3.2).
+- *Balance*: first-level distances are multiplied by min(c_k / mean(c) * s, 1), bounded below, so
+  that a starving code attracts items (the same paper); every item counts once per micro-batch,
+  however popular, so rare items shape the codebook too.
+- *Dead codes* move onto badly served items, with their averages reset: a revived code that keeps
+  its old sums is overwritten at once (vector-quantize-pytorch #205).
+- *Standardised input*: one affine map to mean 0 and deviation 1 in each dimension, else a common
+  offset can collapse the codebook. Its statistics are moving averages too.
+
+Shapes: S items at hand, Q levels, C codes of a level, D dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Config:
+    """Codebook settings.
+
+    Attributes:
+        codes: codes of each level (the paper names 256 and 64).
+        levels: residual levels.
+        decay: memory of the moving averages, per micro-batch; shorter in the first ones, when
+            items still move fast.
+        balance: s of the balance factor; 0 switches it off.
+        balance_floor: lower bound of the factor.
+        dead_share: a code whose average load is below this share of the mean is revived.
+        gradient: "rotation" or "straight_through".
+    """
+
+    codes: int = 64
+    levels: int = 3
+    decay: float = 0.95
+    balance: float = 2.0
+    balance_floor: float = 0.7
+    dead_share: float = 0.1
+    gradient: str = "rotation"
+
+
+class Quantized(NamedTuple):
+    """Result for S items, in quantizer space (standardised).
+
+    Attributes:
+        input_SD: standardised z, with its gradient.
+        codes_SQ: int64.
+        first_SD: first-level codeword, no gradient.
+        sum_SD: sum of the codewords; its gradient reaches `input_SD`.
+    """
+
+    input_SD: Tensor
+    codes_SQ: Tensor
+    first_SD: Tensor
+    sum_SD: Tensor
+
+
+def rotate_gradient(input_SD: Tensor, output_SD: Tensor) -> Tensor:
+    """`output_SD` with the rotation trick's gradient to `input_SD` (arXiv 2410.06424, eq. 4)."""
+    input_norm = input_SD.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    output_norm = output_SD.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    e = (input_SD / input_norm).detach()
+    q = (output_SD / output_norm).detach()
+    r = nn.functional.normalize(e + q, dim=1, eps=1e-6)
+    turned = (
+        input_SD
+        - 2 * (input_SD * r).sum(1, keepdim=True) * r
+        + 2 * (input_SD * e).sum(1, keepdim=True) * q
+    )
+    return turned * (output_norm / input_norm).detach()
+
+
+class ResidualQuantizer(nn.Module):
+    """Codebooks as buffers (moved by `update`), decoder as parameters."""
+
+    mean_D: Tensor
+    variance_D: Tensor
+    codebooks_QCD: Tensor
+    load_QC: Tensor
+    sums_QCD: Tensor
+    squared_radius_C: Tensor
+    ready: Tensor
+    updates: Tensor
+
+    def __init__(self, dimension: int, config: Config) -> None:
+        super().__init__()
+        if config.gradient not in ("rotation", "straight_through"):
+            raise ValueError(
+                f"quantizer.gradient is {config.gradient!r}; use 'rotation' or 'straight_through'"
+            )
+        self.config = config
+        q, c, d = config.levels, config.codes, dimension
+        self.register_buffer("mean_D", torch.zeros(d))
+        self.register_buffer("variance_D", torch.ones(d))
+        self.register_buffer("codebooks_QCD", torch.zeros(q, c, d))
+        self.register_buffer("load_QC", torch.ones(q, c))
+        self.register_buffer("sums_QCD", torch.zeros(q, c, d))
+        self.register_buffer("squared_radius_C", torch.ones(c))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        self.decoder = nn.Linear(d, d)
+        nn.init.eye_(self.decoder.weight)
+        nn.init.zeros_(self.decoder.bias)
+
+    def standardise(self, z_SD: Tensor) -> Tensor:
+        """Z in quantizer space."""
+        return (z_SD - self.mean_D) * torch.rsqrt(self.variance_D + 1e-6)
+
+    def balance_C(self) -> Tensor:
+        """Factor on first-level squared distances, in [balance_floor, 1]."""
+        if self.config.balance <= 0:
+            return torch.ones_like(self.load_QC[0])
+        share_C = self.load_QC[0] / self.load_QC[0].mean().clamp(min=1e-12)
+        return (share_C * self.config.balance).clamp(self.config.balance_floor, 1.0)
+
+    @torch.no_grad()
+    def assign(self, input_SD: Tensor) -> Tensor:
+        """Codes (S, Q) int64 of standardised inputs; ties go to the smaller code."""
+        residual_SD = input_SD.detach().float()
+        codes = []
+        for level, codebook_CD in enumerate(self.codebooks_QCD):
+            distance_SC = _squared_distances(residual_SD, codebook_CD)
+            if level == 0:
+                distance_SC = distance_SC * self.balance_C()
+            codes.append(distance_SC.argmin(1))
+            residual_SD = residual_SD - codebook_CD.index_select(0, codes[-1])
+        return torch.stack(codes, dim=1)
+
+    def codewords(self, codes_SQ: Tensor) -> Tensor:
+        """Codewords of each level: (S, Q, D)."""
+        return torch.stack(
+            [self.codebooks_QCD[level].index_select(0, codes_SQ[:, level])
+             for level in range(self.config.levels)], dim=1,
+        )  # fmt: skip
+
+    def forward(self, z_SD: Tensor) -> Quantized:
+        """Quantize; pure, the codebook moves only in `update`."""
+        input_SD = self.standardise(z_SD)
+        codes_SQ = self.assign(input_SD)
+        words_SQD = self.codewords(codes_SQ)
+        sum_SD = words_SQD.sum(1)
+        if self.config.gradient == "rotation":
+            sum_SD = rotate_gradient(input_SD, sum_SD)
+        else:
+            sum_SD = input_SD + (sum_SD - input_SD).detach()
+        return Quantized(input_SD, codes_SQ, words_SQD[:, 0], sum_SD)
+
+    def reconstruct(self, sum_SD: Tensor) -> Tensor:
+        """Z again, from the sum of codewords: (S, D)."""
+        scale_D = torch.sqrt(self.variance_D + 1e-6)
+        return self.decoder(sum_SD) * scale_D + self.mean_D
+
+    @torch.no_grad()
+    def start(self, z_SD: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
+        """First codebooks: k-means of the given items, level by level."""
+        self.mean_D.copy_(z_SD.mean(0))
+        self.variance_D.copy_(z_SD.var(0, unbiased=False))
+        residual_SD = self.standardise(z_SD).float()
+        count = self.config.codes
+        for level in range(self.config.levels):
+            codebook_CD = self.codebooks_QCD[level]
+            codebook_CD.copy_(_spread(residual_SD, count, generator))
+            for _ in range(rounds):
+                code_S = _squared_distances(residual_SD, codebook_CD).argmin(1)
+                load_C, sums_CD = _totals(code_S, residual_SD, count)
+                filled_C = load_C > 0
+                codebook_CD[filled_C] = (sums_CD / load_C.clamp(min=1).unsqueeze(1))[filled_C]
+            code_S = _squared_distances(residual_SD, codebook_CD).argmin(1)
+            self.load_QC[level] = torch.bincount(code_S, minlength=count).float().clamp(min=0.5)
+            self.sums_QCD[level] = codebook_CD * self.load_QC[level].unsqueeze(1)
+            residual_SD = residual_SD - codebook_CD.index_select(0, code_S)
+            if level == 0:
+                self.squared_radius_C.fill_(float(residual_SD.square().sum(1).mean()))
+        self.ready.fill_(True)
+
+    @torch.no_grad()
+    def update(self, z_SD: Tensor, generator: torch.Generator) -> int:
+        """Move statistics and codebooks towards these items; returns how many codes were revived.
+
+        Under data parallelism the totals would have to be all-reduced here.
+        """
+        done = int(self.updates)
+        decay = min(self.config.decay, (1 + done) / (10 + done))
+        self.updates += 1
+        z_SD = z_SD.detach().float()
+        if not bool(self.ready):
+            self.start(z_SD, generator)
+        self.mean_D.lerp_(z_SD.mean(0), 1 - decay)
+        self.variance_D.lerp_((z_SD - self.mean_D).square().mean(0), 1 - decay)
+        residual_SD = self.standardise(z_SD)
+        codes_SQ = self.assign(residual_SD)
+        revived = 0
+        for level in range(self.config.levels):
+            code_S = codes_SQ[:, level]
+            load_C, sums_CD = _totals(code_S, residual_SD, self.config.codes)
+            self.load_QC[level].lerp_(load_C, 1 - decay)
+            self.sums_QCD[level].lerp_(sums_CD, 1 - decay)
+            rest_SD = residual_SD - self.codebooks_QCD[level].index_select(0, code_S)
+            error_S = rest_SD.square().sum(1)
+            if level == 0:
+                seen_C = load_C > 0
+                error_C = torch.zeros_like(load_C).index_add_(0, code_S, error_S)
+                mean_C = error_C / load_C.clamp(min=1)
+                moved_C = torch.lerp(self.squared_radius_C, mean_C, 1 - decay)
+                self.squared_radius_C.copy_(torch.where(seen_C, moved_C, self.squared_radius_C))
+            alive_C = self.load_QC[level] > 1e-6
+            mean_CD = self.sums_QCD[level] / self.load_QC[level].clamp(min=1e-6).unsqueeze(1)
+            self.codebooks_QCD[level][alive_C] = mean_CD[alive_C]
+            revived += self._revive(level, residual_SD, error_S, generator)
+            residual_SD = rest_SD
+        return revived
+
+    def _revive(
+        self, level: int, residual_SD: Tensor, error_S: Tensor, generator: torch.Generator
+    ) -> int:
+        """Put starved codes onto items drawn by squared error (k-means++), averages included."""
+        load_C = self.load_QC[level]
+        mean = load_C.mean()
+        dead = torch.nonzero(load_C < self.config.dead_share * mean).squeeze(1)
+        dead = dead[: int((error_S > 0).sum())]
+        if len(dead) == 0:
+            return 0
+        picks = torch.multinomial(error_S.cpu().double(), len(dead), generator=generator)
+        words = residual_SD.index_select(0, picks.to(residual_SD.device))
+        self.codebooks_QCD[level][dead] = words
+        load_C[dead] = 0.5 * mean
+        self.sums_QCD[level][dead] = words * (0.5 * mean)
+        if level == 0:
+            self.squared_radius_C[dead] = self.squared_radius_C.mean()
+        return len(dead)
+
+
+def _squared_distances(x_SD: Tensor, codebook_CD: Tensor) -> Tensor:
+    """(S, C); clamped, so that rounding cannot make one negative and the balance misread it."""
+    norms = x_SD.square().sum(1, keepdim=True) + codebook_CD.square().sum(1)
+    return torch.addmm(norms, x_SD, codebook_CD.T, alpha=-2).clamp_(min=0)
+
+
+def _totals(code_S: Tensor, x_SD: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    sums_CD = torch.zeros(codes, x_SD.shape[1], device=x_SD.device).index_add_(0, code_S, x_SD)
+    return torch.bincount(code_S, minlength=codes).float(), sums_CD
+
+
+def _spread(x_SD: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """k-means++ seeds (Arthur and Vassilvitskii, SODA 2007); repeats where items are few."""
+    first = int(torch.randint(len(x_SD), (1,), generator=generator))
+    seeds = [x_SD[first]]
+    nearest_S = (x_SD - seeds[0]).square().sum(1)
+    for _ in range(count - 1):
+        weight_S = nearest_S.cpu().double() + 1e-9
+        pick = int(torch.multinomial(weight_S, 1, generator=generator))
+        seeds.append(x_SD[pick])
+        nearest_S = torch.minimum(nearest_S, (x_SD - x_SD[pick]).square().sum(1))
+    return torch.stack(seeds)

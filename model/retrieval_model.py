@@ -1,0 +1,304 @@
+"""What a snapshot's weights can do: embed items, weigh interests, make user vectors.
+
+An item's retrieval vector is [z | popularity features | key], a user's vector of a code is [user
+vector | evidence weights | sum of the keys of the history's neighbours in that code, by score].
+The key of an item is a random unit vector of signs, drawn from (seed, item id): keys of two items
+are nearly orthogonal, so the inner product returns an item's own neighbour score plus little
+noise, as only the neighbours *of the searched code* are summed. Thus the whole score s(u, i, c)
+of `model.sparc` is one inner product, and any flat index can serve it.
+
+Shapes: B users, L history length, N items, Q levels, C codes, K chosen codes or neighbours, D
+dimension of the retrieval vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model import cooccurrence, features, item_tower, quantizer, sparc, user_tower
+from model.cooccurrence import Neighbours, look_up
+from model.features import hash_features
+from model.histories import NO_ROW, History, pad_histories
+from model.item_tower import ItemInputs, initial_ids
+from model.manifest import Manifest
+from model.popularity import log_counts
+from model.sparc import Sparc, neighbour_features
+from model.stable_random import stable_signs
+from model.user_tower import EncodedHistory
+from streaming.events import Item
+
+WEIGHTS = "weights.safetensors"
+CHUNK = 65_536
+"""Items embedded at once; bounds the memory."""
+
+
+class ModelError(ValueError):
+    """Weights or facts of a model are missing, do not fit together, or are not numbers."""
+
+
+class Encoded(NamedTuple):
+    """Encoded histories: opaque outside this module.
+
+    Attributes:
+        histories: what the user tower keeps.
+        interest_evidence_BCF: evidence for each code.
+        popularity_weights_BP: user part of the popularity dimensions.
+        near_rows_BK: neighbours of the history, `NO_ROW` padded.
+        near_scores_BK: their contribution to the score.
+    """
+
+    histories: EncodedHistory
+    interest_evidence_BCF: Tensor
+    popularity_weights_BP: Tensor
+    near_rows_BK: np.ndarray
+    near_scores_BK: Tensor
+
+
+def config_from_dict(value: dict[str, Any]) -> sparc.Config:
+    """`sparc.Config` from what `dataclasses.asdict` made of it, also after JSON."""
+    fields = dict(value)
+    tower = dict(fields.pop("item_tower"))
+    neighbours = dict(fields.pop("neighbours"))
+    neighbours["half_lives_days"] = tuple(neighbours["half_lives_days"])
+    return sparc.Config(
+        item_tower=item_tower.Config(**tower | {"features": features.Config(**tower["features"])}),
+        quantizer=quantizer.Config(**fields.pop("quantizer")),
+        user_tower=user_tower.Config(**fields.pop("user_tower")),
+        neighbours=cooccurrence.Config(**neighbours),
+        losses=sparc.LossWeights(**fields.pop("losses")),
+        popularity_half_lives_days=tuple(fields.pop("popularity_half_lives_days")),
+        **fields,
+    )
+
+
+class RetrievalModel:
+    """Inference in eval mode without gradients; never changes, so threads may share it.
+
+    Attributes:
+        item_ids_N: int64, the catalogue in row order.
+        vectors_ND: float32 retrieval vectors.
+        codes_NQ: int64 codes.
+        item_events_N: int64, events that each item has had.
+        centroids_CD: float32 first-level codewords in quantizer space.
+        first_level_codes, levels, dimension: C, Q and D (of `vectors_ND`).
+        normalise_lists: whether log Z(u, c) of a list is to be subtracted when lists are merged.
+        clock_ms: time to which the popularity features are brought forward.
+    """
+
+    normalise_lists: bool
+    clock_ms: int
+
+    def __init__(
+        self, tensors: dict[str, Tensor], facts: dict[str, Any], device: str = "cpu"
+    ) -> None:
+        """Build from what `Learner.export` gives.
+
+        Raises:
+            ModelError: naming the tensor or fact that is missing, misshapen or not finite.
+        """
+        self._device = torch.device(device)
+        try:
+            self._config = config_from_dict(facts["config"])
+            self._seed = int(facts["seed"])
+            self.normalise_lists = bool(facts["normalise_lists"])
+            self.clock_ms = int(facts["clock_ms"])
+            self._build({name: value.to(self._device) for name, value in tensors.items()})
+        except ModelError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"the weights do not fit the model's facts: {error}") from error
+
+    @classmethod
+    def load(cls, directory: Path, manifest: Manifest, device: str = "cpu") -> RetrievalModel:
+        """Read a published directory whose digests have been verified.
+
+        Raises:
+            ModelError: if the weights are unreadable, do not fit, or hold NaN or infinity.
+        """
+        path = directory / WEIGHTS
+        if "model" not in manifest.facts:
+            raise ModelError(f"{directory}: the manifest's facts describe no model")
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: not readable as safetensors ({error})") from error
+        try:
+            return cls(tensors, manifest.facts["model"], device)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+
+    def _build(self, tensors: dict[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ModelError(f"tensor {name!r} holds NaN or infinity")
+        prefix = "sparc."
+        own = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+        self._sparc = Sparc(self._config).to(self._device).eval()
+        self._sparc.load_state_dict(own)
+        self._words_WD = tensors["words_WD"]
+        self._z_ND = tensors["items.z_ND"]
+        self._id_ND = tensors["items.id_ND"]
+        self._code_popularity_CP = tensors["codes.popularity_CP"]
+        self.item_ids_N = tensors["items.ids_N"].cpu().numpy()
+        self.item_events_N = tensors["items.events_N"].cpu().numpy()
+        self.codes_NQ = tensors["items.codes_NQ"].cpu().numpy().astype(np.int64)
+        popularity_NP = tensors["items.popularity_NP"].cpu().numpy()
+        keys_Nd = self._keys(self.item_ids_N)
+        self.vectors_ND = np.concatenate([self._z_ND.cpu().numpy(), popularity_NP, keys_Nd], axis=1)
+        self._keys_Nd = torch.from_numpy(keys_Nd).to(self._device)
+        self._near_rows_NM = tensors["neighbours.rows_NM"].cpu().numpy()
+        self._near_weights_NMH = tensors["neighbours.weights_NMH"].cpu().numpy()
+        self._near_times_N = tensors["neighbours.times_N"].cpu().numpy()
+        self._codes_N = torch.from_numpy(self.codes_NQ[:, 0]).to(self._device)
+        self._order = np.argsort(self.item_ids_N, kind="stable")
+        self._sorted_ids = self.item_ids_N[self._order]
+        codebooks_QCD = self._sparc.quantizer.codebooks_QCD
+        self.levels, self.first_level_codes, _ = codebooks_QCD.shape
+        self.centroids_CD = codebooks_QCD[0].cpu().numpy()
+        self.dimension = self.vectors_ND.shape[1]
+        if len({len(self.item_ids_N), len(self._z_ND), len(self.codes_NQ), len(self._id_ND)}) > 1:
+            raise ModelError("the item tensors differ in length")
+
+    def _keys(self, ids: np.ndarray) -> np.ndarray:
+        return stable_signs(self._seed + 2, ids, self._config.key_dimension)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Catalogue rows of ids, `NO_ROW` where unknown."""
+        if len(self._sorted_ids) == 0:
+            return np.full(ids.shape, NO_ROW, dtype=np.int64)
+        place = np.searchsorted(self._sorted_ids, ids).clip(max=len(self._sorted_ids) - 1)
+        return np.where(self._sorted_ids[place] == ids, self._order[place], NO_ROW)
+
+    @torch.inference_mode()
+    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+        """Retrieval vectors (n, D) float32 and codes (n, Q) int64 of any items, as they are given.
+
+        An item that the model has not learnt is placed by its title and category alone and has no
+        popularity yet.
+        """
+        z_nD, rows_n, ids_n = self._place(items)
+        codes_nQ = self._sparc.quantizer.assign(self._sparc.quantizer.standardise(z_nD))
+        popularity = slice(self._z_ND.shape[1], self.dimension - self._config.key_dimension)
+        popularity_nP = np.zeros((len(items), popularity.stop - popularity.start), np.float32)
+        known_n = rows_n != NO_ROW
+        popularity_nP[known_n] = self.vectors_ND[rows_n[known_n], popularity]
+        vectors = np.concatenate([z_nD.cpu().numpy(), popularity_nP, self._keys(ids_n)], axis=1)
+        return vectors, codes_nQ.cpu().numpy()
+
+    def _place(self, items: Sequence[Item]) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """Z, rows and ids of items."""
+        ids_n = np.fromiter((item.item_id for item in items), np.int64, len(items))
+        rows_n = self.rows(ids_n)
+        known_n = rows_n != NO_ROW
+        config = self._config.item_tower
+        parts = [torch.zeros(0, config.dimension, device=self._device)]
+        for a in range(0, len(items), CHUNK):
+            here = slice(a, a + CHUNK)
+            hashed = hash_features(items[here], config.features)
+            id_nD = initial_ids(self._seed, ids_n[here], config).to(self._device)
+            known = torch.from_numpy(np.flatnonzero(known_n[here])).to(self._device)
+            old = torch.from_numpy(rows_n[here][known_n[here]]).to(self._device)
+            id_nD[known] = self._id_ND[old]
+            inputs = ItemInputs(
+                id_nD,
+                torch.from_numpy(hashed.words_NT).to(self._device),
+                self._words_WD,
+                torch.from_numpy(hashed.category_N).to(self._device),
+            )
+            parts.append(self._sparc.item_tower(inputs))
+        return torch.cat(parts), rows_n, ids_n
+
+    @torch.inference_mode()
+    def quantizer_space(self, items: Sequence[Item] | None = None) -> np.ndarray:
+        """Where items lie in the space of the centroids: (N, D of z) float32; None: all of them."""
+        z_ND = self._z_ND if items is None else self._place(items)[0]
+        return self._sparc.quantizer.standardise(z_ND).cpu().numpy()
+
+    @torch.inference_mode()
+    def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> Encoded:
+        """Encode histories as of `now_ms` (B,). An empty history gives the prior."""
+        batch = pad_histories(histories, self.rows)
+        now_B = np.asarray(now_ms, dtype=np.int64)
+        known_BL = torch.from_numpy(batch.known_BL).to(self._device)
+        age_BL = np.where(batch.known_BL, now_B[:, None] - batch.times_BL, 0).astype(np.float32)
+        rows_BL = torch.from_numpy(batch.rows_BL).to(self._device)
+        z_BLD = self._z_ND[rows_BL.clamp(min=0)] * known_BL.unsqueeze(2)
+        encoded = self._sparc.user_tower.encode(
+            z_BLD, torch.from_numpy(age_BL).to(self._device), known_BL
+        )
+        near: Neighbours = look_up(
+            self._config.neighbours,
+            self._near_rows_NM,
+            self._near_weights_NMH,
+            self._near_times_N,
+            batch,
+            now_B,
+        )
+        near_rows_BK = torch.from_numpy(near.rows_BK).to(self._device)
+        near_BKH = neighbour_features(torch.from_numpy(near.scores_BKH).to(self._device))
+        size = len(histories)
+        evidence_BCF = self._sparc.interest_evidence(
+            self._code_popularity_CP.expand(size, -1, -1),
+            self._codes(near_rows_BK),
+            near_BKH,
+            self._codes(rows_BL),
+        )
+        popularity_weights_BP, near_weights_BH = self._sparc.evidence_weights(encoded)
+        near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
+        return Encoded(encoded, evidence_BCF, popularity_weights_BP, near.rows_BK, near_BK)
+
+    def _codes(self, rows: Tensor) -> Tensor:
+        if len(self._codes_N) == 0:
+            return torch.full_like(rows, -1)
+        return torch.where(rows >= 0, self._codes_N[rows.clamp(min=0)], -1)
+
+    @torch.inference_mode()
+    def log_interests(self, encoded: Encoded) -> np.ndarray:
+        """Log p(c | u): (B, C) float32, rows normalised."""
+        logs_BC = self._sparc.log_interests(encoded.histories, encoded.interest_evidence_BCF)
+        return logs_BC.cpu().numpy()
+
+    @torch.inference_mode()
+    def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
+        """One retrieval vector for each (user, chosen code): (B, K, D) float32."""
+        codes = torch.from_numpy(np.ascontiguousarray(codes_BK, dtype=np.int64)).to(self._device)
+        query_BKD = self._sparc.quantizer.codebooks_QCD[0][codes]
+        users_BKD = self._sparc.user_tower(encoded.histories, query_BKD)
+        weights_BKP = encoded.popularity_weights_BP.unsqueeze(1).expand(-1, codes.shape[1], -1)
+        rows_BM = torch.from_numpy(encoded.near_rows_BK).to(self._device)
+        inside_BKM = self._codes(rows_BM).unsqueeze(1) == codes.unsqueeze(2)
+        scores_BKM = encoded.near_scores_BK.unsqueeze(1) * inside_BKM
+        if len(self._keys_Nd):
+            keys_BKd = scores_BKM @ self._keys_Nd[rows_BM.clamp(min=0)]
+        else:
+            keys_BKd = users_BKD.new_zeros(*codes.shape, self._config.key_dimension)
+        return torch.cat([users_BKD, weights_BKP, keys_BKd], dim=2).cpu().numpy()
+
+
+def model_facts(
+    config: sparc.Config, seed: int, clock_ms: int, dimension: int, items: int
+) -> dict[str, Any]:
+    """`facts["model"]` of a handover or snapshot: what `RetrievalModel` needs beside weights."""
+    return {
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "clock_ms": clock_ms,
+        "dimension": dimension,
+        "items": items,
+        "normalise_lists": True,
+    }
+
+
+def popularity_features(counts_NH: np.ndarray, seen_N: np.ndarray) -> np.ndarray:
+    """Popularity dimensions of items: log counts and "was clicked before", (..., N, P) float32."""
+    seen = seen_N[..., None].astype(np.float32)
+    return np.concatenate([log_counts(counts_NH), seen], axis=-1)
