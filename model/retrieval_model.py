@@ -252,7 +252,7 @@ class RetrievalModel:
             near_BKH,
             self._codes(rows_BL),
         )
-        popularity_weights_BP, near_weights_BH = self._sparc.evidence_weights(encoded)
+        popularity_weights_BP, near_weights_BH = self._sparc.evidence_weights(encoded.state_BD)
         near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
         return Encoded(encoded, evidence_BCF, popularity_weights_BP, near.rows_BK, near_BK)
 
@@ -264,7 +264,9 @@ class RetrievalModel:
     @torch.inference_mode()
     def log_interests(self, encoded: Encoded) -> np.ndarray:
         """Log p(c | u): (B, C) float32, rows normalised."""
-        logs_BC = self._sparc.log_interests(encoded.histories, encoded.interest_evidence_BCF)
+        logs_BC = self._sparc.log_interests(
+            encoded.histories.state_BD, encoded.interest_evidence_BCF
+        )
         return logs_BC.cpu().numpy()
 
     @torch.inference_mode()

@@ -25,7 +25,10 @@ from model import cooccurrence, item_tower, losses, quantizer, user_tower
 from model.interest_head import InterestHead
 from model.item_tower import ItemInputs, ItemTower
 from model.quantizer import ResidualQuantizer
-from model.user_tower import EncodedHistory, UserTower
+from model.user_tower import UserTower
+
+LENGTH_PARTS = 6
+"""Parts of a batch that are padded on their own."""
 
 
 @dataclass(frozen=True)
@@ -184,13 +187,15 @@ class Sparc(nn.Module):
             [code_popularity_BCP, neighbour_features(near_BCH), torch.log1p(4 * own_BC1)], dim=2
         )
 
-    def log_interests(self, encoded: EncodedHistory, evidence_BCF: Tensor) -> Tensor:
-        """Log p(c | u), (B, C) float32."""
-        return self.interest_head(encoded.state_BD, self.quantizer.codebooks_QCD[0], evidence_BCF)  # type: ignore[no-any-return]
+    def log_interests(self, state_BD: Tensor, evidence_BCF: Tensor) -> Tensor:
+        """Log p(c | u) of users' states: (B, C) float32."""
+        codebook_CD = self.quantizer.codebooks_QCD[0]
+        logs_BC: Tensor = self.interest_head(state_BD, codebook_CD, evidence_BCF)
+        return logs_BC
 
-    def evidence_weights(self, encoded: EncodedHistory) -> tuple[Tensor, Tensor]:
+    def evidence_weights(self, state_BD: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of popularity features (B, P) and of neighbour features (B, H)."""
-        weights = self.evidence(encoded.state_BD).float()
+        weights = self.evidence(state_BD).float()
         p = self.config.popularity_features
         return weights[:, :p], weights[:, p:]
 
@@ -205,15 +210,13 @@ class Sparc(nn.Module):
         size = len(target_B)
         device = z_SD.device
 
-        history_BLD = F.embedding(batch.history_BL.clamp(min=0), z_SD)
-        encoded = self.user_tower.encode(history_BLD, batch.age_BL, batch.history_BL >= 0)
         shuffle_B = torch.randperm(size, generator=generator).to(device)
         half_B1 = (torch.rand(size, 1, generator=generator) < 0.5).to(device)
         word_BD = quantized.first_SD.index_select(0, target_B)
         whole_BD = quantized.sum_SD.detach().index_select(0, target_B)
         query_BD = torch.where(half_B1, word_BD, whole_BD)
         queries_B2D = torch.stack([query_BD, query_BD.index_select(0, shuffle_B)], dim=1)
-        users_B2D = self.user_tower(encoded, queries_B2D).float()
+        state_BD, users_B2D = self._users(batch, z_SD, queries_B2D)
         right_BD, shuffled_BD = users_B2D.unbind(1)
         positive_BD = z_SD.index_select(0, target_B)
         rows_B = batch.item_rows_S.index_select(0, target_B)
@@ -224,13 +227,13 @@ class Sparc(nn.Module):
             batch.neighbour_score_BKH,
             batch.history_code_BL,
         )
-        log_interests_BC = self.log_interests(encoded, evidence_BCF)
+        log_interests_BC = self.log_interests(state_BD, evidence_BCF)
         code_B = code_S.index_select(0, target_B)
         few = slice(0, 512)  # of a shuffled batch: enough contrast, bounded cost
         subset = shuffle_B[few]
         wrong_BD = positive_BD.index_select(0, shuffle_B)
         parts = {
-            "items": self._list_loss(batch, encoded, right_BD, z_SD, code_S),
+            "items": self._list_loss(batch, state_BD, right_BD, z_SD, code_S),
             "interests": losses.interest_cross_entropy(log_interests_BC, code_B),
             "binary": losses.binary_cross_entropy(
                 (right_BD * positive_BD).sum(1) + self.binary_bias,
@@ -257,10 +260,32 @@ class Sparc(nn.Module):
         parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()
         return Outcome(parts, z_SD)
 
+    def _users(self, batch: Batch, z_SD: Tensor, query_BKD: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, D) and user vectors (B, K, D).
+
+        Most histories are short and a few are long, so users are taken by length, a part at a
+        time, each padded only to its own longest.
+        """
+        known_BL = batch.history_BL >= 0
+        order_B = torch.argsort(known_BL.sum(1), stable=True)
+        states, users = [], []
+        for part in order_B.chunk(LENGTH_PARTS):
+            length = max(1, int(known_BL[part[-1]].sum()))
+            history_BL = batch.history_BL[part, -length:]
+            encoded = self.user_tower.encode(
+                F.embedding(history_BL.clamp(min=0), z_SD),
+                batch.age_BL[part, -length:],
+                history_BL >= 0,
+            )
+            states.append(encoded.state_BD)
+            users.append(self.user_tower(encoded, query_BKD.index_select(0, part)).float())
+        back_B = torch.argsort(order_B)
+        return torch.cat(states).index_select(0, back_B), torch.cat(users).index_select(0, back_B)
+
     def _list_loss(
         self,
         batch: Batch,
-        encoded: EncodedHistory,
+        state_BD: Tensor,
         right_BD: Tensor,
         z_SD: Tensor,
         code_S: Tensor,
@@ -270,7 +295,7 @@ class Sparc(nn.Module):
         code_B = code_S.index_select(0, batch.target_B)
         logits_BM = lists.inner_products(right_BD, z_SD, code_B)
         members_BM = lists.members_CM.index_select(0, code_B)
-        popularity_weights_BP, near_weights_BH = self.evidence_weights(encoded)
+        popularity_weights_BP, near_weights_BH = self.evidence_weights(state_BD)
         count = z_SD.shape[0]
         flat_BM = batch.clock_B.unsqueeze(1) * count + members_BM.clamp(min=0)
         features_BMP = F.embedding(flat_BM, batch.popularity_GSP.flatten(0, 1))
