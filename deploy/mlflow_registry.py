@@ -12,19 +12,17 @@ The model is pyfunc from code (`deploy/pyfunc_model.py`): MLflow neither pickles
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
+from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
     RESOURCE_ALREADY_EXISTS,
@@ -34,6 +32,7 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from deploy import version_facts
+from deploy.registered_model import save_model
 from deploy.registry import RegisteredVersion, RegistryError
 from deploy.version_facts import DIGEST_TAG, VERSION_TAG
 from model.manifest import Manifest
@@ -46,17 +45,6 @@ CHALLENGER = "challenger"
 PREVIOUS = "previous"
 
 PIPELINE_TAG = "pipeline"
-_CODE = Path(__file__).with_name("pyfunc_model.py")
-_REQUIREMENTS = (
-    "mlflow",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "torch",
-    "safetensors",
-    "faiss-gpu",
-    "sparc-stream",
-)
 
 
 def _refused(error: MlflowException, *codes: int) -> bool:
@@ -300,64 +288,3 @@ class Registry:
         if champion is not None:
             self._set_alias(PREVIOUS, champion)
         self._set_alias(CHAMPION, mlflow_version)
-
-
-def save_model(path: Path, snapshot: Path, mlflow_model: Model, search: SearchConfig) -> None:
-    """Write a snapshot directory as an MLflow pyfunc model that searches by `search` to `path`."""
-    import mlflow.pyfunc
-
-    from deploy import pyfunc_model
-
-    mlflow.pyfunc.save_model(
-        path=str(path),
-        python_model=str(_CODE),
-        artifacts={pyfunc_model.ARTIFACT: str(snapshot)},
-        signature=signature(),
-        input_example=pyfunc_model.input_example(),
-        # Given, because MLflow would otherwise load the model in a new process to infer them.
-        pip_requirements=_requirements(),
-        model_config={"search": asdict(search)},
-        mlflow_model=mlflow_model,
-    )
-
-
-def _requirements() -> list[str]:
-    """The versions in use; a checkout that is not installed has none of its own."""
-    pinned = []
-    for name in _REQUIREMENTS:
-        try:
-            pinned.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return pinned
-
-
-def signature() -> ModelSignature:
-    """Columns that the pyfunc model takes and returns; all but `history` may be left out."""
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
-
-    def column(kind: Any, name: str, required: bool = False) -> ColSpec:
-        return ColSpec(kind, name, required=required)
-
-    integers, numbers = Array(DataType.long), Array(DataType.double)
-    return ModelSignature(
-        inputs=Schema(
-            [
-                column(integers, "history", required=True),
-                column(integers, "history_times"),
-                column(DataType.long, "now_ms"),
-                column(DataType.long, "k"),
-                column(DataType.long, "codes"),
-                column(DataType.boolean, "exclude_seen"),
-            ]
-        ),
-        outputs=Schema(
-            [
-                column(integers, "items", required=True),
-                column(numbers, "scores", required=True),
-                column(integers, "codes", required=True),
-                column(numbers, "code_probabilities", required=True),
-            ]
-        ),
-    )

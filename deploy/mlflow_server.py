@@ -59,7 +59,8 @@ def serve(config: Config, directory: Path) -> None:
         MlflowServerError: if the port is taken.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # The protocol is named so that asyncio sends answers at once (TCP_NODELAY).
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))

@@ -52,8 +52,11 @@ class SnapshotModel(PythonModel):
         search = Config(**(context.model_config or {}).get("search", {}))
         self._state = ServingState.load(Path(context.artifacts[ARTIFACT]), search)
 
-    def predict(  # type: ignore[no-untyped-def]  # MLflow would read a hint as a signature
-        self, context: PythonModelContext, model_input, params: dict[str, Any] | None = None
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Answer each row; see the module for the columns."""
         from deploy.serving_state import Query

@@ -15,15 +15,14 @@ import logging
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import orjson
 import structlog
+from kafka.errors import KafkaError
 
-from deploy import version_facts
+from deploy.announcements import Announce, KafkaAnnouncer, announcement
 from deploy.registry import Config, Ledger, RegisteredVersion
 from indexer.pointer import SNAPSHOTS, read_pointer, snapshot_path
 from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
@@ -32,9 +31,6 @@ if TYPE_CHECKING:  # faiss would come along
     from indexer.soft_search import Config as SearchConfig
 
 log = structlog.get_logger(__name__)
-
-Announce = Callable[[str, Mapping[str, Any]], None]
-"""Sends one announcement (model name, facts) and returns once Kafka has it; raises otherwise."""
 
 
 class Catalogue(Protocol):
@@ -189,48 +185,6 @@ class Registrar:
         }
 
 
-def announcement(version: RegisteredVersion, manifest: Manifest) -> dict[str, Any]:
-    """What the topic `snapshots` says of a version."""
-    facts = manifest.facts
-    return {
-        "version": version.snapshot_version,
-        "mlflow_version": version.mlflow_version,
-        "manifest_digest": version.digest,
-        "offsets": facts.get("offsets") or {},
-        "event_time_range": facts.get("event_time_range"),
-        "trained_events": facts.get("trained_events"),
-        "metrics": version_facts.metrics_of(manifest),
-    }
-
-
-class KafkaAnnouncer:
-    """Sends announcements with an idempotent producer, opened when first needed."""
-
-    def __init__(self, bootstrap_servers: str, topic: str, settings: Mapping[str, Any]) -> None:
-        self._settings = {
-            "bootstrap_servers": bootstrap_servers,
-            "bootstrap_timeout_ms": 5_000,
-            "max_block_ms": 5_000,
-            **settings,
-        }
-        self._topic = topic
-        self._producer: Any = None
-
-    def __call__(self, model_name: str, facts: Mapping[str, Any]) -> None:
-        """Send, and wait until the broker has it."""
-        from kafka import KafkaProducer
-
-        if self._producer is None:
-            self._producer = KafkaProducer(**self._settings)
-        key, value = model_name.encode(), orjson.dumps(facts)
-        self._producer.send(self._topic, key=key, value=value).get(timeout=10)
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._producer is not None:
-            self._producer.close(timeout=5)
-
-
 class Backoff:
     """Waits 1, 2, 4, ... seconds, at most `longest`, after failures in a row."""
 
@@ -257,7 +211,6 @@ class Backoff:
 
 def follow(registrar: Registrar, config: Config, stop: threading.Event) -> None:
     """Register and announce until `stop`; what fails is tried again, later each time."""
-    from kafka.errors import KafkaError
     from mlflow.exceptions import MlflowException
 
     registry, kafka = (Backoff(config.longest_retry_seconds) for _ in range(2))
@@ -325,7 +278,6 @@ def run(
     from deploy.mlflow_registry import Registry  # imports MLflow, which takes seconds
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\..*")
     ledger = Ledger(data_dir)
     catalogue = Registry(
         tracking_uri, config.model_name, config.experiment, ledger.pipeline, search

@@ -210,6 +210,7 @@ class SequenceFollower:
             **(client_settings or {}),
         }
         self._retry_seconds = retry_seconds
+        self._last_error = ""
         self.connected = False
         self.lag_records: int | None = None
         """Committed records not stored yet, over all partitions; None while unknown."""
@@ -222,11 +223,13 @@ class SequenceFollower:
                 self._follow(stop)
             except (KafkaError, OSError, ValueError) as error:
                 self.connected, self.lag_records = False, None
-                log.warning(
-                    "sequences not readable, histories stand still",
-                    reason=f"{type(error).__name__}: {error}",
-                    retry_seconds=self._retry_seconds,
-                )
+                if str(error) != self._last_error:  # said once, not at every attempt
+                    self._last_error = str(error)
+                    log.warning(
+                        "sequences not readable, histories stand still",
+                        reason=f"{type(error).__name__}: {error}",
+                        retry_seconds=self._retry_seconds,
+                    )
                 stop.wait(self._retry_seconds)
 
     def _follow(self, stop: threading.Event) -> None:
@@ -242,7 +245,7 @@ class SequenceFollower:
                         stop.wait(0.5)
                         continue
                     ends = consumer.end_offsets(partitions)
-                    self.connected = True
+                    self.connected, self._last_error = True, ""
                 polled = consumer.poll(timeout_ms=200)
                 positions = {p: consumer.position(p) for p in partitions}
                 if polled:
