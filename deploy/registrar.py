@@ -199,7 +199,7 @@ class Backoff:
 
     def failed(self) -> float:
         """Count a failure; returns the seconds to wait."""
-        wait = min(2.0**self._failures, self._longest)
+        wait = min(2.0 ** min(self._failures, 30), self._longest)
         self._failures += 1
         self._until = self._clock() + wait
         return wait

@@ -51,7 +51,7 @@ class MlflowServer:
         self._process = subprocess.Popen(self._command, cwd=ROOT)
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             assert self._process is not None
             assert self._process.poll() is None
@@ -88,7 +88,7 @@ class Part:
     def _report(self, status: dict[str, Any]) -> None:
         self.status = orjson.loads(orjson.dumps(status))
 
-    def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not condition(self.status):
             assert time.monotonic() < deadline, f"last reported: {self.status}"
