@@ -18,10 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kafka.errors import KafkaError
+
 from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.status import read_statuses
-from deploy.supervision import SupervisionError, Supervisor, last_line
+from deploy.supervision import Supervisor, last_line
+from streaming.accounting import Accounts, StreamEnd, count
+from streaming.flink_rest import FlinkRest, FlinkUnavailable
 
 
 class PipelineError(RuntimeError):
@@ -60,43 +64,38 @@ class Step:
     parts: tuple[str, ...]
 
 
+def _number(status: dict[str, Any], key: str) -> int:
+    return int(status.get(key) or 0)
+
+
 def drain_steps(sequences: Callable[[], int]) -> list[Step]:
     """The steps after the stream has emitted everything, in order.
 
     `sequences` gives the number of sequences of users that the topic holds.
     """
+
+    def trained(s: dict[str, dict[str, Any]]) -> bool:
+        return bool(s["train"].get("caught_up")) and (
+            _number(s["train"], "trained_events") >= sequences()
+        )
+
+    def indexed(s: dict[str, dict[str, Any]]) -> bool:
+        handed_over = _number(s["train"].get("last_handover") or {}, "sequence")
+        return bool(s["index"].get("caught_up")) and _number(s["index"], "handover") >= handed_over
+
+    def registered(s: dict[str, dict[str, Any]]) -> bool:
+        return bool(s["register"].get("caught_up")) and (
+            _number(s["register"], "last_registered") >= _number(s["index"], "version")
+        )
+
+    def served(s: dict[str, dict[str, Any]]) -> bool:
+        return 0 < _number(s["index"], "version") <= _number(s["serve"], "version")
+
     return [
-        Step(
-            "training",
-            lambda s: (
-                bool(s["train"].get("caught_up"))
-                and int(s["train"].get("trained_events", 0)) >= sequences()
-            ),
-            ("train",),
-        ),
-        Step(
-            "indexing",
-            lambda s: (
-                bool(s["index"].get("caught_up"))
-                and int(s["index"].get("handover", 0))
-                >= int((s["train"].get("last_handover") or {}).get("sequence", 0))
-            ),
-            ("index",),
-        ),
-        Step(
-            "registration",
-            lambda s: (
-                bool(s["register"].get("caught_up"))
-                and int(s["register"].get("last_registered", 0))
-                >= int(s["index"].get("version", 0))
-            ),
-            ("register",),
-        ),
-        Step(
-            "serving",
-            lambda s: int(s["serve"].get("version", 0)) >= int(s["index"].get("version", 0)),
-            ("serve",),
-        ),
+        Step("training", trained, ("train",)),
+        Step("indexing", indexed, ("index",)),
+        Step("registration", registered, ("register",)),
+        Step("serving", served, ("serve",)),
     ]
 
 
@@ -149,20 +148,36 @@ class Pipeline:
         while not self.stop.wait(1.0):
             self._observe()
 
-    def drain(self, stream_drained: Callable[[], bool], count: Callable[[], Any]) -> dict[str, Any]:
+    def drain(self) -> dict[str, Any]:
         """Follow the log to its end through every part; returns the summary.
-
-        Args:
-            stream_drained: whether the streaming job has emitted all it will.
-            count: counts the topics; gives `streaming.accounting.Accounts`.
 
         Raises:
             PipelineError: if a part fails, stands still, or something was lost.
         """
         began = self.clock()
+        settings = self.settings
         self._until("replay", lambda _: self._replay_ended(), ("replay",))
-        self._until("streaming", lambda _: stream_drained(), ("stream",))
-        accounts = count()
+        flink = FlinkRest(settings.flink_address)
+        end = StreamEnd(
+            settings.bootstrap,
+            settings.kafka.topics(),
+            settings.streaming.name,
+            flink,
+            settings.kafka.client,
+        )
+
+        def emitted(_: dict[str, dict[str, Any]]) -> bool:
+            try:
+                return end.reached(settings.streaming.name)
+            except (KafkaError, FlinkUnavailable):  # killed a moment ago, and being restarted
+                return False
+
+        try:
+            self._until("streaming", emitted, ("stream",))
+        finally:
+            end.close()
+            flink.close()
+        accounts = count(settings.bootstrap, settings.kafka.topics(), settings.kafka.client)
         for step in drain_steps(lambda: accounts.sequences):
             self._until(step.name, step.done, step.parts)
         self.peak_memory = max(self.peak_memory, self.supervisor.memory_bytes())
@@ -201,10 +216,10 @@ class Pipeline:
                 )
             self.stop.wait(0.3)
 
-    def _summary(self, accounts: Any, seconds: float) -> dict[str, Any]:
+    def _summary(self, accounts: Accounts, seconds: float) -> dict[str, Any]:
         s = read_statuses(self.settings.data_dir)
         replay, train, index, register = s["replay"], s["train"], s["index"], s["register"]
-        health = train.get("health") or {}
+        health = train.get("codebook") or {}
         return {
             "events_read": replay.get("events_read", 0),
             "bad_lines": replay.get("bad_lines", 0),
@@ -245,6 +260,3 @@ def incomplete(summary: dict[str, Any]) -> str:
         < summary["snapshots_published"],
     }
     return ", ".join(name for name, wrong in checks.items() if wrong)
-
-
-__all__ = ["Pipeline", "PipelineError", "SupervisionError", "drain_steps", "incomplete", "only_one"]

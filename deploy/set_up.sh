@@ -1,6 +1,5 @@
 # Sourced by start_pipeline.sh and run_tests.sh: makes `.venv` and fetches the jars, once.
-# Idempotent: what is there already is recognised by the digests of requirements.lock, pyproject.toml
-# and pom.xml, so a second start spends a fraction of a second here.
+# Idempotent: what is there already is recognised by the digests of what they are made from, so a second start spends a fraction of a second here.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -57,13 +56,14 @@ set_up_python() {
 
 set_up_jars() {
   local stamp
-  stamp=$(sha256sum <"$root/deploy/pom.xml" | cut -d' ' -f1)
+  stamp=$(find "$root/deploy/pom.xml" "$root/streaming/java" -type f -print0 | LC_ALL=C sort -z |
+    xargs -0 cat | sha256sum | cut -d' ' -f1)
   if [ "$(cat "$state/jars.stamp" 2>/dev/null)" = "$stamp" ] && [ -d "$state/jars/kafka" ]; then
     return
   fi
   command -v mvn >/dev/null 2>&1 ||
     fail "no Maven: 'mvn' was not found; install it (for example: apt-get install maven)"
-  say "fetching Kafka and the Flink connector by deploy/pom.xml"
+  say "fetching Kafka and the Flink connector, and compiling the job's functions, by deploy/pom.xml"
   rm -rf "$state/jars"
   mvn -q -B -f "$root/deploy/pom.xml" package "-Ddest=$state/jars" >&2 ||
     fail "Maven could not fetch the jars of deploy/pom.xml; see the message above"

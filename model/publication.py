@@ -53,6 +53,7 @@ class Schedule:
     def published(self, now: float) -> None:
         """A handover was published."""
         self._published = now
+        self._first_unpublished = None
 
     def due(self, progress: Progress, now: float, moved_codes: float | None) -> str | None:
         """The reason to publish now, or None.

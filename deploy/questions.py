@@ -1,0 +1,199 @@
+"""Questions to a pipeline from outside: its status, an answer of its service, its snapshots."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deploy.progress import describe
+from deploy.registry import registered_versions
+from deploy.settings import Settings
+from deploy.status import PARTS, is_alive, read_statuses
+from indexer.pointer import read_pointer
+from model.manifest import ManifestError, read_manifest
+
+console = Console(soft_wrap=True)
+
+
+class QuestionError(RuntimeError):
+    """The service or the registry does not answer, or refuses the question."""
+
+
+def _service(settings: Settings) -> str:
+    return f"http://{settings.service.host}:{settings.ports.service}"
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """Every part's last report, with `alive` and its age in seconds, and where things are."""
+    now = time.time()
+    found = {}
+    for part, report in read_statuses(settings.data_dir).items():
+        age = round(now - report["updated_at"], 1) if report else None
+        found[part] = {"alive": is_alive(report, now), "age_seconds": age, **report}
+    return {
+        "data_dir": str(settings.data_dir.resolve()),
+        "addresses": {
+            "kafka": settings.bootstrap,
+            "flink": f"http://{settings.flink_address}",
+            "mlflow": settings.tracking_uri,
+            "service": _service(settings),
+        },
+        "parts": found,
+    }
+
+
+def show_status(facts: dict[str, Any]) -> None:
+    """Print `status` as a table."""
+    table = Table("part", "alive", "seen", "what it says")
+    for part in PARTS:
+        report = facts["parts"][part]
+        age = report["age_seconds"]
+        alive = "[green]yes[/]" if report["alive"] else "[yellow]no[/]"
+        if part == "replay" and report.get("done"):
+            alive = "[cyan]done[/]"
+        seen = "never" if age is None else f"{age:.0f} s ago"
+        table.add_row(part, alive, seen, escape(describe(report, part)))
+    console.print(table)
+    for name, address in facts["addresses"].items():
+        console.print(f"{name:<10} {address}", highlight=False)
+    console.print(f"{'data':<10} {facts['data_dir']}", highlight=False)
+
+
+def retrieve(
+    settings: Settings, user: int | None, history: str | None, k: int, codes: int | None
+) -> dict[str, Any]:
+    """Ask the service.
+
+    Raises:
+        QuestionError: if it does not answer, or refuses.
+        ValueError: for a history that is not a list of integers.
+    """
+    if (user is None) == (history is None):
+        raise ValueError("give either --user or --history")
+    question: dict[str, Any] = {"k": k}
+    if user is not None:
+        question["user_id"] = user
+    else:
+        try:
+            question["history"] = [int(word) for word in (history or "").split(",") if word]
+        except ValueError as error:
+            raise ValueError(f"--history {history!r}: item ids with commas between") from error
+    if codes is not None:
+        question["codes"] = codes
+    address = f"{_service(settings)}/v1/retrieve"
+    try:
+        answer = httpx.post(address, json=question, timeout=10.0)
+    except httpx.HTTPError as error:
+        raise QuestionError(
+            f"no service answers at {address} ({error}); start it with ./deploy/start_pipeline.sh "
+            "or `sparc serve`"
+        ) from error
+    if answer.status_code != 200:
+        raise QuestionError(f"{address} answers {answer.status_code}: {answer.text}")
+    return answer.json()
+
+
+def show_answer(answer: dict[str, Any]) -> None:
+    """Print the codes that were searched, then the items with the code that brought each."""
+    known = {True: "known user", False: "unknown user: the interest prior answers", None: "history"}
+    console.print(f"snapshot {answer['version']}, {known[answer['known_user']]}")
+    codes = Table("code", "probability", "items of the answer", title="interests searched")
+    for code in answer["searched"]:
+        codes.add_row(str(code["code"]), f"{code['probability']:.3f}", str(code["quota"]))
+    console.print(codes)
+    items = Table("", "item", "title", "category", "code", "p(code)", "score", title="items")
+    for rank, item in enumerate(answer["items"], 1):
+        items.add_row(
+            str(rank),
+            str(item["item_id"]),
+            escape(item["title"] or item["external_id"]),
+            escape(item["category"]),
+            str(item["code"]),
+            f"{item['code_probability']:.3f}",
+            f"{item['score']:.2f}",
+        )
+    console.print(items)
+
+
+def _aliases(settings: Settings) -> dict[int, list[str]] | None:
+    """Aliases by MLflow's version; None where the registry does not answer."""
+    try:
+        answer = httpx.get(
+            f"{settings.tracking_uri}/api/2.0/mlflow/registered-models/get",
+            params={"name": settings.registry.model_name},
+            timeout=5.0,
+        )
+        entries = answer.raise_for_status().json()["registered_model"].get("aliases", [])
+    except (httpx.HTTPError, KeyError, ValueError):
+        return None
+    found: dict[int, list[str]] = {}
+    for entry in entries:
+        found.setdefault(int(entry["version"]), []).append(entry["alias"])
+    return found
+
+
+def snapshots(settings: Settings) -> list[dict[str, Any]]:
+    """The snapshots on disk, oldest first, with their version and aliases in the registry."""
+    registered = registered_versions(settings.data_dir)
+    aliases = _aliases(settings)
+    pointer = read_pointer(settings.data_dir)
+    found = []
+    for path in sorted((settings.data_dir / "snapshots").glob("[0-9]*")):
+        try:
+            facts = read_manifest(path, "snapshot").facts
+        except ManifestError:
+            continue  # its writer was killed; the indexer removes it
+        version = int(path.name)
+        mlflow_version = registered.get(version)
+        span = facts.get("event_time_range") or [None, None]
+        metrics = facts.get("metrics") or {}
+        found.append(
+            {
+                "version": version,
+                "served": pointer is not None and pointer.version == version,
+                "mlflow_version": mlflow_version,
+                "aliases": None if aliases is None else aliases.get(mlflow_version or 0, []),
+                "reason": facts.get("reason"),
+                "trained_events": facts.get("trained_events"),
+                "trained_until_ms": span[1],
+                "rebuilt_codes": len(facts.get("rebuilt_codes") or []),
+                "items": facts.get("indexed_items"),
+                "recall_at_50": metrics.get("recall_at_50"),
+            }
+        )
+    return found
+
+
+def show_snapshots(found: list[dict[str, Any]]) -> None:
+    """Print `snapshots` as a table."""
+    table = Table(
+        "snapshot",
+        "registry",
+        "aliases",
+        "reason",
+        "trained",
+        "until",
+        "lists rebuilt",
+        "recall@50",
+    )
+    for entry in found:
+        until = entry["trained_until_ms"]
+        aliases = entry["aliases"]
+        recall = entry["recall_at_50"]
+        table.add_row(
+            f"{entry['version']}{' (served)' if entry['served'] else ''}",
+            "not yet" if entry["mlflow_version"] is None else f"v{entry['mlflow_version']}",
+            "registry away" if aliases is None else ", ".join(aliases),
+            str(entry["reason"] or ""),
+            f"{entry['trained_events'] or 0:,}",
+            "" if until is None else datetime.fromtimestamp(until / 1000, UTC).date().isoformat(),
+            str(entry["rebuilt_codes"]),
+            "" if recall is None else f"{recall:.4f}",
+        )
+    console.print(table)

@@ -1,0 +1,318 @@
+"""The configuration of the whole pipeline: each part's `Config`, composed from one TOML file.
+
+Precedence, highest first: command-line flags, `SPARC_...` variables (`SPARC_TRAINER__BATCH_SIZE`
+for `batch_size` in the section `[trainer]`), the TOML file, the defaults in the code.
+`sparc config show` prints the effective result in the form of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import pydantic
+import tomli_w
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from deploy import flink_cluster, kafka_broker, mlflow_server
+from deploy.ports import Ports
+from deploy.registry import Config as RegistryConfig
+from deploy.service import Config as ServiceConfig
+from indexer.indexer import Config as IndexerConfig
+from indexer.soft_search import Config as SearchConfig
+from replay.config import ReplayConfig
+from streaming import job
+from streaming.topics import Topics
+
+if TYPE_CHECKING:
+    from model.learner import Config as LearnerConfig
+    from model.trainer import Config as TrainerConfig
+
+C = TypeVar("C")
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+LATEST = DATA / "latest"
+CONFIG = "config.toml"
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong; the message names the setting."""
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """How to reach Kafka.
+
+    Attributes:
+        bootstrap: `host:port,...` of a running Kafka; empty: a local broker is started.
+        heap_mb: Java heap of the local broker in MiB.
+        client: further settings of kafka-python (`security_protocol`, `sasl_mechanism`, ...).
+        prefix: put before every topic name.
+        partitions: of `clicks` and `sequences`, when they are created.
+        replication: of every topic, when it is created.
+    """
+
+    bootstrap: str = ""
+    heap_mb: int = 512
+    client: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    partitions: int = 1
+    replication: int = 1
+
+    def topics(self) -> Topics:
+        """The topic names."""
+        return Topics().prefixed(self.prefix)
+
+
+@dataclass(frozen=True)
+class Flink:
+    """How to reach Flink.
+
+    Attributes:
+        address: `host:port` of a session cluster's REST API; empty: a local cluster is started.
+        checkpoints: URI of a directory that the cluster and `sparc stream` can reach; empty: a
+            folder of the data directory.
+        slots: task slots of the local cluster; the job takes as many as its parallelism.
+        job_manager_heap_mb: Java heap of the local JobManager in MiB.
+        task_manager_heap_mb: Java heap of the local TaskManager in MiB; it holds the job's state.
+        managed_mb: memory for RocksDB in the local TaskManager in MiB; 0 with state on the heap.
+    """
+
+    address: str = ""
+    checkpoints: str = ""
+    slots: int = 2
+    job_manager_heap_mb: int = 256
+    task_manager_heap_mb: int = 640
+    managed_mb: int = 0
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; a section of the TOML file per field.
+
+    The sections `[learner]` and `[trainer]` are kept as they are written: their types need torch,
+    and half a gigabyte of memory for a process that does not train is too much for a type check.
+    `learner_config` and `trainer_config` check them.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPARC_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    data_dir: Path = LATEST
+    jars_dir: Path = ROOT / ".deploy" / "jars"
+    log_level: str = "info"
+    drain_timeout_seconds: float = 300.0
+    kafka: Kafka = Kafka()
+    flink: Flink = Flink()
+    ports: Ports = Ports()
+    replay: ReplayConfig = ReplayConfig()
+    streaming: job.Config = job.Config()
+    learner: dict[str, Any] = {}
+    trainer: dict[str, Any] = {}
+    indexer: IndexerConfig = IndexerConfig()
+    search: SearchConfig = SearchConfig()
+    registry: RegistryConfig = RegistryConfig()
+    service: ServiceConfig = ServiceConfig()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_settings_only(cls, values: Any) -> Any:
+        for name, field_info in cls.model_fields.items():
+            _refuse_unknown(field_info.annotation, values.get(name), f"[{name}]")
+        return values
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port,...` of Kafka, the local broker's where no other is configured."""
+        return self.kafka.bootstrap or self.local_broker().bootstrap
+
+    @property
+    def flink_address(self) -> str:
+        """`host:port` of Flink's REST API, the local cluster's where no other is configured."""
+        return self.flink.address or self.local_cluster().address
+
+    @property
+    def tracking_uri(self) -> str:
+        """Of MLflow, the local server's where no other is configured."""
+        return self.registry.tracking_uri or self.local_mlflow().tracking_uri
+
+    def local_broker(self) -> kafka_broker.Config:
+        """The Kafka broker that the pipeline starts."""
+        return kafka_broker.Config(
+            data_dir=self.data_dir / "kafka",
+            port=self.ports.kafka,
+            controller_port=self.ports.kafka_controller,
+            heap_mb=self.kafka.heap_mb,
+            jars=self.jars_dir / "kafka",
+        )
+
+    def local_cluster(self) -> flink_cluster.Config:
+        """The Flink cluster that the pipeline starts."""
+        return flink_cluster.Config(
+            data_dir=self.data_dir / "flink",
+            rest_port=self.ports.flink_rest,
+            rpc_port=self.ports.flink_rpc,
+            blob_port=self.ports.flink_blob,
+            task_manager_port=self.ports.flink_task_manager,
+            data_port=self.ports.flink_data,
+            slots=self.flink.slots,
+            job_manager_heap_mb=self.flink.job_manager_heap_mb,
+            task_manager_heap_mb=self.flink.task_manager_heap_mb,
+            managed_mb=self.flink.managed_mb,
+        )
+
+    def local_mlflow(self) -> mlflow_server.Config:
+        """The MLflow server that the pipeline starts."""
+        return mlflow_server.Config(port=self.ports.mlflow)
+
+    def job_surroundings(self) -> job.Surroundings:
+        """Where the streaming job runs, and what it takes along."""
+        return job.Surroundings(
+            bootstrap=self.bootstrap,
+            flink=self.flink_address,
+            jars=tuple(str(p) for p in sorted((self.jars_dir / "flink").glob("*.jar"))),
+            checkpoints=self.flink.checkpoints or (self.data_dir / "checkpoints").as_uri(),
+            topics=self.kafka.topics(),
+        )
+
+    def learner_config(self) -> LearnerConfig:
+        """The section `[learner]`, checked; imports torch.
+
+        Raises:
+            SettingsError: naming the setting that is wrong.
+        """
+        from model import learner
+
+        return _checked("learner", learner.Config, self.learner)
+
+    def trainer_config(self) -> TrainerConfig:
+        """The section `[trainer]`, checked; imports torch.
+
+        Raises:
+            SettingsError: naming the setting that is wrong.
+        """
+        from model import trainer
+
+        return _checked("trainer", trainer.Config, self.trainer)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over variables over the TOML file."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=_file_in_use),
+        )
+
+
+_file_in_use: Path | None = None
+
+
+def load(
+    config: Path | None = None,
+    data_dir: Path | None = None,
+    *,
+    written: bool = True,
+    **overrides: Any,
+) -> Settings:
+    """Read the effective configuration.
+
+    Args:
+        config: the TOML file; else `SPARC_CONFIG`; else what a pipeline has `written`.
+        data_dir: else `SPARC_DATA_DIR`; else that of the last pipeline that was started.
+        written: whether the `config.toml` that `sparc up` leaves in the data directory counts.
+        overrides: values of flags, by field; those of a section as a mapping.
+
+    Raises:
+        SettingsError: naming the file or the setting that is wrong.
+    """
+    global _file_in_use  # pydantic-settings builds its sources inside the constructor
+    if config is None and (given := os.environ.get("SPARC_CONFIG")):
+        config = Path(given)
+    if data_dir is None and (given := os.environ.get("SPARC_DATA_DIR")):
+        data_dir = Path(given)
+    if config is None:
+        left = (data_dir or LATEST) / CONFIG
+        config = left if written and left.is_file() else None
+    elif not config.is_file():
+        raise SettingsError(f"{config}: no such configuration file")
+    if data_dir is not None:
+        overrides["data_dir"] = data_dir.resolve()
+    _file_in_use = config
+    try:
+        settings = Settings(**{k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as error:
+        raise SettingsError(f"{_first_problem(error)} (file: {config or 'none'})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config}: not TOML: {error}") from error
+    finally:
+        _file_in_use = None
+    return settings
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the configuration"
+    return f"{where}: {first['msg']}, not {first.get('input')!r}"
+
+
+def _refuse_unknown(kind: Any, value: Any, where: str) -> None:
+    """Refuse a setting that no dataclass knows: pydantic ignores those of standard dataclasses."""
+    if not (is_dataclass(kind) and isinstance(value, Mapping)):
+        return
+    known = get_type_hints(kind)
+    for name, part in value.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
+            raise ValueError(f"{where} has no setting {name!r}{hint}")
+        _refuse_unknown(known[name], part, f"{where[:-1]}.{name}]")
+
+
+def _checked(section: str, kind: type[C], value: dict[str, Any]) -> C:
+    try:
+        _refuse_unknown(kind, value, f"[{section}]")
+        return pydantic.TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise SettingsError(f"[{section}] {_first_problem(error)}") from error
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def complete(settings: Settings) -> dict[str, Any]:
+    """Every setting with its value, also those of `[learner]` and `[trainer]`; imports torch."""
+    body = settings.model_dump(mode="json")
+    body["learner"] = asdict(settings.learner_config())
+    body["trainer"] = asdict(settings.trainer_config())
+    return body
+
+
+def as_toml(settings: Settings | dict[str, Any]) -> str:
+    """The configuration in the form of the file, without what is unset: TOML has no null."""
+    body = settings if isinstance(settings, dict) else settings.model_dump(mode="json")
+    return tomli_w.dumps(_without_null(body))
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_null(v) for k, v in value.items() if v is not None}
+    return [_without_null(v) for v in value] if isinstance(value, list | tuple) else value

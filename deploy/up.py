@@ -1,0 +1,234 @@
+"""`sparc up`: everything on one machine, for one log."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from deploy import flink_cluster, kafka_broker, mlflow_server
+from deploy import settings as configuration
+from deploy.pipeline import Pipeline, only_one
+from deploy.ports import allocate
+from deploy.progress import Progress
+from deploy.settings import Settings
+from deploy.supervision import Program, Supervisor
+from model.manifest import write_atomically
+from replay.staging import stage
+
+MARK = ".sparc"
+"""File that marks a data directory as ours: `--fresh` empties no other one."""
+LEAST_FREE_BYTES = 1 << 30
+
+
+class UpError(ValueError):
+    """The pipeline cannot be started like this; the message says what to change."""
+
+
+def log_name(events: Path | None, dataset: str | None) -> str:
+    """Name of the data directory of a log, so that each log has one of its own.
+
+    >>> log_name(None, "amazon-2014-beauty")
+    'amazon-2014-beauty'
+    >>> log_name(None, None)
+    'synthetic'
+    """
+    if events is not None:
+        path = events.resolve()
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        return f"{path.parent.name}-{path.name.split('.')[0]}-{digest}"
+    return dataset or "synthetic"
+
+
+def claim(data_dir: Path, *, fresh: bool) -> None:
+    """Make the data directory, empty it when asked to, and mark it as ours.
+
+    Raises:
+        UpError: if it holds something else, or the disk has no room.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    ours = (data_dir / MARK).is_file()
+    content = [p for p in data_dir.iterdir() if p.name != ".lock"]
+    if content and not ours:
+        raise UpError(
+            f"{data_dir} holds files that are not of a pipeline; choose another directory with "
+            "--data-dir"
+        )
+    if fresh:
+        for path in content:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if shutil.disk_usage(data_dir).free < LEAST_FREE_BYTES:
+        raise UpError(
+            f"the disk is full: less than {LEAST_FREE_BYTES >> 30} GiB is free in {data_dir}; free "
+            "some space, or choose another disk with --data-dir"
+        )
+    write_atomically(data_dir / MARK, b"sparc-stream data directory\n")
+
+
+def point_latest(data_dir: Path) -> None:
+    """Make `data/latest` lead to this data directory, for `sparc status` and the like."""
+    latest = configuration.LATEST
+    latest.parent.mkdir(parents=True, exist_ok=True)
+    partial = latest.with_name(f".latest-{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(data_dir.resolve())
+    partial.replace(latest)
+
+
+def with_ports(settings: Settings) -> Settings:
+    """The settings with every port chosen.
+
+    Raises:
+        PortError: if a configured port is in use.
+    """
+    ports = allocate(settings.ports, settings.data_dir / "ports.json")
+    return settings.model_copy(update={"ports": ports})
+
+
+def programs(settings: Settings, *, with_replay: bool = True) -> list[Program]:
+    """The processes to supervise, in the order in which they start; prepares what they need.
+
+    Services that the settings point to elsewhere are not started.
+
+    Raises:
+        JavaError, KafkaBrokerError, FlinkClusterError: naming what is missing, and the remedy.
+    """
+    found = []
+    if not settings.kafka.bootstrap:
+        broker = settings.local_broker()
+        kafka_broker.prepare(broker)
+        found.append(Program("kafka", kafka_broker.command(broker), stop_seconds=30))
+    if not settings.flink.address:
+        cluster = settings.local_cluster()
+        flink_cluster.prepare(cluster)
+        found.append(Program("jobmanager", flink_cluster.job_manager_command(cluster)))
+        found.append(Program("taskmanager", flink_cluster.task_manager_command(cluster)))
+    if not settings.registry.tracking_uri:
+        command = mlflow_server.mlflow_server_command(settings.local_mlflow(), settings.data_dir)
+        found.append(Program("mlflow", command))
+    sparc = [sys.executable, "-m", "deploy.cli"]
+    parts = ("serve", "stream", "index", "train", "register")
+    found.extend(Program(part, [*sparc, part], stop_seconds=30) for part in parts)
+    if with_replay:
+        found.append(Program("replay", [*sparc, "replay"], one_shot=True))
+    return found
+
+
+def write_config(settings: Settings) -> Path:
+    """Write the effective configuration where every part reads it."""
+    path = settings.data_dir / configuration.CONFIG
+    write_atomically(path, configuration.as_toml(settings).encode())
+    return path
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    events: Path | None = None
+    items: Path | None = None
+    dataset: str | None = None
+    rate: float | None = None
+    speedup: float | None = None
+    strict: bool = False
+    drain: bool = False
+    fresh: bool = False
+    data_dir: Path | None = None
+    config: Path | None = None
+
+
+def _replay_section(wish: Wish) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    for name in ("events", "items"):
+        path = getattr(wish, name)
+        if path is None:
+            continue
+        if not path.is_file():
+            raise UpError(f"{path}: no such file; give the path of a log with --{name}")
+        section[name] = path.resolve()
+    for name in ("dataset", "rate", "speedup"):
+        if getattr(wish, name) is not None:
+            section[name] = getattr(wish, name)
+    if wish.strict:
+        section["strict"] = True
+    return section
+
+
+def check_log(settings: Settings) -> None:
+    """Stage the log before anything is started, so that a bad file is refused at once.
+
+    Raises:
+        ReplayError: naming the file, the line and the remedy.
+    """
+    replay = settings.replay
+    if replay.events is not None:
+        stage(
+            replay.events,
+            replay.items,
+            settings.data_dir,
+            time.time_ns() // 1_000_000,
+            strict=replay.strict,
+            memory_mb=replay.sort_memory_mb,
+        )
+
+
+def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
+    """Start everything and stay until `stop` is set; with `drain` until the end of the log.
+
+    Returns:
+        The summary of a drain; None without one.
+
+    Raises:
+        UpError, SettingsError, ReplayError, PortError, JavaError, PipelineError: in one line,
+            what is wrong and what to do.
+    """
+    section = _replay_section(wish)
+    name = log_name(wish.events, wish.dataset)
+    data_dir = (wish.data_dir or configuration.DATA / name).resolve()
+    with only_one(data_dir):
+        claim(data_dir, fresh=wish.fresh)
+        settings = configuration.load(wish.config, data_dir, written=False, replay=section)
+        settings = with_ports(settings)
+        check_log(settings)
+        every = programs(settings)
+        write_config(settings)
+        point_latest(data_dir)
+        return _supervise(settings, every, wish.drain, stop)
+
+
+def _supervise(
+    settings: Settings, every: list[Program], drain: bool, stop: threading.Event
+) -> dict[str, Any] | None:
+    addresses = {
+        "Kafka": settings.bootstrap,
+        "Flink": f"http://{settings.flink_address}",
+        "MLflow": settings.tracking_uri,
+        "retrieval service": f"http://{settings.service.host}:{settings.ports.service}/docs",
+        "logs": str(settings.data_dir / "logs"),
+    }
+    environment = {
+        "SPARC_CONFIG": str(settings.data_dir / configuration.CONFIG),
+        "PYTHONUNBUFFERED": "1",
+        # Each part uses one core; their threads would only fight over two.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "MALLOC_ARENA_MAX": "2",
+    }
+    supervisor = Supervisor(every, settings.data_dir / "logs", environment)
+    try:
+        supervisor.wait_until_up()
+        with Progress(Console(stderr=False), addresses) as progress:
+            pipeline = Pipeline(settings, supervisor, progress, stop)
+            if drain:
+                return pipeline.drain()
+            pipeline.stay()
+            return None
+    finally:
+        supervisor.stop()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy import settings as configuration
+from deploy.settings import SettingsError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flags_win_over_variables_over_the_file_over_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(
+        tmp_path / "a.toml", "[replay]\nrate = 1.0\n[kafka]\nprefix = 'f-'\nheap_mb = 300\n"
+    )
+    monkeypatch.setenv("SPARC_KAFKA__PREFIX", "v-")
+    monkeypatch.setenv("SPARC_REPLAY__RATE", "2.0")
+    settings = configuration.load(file, tmp_path, replay={"rate": 3.0})
+    assert settings.replay.rate == 3.0
+    assert settings.kafka.prefix == "v-"
+    assert settings.kafka.heap_mb == 300
+    assert settings.kafka.partitions == 1
+
+
+def test_a_misspelt_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.toml", "[kafka]\nbootstrp = 'x:1'\n")
+    with pytest.raises(SettingsError, match=r"\[kafka\] has no setting 'bootstrp'.*bootstrap"):
+        configuration.load(file, tmp_path)
+
+
+def test_a_wrong_type_names_the_setting_and_the_value(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.toml", "[kafka]\npartitions = 'many'\n")
+    with pytest.raises(SettingsError, match="kafka.partitions.*'many'"):
+        configuration.load(file, tmp_path)
+
+
+def test_a_file_that_is_no_toml_or_is_missing_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.toml", "[kafka\n")
+    with pytest.raises(SettingsError, match="a.toml: not TOML"):
+        configuration.load(file, tmp_path)
+    with pytest.raises(SettingsError, match="b.toml: no such"):
+        configuration.load(tmp_path / "b.toml", tmp_path)
+
+
+def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
+    settings = configuration.load(None, tmp_path, trainer={"batch_size": 128})
+    file = write(tmp_path / configuration.CONFIG, configuration.as_toml(settings))
+    assert configuration.load(file) == settings
+    assert configuration.load(None, tmp_path) == settings
+
+
+def test_the_trainers_section_is_checked_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARC_TRAINER__BATCH_SIZE", "64")
+    monkeypatch.setenv("SPARC_TRAINER__PUBLISH__EVENTS", "500")
+    trainer = configuration.load(None, tmp_path).trainer_config()
+    assert (trainer.batch_size, trainer.publish.events) == (64, 500)
+    with pytest.raises(SettingsError, match=r"\[trainer\] has no setting 'batchsize'"):
+        configuration.load(None, tmp_path, trainer={"batchsize": 1}).trainer_config()
+
+
+def test_the_complete_configuration_shows_every_section(tmp_path: Path) -> None:
+    shown = configuration.complete(configuration.load(None, tmp_path))
+    assert shown["trainer"]["batch_size"] > 0
+    assert shown["learner"]["model"]
