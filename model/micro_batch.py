@@ -29,6 +29,9 @@ ITEMS = "items"
 Ranges = dict[int, tuple[int, int]]
 """Partition -> first offset and the offset after the last."""
 
+ENOUGH_BATCHES = 32
+"""A partition with so many micro-batches of records is far ahead of another: it can wait."""
+
 V = TypeVar("V")
 
 
@@ -202,7 +205,9 @@ class Backlog:
 
     def enough(self) -> set[int]:
         """Partitions of `sequences` that need no fetching now."""
-        return {p for p, q in self._sequences.items() if len(q) >= 4 * self._batch_size}
+        return {
+            p for p, q in self._sequences.items() if len(q) >= ENOUGH_BATCHES * self._batch_size
+        }
 
     def _at_end(self, stream: str, partition: int) -> bool:
         end = self._ends[stream].get(partition)

@@ -11,7 +11,7 @@ import structlog
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewPartitions
 
-from model import sequence_source
+from model import committed_topic
 from model.micro_batch import ITEMS, SEQUENCES, Backlog, MicroBatch, Plan, TrainerError, assemble
 from model.sequence_source import SequenceSource
 from model.source import SourceUnavailable
@@ -25,7 +25,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence_source, "ASK_MS", 1500)
+    monkeypatch.setattr(committed_topic, "ASK_MS", 1500)
 
 
 class Pipeline:

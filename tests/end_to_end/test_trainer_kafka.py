@@ -23,7 +23,7 @@ from tests.model.recorded_log import make_log
 
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).parents[2]
-EVENTS = 900
+EVENTS = 600
 PREFIX = "trainer-"
 
 _PROCESS = """
@@ -36,9 +36,9 @@ from streaming.topics import Topics
 from tests.model.test_trainer_learner import SMALL, Exhaustive
 
 config = Config(
-    batch_size=32, linger_seconds=1.0, checkpoint_events=200, device="cpu",
+    batch_size=32, linger_seconds=1.0, checkpoint_events=150, device="cpu",
     publish=publication.Config(
-        events=300, seconds=1e9, idle_seconds=0.5, drift=1e9, pause_seconds=0
+        events=200, seconds=1e9, idle_seconds=0.5, drift=1e9, pause_seconds=0
     ),
 )
 stop = threading.Event()
@@ -144,7 +144,7 @@ def test_a_killed_trainer_ends_with_the_same_handovers(log: str, tmp_path: Path)
     assert expected["lag"] == expected["unpublished_events"] == 0
     assert expected["last_handover"]["reason"] == "idle"
     data = tmp_path / "killed"
-    for enough in (100, 350):
+    for enough in (60, 250):
         with process(log, data) as child:
             status = follow(child, lambda s, enough=enough: s["trained_events"] > enough)  # type: ignore[misc]
             child.kill()
