@@ -12,9 +12,9 @@ The pipeline of operators, all of them Java; Python only describes them:
 A click goes out when the watermark has passed its event time. Clicks of one user with equal event
 times keep the order of their arrival: they come from one partition, as the key is the user.
 
-State of a user (position, history, clicks that wait) never expires, so positions are gapless
-however long a user stays away; the event ids seen, for deduplication, expire `dedup_horizon` after
-they were written.
+What is known of a user (position, history, the event ids of the last clicks) does not expire unless
+`user_ttl` is set: Flink's time to live is in time of the wall clock, and positions are to be gapless
+however long a user stays away.
 
 Run as `python -m streaming.job`, with a `Config` as JSON on standard input, it submits the job and
 prints its id: the JVM of the PyFlink client then ends with its process instead of staying.
@@ -52,7 +52,9 @@ class Config:
         idle_timeout_s: a partition without records for so long holds the watermark back no more.
             The replay's heartbeats keep its partitions from falling idle.
         max_ahead_ms: an event time further ahead of its record's own timestamp is a dead letter.
-        dedup_horizon: how long an event id is remembered, as a Flink duration.
+        dedup_horizon: how many event ids of each user, the last ones, are known for deduplication.
+        user_ttl: a user without clicks for so long is forgotten, as a Flink duration of wall-clock
+            time ("90 d"): the next click has position 1. Empty: never.
         delivery: "exactly-once" (transactions) or "at-least-once".
         checkpoint_interval_ms: between checkpoints; with transactions also how long a sequence
             waits until a reader of committed records sees it.
@@ -67,7 +69,8 @@ class Config:
     out_of_orderness_ms: int = 5000
     idle_timeout_s: float = 30.0
     max_ahead_ms: int = 86_400_000
-    dedup_horizon: str = "7 d"
+    dedup_horizon: int = 1000
+    user_ttl: str = ""
     delivery: str = "exactly-once"
     checkpoint_interval_ms: int = 1000
     parallelism: int = 1
@@ -196,7 +199,11 @@ SELECT
     ELSE {quoted(topics.clicks_dlq)}
   END,
   output_key, output_value, output_headers
-FROM user_sequences(click => TABLE read_clicks PARTITION BY user_id, uid => 'user-sequences')"""  # noqa: S608 (quoted)
+FROM user_sequences(
+  click => TABLE read_clicks PARTITION BY user_id,
+  remembered => {config.dedup_horizon},
+  uid => 'user-sequences'
+)"""  # noqa: S608 (quoted)
     return [*functions, clicks, output, view], insert
 
 
@@ -215,13 +222,15 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
         "pipeline.object-reuse": "true",
         "parallelism.default": str(config.parallelism),
         "execution.checkpointing.interval": f"{config.checkpoint_interval_ms} ms",
+        # A snapshot of much state must leave time for the work itself.
+        "execution.checkpointing.min-pause": f"{config.checkpoint_interval_ms // 2} ms",
         "execution.checkpointing.dir": around.checkpoints,
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "3",
         "execution.checkpointing.timeout": "5 min",
         "execution.checkpointing.tolerable-failed-checkpoints": "10",
         "state.backend.type": config.state_backend,
-        "table.exec.state.ttl": config.dedup_horizon,
+        "table.exec.state.ttl": config.user_ttl or "0",
         "restart-strategy.type": "failure-rate",
         "restart-strategy.failure-rate.max-failures-per-interval": str(config.restart_attempts),
         "restart-strategy.failure-rate.failure-rate-interval": "5 min",

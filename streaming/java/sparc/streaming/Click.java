@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonFactory;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonParser;
@@ -21,8 +22,20 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
 final class Click {
     static final String HEARTBEAT = "heartbeat";
 
-    private static final JsonFactory JSON = new JsonFactory();
+    // Interned names would stay for ever, and a record may invent names.
+    private static final JsonFactory JSON =
+            JsonFactory.builder().disable(JsonFactory.Feature.INTERN_FIELD_NAMES).build();
 
+    private static final String MISSING = "missing";
+    private static final String NO_INTEGER = "not an integer";
+    private static final String NO_STRING = "not a string";
+
+    /** The last record that this thread parsed: its watermark and its fields are asked for apart. */
+    private static final ThreadLocal<Click> LAST = new ThreadLocal<>();
+
+    private byte[] value;
+    private byte[] key;
+    private long timestamp;
     String eventId;
     long userId;
     long itemId;
@@ -30,10 +43,6 @@ final class Click {
     String eventType;
     /** What is wrong with the record; null for a valid one. */
     String reason;
-
-    private static final String MISSING = "missing";
-    private static final String NO_INTEGER = "not an integer";
-    private static final String NO_STRING = "not a string";
 
     boolean isHeartbeat() {
         return reason == null && HEARTBEAT.equals(eventType);
@@ -48,15 +57,28 @@ final class Click {
      * @param maxAhead how far the event time may be ahead of it, in ms
      */
     static Click parse(byte[] value, byte[] key, long timestamp, long maxAhead) {
-        Click click = new Click();
-        click.reason = click.read(value);
-        if (click.reason == null) {
-            click.reason = click.check(key, timestamp, maxAhead);
+        Click last = LAST.get();
+        // The arrays of two records are never the same: the Kafka client makes new ones.
+        if (last != null
+                && last.value == value
+                && last.key == key
+                && last.timestamp == timestamp
+                && value != null) {
+            return last;
         }
+        Click click = new Click();
+        click.value = value;
+        click.key = key;
+        click.timestamp = timestamp;
+        click.reason = click.read();
+        if (click.reason == null) {
+            click.reason = click.check(maxAhead);
+        }
+        LAST.set(click);
         return click;
     }
 
-    private String read(byte[] value) {
+    private String read() {
         if (value == null) {
             return "value: missing";
         }
@@ -82,7 +104,7 @@ final class Click {
                 JsonToken token = json.nextToken();
                 switch (field) {
                     case "event_id":
-                        id = token == JsonToken.VALUE_STRING ? null : NO_STRING;
+                        id = stringProblem(json, token);
                         eventId = id == null ? json.getText() : null;
                         break;
                     case "user_id":
@@ -98,7 +120,7 @@ final class Click {
                         eventTime = time == null ? json.getLongValue() : 0;
                         break;
                     case "event_type":
-                        type = token == JsonToken.VALUE_STRING ? null : NO_STRING;
+                        type = stringProblem(json, token);
                         eventType = type == null ? json.getText() : null;
                         break;
                     case "schema_version":
@@ -139,6 +161,16 @@ final class Click {
         return json.nextToken() == null ? "value: not a JSON object" : "value: not JSON";
     }
 
+    private static String stringProblem(JsonParser json, JsonToken token) throws IOException {
+        if (token != JsonToken.VALUE_STRING) {
+            return NO_STRING;
+        }
+        // An escape may spell half a character, which no UTF-8 can hold.
+        String text = json.getText();
+        boolean plain = text.chars().noneMatch(c -> Character.isSurrogate((char) c));
+        return plain || StandardCharsets.UTF_8.newEncoder().canEncode(text) ? null : "not Unicode";
+    }
+
     private static String integerProblem(JsonParser json, JsonToken token) throws IOException {
         if (token != JsonToken.VALUE_NUMBER_INT) {
             return NO_INTEGER;
@@ -148,7 +180,7 @@ final class Click {
                 : null;
     }
 
-    private String check(byte[] key, long timestamp, long maxAhead) {
+    private String check(long maxAhead) {
         if (eventTime < 0) {
             return "event_time: negative";
         }
@@ -162,6 +194,6 @@ final class Click {
             return "key: missing";
         }
         byte[] expected = Long.toString(userId).getBytes(StandardCharsets.US_ASCII);
-        return java.util.Arrays.equals(expected, key) ? null : "key: not the user_id";
+        return Arrays.equals(expected, key) ? null : "key: not the user_id";
     }
 }

@@ -21,9 +21,14 @@ import org.apache.flink.table.functions.ProcessTableFunction;
  *
  * <p>A click waits until the watermark has passed its event time, so that those before it have
  * arrived; clicks of equal event time keep the order of their arrival. A click that comes behind
- * the watermark, or behind a later click of its user that has gone out already, comes back as
- * `late`. The second condition matters after a restart: watermarks are no part of a checkpoint, and
- * Flink's own operators drop such a row without a trace.
+ * the watermark, or not after the last click of its user that has gone out, comes back as late. The
+ * second condition matters after a restart: watermarks are no part of a checkpoint, and Flink's own
+ * operators drop such a row without a trace.
+ *
+ * <p>Of the last `remembered` clicks of a user the event ids are known, by 64 bits of a hash, and a
+ * click with one of them is a duplicate. The bound is a number and not a time, so that the outcome
+ * does not depend on how fast a log is replayed; a duplicate from before it is late at the worst,
+ * because its event time has gone by.
  */
 @FunctionHint(
         output =
@@ -42,15 +47,26 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
     private transient Counter duplicates;
     private transient Counter late;
 
-    /** What has gone out of a user: how many clicks, and the last of them, oldest first. */
+    /** A user's clicks so far: how many have gone out, and the last of them, oldest first. */
     public static final class History {
         public long user;
         public long position;
         public long[] items = {};
         public long[] times = {};
+        /** Hashes of the event ids that were seen last, oldest first. */
+        public long[] seen = {};
 
         boolean reaches(long time) {
             return times.length > 0 && time <= times[times.length - 1];
+        }
+
+        boolean hasSeen(long event) {
+            for (long other : seen) {
+                if (other == event) {
+                    return true;
+                }
+            }
+            return false;
         }
     }
 
@@ -68,9 +84,8 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
 
     public void eval(
             Context context,
-            @StateHint(ttl = "0") History history,
+            @StateHint History history,
             @StateHint(ttl = "0") MapView<Long, Waiting> waiting,
-            @StateHint MapView<String, Boolean> seen,
             @ArgumentHint(
                             value = {ArgumentTrait.SET_SEMANTIC_TABLE},
                             type =
@@ -81,18 +96,23 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
                                                             + "dead_letter MAP<STRING, BYTES>, "
                                                             + "`key` BYTES, `value` BYTES>",
                                             bridgedTo = RowData.class))
-                    RowData click)
+                    RowData click,
+            Integer remembered)
             throws Exception {
         if (click.isNullAt(0)) {
-            collect(GenericRowData.of(DEAD_LETTER, binary(click, 5), binary(click, 6), click.getMap(4)));
+            byte[] key = click.isNullAt(5) ? null : click.getBinary(5);
+            byte[] value = click.isNullAt(6) ? null : click.getBinary(6);
+            collect(GenericRowData.of(DEAD_LETTER, key, value, click.getMap(4)));
             return;
         }
         String event = click.getString(1).toString();
-        if (seen.contains(event)) {
+        long hash = hash(event);
+        if (history.hasSeen(hash)) {
             duplicates.inc();
             return;
         }
-        seen.put(event, true);
+        history.user = click.getLong(0);
+        history.seen = append(history.seen, hash, remembered);
         long time = click.getLong(3);
         TimeContext<Long> clock = context.timeContext(Long.class);
         Long watermark = clock.currentWatermark();
@@ -101,7 +121,6 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
             collect(GenericRowData.of(LATE, click.getBinary(5), click.getBinary(6), null));
             return;
         }
-        history.user = click.getLong(0);
         Waiting same = waiting.get(time);
         if (same == null) {
             same = new Waiting();
@@ -115,11 +134,7 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
         waiting.put(time, same);
     }
 
-    public void onTimer(
-            OnTimerContext context,
-            History history,
-            MapView<Long, Waiting> waiting,
-            MapView<String, Boolean> seen)
+    public void onTimer(OnTimerContext context, History history, MapView<Long, Waiting> waiting)
             throws Exception {
         long time = context.timeContext(Long.class).time();
         Waiting ready = waiting.get(time);
@@ -137,20 +152,28 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
                             history.times,
                             ready.items[i]);
             collect(GenericRowData.of(SEQUENCE, key, sequence, null));
-            history.items = append(history.items, ready.items[i]);
-            history.times = append(history.times, time);
+            history.items = append(history.items, ready.items[i], HISTORY_LENGTH);
+            history.times = append(history.times, time, HISTORY_LENGTH);
         }
     }
 
-    private static byte[] binary(RowData row, int field) {
-        return row.isNullAt(field) ? null : row.getBinary(field);
-    }
-
-    private static long[] append(long[] values, long value) {
-        int kept = Math.min(values.length, HISTORY_LENGTH - 1);
+    /** The last `limit` of the values and one more. */
+    private static long[] append(long[] values, long value, int limit) {
+        int kept = Math.min(values.length, limit - 1);
         long[] result = new long[kept + 1];
         System.arraycopy(values, values.length - kept, result, 0, kept);
         result[kept] = value;
         return result;
+    }
+
+    /** FNV-1a over the characters, mixed as in MurmurHash3. */
+    static long hash(String text) {
+        long hash = 0xcbf29ce484222325L;
+        for (int i = 0; i < text.length(); i++) {
+            hash = (hash ^ text.charAt(i)) * 0x100000001b3L;
+        }
+        hash = (hash ^ (hash >>> 33)) * 0xff51afd7ed558ccdL;
+        hash = (hash ^ (hash >>> 33)) * 0xc4ceb9fe1a85ec53L;
+        return hash ^ (hash >>> 33);
     }
 }
