@@ -1,6 +1,6 @@
 """Vectors of all items: an embedding of the id, and on request of title and category.
 
-Shapes: N items, T title words, D dimension.
+Shapes: N items, T words of a title, P words of all titles, W distinct words, D dimension.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class ItemTable(nn.Module):
             content learns to stand alone; a new item has nothing else.
     """
 
+    titles_NW: Tensor
+    category_N: Tensor
+
     def __init__(
         self, items: Sequence[Item], dimension: int, content: bool, id_dropout: float
     ) -> None:
@@ -36,31 +39,13 @@ class ItemTable(nn.Module):
         if content:
             config = FeaturesConfig()
             features = hash_features(items, config)
-            used, words_NT = torch.unique(
-                torch.from_numpy(features.words_NT).clamp(min=0), return_inverse=True
-            )
-            self.register_buffer("words_NT", words_NT, persistent=False)
-            self.register_buffer(
-                "category_N", torch.from_numpy(features.category_N), persistent=False
-            )
-            self.words = nn.EmbeddingBag(len(used) + 1, dimension, mode="sum")
-            self.register_buffer(
-                "word_weights_NT",
-                self._word_weights(torch.from_numpy(features.words_NT), words_NT, len(used) + 1),
-                persistent=False,
-            )
+            titles_NW = _titles(torch.from_numpy(features.words_NT))
+            category_N = torch.from_numpy(features.category_N)
+            self.register_buffer("titles_NW", titles_NW, persistent=False)
+            self.register_buffer("category_N", category_N, persistent=False)
+            self.words_WD = nn.Parameter(torch.randn(titles_NW.shape[1], dimension) * 0.02)
             self.categories = nn.Embedding(config.category_buckets, dimension)
-            for table in (self.words, self.categories):
-                nn.init.normal_(table.weight, std=0.02)
-
-    @staticmethod
-    def _word_weights(buckets_NT: Tensor, words_NT: Tensor, words: int) -> Tensor:
-        """Inverse document frequencies, of unit length per title; 0 where there is no word."""
-        present_NT = buckets_NT > 0
-        counts = torch.bincount(words_NT[present_NT], minlength=words)
-        idf = torch.log(len(words_NT) / counts.clamp(min=1).float()) + 1.0
-        weights_NT = torch.where(present_NT, idf[words_NT], 0.0)
-        return weights_NT / weights_NT.norm(dim=1, keepdim=True).clamp(min=1e-6)
+            nn.init.normal_(self.categories.weight, std=0.02)
 
     def forward(self) -> Tensor:
         """Vectors of the whole catalogue, float32 (N, D)."""
@@ -70,5 +55,19 @@ class ItemTable(nn.Module):
             ids_ND = ids_ND * kept_N1
         if not self._content:
             return ids_ND
-        words_ND = self.words(self.words_NT, per_sample_weights=self.word_weights_NT)
-        return ids_ND + words_ND + self.categories(self.category_N)
+        titles_ND = torch.sparse.mm(self.titles_NW, self.words_WD)
+        return ids_ND + titles_ND + self.categories(self.category_N)
+
+
+def _titles(words_NT: Tensor) -> Tensor:
+    """Titles as rows of inverse document frequencies of unit length, sparse (N, W used words)."""
+    present_NT = words_NT > 0
+    used_W, word_P = torch.unique(words_NT[present_NT], return_inverse=True)
+    counts_W = torch.bincount(word_P, minlength=len(used_W)).float()
+    idf_P = torch.log(len(words_NT) / counts_W)[word_P] + 1.0
+    item_P = torch.arange(len(words_NT)).repeat_interleave(present_NT.sum(dim=1))
+    length_N = torch.zeros(len(words_NT)).index_add_(0, item_P, idf_P.square()).sqrt()
+    shape = (len(words_NT), max(1, len(used_W)))
+    entries = torch.stack([item_P, word_P])
+    values_P = idf_P / length_N[item_P]
+    return torch.sparse_coo_tensor(entries, values_P, shape, check_invariants=True).coalesce()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from model.evaluation.protocol import ProtocolError
 from model.evaluation.runner import OnlineModel
@@ -26,19 +27,22 @@ def _neural(encoder: Callable[[int, float], Encoder], config: Config) -> Builder
     return lambda items, seed, device: SoftmaxRetriever(items, encoder, config, seed, device)
 
 
-_SASREC = _neural(CausalAttention, Config())
+_IDS = Config()
+_CONTENT = Config(content=True, batch=512, epochs=4, dropout=0.5)
+_RECENCY = replace(_CONTENT, half_lives=HALF_LIVES)
+_SASREC = _neural(CausalAttention, _IDS)
 
 PEERS: dict[str, Builder] = {
     "popularity": lambda items, seed, device: popularity.Popularity(items, popularity.Config()),
     "neighbours": lambda items, seed, device: neighbours.Neighbours(items, neighbours.Config()),
-    "two_tower": _neural(PooledHistory, Config(content=True)),
-    "two_tower_recency": _neural(PooledHistory, Config(content=True, half_lives=HALF_LIVES)),
+    "two_tower": _neural(PooledHistory, _CONTENT),
+    "two_tower_recency": _neural(PooledHistory, _RECENCY),
     "sasrec": _SASREC,
     "sasrec_frozen": lambda items, seed, device: Frozen(_SASREC(items, seed, device)),
-    "sasrec_recency": _neural(CausalAttention, Config(content=True, half_lives=HALF_LIVES)),
-    "comirec": _neural(SelfAttentiveInterests, Config()),
-    "comirec_content": _neural(SelfAttentiveInterests, Config(content=True)),
-    "mind": _neural(InterestCapsules, Config()),
+    "sasrec_recency": _neural(CausalAttention, replace(_RECENCY, dropout=0.3)),
+    "comirec": _neural(SelfAttentiveInterests, _IDS),
+    "comirec_content": _neural(SelfAttentiveInterests, replace(_CONTENT, dropout=0.3)),
+    "mind": _neural(InterestCapsules, _IDS),
 }
 
 

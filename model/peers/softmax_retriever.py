@@ -25,6 +25,7 @@ from model.evaluation.protocol import MS_PER_DAY, REPLAY_BUDGET, Events, Queries
 from model.evaluation.runner import Answers
 from model.histories import HistoryBatch, pad_histories
 from model.peers.exclusion import best
+from model.peers.full_softmax import full_softmax_loss
 from model.peers.item_table import ItemTable
 from model.peers.recency import RecencyPrior
 from model.peers.timeline import Timeline
@@ -32,6 +33,8 @@ from streaming.events import Item
 
 AGE_BUCKETS = 14
 """Ages of history events in days, by powers of two."""
+LEFT_OUT = -1e4
+"""Score of an item that is left out of a softmax."""
 
 
 class HistoryTensors(NamedTuple):
@@ -84,14 +87,14 @@ class Config:
     dimension: int = 64
     content: bool = False
     half_lives: tuple[float, ...] = ()
-    epochs: int = 8
-    batch: int = 512
-    learning_rate: float = 1e-3
-    online_learning_rate: float = 1e-3
-    online_steps: int = 2
+    epochs: int = 10
+    batch: int = 256
+    learning_rate: float = 3e-3
+    online_learning_rate: float = 3e-3
+    online_steps: int = 3
     replay_half_life: float = 90.0
     dropout: float = 0.3
-    id_dropout: float = 0.1
+    id_dropout: float = 0.3
     weight_decay: float = 0.01
     period_events: int = 128
 
@@ -243,12 +246,14 @@ class SoftmaxRetriever:
         for period, part in blocks:
             block = slice(start, start + len(part))
             start += len(part)
-            scores_BN = users_XD[block] @ items_ND.T
+            users_BD, wide_ND = users_XD[block], items_ND
             if self._recency is not None:
-                scores_BN = scores_BN + self._prior_weights(users_XD[block]) @ period.prior_HN
+                users_BD = torch.cat([users_BD, self._prior_weights(users_BD)], dim=1)
+                wide_ND = torch.cat([wide_ND, period.prior_HN.T], dim=1)
             if self._config.content:
-                scores_BN = scores_BN.masked_fill(self._unseen_N, -math.inf)
-            loss = loss + F.cross_entropy(scores_BN, targets_X[block], reduction="sum")
+                users_BD = F.pad(users_BD, (0, 1), value=1.0)
+                wide_ND = torch.cat([wide_ND, LEFT_OUT * self._unseen_N[:, None]], dim=1)
+            loss = loss + full_softmax_loss(users_BD, wide_ND, targets_X[block])
         loss = loss / len(examples_X)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
