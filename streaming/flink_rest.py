@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx
 
+from streaming.job import StreamingError
+
 FINAL_STATES = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 
 
-class FlinkUnavailable(RuntimeError):
-    """The JobManager does not answer."""
+class FlinkUnavailable(StreamingError):
+    """The JobManager does not answer, or not as asked; worth another try."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class FlinkRest:
             int(counts["completed"]), int(counts["failed"]), str(latest.get("external_path") or "")
         )
 
+    def restarts(self, job: str) -> int:
+        """How often Flink has restarted the job since it was submitted."""
+        metrics = self._get(f"/jobs/{job}/metrics?get=numRestarts")
+        return int(float(metrics[0]["value"])) if metrics else 0
+
     def root_cause(self, job: str) -> str:
         """The innermost cause of the newest failure, one line; empty where there is none."""
         try:
@@ -91,7 +98,7 @@ class FlinkRest:
         self,
         job: str,
         directory: str,
-        timeout: float = 20.0,
+        timeout: float = 8.0,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> str:

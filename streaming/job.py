@@ -12,9 +12,9 @@ The pipeline of operators, all of them Java; Python only describes them:
 A click goes out when the watermark has passed its event time. Clicks of one user with equal event
 times keep the order of their arrival: they come from one partition, as the key is the user.
 
-What is known of a user (position, history, the event ids of the last clicks) does not expire unless
-`user_ttl` is set: Flink's time to live is in time of the wall clock, and positions are to be gapless
-however long a user stays away.
+What is known of a user (position, history, the event ids of the last clicks) does not expire
+unless `user_ttl` is set: Flink's time to live is in time of the wall clock, and positions are to
+be gapless however long a user stays away.
 
 Run as `python -m streaming.job`, with a `Config` as JSON on standard input, it submits the job and
 prints its id: the JVM of the PyFlink client then ends with its process instead of staying.
@@ -80,12 +80,18 @@ class Config:
     properties: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.delivery not in DELIVERIES:
-            raise ValueError(f"streaming.delivery is {self.delivery!r}: use one of {DELIVERIES}")
-        if self.state_backend not in STATE_BACKENDS:
-            raise ValueError(
-                f"streaming.state_backend is {self.state_backend!r}: use one of {STATE_BACKENDS}"
-            )
+        for setting, good, rule in (
+            ("delivery", self.delivery in DELIVERIES, f"use one of {DELIVERIES}"),
+            ("state_backend", self.state_backend in STATE_BACKENDS, f"use one of {STATE_BACKENDS}"),
+            ("parallelism", self.parallelism >= 1, "at least 1"),
+            ("checkpoint_interval_ms", self.checkpoint_interval_ms >= 50, "at least 50"),
+            ("dedup_horizon", self.dedup_horizon >= 1, "at least 1"),
+            ("out_of_orderness_ms", self.out_of_orderness_ms >= 0, "not negative"),
+            ("max_ahead_ms", self.max_ahead_ms >= 0, "not negative"),
+            ("idle_timeout_s", self.idle_timeout_s > 0, "above 0"),
+        ):
+            if not good:
+                raise ValueError(f"streaming.{setting} is {getattr(self, setting)!r}: {rule}")
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,9 @@ def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
         "properties.group.id": config.name,
         # Where there is no checkpoint to go on from, the topic is read from its beginning.
         "scan.startup.mode": "earliest-offset",
+        # With each record rather than five times a second: what is late is then a property of the
+        # log (while no restart intervenes), and a click goes out as soon as it may.
+        "scan.watermark.emit.strategy": "on-event",
         "scan.watermark.idle-timeout": f"{int(config.idle_timeout_s * 1000)} ms",
         **properties,
         **raw,
@@ -160,7 +169,8 @@ def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
         for name, java in SYSTEM_FUNCTIONS.items()
     ]
     ahead = f"CAST({config.max_ahead_ms} AS BIGINT)"
-    delay = config.out_of_orderness_ms / 1000
+    seconds, ms = divmod(config.out_of_orderness_ms, 1000)
+    digits = max(2, len(str(seconds)))
     clicks = f"""
 CREATE TEMPORARY TABLE clicks (
   `key` BYTES,
@@ -171,7 +181,7 @@ CREATE TEMPORARY TABLE clicks (
   `timestamp` TIMESTAMP_LTZ(3) NOT NULL METADATA VIRTUAL,
   headers MAP<STRING NOT NULL, BYTES NOT NULL> NOT NULL METADATA VIRTUAL,
   clock AS click_time(`value`, `key`, `timestamp`, {ahead}),
-  WATERMARK FOR clock AS clock - INTERVAL '{delay:.3f}' SECOND(3)
+  WATERMARK FOR clock AS clock - INTERVAL '{seconds}.{ms:03d}' SECOND({digits}, 3)
 ) WITH (
   {_options(source)}
 )"""

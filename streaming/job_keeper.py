@@ -3,10 +3,16 @@
 A job that fails is restarted by Flink itself from its last checkpoint. A JobManager that was killed
 has forgotten the job: it is submitted again from the newest checkpoint on disk. A job that Flink
 gave up is not submitted again: its root cause is raised.
+
+Only the newest state may be gone on from: the transactions of its checkpoint are committed, and an
+older one would write them once more. So nothing here falls back to an older checkpoint, and those
+of earlier submissions are removed as soon as the job has one of its own.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,6 +37,12 @@ SUBMIT_SECONDS = 180.0
 POLL_SECONDS = 0.5
 
 
+def _directory(checkpoints: str) -> Path | None:
+    if not checkpoints.startswith("file:"):
+        return None
+    return Path(url2pathname(urlsplit(checkpoints).path))
+
+
 def newest_state(checkpoints: str) -> str:
     """The newest complete checkpoint or savepoint; empty where there is none.
 
@@ -38,12 +50,28 @@ def newest_state(checkpoints: str) -> str:
     the operator names the state to go on from. A checkpoint is complete once its `_metadata` is
     there.
     """
-    if not checkpoints.startswith("file:"):
+    directory = _directory(checkpoints)
+    if directory is None:
         return ""
-    directory = Path(url2pathname(urlsplit(checkpoints).path))
     complete = [p for p in directory.rglob("_metadata") if p.stat().st_size]
     newest = max(complete, key=lambda p: p.stat().st_mtime_ns, default=None)
     return "" if newest is None else newest.parent.resolve().as_uri()
+
+
+def remove_other_states(checkpoints: str, job: str) -> list[str]:
+    """Remove what earlier submissions left, once `job` has a checkpoint; returns the names.
+
+    A job that was restored leaves the state it began from as it is (NO_CLAIM), and its own first
+    checkpoint depends on nothing else.
+    """
+    directory = _directory(checkpoints)
+    if directory is None or not directory.is_dir():
+        return []
+    old = [d for d in directory.iterdir() if re.fullmatch("[0-9a-f]{32}", d.name) and d.name != job]
+    old += (directory / "savepoints").glob("savepoint-*")
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    return sorted(path.name for path in old)
 
 
 def submit_in_subprocess(config: Config, around: Surroundings) -> str:
@@ -75,6 +103,8 @@ def submit_in_subprocess(config: Config, around: Surroundings) -> str:
 class _Job:
     identity: str
     submissions: int = 0
+    alone: bool = False
+    """Whether the states of earlier submissions have been removed."""
 
 
 class Keeper:
@@ -117,8 +147,13 @@ class Keeper:
                 log.info("job found", job=job, state=state)
                 self._job = _Job(job, self._job.submissions if self._job else 0)
             counts = self.flink.checkpoints(job)
+            restarts = self.flink.restarts(job)
         except FlinkUnavailable as error:
             return {"state": "waiting for Flink", "job_state": "unknown", "problem": str(error)}
+        if counts.completed and not self._job.alone:
+            self._job.alone = True
+            if removed := remove_other_states(self.around.checkpoints, job):
+                log.info("older states removed", names=removed)
         return {
             "state": "running" if state == "RUNNING" else "starting",
             "job": job,
@@ -127,6 +162,7 @@ class Keeper:
             "failed_checkpoints": counts.failed,
             "latest_checkpoint": counts.latest,
             "submissions": self._job.submissions,
+            "restarts": restarts,
             "problem": self.flink.root_cause(job) if state == "RESTARTING" else "",
         }
 
@@ -141,15 +177,23 @@ class Keeper:
         """Stop the job so that it can go on later: with a savepoint, else by its checkpoints."""
         if self._job is None:
             return
+        job = self._job.identity
         try:
-            if self.flink.state(self._job.identity) != "RUNNING":
-                return
-            path = self.flink.stop_with_savepoint(
-                self._job.identity, f"{self.around.checkpoints}/savepoints"
-            )
-            log.info("job stopped", savepoint=path)
+            try:
+                if self.flink.state(job) == "RUNNING":
+                    path = self.flink.stop_with_savepoint(
+                        job, f"{self.around.checkpoints}/savepoints"
+                    )
+                    log.info("job stopped", savepoint=path)
+                    return
+            except FlinkUnavailable as error:
+                log.warning(
+                    "no savepoint; the job can go on from its checkpoint", reason=str(error)
+                )
+            if self.flink.state(job) not in (*FINAL_STATES, "UNKNOWN"):
+                self.flink.cancel(job)
         except FlinkUnavailable as error:
-            log.warning("job left behind; it goes on from its last checkpoint", reason=str(error))
+            log.warning("job left behind", job=job, reason=str(error))
 
 
 def run(

@@ -31,7 +31,8 @@ from deploy import flink_cluster as flink
 from deploy import kafka_broker as kafka
 from deploy.java import JARS, JavaError, find_jars, find_java
 
-POM = Path(__file__).resolve().parent.parent / "deploy" / "pom.xml"
+ROOT = Path(__file__).resolve().parent.parent
+POM = ROOT / "deploy" / "pom.xml"
 
 
 class JavaProcess:
@@ -126,12 +127,14 @@ def free_ports() -> Callable[[int], list[int]]:
 
 @pytest.fixture(scope="session")
 def jars() -> Path:
-    """The folder of `deploy/pom.xml`'s jars, fetched when it is not there yet."""
+    """The folder of `deploy/pom.xml`'s jars, made when it is not there yet or out of date."""
     try:
         find_java()
     except JavaError as error:
         pytest.skip(str(error))
-    if not (any(JARS.glob("kafka/*.jar")) and any(JARS.glob("flink/*.jar"))):
+    sources = [POM, *(ROOT / "streaming" / "java").rglob("*.java")]
+    made = max((p.stat().st_mtime for p in JARS.glob("flink/sparc-*.jar")), default=0.0)
+    if not any(JARS.glob("kafka/*.jar")) or made < max(p.stat().st_mtime for p in sources):
         maven = shutil.which("mvn")
         if maven is None:
             pytest.skip(f"no Maven on the PATH to fetch {JARS}")

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from streaming.flink_rest import Checkpoints, FlinkUnavailable
+from streaming.job import Config, StreamingError, Surroundings
+from streaming.job_keeper import Keeper, newest_state, remove_other_states, run
+
+A, B = "a" * 32, "b" * 32
+
+
+class Cluster:
+    """A Flink cluster in memory."""
+
+    def __init__(self):
+        self.running = {}
+        self.completed = 0
+        self.up = True
+        self.calls = []
+        self.savepoints = True
+
+    def task_managers(self):
+        if not self.up:
+            raise FlinkUnavailable("away")
+        return 1
+
+    def jobs(self, name):
+        return list(self.running.items())
+
+    def state(self, job):
+        return self.running.get(job, "UNKNOWN")
+
+    def checkpoints(self, job):
+        return Checkpoints(self.completed, 0, "")
+
+    def restarts(self, job):
+        return 0
+
+    def root_cause(self, job):
+        return "java.lang.IllegalStateException: the disk is full"
+
+    def cancel(self, job):
+        self.calls.append(("cancel", job))
+
+    def stop_with_savepoint(self, job, directory):
+        if not self.savepoints:
+            raise FlinkUnavailable("no savepoint within 8 s")
+        self.calls.append(("savepoint", job, directory))
+        return f"{directory}/savepoint-1"
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def cluster():
+    return Cluster()
+
+
+@pytest.fixture
+def around(tmp_path):
+    return Surroundings("kafka:1", "flink:1", (), tmp_path.as_uri())
+
+
+@pytest.fixture
+def keeper(cluster, around):
+    submitted = []
+
+    def submit(config, where):
+        job = "0123456789abcdef"[len(submitted)] * 32
+        submitted.append(where.restore)
+        cluster.running[job] = "RUNNING"
+        return job
+
+    keeper = Keeper(Config(), around, cluster, submit)
+    keeper.submitted = submitted
+    return keeper
+
+
+def state(folder, age=0.0):
+    folder.mkdir(parents=True)
+    path = folder / "_metadata"
+    path.write_bytes(b"x")
+    os.utime(path, (1000 - age, 1000 - age))
+    return folder
+
+
+def test_a_missing_job_is_submitted_once(keeper):
+    assert keeper.step()["state"] == "submitted"
+    assert keeper.step()["state"] == "running"
+    assert keeper.submitted == [""]
+
+
+def test_a_running_job_is_adopted(keeper, cluster):
+    cluster.running["f" * 32] = "RUNNING"
+    assert keeper.step()["job"] == "f" * 32
+    assert keeper.submitted == []
+
+
+def test_a_forgotten_job_goes_on_from_its_newest_state(keeper, cluster, tmp_path):
+    keeper.step()
+    state(tmp_path / A / "chk-9", age=5)
+    newest = state(tmp_path / A / "chk-10")
+    (tmp_path / A / "chk-11").mkdir()  # begun, not complete
+    cluster.running.clear()
+    keeper.step()
+    assert keeper.submitted == ["", newest.resolve().as_uri()]
+
+
+def test_while_the_job_manager_is_away_nothing_is_submitted(keeper, cluster):
+    cluster.up = False
+    assert keeper.step()["state"] == "waiting for Flink"
+    assert keeper.submitted == []
+
+
+def test_a_job_that_flink_gave_up_is_raised_with_its_root_cause(keeper, cluster):
+    keeper.step()
+    cluster.running = dict.fromkeys(cluster.running, "FAILED")
+    with pytest.raises(StreamingError, match=r"the disk is full$"):
+        keeper.step()
+
+
+def test_the_states_of_earlier_submissions_go_once_the_job_has_its_own(keeper, cluster, tmp_path):
+    keeper.step()
+    job = next(iter(cluster.running))
+    old, own = state(tmp_path / A / "chk-1"), state(tmp_path / job / "chk-1")
+    savepoint = state(tmp_path / "savepoints" / "savepoint-1")
+    keeper.step()
+    assert old.exists()
+    cluster.completed = 1
+    keeper.step()
+    assert not old.exists()
+    assert not savepoint.exists()
+    assert own.exists()
+
+
+def test_only_directories_of_jobs_are_removed(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / A).mkdir()
+    assert remove_other_states(tmp_path.as_uri(), B) == [A]
+    assert (tmp_path / "notes").exists()
+
+
+def test_of_other_file_systems_no_state_is_known():
+    assert newest_state("s3://bucket/checkpoints") == ""
+
+
+def test_leaving_takes_a_savepoint(keeper, cluster, tmp_path):
+    keeper.step()
+    keeper.leave()
+    assert [call[0] for call in cluster.calls] == ["savepoint"]
+
+
+def test_leaving_cancels_where_no_savepoint_can_be_had(keeper, cluster):
+    keeper.step()
+    cluster.savepoints = False
+    keeper.leave()
+    assert [call[0] for call in cluster.calls] == ["cancel"]
+
+
+def test_leaving_cancels_a_job_that_is_restarting(keeper, cluster):
+    keeper.step()
+    cluster.running = dict.fromkeys(cluster.running, "RESTARTING")
+    keeper.leave()
+    assert [call[0] for call in cluster.calls] == ["cancel"]
+
+
+def test_it_returns_when_told_to_stop(around):
+    stop = threading.Event()
+    stop.set()
+    reports = []
+    run(Config(), around, stop, reports.append)
+    assert reports[-1]["state"] == "stopped"
