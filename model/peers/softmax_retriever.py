@@ -197,7 +197,9 @@ class SoftmaxRetriever:
         rows = pad_histories(queries.histories, lambda ids: np.searchsorted(self._ids_N, ids))
         now_B = np.full(len(queries), queries.now_ms)
         users_BKD = self._with_prior_weights(self._encode(items_ND, rows, now_B))
-        scores_BN = torch.stack([(user_KD @ items_ND.T).amax(dim=0) for user_KD in users_BKD])
+        scores_BN = torch.cat(
+            [(part_BKD @ items_ND.T).amax(dim=1) for part_BKD in users_BKD.split(64)]
+        )
         return best(self._ids_N, scores_BN.cpu().numpy(), queries.histories)
 
     def facts(self) -> dict[str, Any]:
