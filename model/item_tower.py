@@ -76,10 +76,9 @@ class ItemTower(nn.Module):
 
     def forward(self, inputs: ItemInputs) -> Tensor:
         """Z of the items, (S, D) float32."""
-        present_ST = inputs.words_ST > 0
-        count_S1 = present_ST.sum(1, keepdim=True)
-        words_STD = F.embedding(inputs.words_ST, inputs.words_WD)
-        title_SD = (words_STD * present_ST.unsqueeze(2)).sum(1) / count_S1.clamp(min=1).sqrt()
+        count_S1 = (inputs.words_ST > 0).sum(1, keepdim=True)
+        sums_SD = F.embedding_bag(inputs.words_ST, inputs.words_WD, mode="sum", padding_idx=0)
+        title_SD = sums_SD * count_S1.clamp(min=1).rsqrt()
         title_SD = torch.where(count_S1 > 0, title_SD, self.no_title_D)
         category_SD = self.category(inputs.category_S)
         return self.content(torch.cat([title_SD, category_SD], dim=1)) + inputs.id_SD

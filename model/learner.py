@@ -223,10 +223,10 @@ class Learner:
         self._optimizer.step()
         self._ids.step(config.table_learning_rate, scale)
         self._words.step(config.table_learning_rate, scale)
-        self._counters["revived"] += self._sparc.quantizer.update(outcome.z_SD, self._generator)
-        with torch.no_grad():
-            codes_SQ = self._sparc.quantizer.assign(self._sparc.quantizer.standardise(outcome.z_SD))
-        self._codes_N[batch.item_rows_S.cpu().numpy()] = codes_SQ[:, 0].cpu().numpy()
+        self._counters["revived"] += self._sparc.quantizer.update(
+            outcome.z_SD, outcome.codes_SQ, self._generator
+        )
+        self._codes_N[batch.item_rows_S.cpu().numpy()] = outcome.codes_SQ[:, 0].cpu().numpy()
         return {name: float(value.detach()) for name, value in outcome.losses.items()}
 
     def _clip(self) -> float:

@@ -137,7 +137,7 @@ class ResidualQuantizer(nn.Module):
             distance_SC = _squared_distances(residual_SD, codebook_CD)
             if level == 0:
                 distance_SC = distance_SC * self.balance_C()
-            codes.append(distance_SC.argmin(1))
+            codes.append(distance_SC.min(1).indices)  # faster than argmin
             residual_SD = residual_SD - codebook_CD.index_select(0, codes[-1])
         return torch.stack(codes, dim=1)
 
@@ -148,10 +148,10 @@ class ResidualQuantizer(nn.Module):
              for level in range(self.config.levels)], dim=1,
         )  # fmt: skip
 
-    def forward(self, z_SD: Tensor) -> Quantized:
-        """Quantize; pure, the codebook moves only in `update`."""
+    def forward(self, z_SD: Tensor, codes_SQ: Tensor | None = None) -> Quantized:
+        """Quantize, to given codes if there are any; pure, the codebook moves only in `update`."""
         input_SD = self.standardise(z_SD)
-        codes_SQ = self.assign(input_SD)
+        codes_SQ = self.assign(input_SD) if codes_SQ is None else codes_SQ
         words_SQD = self.codewords(codes_SQ)
         sum_SD = words_SQD.sum(1)
         if self.config.gradient == "rotation":
@@ -189,21 +189,21 @@ class ResidualQuantizer(nn.Module):
         self.ready.fill_(True)
 
     @torch.no_grad()
-    def update(self, z_SD: Tensor, generator: torch.Generator) -> int:
-        """Move statistics and codebooks towards these items; returns how many codes were revived.
+    def update(self, z_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator) -> int:
+        """Move statistics and codebooks towards items of these codes.
 
-        Under data parallelism the totals would have to be all-reduced here.
+        Returns how many codes were revived. Under data parallelism the totals would have to be
+        all-reduced here.
         """
         done = int(self.updates)
         decay = min(self.config.decay, (1 + done) / (10 + done))
         self.updates += 1
         z_SD = z_SD.detach().float()
-        if not bool(self.ready):
-            self.start(z_SD, generator)
-        self.mean_D.lerp_(z_SD.mean(0), 1 - decay)
-        self.variance_D.lerp_((z_SD - self.mean_D).square().mean(0), 1 - decay)
         residual_SD = self.standardise(z_SD)
-        codes_SQ = self.assign(residual_SD)
+        mean_D = z_SD.mean(0)
+        variance_D = z_SD.square().mean(0) - mean_D.square()
+        self.mean_D.lerp_(mean_D, 1 - decay)
+        self.variance_D.lerp_(variance_D.clamp(min=0), 1 - decay)
         revived = 0
         for level in range(self.config.levels):
             code_S = codes_SQ[:, level]

@@ -145,7 +145,9 @@ class RetrievalModel:
         self._sparc = Sparc(self._config).to(self._device).eval()
         self._sparc.load_state_dict(own)
         self._words_WD = tensors["words_WD"]
-        self._z_ND = tensors["items.z_ND"]
+        # one row more, so that NO_ROW (-1) reads zeros and no code
+        self._padded_z = torch.nn.functional.pad(tensors["items.z_ND"], (0, 0, 0, 1))
+        self._z_ND = self._padded_z[:-1]
         self._id_ND = tensors["items.id_ND"]
         self._code_popularity_CP = tensors["codes.popularity_CP"]
         self.item_ids_N = tensors["items.ids_N"].cpu().numpy()
@@ -154,11 +156,12 @@ class RetrievalModel:
         popularity_NP = tensors["items.popularity_NP"].cpu().numpy()
         keys_Nd = self._keys(self.item_ids_N)
         self.vectors_ND = np.concatenate([self._z_ND.cpu().numpy(), popularity_NP, keys_Nd], axis=1)
-        self._keys_Nd = torch.from_numpy(keys_Nd).to(self._device)
+        self._padded_keys = torch.from_numpy(np.pad(keys_Nd, ((0, 1), (0, 0)))).to(self._device)
         self._near_rows_NM = tensors["neighbours.rows_NM"].cpu().numpy()
         self._near_weights_NMH = tensors["neighbours.weights_NMH"].cpu().numpy()
         self._near_times_N = tensors["neighbours.times_N"].cpu().numpy()
-        self._codes_N = torch.from_numpy(self.codes_NQ[:, 0]).to(self._device)
+        first_N = np.append(self.codes_NQ[:, 0], NO_ROW)
+        self._padded_codes = torch.from_numpy(first_N).to(self._device)
         self._order = np.argsort(self.item_ids_N, kind="stable")
         self._sorted_ids = self.item_ids_N[self._order]
         codebooks_QCD = self._sparc.quantizer.codebooks_QCD
@@ -231,9 +234,8 @@ class RetrievalModel:
         known_BL = torch.from_numpy(batch.known_BL).to(self._device)
         age_BL = np.where(batch.known_BL, now_B[:, None] - batch.times_BL, 0).astype(np.float32)
         rows_BL = torch.from_numpy(batch.rows_BL).to(self._device)
-        z_BLD = self._z_ND[rows_BL.clamp(min=0)] * known_BL.unsqueeze(2)
         encoded = self._sparc.user_tower.encode(
-            z_BLD, torch.from_numpy(age_BL).to(self._device), known_BL
+            self._padded_z[rows_BL], torch.from_numpy(age_BL).to(self._device), known_BL
         )
         near: Neighbours = look_up(
             self._config.neighbours,
@@ -248,18 +250,13 @@ class RetrievalModel:
         size = len(histories)
         evidence_BCF = self._sparc.interest_evidence(
             self._code_popularity_CP.expand(size, -1, -1),
-            self._codes(near_rows_BK),
+            self._padded_codes[near_rows_BK],
             near_BKH,
-            self._codes(rows_BL),
+            self._padded_codes[rows_BL],
         )
         popularity_weights_BP, near_weights_BH = self._sparc.evidence_weights(encoded.state_BD)
         near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
         return Encoded(encoded, evidence_BCF, popularity_weights_BP, near.rows_BK, near_BK)
-
-    def _codes(self, rows: Tensor) -> Tensor:
-        if len(self._codes_N) == 0:
-            return torch.full_like(rows, -1)
-        return torch.where(rows >= 0, self._codes_N[rows.clamp(min=0)], -1)
 
     @torch.inference_mode()
     def log_interests(self, encoded: Encoded) -> np.ndarray:
@@ -277,12 +274,9 @@ class RetrievalModel:
         users_BKD = self._sparc.user_tower(encoded.histories, query_BKD)
         weights_BKP = encoded.popularity_weights_BP.unsqueeze(1).expand(-1, codes.shape[1], -1)
         rows_BM = torch.from_numpy(encoded.near_rows_BK).to(self._device)
-        inside_BKM = self._codes(rows_BM).unsqueeze(1) == codes.unsqueeze(2)
+        inside_BKM = self._padded_codes[rows_BM].unsqueeze(1) == codes.unsqueeze(2)
         scores_BKM = encoded.near_scores_BK.unsqueeze(1) * inside_BKM
-        if len(self._keys_Nd):
-            keys_BKd = scores_BKM @ self._keys_Nd[rows_BM.clamp(min=0)]
-        else:
-            keys_BKd = users_BKD.new_zeros(*codes.shape, self._config.key_dimension)
+        keys_BKd = scores_BKM @ self._padded_keys[rows_BM]
         return torch.cat([users_BKD, weights_BKP, keys_BKd], dim=2).cpu().numpy()
 
 

@@ -126,10 +126,11 @@ class Batch(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Losses of a step by name (the total is "loss"), and the candidates' z."""
+    """Losses of a step by name (the total is "loss"), and the candidates' z and codes."""
 
     losses: dict[str, Tensor]
     z_SD: Tensor
+    codes_SQ: Tensor
 
 
 def code_mass(code_BK: Tensor, value_BKF: Tensor, codes: int) -> Tensor:
@@ -203,22 +204,21 @@ class Sparc(nn.Module):
         """All losses of one step. `generator` (CPU) draws queries, shuffles and negatives."""
         weights = self.config.losses
         z_SD = self.item_tower(batch.items).float()
-        quantized = self.quantizer(z_SD)
-        reconstruction_SD = self.quantizer.reconstruct(quantized.sum_SD).float()
-        code_S = quantized.codes_SQ[:, 0]
+        codes_SQ = self.quantizer.assign(self.quantizer.standardise(z_SD.detach()))
+        code_S = codes_SQ[:, 0]
         target_B = batch.target_B
         size = len(target_B)
         device = z_SD.device
 
         shuffle_B = torch.randperm(size, generator=generator).to(device)
         half_B1 = (torch.rand(size, 1, generator=generator) < 0.5).to(device)
-        word_BD = quantized.first_SD.index_select(0, target_B)
-        whole_BD = quantized.sum_SD.detach().index_select(0, target_B)
-        query_BD = torch.where(half_B1, word_BD, whole_BD)
+        positive_BD = z_SD.index_select(0, target_B)
+        quantized = self.quantizer(positive_BD, codes_SQ.index_select(0, target_B))
+        reconstruction_BD = self.quantizer.reconstruct(quantized.sum_SD).float()
+        query_BD = torch.where(half_B1, quantized.first_SD, quantized.sum_SD.detach())
         queries_B2D = torch.stack([query_BD, query_BD.index_select(0, shuffle_B)], dim=1)
         state_BD, users_B2D = self._users(batch, z_SD, queries_B2D)
         right_BD, shuffled_BD = users_B2D.unbind(1)
-        positive_BD = z_SD.index_select(0, target_B)
         rows_B = batch.item_rows_S.index_select(0, target_B)
 
         evidence_BCF = self.interest_evidence(
@@ -240,7 +240,11 @@ class Sparc(nn.Module):
                 (right_BD * wrong_BD).sum(1) + self.binary_bias,
             ),
             "quantization": losses.quantization(
-                z_SD, reconstruction_SD, quantized.input_SD, quantized.sum_SD, weights.commitment
+                positive_BD,
+                reconstruction_BD,
+                quantized.input_SD,
+                quantized.sum_SD,
+                weights.commitment,
             ),
             "shuffled_code": losses.shuffled_code_ranking(right_BD, shuffled_BD, positive_BD),
             "contrast": losses.contrastive(
@@ -252,13 +256,13 @@ class Sparc(nn.Module):
             ),
             "reconstruction_contrast": losses.reconstruction_contrastive(
                 positive_BD.index_select(0, subset),
-                reconstruction_SD.index_select(0, target_B[subset]),
+                reconstruction_BD.index_select(0, subset),
                 rows_B[subset],
                 self.config.contrast_temperature,
             ),
         }
         parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()
-        return Outcome(parts, z_SD)
+        return Outcome(parts, z_SD.detach(), codes_SQ)
 
     def _users(self, batch: Batch, z_SD: Tensor, query_BKD: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, D) and user vectors (B, K, D).
@@ -267,15 +271,17 @@ class Sparc(nn.Module):
         time, each padded only to its own longest.
         """
         known_BL = batch.history_BL >= 0
+        # one gather of all events: each gather from z costs a gradient as long as z
+        events_ED = F.pad(z_SD.index_select(0, batch.history_BL[known_BL]), (0, 0, 1, 0))
+        event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
         order_B = torch.argsort(known_BL.sum(1), stable=True)
         states, users = [], []
         for part in order_B.chunk(LENGTH_PARTS):
             length = max(1, int(known_BL[part[-1]].sum()))
-            history_BL = batch.history_BL[part, -length:]
             encoded = self.user_tower.encode(
-                F.embedding(history_BL.clamp(min=0), z_SD),
+                F.embedding(event_BL[part, -length:], events_ED),
                 batch.age_BL[part, -length:],
-                history_BL >= 0,
+                known_BL[part, -length:],
             )
             states.append(encoded.state_BD)
             users.append(self.user_tower(encoded, query_BKD.index_select(0, part)).float())
@@ -349,17 +355,15 @@ class CodeLists(NamedTuple):
         """
         width = self.members_CM.shape[1]
         order_B = torch.argsort(code_B, stable=True)
-        users = user_BD.index_select(0, order_B).split(
-            torch.bincount(code_B, minlength=len(self.sizes)).tolist()
-        )
-        blocks = []
-        for code, user_bD in enumerate(users):
-            if len(user_bD):
-                size = self.sizes[code]
-                items_mD = z_SD.index_select(0, self.members_CM[code, :size])
-                blocks.append(F.pad((user_bD @ items_mD.T).float(), (0, width - size)))
-        back_B = torch.argsort(order_B)
-        return torch.cat(blocks).index_select(0, back_B)
+        counts_C = torch.bincount(code_B, minlength=len(self.sizes)).tolist()
+        users = user_BD.index_select(0, order_B).split(counts_C)
+        items = z_SD.index_select(0, self.members_CM[self.members_CM >= 0]).split(self.sizes)
+        blocks = [
+            F.pad((user_bD @ item_mD.T).float(), (0, width - len(item_mD)))
+            for user_bD, item_mD in zip(users, items, strict=True)
+            if len(user_bD)
+        ]
+        return torch.cat(blocks).index_select(0, torch.argsort(order_B))
 
     def places(self, position_BK: Tensor, code_S: Tensor, code_B: Tensor) -> tuple[Tensor, Tensor]:
         """Places (B, K) of candidates in the lists of `code_B`, and whether they are in them."""
