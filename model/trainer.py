@@ -209,6 +209,7 @@ class Trainer:
             try:
                 polled = self._source.poll(self._backlog.enough())
             except SourceUnavailable as error:
+                self._tend("waiting for the source")
                 self._wait_for_source(stop, error)
                 continue
             self._unavailable_since = None

@@ -60,6 +60,7 @@ class Status:
             },
             "unpublished_events": progress.unpublished_events,
             "event_time": progress.event_time_range[1] if progress.event_time_range else None,
+            "queries": int(metrics["queries"]),
             "recall_at_50": metrics.get("recall_at_50"),
             "ndcg_at_50": metrics.get("ndcg_at_50"),
             "prequential": metrics,

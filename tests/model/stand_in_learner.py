@@ -62,16 +62,17 @@ class StandInLearner:
     def list_items(self, items: Sequence[Item]) -> None:
         for item in items:
             self.popularity.setdefault(item.item_id, 0.0)
-            self.weights_C[item.item_id % CODES] += 0.01 * len(self.popularity)
+        self.weights_C[items[-1].item_id % CODES] += 0.01 * len(self.popularity)
 
     def learn(self, batch: Sequence[UserSequence]) -> dict[str, float]:
         noise_C = torch.randn(CODES, generator=self.generator)
-        for n, sequence in enumerate(batch):
+        for sequence in batch:
             assert sequence.target in self.popularity, "trained before it was listed"
             self.popularity[sequence.target] = self.popularity[sequence.target] * 0.99 + 1
-            step_C = noise_C * (sequence.user_id % 13 - 6 + n / 64)
-            self.momentum_C = 0.9 * self.momentum_C + 0.1 * step_C
-            self.weights_C = torch.tanh(self.weights_C + 0.05 * self.momentum_C)
+        # Weights by place in the batch make the order matter.
+        step = sum((n + 1) * (s.user_id % 13 - 6) for n, s in enumerate(batch)) / len(batch)
+        self.momentum_C = 0.9 * self.momentum_C + 0.1 * noise_C * step
+        self.weights_C = torch.tanh(self.weights_C + 0.05 * self.momentum_C)
         self.steps += 1
         self.learnt += len(batch)
         return {"loss": 1.0 / self.steps}

@@ -220,6 +220,13 @@ def test_a_source_that_comes_back_in_time_costs_nothing() -> None:
     assert set(states) == {"waiting for the source"}
 
 
+def test_what_was_trained_is_published_also_while_the_source_is_away() -> None:
+    publish = dataclasses.replace(QUIET, idle_seconds=2.0)
+    _, statuses, handovers = live([(0, 20)], publish=publish, away=(1, 90))
+    assert reasons(handovers) == [("idle", 20)]
+    assert statuses[-2]["lag"] == 0
+
+
 def test_a_source_that_stays_away_ends_the_trainer_with_the_reason() -> None:
     with pytest.raises(TrainerError, match="Kafka at nowhere:1.*waited 30 s.*source_timeout"):
         live([(0, 20)], away=(10, 90), source_timeout_seconds=30)
