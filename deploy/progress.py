@@ -17,7 +17,7 @@ from deploy.supervision import ProcessState
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if abs(value) < 1 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -27,7 +27,7 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (
         ("trained_events", "trained"),
         ("lag", "lag"),
-        ("events_per_second", "events/s"),
+        ("events_per_second", "per second"),
         ("recall_at_50", "recall@50"),
     ),
     "index": (

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -50,7 +51,7 @@ def status(settings: Settings) -> dict[str, Any]:
 
 def show_status(facts: dict[str, Any]) -> None:
     """Print `status` as a table."""
-    table = Table("part", "alive", "seen", "what it says")
+    table = Table("part", "alive", "seen", "what it says", box=SIMPLE)
     for part in PARTS:
         report = facts["parts"][part]
         age = report["age_seconds"]
@@ -103,11 +104,11 @@ def show_answer(answer: dict[str, Any]) -> None:
     """Print the codes that were searched, then the items with the code that brought each."""
     known = {True: "known user", False: "unknown user: the interest prior answers", None: "history"}
     console.print(f"snapshot {answer['version']}, {known[answer['known_user']]}")
-    codes = Table("code", "probability", "items of the answer", title="interests searched")
+    codes = Table("code", "probability", "items of the answer", box=SIMPLE)
     for code in answer["searched"]:
         codes.add_row(str(code["code"]), f"{code['probability']:.3f}", str(code["quota"]))
     console.print(codes)
-    items = Table("", "item", "title", "category", "code", "p(code)", "score", title="items")
+    items = Table("", "item", "title", "category", "code", "p(code)", "score", box=SIMPLE)
     for rank, item in enumerate(answer["items"], 1):
         items.add_row(
             str(rank),
@@ -172,28 +173,21 @@ def snapshots(settings: Settings) -> list[dict[str, Any]]:
 
 def show_snapshots(found: list[dict[str, Any]]) -> None:
     """Print `snapshots` as a table."""
-    table = Table(
-        "snapshot",
-        "registry",
-        "aliases",
-        "reason",
-        "trained",
-        "until",
-        "lists rebuilt",
-        "recall@50",
-    )
+    columns = "version", "registry", "aliases", "reason", "trained", "until", "lists", "R@50"
+    table = Table(*columns, box=SIMPLE, padding=(0, 1, 0, 0))
     for entry in found:
         until = entry["trained_until_ms"]
         aliases = entry["aliases"]
         recall = entry["recall_at_50"]
         table.add_row(
-            f"{entry['version']}{' (served)' if entry['served'] else ''}",
+            f"{entry['version']}{' *' if entry['served'] else ''}",
             "not yet" if entry["mlflow_version"] is None else f"v{entry['mlflow_version']}",
             "registry away" if aliases is None else ", ".join(aliases),
             str(entry["reason"] or ""),
             f"{entry['trained_events'] or 0:,}",
             "" if until is None else datetime.fromtimestamp(until / 1000, UTC).date().isoformat(),
-            str(entry["rebuilt_codes"]),
+            f"{entry['rebuilt_codes']} new",
             "" if recall is None else f"{recall:.4f}",
         )
     console.print(table)
+    console.print("* served")

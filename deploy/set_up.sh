@@ -45,7 +45,7 @@ set_up_python() {
     fail "could not create .venv; install the venv module (for example: apt-get install python3.11-venv)"
   [ -x "$root/.venv/bin/uv" ] || "$root/.venv/bin/python" -m pip install --quiet uv ||
     fail "could not install uv into .venv: is the Python package registry reachable?"
-  "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" \
+  "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" --compile-bytecode \
     --require-hashes -r "$root/requirements.lock" ||
     fail "could not install the packages of requirements.lock; see the message above"
   "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" \

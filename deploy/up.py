@@ -217,6 +217,8 @@ def _supervise(
     environment = {
         "SPARC_CONFIG": str(settings.data_dir / configuration.CONFIG),
         "PYTHONUNBUFFERED": "1",
+        # Where bytecode may not be kept, importing torch or MLflow costs seconds in each part.
+        "PYTHONDONTWRITEBYTECODE": "",
         # Each part uses one core; their threads would only fight over two.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "MALLOC_ARENA_MAX": "2",
