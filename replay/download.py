@@ -28,7 +28,6 @@ from replay.errors import ReplayError
 ATTEMPTS = 6
 """Consecutive attempts without a new byte before giving up."""
 LONGEST_PAUSE = 30.0
-CHUNK = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0)
 Progress = Callable[[str, int, int | None], None]
 
@@ -59,7 +58,7 @@ def fetch(
         dataset: such as "amazon-2014-beauty".
         directory: where the files go, in a folder named after the dataset.
         progress: called with file name, bytes so far and bytes in all; may raise to stop.
-        client: another HTTP client.
+        client: another HTTP client; it is closed at the end.
         sleep: called with seconds between attempts.
 
     Raises:
@@ -164,7 +163,7 @@ def _attempt(
                 f"{part.parent}; free some"
             )
         with part.open(mode) as file:
-            for block in answer.iter_bytes(CHUNK):
+            for block in answer.iter_raw():
                 file.write(block)
                 have += len(block)
                 progress(have, length)

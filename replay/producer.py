@@ -37,7 +37,13 @@ from replay.errors import ReplayError
 POSITION = "log_position"
 """Header of every record: its 0-based position in the log, in decimal digits. A heartbeat carries
 the position of the last click before it."""
-SETTINGS: dict[str, Any] = {
+CONNECTION: dict[str, Any] = {
+    "bootstrap_timeout_ms": 3000,
+    # The default grows to 30 s: a broker that is back would be noticed half a minute later.
+    "reconnect_backoff_max_ms": 1000,
+}
+"""Settings of every client of the replay."""
+SETTINGS: dict[str, Any] = CONNECTION | {
     "acks": "all",
     "enable_idempotence": True,
     "batch_size": 256 * 1024,
@@ -153,7 +159,7 @@ class KafkaPythonProducer:
         self._refused: list[BaseException] = []
         self._kafka: Any = patience.until(
             lambda: KafkaProducer(
-                bootstrap_servers=patience.bootstrap.split(","), **SETTINGS, **client
+                bootstrap_servers=patience.bootstrap.split(","), **(SETTINGS | dict(client))
             )
         )
 

@@ -26,7 +26,7 @@ from replay.config import ReplayConfig
 from replay.exclusive import exclusive
 from replay.heartbeat import Pulse
 from replay.log_in_kafka import find_clicks, find_items
-from replay.producer import KafkaPythonProducer, Patience, Producer, partition_of
+from replay.producer import CONNECTION, KafkaPythonProducer, Patience, Producer, partition_of
 from replay.resumption import CHUNK
 from replay.staged_log import StagedLog
 from replay.staging import stage
@@ -193,7 +193,8 @@ class Replay:
     def _connect(self) -> Producer:
         def create() -> list[str]:
             admin = KafkaAdminClient(
-                bootstrap_servers=self._patience.bootstrap.split(","), **self._client
+                bootstrap_servers=self._patience.bootstrap.split(","),
+                **(CONNECTION | self._client),
             )
             try:
                 return create_topics(
@@ -250,7 +251,7 @@ class Replay:
                 self._pause(0)
                 producer.flush()
                 self._tell(simulated_time_ms=click.event_time)
-            if (position + 1) % BETWEEN_LOOKS == 0:
+            if clock and (position + 1) % BETWEEN_LOOKS == 0:
                 self._beat(pulse, position, click.event_time)
         producer.flush()
         end_ms = log.last_time_ms + self.config.watermark_delay_ms

@@ -20,7 +20,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from replay.producer import POSITION, Patience
+from replay.producer import CONNECTION, POSITION, Patience
 
 CHUNK = 8192
 """Positions between two barriers. A replay resumes with the value that it was started with, so it
@@ -143,7 +143,7 @@ def find_stored(
             auto_offset_reset="earliest",
             max_poll_records=CHUNK,
             metrics_enabled=False,
-            **client,
+            **(CONNECTION | dict(client)),
         )
         try:
             return _find(_Reader(consumer, min(patience.seconds, 10.0)), topic, mark, sleep)

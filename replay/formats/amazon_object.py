@@ -54,8 +54,8 @@ def _evaluate(text: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape such as "\d" is no news here
             return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, SystemError):
+        return None  # SystemError: CPython 3.11 on a nesting that is just too deep
 
 
 def _literal(line: str) -> dict[str, Any]:
