@@ -168,7 +168,10 @@ final class Click {
         // An escape may spell half a character, which no UTF-8 can hold.
         String text = json.getText();
         boolean plain = text.chars().noneMatch(c -> Character.isSurrogate((char) c));
-        return plain || StandardCharsets.UTF_8.newEncoder().canEncode(text) ? null : "not Unicode";
+        if (!plain && !StandardCharsets.UTF_8.newEncoder().canEncode(text)) {
+            throw new CharacterCodingException();
+        }
+        return null;
     }
 
     private static String integerProblem(JsonParser json, JsonToken token) throws IOException {
