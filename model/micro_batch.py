@@ -185,8 +185,13 @@ class Backlog:
     def __bool__(self) -> bool:
         return any(self._sequences.values()) or any(self._items.values())
 
-    def lag(self) -> int:
-        """Sequences not yet in a plan: those buffered, and the offsets not yet fetched."""
+    def lag(self) -> int | None:
+        """Sequences not yet in a plan: those buffered, and the offsets not yet fetched.
+
+        None before the first poll, when nobody knows.
+        """
+        if not self._polled:
+            return None
         unread = sum(
             max(0, end - self._next[SEQUENCES].get(partition, 0))
             for partition, end in self._ends[SEQUENCES].items()
