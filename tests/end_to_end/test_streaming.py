@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 BEAUTY = Path(__file__).resolve().parents[3] / "shared" / "data" / "beauty" / "events.csv"
 DELAY = 5000
+RECORDED = 1_500_000_000_000
+"""When the records were written, in ms: after the events of all logs here."""
 
 
 class Stream:
@@ -76,7 +78,7 @@ class Stream:
             linger_ms=10,
             max_request_size=8 << 20,
         )
-        for r in records:
+        sent = [
             producer.send(
                 self.topics.clicks,
                 key=r.key,
@@ -85,7 +87,11 @@ class Stream:
                 headers=list(r.headers),
                 partition=0,
             )
+            for r in records
+        ]
         producer.flush()
+        for future in sent:
+            future.get(timeout=0)
         producer.close()
 
     def wait(self, done: Callable[[], bool], seconds: float = 120) -> None:
@@ -142,15 +148,16 @@ def click(user: int, item: int, when: int, **changes) -> Record:
     event = hashlib.sha1(f"{user}|{item}|{when}".encode(), usedforsecurity=False).hexdigest()[:32]
     fields = {"event_id": event, "user_id": user, "item_id": item, "event_time": when} | changes
     body = Click(**fields)
-    return Record(body.key(), body.to_bytes(), 10**12 + when, (("origin", b"\x00\xff"),))
+    return Record(body.key(), body.to_bytes(), RECORDED, (("origin", b"\x00\xff"),))
 
 
 def heartbeat(when: int) -> Record:
-    return Record(b"0", Click("", 0, 0, when, HEARTBEAT).to_bytes(), 10**12 + when)
+    return Record(b"0", Click("", 0, 0, when, HEARTBEAT).to_bytes(), RECORDED)
 
 
 def poison(rng: random.Random, when: int) -> Record:
     """A record that is no click, in one of the ways that producers have found."""
+    ahead = RECORDED + 10 * 365 * 86_400_000
     good = click(7, 8, when)
     value = good.value
     ways = [
@@ -176,8 +183,8 @@ def poison(rng: random.Random, when: int) -> Record:
         Record(b"7", value.replace(b'"schema_version":1', b'"schema_version":"1"'), when),
         Record(b"7", value.replace(b'"event_id":"', b'"event_id":"\\ud800'), when),
         click(7, 8, -1),
-        Record(b"7", click(7, 8, when + 10 * 365 * 86_400_000).value, when),
-        Record(b"0", heartbeat(when + 10 * 365 * 86_400_000).value, when),
+        Record(b"7", click(7, 8, ahead).value, when),
+        Record(b"0", heartbeat(ahead).value, when),
         Record(b"7", b'{"pad":"' + b"x" * 2_000_000, when),
     ]
     return rng.choice(ways)
