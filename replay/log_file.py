@@ -10,6 +10,7 @@ from pathlib import Path
 from replay.errors import BadLine, LineError, ReplayError
 from replay.formats.recognition import recognise_events, recognise_items
 from replay.formats.record import Entry, Event
+from replay.formats.table import is_open
 from replay.text_file import read_lines
 
 EARLIEST_MS = 788_918_400_000
@@ -83,7 +84,7 @@ def _records(
         if not number:
             return
         joined = list[tuple[int, bytes]]()
-        while record.count(b'"') % 2:
+        while is_open(record):
             following = waiting.pop(0) if waiting else next(lines, None)
             if following is None or len(joined) == LONGEST_QUOTED:
                 bad(BadLine(path, number, "a quotation mark is not closed"))

@@ -190,5 +190,10 @@ class KafkaPythonProducer:
 
     def close(self) -> None:
         """Let go of the connection; what was not flushed may be lost."""
-        with suppress(KafkaError):  # a flush that Kafka does not answer
+        try:
             self._kafka.close(timeout=CLOSING_SECONDS)
+        except KafkaError:  # its last flush; without this it tries again, loudly, at exit
+            self._kafka._sender.force_close()
+            self._kafka._sender.join(CLOSING_SECONDS)
+            with suppress(KafkaError):
+                self._kafka.close(timeout=0)

@@ -139,9 +139,18 @@ def text_id(value: Any, field: str) -> str:
     value = value.strip()
     if not value or len(value) > LONGEST_ID:
         raise LineError(f"{field} is {'empty' if not value else 'too long'}")
+    if not value.isascii() and _clean(value) != value:
+        raise LineError(f"{field} is not valid Unicode")
     return value
 
 
 def plain_text(value: Any) -> str:
     """A title or category on one line, bounded; empty for anything that is not text."""
-    return " ".join(value.split())[:LONGEST_TITLE] if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return _clean(" ".join(value.replace("\0", " ").split())[:LONGEST_TITLE])
+
+
+def _clean(text: str) -> str:
+    # Half of a surrogate pair can be written as an escape, but not encoded.
+    return text.encode("utf-8", "replace").decode()

@@ -52,6 +52,17 @@ def split(line: str) -> list[str]:
         raise LineError(f"broken quoting ({error})") from error
 
 
+def is_open(record: bytes) -> bool:
+    """Whether the record ends within a quoted field, which then goes on in the next line."""
+    if record.count(b'"') % 2 == 0:
+        return False
+    try:
+        next(csv.reader([record.decode("utf-8", "replace")], strict=True))
+    except csv.Error:
+        return True
+    return False
+
+
 def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
     return next((header.index(name) for name in names if name in header), None)
 

@@ -277,6 +277,22 @@ def test_bad_catalogue_lines_are_told_and_the_rest_goes_on(write):
     assert {b.reason for b in bad} == {"malformed Python literal"}
 
 
+def test_inches_in_a_title_open_no_quotation(write):
+    items, bad = items_of(write('item_id,title\n1,A 5" comb\n2,"A 5"" brush"\n3,Soap\n'))
+    assert [item[1] for item in items] == ['A 5" comb', 'A 5" brush', "Soap"]
+    assert bad == []
+
+
+def test_text_that_is_no_unicode_does_no_harm(write):
+    line = "{'asin': '%s', 'title': 'half a \\ud83d face', 'categories': [['a\\0b', 'c\\0d']]}\n"
+    items, bad = items_of(write(line % "B1" + line % "B\\ud83d" + line % "B2"))
+    assert [item[:3] for item in items] == [
+        ("B1", "half a ? face", "c d"),
+        ("B2", "half a ? face", "c d"),
+    ]
+    assert [(b.line, b.reason) for b in bad] == [(2, "asin is not valid Unicode")]
+
+
 def test_a_log_is_no_catalogue(write):
     with pytest.raises(ReplayError, match="not a known catalogue"):
         items_of(write(RATINGS_2014))
