@@ -221,6 +221,7 @@ def _supervise(
         "PYTHONDONTWRITEBYTECODE": "",
         # Each part uses one core; their threads would only fight over two.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
         "MALLOC_ARENA_MAX": "2",
     }
     supervisor = Supervisor(every, settings.data_dir / "logs", environment)

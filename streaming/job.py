@@ -228,7 +228,6 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
         "rest.port": port,
         "pipeline.name": config.name,
         "pipeline.jars": jars,
-        "pipeline.classpaths": jars,
         "pipeline.object-reuse": "true",
         "parallelism.default": str(config.parallelism),
         "execution.checkpointing.interval": f"{config.checkpoint_interval_ms} ms",

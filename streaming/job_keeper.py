@@ -11,6 +11,7 @@ of earlier submissions are removed as soon as the job has one of its own.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -80,9 +81,17 @@ def submit_in_subprocess(config: Config, around: Surroundings) -> str:
     Raises:
         StreamingError: with the root cause.
     """
+    environment = {
+        # A JVM of a few seconds: quick to start, and no code is worth the second compiler.
+        "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx512m",
+        # The job has no Python workers: no loopback server, which would import Beam.
+        "_python_worker_execution_mode": "process",
+        **os.environ,
+    }
     try:
         done = subprocess.run(  # noqa: S603
             [sys.executable, "-m", "streaming.job"],
+            env=environment,
             input=to_json(config, around),
             capture_output=True,
             text=True,

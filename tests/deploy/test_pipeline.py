@@ -51,7 +51,7 @@ def test_a_drain_waits_for_each_part_in_turn() -> None:
 
     statuses["train"] = {
         "caught_up": True,
-        "trained_events": 9,
+        "sequences_read": 9,
         "last_handover": {"sequence": 3},
     }
     statuses["index"] = {"caught_up": True, "handover": 2, "version": 2}
@@ -65,7 +65,7 @@ def test_a_drain_waits_for_each_part_in_turn() -> None:
 
 def test_a_trainer_that_is_idle_before_the_stream_has_ended_is_not_done() -> None:
     training = drain_steps(lambda: 9)[0]
-    idle = {"caught_up": True, "trained_events": 5, "last_handover": {"sequence": 1}}
+    idle = {"caught_up": True, "sequences_read": 5, "last_handover": {"sequence": 1}}
     assert not training.done({"train": idle})
 
 

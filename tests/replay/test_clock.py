@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.clock import SimulatedClock
@@ -48,6 +48,7 @@ def test_a_late_start_of_an_event_is_made_up_for():
     assert clock.delay(1) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=30), st.floats(0.1, 1e6))
 def test_the_log_never_runs_ahead_of_its_clock(gaps, speedup):
     times = [sum(gaps[: k + 1]) for k in range(len(gaps))]

@@ -4,7 +4,7 @@ import ast
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import BadLine, ReplayError
@@ -301,6 +301,7 @@ def test_a_log_is_no_catalogue(write):
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
+@settings(deadline=None)
 @given(
     title=texts,
     related=st.dictionaries(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.identity import DUCKDB_MACROS, event_id, numeric_id
@@ -22,6 +22,7 @@ texts = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(user=texts, item=texts, time_ms=st.integers(788918400000, 1 << 42))
 def test_the_database_and_python_agree(sql, user, item, time_ms):
     found = sql.execute(
