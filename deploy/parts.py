@@ -49,7 +49,7 @@ def await_topics(settings: Settings, stop: threading.Event, report: Report) -> b
                     "bootstrap_servers": settings.bootstrap,
                     "request_timeout_ms": 5000,
                     "bootstrap_timeout_ms": 2000,
-                    **settings.kafka.client,
+                    **settings.kafka.client_settings,
                 }
             )
         except (KafkaError, OSError) as error:
@@ -112,7 +112,7 @@ def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
         settings.data_dir,
         stop,
         report,
-        client=settings.kafka.client,
+        client=settings.kafka.client_settings,
         partitions=settings.kafka.partitions,
         replication=settings.kafka.replication,
     )
@@ -132,7 +132,7 @@ def stream(settings: Settings, stop: threading.Event, report: Report) -> None:
         around.topics,
         settings.streaming.name,
         FlinkRest(around.flink),
-        settings.kafka.client,
+        settings.kafka.client_settings,
     )
 
     def lag() -> int | None:
@@ -156,7 +156,7 @@ def train(settings: Settings, stop: threading.Event, report: Report) -> None:
             settings.trainer_config(),
             settings.learner_config(),
             settings.bootstrap,
-            settings.kafka.client,
+            settings.kafka.client_settings,
             settings.kafka.topics(),
             settings.data_dir,
             lambda model: ServedPath(settings, model),
@@ -178,7 +178,7 @@ def index(settings: Settings, stop: threading.Event, report: Report) -> None:
     if await_topics(settings, stop, report):
         indexing_process.run(
             settings.indexer,
-            kafka={"bootstrap_servers": settings.bootstrap, **settings.kafka.client},
+            kafka={"bootstrap_servers": settings.bootstrap, **settings.kafka.client_settings},
             topics=settings.kafka.topics(),
             data_dir=settings.data_dir,
             stop=stop,
@@ -198,7 +198,7 @@ def register(settings: Settings, stop: threading.Event, report: Report) -> None:
         bootstrap_servers=settings.bootstrap,
         topic=settings.kafka.topics().snapshots,
         search=settings.search,
-        client_settings=settings.kafka.client,
+        client_settings=settings.kafka.client_settings,
         stop=stop,
         report=report,
     )
@@ -215,7 +215,7 @@ def serve(settings: Settings, stop: threading.Event, report: Report) -> None:
         bootstrap_servers=settings.bootstrap,
         topic=settings.kafka.topics().sequences,
         search=settings.search,
-        client_settings=settings.kafka.client,
+        client_settings=settings.kafka.client_settings,
         stop=stop,
         report=report,
     )

@@ -163,7 +163,7 @@ class Pipeline:
             settings.kafka.topics(),
             settings.streaming.name,
             flink,
-            settings.kafka.client,
+            settings.kafka.client_settings,
         )
 
         def emitted(_: dict[str, dict[str, Any]]) -> bool:
@@ -177,7 +177,9 @@ class Pipeline:
         finally:
             end.close()
             flink.close()
-        accounts = count(settings.bootstrap, settings.kafka.topics(), settings.kafka.client)
+        accounts = count(
+            settings.bootstrap, settings.kafka.topics(), settings.kafka.client_settings
+        )
         for step in drain_steps(lambda: accounts.sequences):
             self._until(step.name, step.done, step.parts)
         self.peak_memory = max(self.peak_memory, self.supervisor.memory_bytes())

@@ -66,10 +66,15 @@ class Kafka:
 
     bootstrap: str = ""
     heap_mb: int = 512
-    client: dict[str, str] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict)
     prefix: str = ""
     partitions: int = 1
     replication: int = 1
+
+    @property
+    def client_settings(self) -> dict[str, Any]:
+        """For kafka-python; by default it notices a broker that is back only after 30 s."""
+        return {"reconnect_backoff_max_ms": 1000, **self.client}
 
     def topics(self) -> Topics:
         """The topic names."""
