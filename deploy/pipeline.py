@@ -127,8 +127,9 @@ class Pipeline:
         states = self.supervisor.states()
         statuses = read_statuses(self.settings.data_dir)
         for state in states.values():
-            failed = state.state == "FATAL" or (state.state == "EXITED" and state.exit_status != 0)
-            if failed:
+            # A killed part is EXITED for a moment, with another status, before it is restarted.
+            refused = state.state == "EXITED" and state.one_shot and state.exit_status == 1
+            if state.state == "FATAL" or refused:
                 raise PipelineError(
                     f"{state.name} failed: {last_line(state.log) or 'no output'} (log: {state.log})"
                 )

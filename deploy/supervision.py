@@ -59,6 +59,7 @@ class ProcessState:
     pid: int
     exit_status: int
     log: Path
+    one_shot: bool
 
 
 def _quote(argument: str) -> str:
@@ -121,6 +122,7 @@ class Supervisor:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._one_shot = {p.name for p in programs if p.one_shot}
         # A unix socket's path may hold about 100 characters, and a data directory may be deep.
         self._runtime = Path(tempfile.mkdtemp(prefix="sparc-"))
         self._socket = self._runtime / "supervisor.sock"
@@ -175,7 +177,12 @@ class Supervisor:
         """
         return {
             p["name"]: ProcessState(
-                p["name"], p["statename"], p["pid"], p["exitstatus"], Path(p["stdout_logfile"])
+                p["name"],
+                p["statename"],
+                p["pid"],
+                p["exitstatus"],
+                Path(p["stdout_logfile"]),
+                p["name"] in self._one_shot,
             )
             for p in self._call("getAllProcessInfo")
         }

@@ -29,11 +29,6 @@ from pathlib import Path
 
 from streaming.topics import Topics
 
-SYSTEM_FUNCTIONS = {
-    "click_time": "sparc.streaming.ClickTime",
-    "read_click": "sparc.streaming.ReadClick",
-    "user_sequences": "sparc.streaming.UserSequences",
-}
 DELIVERIES = ("exactly-once", "at-least-once")
 STATE_BACKENDS = ("hashmap", "rocksdb")
 
@@ -164,9 +159,14 @@ def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
             "sink.transaction-naming-strategy": "POOLING",
             "properties.transaction.timeout.ms": str(3600 * 1000),
         }
+    classes = {
+        "click_time": "ClickTime",
+        "read_click": "ReadClick",
+        "user_sequences": "ExpiringUserSequences" if config.user_ttl else "UserSequences",
+    }
     functions = [
-        f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS {quoted(java)} LANGUAGE JAVA"
-        for name, java in SYSTEM_FUNCTIONS.items()
+        f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS 'sparc.streaming.{java}' LANGUAGE JAVA"
+        for name, java in classes.items()
     ]
     ahead = f"CAST({config.max_ahead_ms} AS BIGINT)"
     seconds, ms = divmod(config.out_of_orderness_ms, 1000)

@@ -31,13 +31,8 @@ import org.apache.flink.table.functions.ProcessTableFunction;
  * because its event time has gone by.
  */
 @FunctionHint(
-        output =
-                @DataTypeHint(
-                        value =
-                                "ROW<kind STRING, output_key BYTES, output_value BYTES, "
-                                        + "output_headers MAP<STRING, BYTES>>",
-                        bridgedTo = RowData.class))
-public final class UserSequences extends ProcessTableFunction<RowData> {
+        output = @DataTypeHint(value = UserSequences.OUTPUT, bridgedTo = RowData.class))
+public class UserSequences extends ProcessTableFunction<RowData> {
     private static final int HISTORY_LENGTH = 50;
 
     private static final StringData SEQUENCE = StringData.fromString("sequence");
@@ -46,6 +41,14 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
 
     private transient Counter duplicates;
     private transient Counter late;
+
+    static final String CLICK =
+            "ROW<user_id BIGINT, event_id STRING, item_id BIGINT, event_time BIGINT, "
+                    + "dead_letter MAP<STRING, BYTES>, `key` BYTES, `value` BYTES>";
+
+    static final String OUTPUT =
+            "ROW<kind STRING, output_key BYTES, output_value BYTES, "
+                    + "output_headers MAP<STRING, BYTES>>";
 
     /** A user's clicks so far: how many have gone out, and the last of them, oldest first. */
     public static final class History {
@@ -84,18 +87,11 @@ public final class UserSequences extends ProcessTableFunction<RowData> {
 
     public void eval(
             Context context,
-            @StateHint History history,
+            @StateHint(ttl = "0") History history,
             @StateHint(ttl = "0") MapView<Long, Waiting> waiting,
             @ArgumentHint(
                             value = {ArgumentTrait.SET_SEMANTIC_TABLE},
-                            type =
-                                    @DataTypeHint(
-                                            value =
-                                                    "ROW<user_id BIGINT, event_id STRING, "
-                                                            + "item_id BIGINT, event_time BIGINT, "
-                                                            + "dead_letter MAP<STRING, BYTES>, "
-                                                            + "`key` BYTES, `value` BYTES>",
-                                            bridgedTo = RowData.class))
+                            type = @DataTypeHint(value = CLICK, bridgedTo = RowData.class))
                     RowData click,
             Integer remembered)
             throws Exception {
