@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,9 @@ class Stream:
             assert not self._thread.is_alive()
         self._thread = None
 
-    def send(self, records: Sequence[Record]) -> None:
+    def send(
+        self, records: Sequence[Record], partition: Callable[[Record], int] = lambda _: 0
+    ) -> None:
         producer = KafkaProducer(
             bootstrap_servers=self.broker.bootstrap,
             acks="all",
@@ -85,7 +88,7 @@ class Stream:
                 value=r.value,
                 timestamp_ms=r.timestamp,
                 headers=list(r.headers),
-                partition=0,
+                partition=partition(r),
             )
             for r in records
         ]
@@ -255,6 +258,27 @@ def test_disorder_duplicates_poison_and_late_clicks_come_out_as_the_oracle_says(
     assert_as_expected(stream, log, expected)
 
 
+def test_parallel_operators_keep_the_order_of_each_user(stream):
+    stream.config = replace(stream.config, parallelism=2)
+    admin = KafkaAdminClient(bootstrap_servers=stream.broker.bootstrap)
+    admin.create_partitions({stream.topics.clicks: 4, stream.topics.sequences: 3})
+    admin.close()
+    rng = random.Random(7)
+    now, log = 10**9, []
+    for _ in range(20_000):
+        now += rng.choice([0, 1, 20])
+        log.append(click(rng.randint(1, 50), rng.randint(1, 999), now - rng.randint(0, 4999)))
+    ends = [heartbeat(now + DELAY)] * 4
+    stream.start()
+    # A user's clicks come from one of three partitions; the fourth has nothing but a heartbeat.
+    stream.send(log, lambda r: int(r.key or b"0") % 3)
+    numbers = iter(range(4))
+    stream.send(ends, lambda _: next(numbers))
+    stream.wait_until_drained()
+    assert stream.sequences() == expect([*log, *ends]).sequences
+    assert stream.accounts().lost == 0
+
+
 def test_killed_anywhere_the_topics_are_the_same(stream):
     rng = random.Random(5)
     now, log = 10**9, []
@@ -269,6 +293,7 @@ def test_killed_anywhere_the_topics_are_the_same(stream):
     expected = expect(log)
     assert not expected.late
     quarter = len(log) // 4
+    stream.config = replace(stream.config, user_ttl="1 d")
     cluster = stream.cluster
     stream.start()
     stream.send(log[:quarter])
