@@ -39,6 +39,7 @@ class Program:
         command: arguments; the first is an absolute path.
         one_shot: ends by itself, with exit code 0 when done and 1 on bad input; only a crash
             (any other end) restarts it.
+        nice: how far it stands back when the cores are busy, as for nice(1).
         stop_seconds: grace between SIGTERM and SIGKILL.
         start_seconds: a process that ends earlier failed to start.
     """
@@ -46,6 +47,7 @@ class Program:
     name: str
     command: Sequence[str]
     one_shot: bool = False
+    nice: int = 0
     stop_seconds: int = 20
     start_seconds: int = 8
 
@@ -68,6 +70,12 @@ def _quote(argument: str) -> str:
     return f'"{escaped}"'
 
 
+def _with_nice(program: Program) -> list[str]:
+    nice = shutil.which("nice")
+    prefix = [nice, "-n", str(program.nice)] if nice and program.nice else []
+    return [*prefix, *program.command]
+
+
 def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> str:
     """The text of supervisord.conf; programs stop in the reverse of their order."""
     config = configparser.RawConfigParser()
@@ -87,7 +95,7 @@ def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> st
     }
     for position, program in enumerate(programs):
         config[f"program:{program.name}"] = {
-            "command": " ".join(map(_quote, program.command)),
+            "command": " ".join(map(_quote, _with_nice(program))),
             "priority": str(position + 1),
             "autorestart": "unexpected" if program.one_shot else "true",
             "exitcodes": "0,1",

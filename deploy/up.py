@@ -27,6 +27,8 @@ from replay.staging import stage
 MARK = ".sparc"
 """File that marks a data directory as ours: `--fresh` empties no other one."""
 LEAST_FREE_BYTES = 1 << 30
+STAND_BACK = 10
+"""Niceness of what may wait: who asks the service, or sends a click, does not."""
 
 
 class UpError(ValueError):
@@ -93,7 +95,7 @@ def with_ports(settings: Settings) -> Settings:
     return settings.model_copy(update={"ports": ports})
 
 
-def programs(settings: Settings, *, with_replay: bool = True) -> list[Program]:
+def programs(settings: Settings) -> list[Program]:
     """The processes to supervise, in the order in which they start; prepares what they need.
 
     Services that the settings point to elsewhere are not started.
@@ -109,16 +111,18 @@ def programs(settings: Settings, *, with_replay: bool = True) -> list[Program]:
     if not settings.flink.address:
         cluster = settings.local_cluster()
         flink_cluster.prepare(cluster)
-        found.append(Program("jobmanager", flink_cluster.job_manager_command(cluster)))
-        found.append(Program("taskmanager", flink_cluster.task_manager_command(cluster)))
+        job_manager = flink_cluster.job_manager_command(cluster)
+        task_manager = flink_cluster.task_manager_command(cluster)
+        found.append(Program("jobmanager", job_manager, nice=STAND_BACK))
+        found.append(Program("taskmanager", task_manager, nice=STAND_BACK))
     if not settings.registry.tracking_uri:
         command = mlflow_server.mlflow_server_command(settings.local_mlflow(), settings.data_dir)
-        found.append(Program("mlflow", command))
+        found.append(Program("mlflow", command, nice=STAND_BACK))
     sparc = [sys.executable, "-m", "deploy.cli"]
-    parts = ("serve", "stream", "index", "train", "register")
-    found.extend(Program(part, [*sparc, part], stop_seconds=30) for part in parts)
-    if with_replay:
-        found.append(Program("replay", [*sparc, "replay"], one_shot=True))
+    found.append(Program("serve", [*sparc, "serve"]))
+    for part in ("stream", "index", "train", "register"):
+        found.append(Program(part, [*sparc, part], nice=STAND_BACK, stop_seconds=30))
+    found.append(Program("replay", [*sparc, "replay"], nice=STAND_BACK, one_shot=True))
     return found
 
 
