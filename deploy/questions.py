@@ -31,7 +31,11 @@ def _service(settings: Settings) -> str:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """Every part's last report, with `alive` and its age in seconds, and where things are."""
+    """Every part's last report, with `alive` and its age in seconds, and where things are.
+
+    `freshness` tells how far the answers are behind: the age of the served snapshot, and how much
+    event time lies between the newest event of a user's history and the newest that was learnt.
+    """
     now = time.time()
     found = {}
     for part, report in read_statuses(settings.data_dir).items():
@@ -45,7 +49,19 @@ def status(settings: Settings) -> dict[str, Any]:
             "mlflow": settings.tracking_uri,
             "service": _service(settings),
         },
+        "freshness": _freshness(settings, found["serve"], now),
         "parts": found,
+    }
+
+
+def _freshness(settings: Settings, serve: dict[str, Any], now: float) -> dict[str, Any]:
+    pointer = read_pointer(settings.data_dir)
+    learnt, newest = serve.get("trained_until_ms"), serve.get("latest_event_ms")
+    behind = max(0, newest - learnt) / 1000 if learnt and newest else None
+    return {
+        "version": pointer.version if pointer else None,
+        "snapshot_age_seconds": round(now - pointer.published_at / 1000, 1) if pointer else None,
+        "event_seconds_behind": behind,
     }
 
 
@@ -61,6 +77,17 @@ def show_status(facts: dict[str, Any]) -> None:
         seen = "never" if age is None else f"{age:.0f} s ago"
         table.add_row(part, alive, seen, escape(describe(report, part)))
     console.print(table)
+    fresh = facts["freshness"]
+    if fresh["version"] is not None:
+        behind = fresh["event_seconds_behind"]
+        console.print(
+            f"{'freshness':<10} snapshot {fresh['version']} was published "
+            f"{fresh['snapshot_age_seconds']:,.0f} s ago"
+            + (
+                "" if behind is None else f"; it is {behind:,.0f} s of event time behind the clicks"
+            ),
+            highlight=False,
+        )
     for name, address in facts["addresses"].items():
         console.print(f"{name:<10} {address}", highlight=False)
     console.print(f"{'data':<10} {facts['data_dir']}", highlight=False)

@@ -43,7 +43,8 @@ class Config:
 
     Attributes:
         name: of the job; two jobs of one cluster need two names.
-        out_of_orderness_ms: how far an event may be behind the newest of its partition.
+        out_of_orderness_ms: an event so far behind the newest of its partition, or further, is
+            late. With 1 a partition has to be in order.
         idle_timeout_s: a partition without records for so long holds the watermark back no more.
             The replay's heartbeats keep its partitions from falling idle.
         max_ahead_ms: an event time further ahead of its record's own timestamp is a dead letter.
@@ -81,7 +82,7 @@ class Config:
             ("parallelism", self.parallelism >= 1, "at least 1"),
             ("checkpoint_interval_ms", self.checkpoint_interval_ms >= 50, "at least 50"),
             ("dedup_horizon", self.dedup_horizon >= 1, "at least 1"),
-            ("out_of_orderness_ms", self.out_of_orderness_ms >= 0, "not negative"),
+            ("out_of_orderness_ms", self.out_of_orderness_ms >= 1, "at least 1"),
             ("max_ahead_ms", self.max_ahead_ms >= 0, "not negative"),
             ("idle_timeout_s", self.idle_timeout_s > 0, "above 0"),
         ):

@@ -70,7 +70,7 @@ def test_checkpoints_outlive_the_job_and_failures_are_bounded():
         ("parallelism", 0),
         ("checkpoint_interval_ms", 5),
         ("dedup_horizon", 0),
-        ("out_of_orderness_ms", -1),
+        ("out_of_orderness_ms", 0),
         ("idle_timeout_s", 0.0),
     ],
 )
