@@ -16,8 +16,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from streaming.events import HEARTBEAT, Click, EventError
+from streaming.failure import StreamingError
 from streaming.flink_rest import FlinkRest
-from streaming.job import StreamingError
 from streaming.topics import Topics
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from streaming.job import StreamingError
+from streaming.failure import StreamingError, innermost_cause
 
 FINAL_STATES = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 
@@ -83,9 +83,7 @@ class FlinkRest:
             return ""
         if not entries:
             return ""
-        lines = str(entries[0].get("stacktrace") or entries[0]["exceptionName"]).splitlines()
-        causes = [s.removeprefix("Caused by: ") for s in lines if s.startswith("Caused by: ")]
-        return (causes or lines or [""])[-1 if causes else 0].strip()
+        return innermost_cause(str(entries[0].get("stacktrace") or entries[0]["exceptionName"]))
 
     def cancel(self, job: str) -> None:
         """Cancel a job; its checkpoints are kept."""

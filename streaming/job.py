@@ -27,14 +27,11 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from streaming.failure import StreamingError, innermost_cause
 from streaming.topics import Topics
 
 DELIVERIES = ("exactly-once", "at-least-once")
 STATE_BACKENDS = ("hashmap", "rocksdb")
-
-
-class StreamingError(RuntimeError):
-    """The job cannot be submitted or has failed; the message ends with the root cause."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +260,14 @@ def submit(config: Config, around: Surroundings) -> str:
     from py4j.protocol import Py4JJavaError
     from pyflink.common import Configuration
     from pyflink.table import EnvironmentSettings, TableEnvironment
+    from pyflink.util.exceptions import JavaException
 
+    missing = [jar for jar in around.jars if not Path(jar).is_file()]
+    if missing or not around.jars:
+        raise StreamingError(
+            f"{missing[0] if missing else 'the jar of the Kafka connector'} is not there; fetch "
+            "what the job needs with: mvn -q -B -f deploy/pom.xml package"
+        )
     configuration = Configuration()
     for name, value in flink_settings(config, around).items():
         configuration.set_string(name, value)
@@ -281,12 +285,9 @@ def submit(config: Config, around: Surroundings) -> str:
         if client is None:
             raise StreamingError(f"Flink at {around.flink} took the job and gave it no id")
         return str(client.get_job_id())
-    except Py4JJavaError as error:
-        cause = error.java_exception
-        while cause.getCause() is not None:
-            cause = cause.getCause()
+    except (Py4JJavaError, JavaException) as error:
         raise StreamingError(
-            f"Flink at {around.flink} refused the job: {cause.toString()}"
+            f"Flink at {around.flink} refused the job: {innermost_cause(str(error))}"
         ) from error
 
 

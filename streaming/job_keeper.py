@@ -27,8 +27,9 @@ from urllib.request import url2pathname
 
 import structlog
 
+from streaming.failure import StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
-from streaming.job import Config, StreamingError, Surroundings, to_json
+from streaming.job import Config, Surroundings, to_json
 
 log = structlog.get_logger(__name__)
 

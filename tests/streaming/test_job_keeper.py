@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
+from streaming.failure import StreamingError
 from streaming.flink_rest import Checkpoints, FlinkUnavailable
-from streaming.job import Config, StreamingError, Surroundings
+from streaming.job import Config, Surroundings
 from streaming.job_keeper import Keeper, newest_state, remove_other_states, run
 
 A, B = "a" * 32, "b" * 32
