@@ -25,14 +25,16 @@ class Config:
     """Settings of the neighbour memory.
 
     Attributes:
-        half_lives_days: of the pair counts; slots are kept by the last one.
+        half_lives_days: of the pair counts; slots are kept by the last one. Links fade like a
+            power of their age (fast for days, then ever slower), which a learned mixture of
+            half-lives can follow.
         slots: neighbours kept of each item.
         window: newest history events that are paired with a target, and that are looked up.
         rank_decay: weight of an event for each newer one when a history is looked up.
         answers: neighbours kept of a history.
     """
 
-    half_lives_days: tuple[float, ...] = (14.0, 90.0)
+    half_lives_days: tuple[float, ...] = (1.5, 6.0, 30.0, 150.0)
     slots: int = 48
     window: int = 20
     rank_decay: float = 0.85
@@ -40,7 +42,11 @@ class Config:
 
 
 class Neighbours(NamedTuple):
-    """Neighbours of histories: `rows_BK` (`NO_ROW` padded) and summed weights `scores_BKH`."""
+    """Neighbours of histories: `rows_BK` (`NO_ROW` padded) and their `scores_BKH`.
+
+    A score is the sum over the history's events of the link's weight, divided by the root of one
+    plus the event's total weight: who is linked with everybody says little.
+    """
 
     rows_BK: np.ndarray
     scores_BKH: np.ndarray
@@ -55,8 +61,8 @@ class Cooccurrence:
     >>> memory.add(history, np.array([2]), np.array([0]))
     >>> memory.look_up(history, np.array([DAY_MS])).rows_BK.tolist()
     [[2]]
-    >>> memory.look_up(history, np.array([DAY_MS])).scores_BKH.tolist()
-    [[[0.5]]]
+    >>> memory.look_up(history, np.array([DAY_MS])).scores_BKH.round(3)  # 0.5 / sqrt(1.5)
+    array([[[0.408]]], dtype=float32)
     """
 
     def __init__(self, config: Config) -> None:
@@ -125,7 +131,7 @@ class Cooccurrence:
         self.weights_NMH[item_U[fits_U], slot_U] = weight_UH[fits_U]
 
     def look_up(self, histories: HistoryBatch, now_B: np.ndarray) -> Neighbours:
-        """Neighbours of each history's newest events, best first by the last half-life."""
+        """Neighbours of each history's newest events, best first by the sum of their scores."""
         return look_up(self.config, self.rows_NM, self.weights_NMH, self.times_N, histories, now_B)
 
     def state(self) -> dict[str, Tensor]:
@@ -161,8 +167,9 @@ def look_up(
     event_E = recent_BL[owner_E, column_E]
     age_EH = np.maximum(now_B[owner_E] - times_N[event_E], 0)[:, None] * rate_H
     place_E1 = config.rank_decay ** (length - 1 - column_E)[:, None]
-    factor_EH = (place_E1 * np.exp2(-age_EH)).astype(np.float32)
-    weight_EMH = weights_NMH[event_E] * factor_EH[:, None, :]
+    fade_EH = np.exp2(-age_EH).astype(np.float32)
+    weight_EMH = weights_NMH[event_E] * fade_EH[:, None, :]
+    weight_EMH *= (place_E1 / np.sqrt(1 + weight_EMH.sum(1))).astype(np.float32)[:, None, :]
     neighbour_EM = rows_NM[event_E]
     filled_EM = neighbour_EM != NO_ROW
     owner_P = np.broadcast_to(owner_E[:, None], filled_EM.shape)[filled_EM]
@@ -171,7 +178,7 @@ def look_up(
     seen = np.isin(key_U, owner_E * np.int64(1 << 32) + event_E)
     key_U, score_UH = key_U[~seen], score_UH[~seen]
     owner_U, neighbour_U = key_U >> 32, key_U & 0xFFFFFFFF
-    order = np.lexsort((-score_UH[:, -1], owner_U))
+    order = np.lexsort((-score_UH.sum(1), owner_U))
     owner_U, neighbour_U, score_UH = owner_U[order], neighbour_U[order], score_UH[order]
     counts_B = np.bincount(owner_U, minlength=batch)
     rank_U = np.arange(len(owner_U)) - (np.cumsum(counts_B) - counts_B)[owner_U]

@@ -1,9 +1,15 @@
 """The interest head: log p(c | u) for every first-level code, also those the user never touched.
 
-The logit of a code is the match of the user's state with the codeword, so that a code that moves
-takes its probability along and a revived one starts where it lies, plus evidence: how often the
-code was clicked lately, how much of the history's neighbourhood lies in it, and how often the
-user was there. Weights of the evidence depend on the user's state.
+The logit of a code is a sum of
+
+- the match of the user's interest vector with the code's centroid in the space of z: the same
+  vector is trained against items by the user-item contrast, so the head knows a code by its
+  items, a code that moves takes its probability along, and a revived one starts where it lies;
+- the match of what the code's attention reads in the history (target attention, as in DIN, Zhou
+  et al., KDD 2018, with codes in the place of items);
+- evidence: how often the code was clicked lately, how much of the history's neighbourhood lies
+  in it, and how often the user was there, with weights that depend on the user's state.
+
 Shapes: B users, C codes, D dimension, F kinds of evidence.
 """
 
@@ -16,20 +22,36 @@ from torch import Tensor, nn
 class InterestHead(nn.Module):
     """Softmax over first-level codes; train with cross-entropy on the target's code."""
 
-    def __init__(self, dimension: int, evidence: int) -> None:
+    def __init__(self, dimension: int, evidence: int, scale: float) -> None:
         super().__init__()
-        self.user = nn.Sequential(
-            nn.Linear(dimension, dimension), nn.GELU(), nn.Linear(dimension, dimension)
-        )
-        self.code = nn.Linear(dimension, dimension)
-        self.evidence = nn.Linear(dimension, evidence)
+        d = dimension
+        norm = nn.LayerNorm(d)
+        nn.init.constant_(norm.weight, scale)
+        self.interest = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), norm)
+        self.code = nn.Linear(d, d)
+        self.evidence = nn.Linear(d, evidence)
         nn.init.zeros_(self.evidence.weight)
         nn.init.constant_(self.evidence.bias, 0.3)
 
-    def forward(self, state_BD: Tensor, codebook_CD: Tensor, evidence_BCF: Tensor) -> Tensor:
-        """Log-probabilities (B, C) float32; each row sums to one."""
-        user_BD = self.user(state_BD)
-        match_BC = user_BD @ self.code(codebook_CD).T * codebook_CD.shape[1] ** -0.5
+    def forward(
+        self,
+        state_BD: Tensor,
+        context_BCD: Tensor,
+        codebook_CD: Tensor,
+        centroid_CD: Tensor,
+        evidence_BCF: Tensor,
+    ) -> Tensor:
+        """Log-probabilities (B, C) float32; each row sums to one.
+
+        Args:
+            state_BD: users' states.
+            context_BCD: what each code's attention reads.
+            codebook_CD: first-level codewords in quantizer space.
+            centroid_CD: the same in the space of z.
+            evidence_BCF: evidence for each code.
+        """
+        match_BC = self.interest(state_BD) @ centroid_CD.T
+        read_BC = (context_BCD * self.code(codebook_CD)).sum(2) * codebook_CD.shape[1] ** -0.5
         weights_BF1 = self.evidence(state_BD).unsqueeze(2)
-        logits_BC = match_BC.float() + (evidence_BCF @ weights_BF1.to(evidence_BCF)).squeeze(2)
-        return torch.log_softmax(logits_BC, dim=1)
+        evidence_BC = (evidence_BCF @ weights_BF1.to(evidence_BCF)).squeeze(2)
+        return torch.log_softmax(match_BC.float() + read_BC.float() + evidence_BC, dim=1)

@@ -1,9 +1,12 @@
 """The item tower: id, title and category -> z, the item's place in the space of interests.
 
-The paper leaves the features open (SPARC.md, "item tower"). Here z is the sum of a content part,
-an MLP over hashed title words and category, and an id part. An item without events has only its
-initial id part, small and drawn from (seed, item id), so its z is its content's: neighbours in
-text and category lend it their place. An item without title or category has a learned stand-in.
+The paper leaves the features open (SPARC.md, "item tower"). Here z is a sum of vectors: of the
+hashed words of the title (over the root of their number), of the category, and of the id. A sum
+beat an MLP over the content, and an item's words and category learn from every item that shares
+them. An item without events has only its initial id part, small and drawn from (seed, item id),
+so its z is its content's. In training the id part of some items is hidden, so that the content
+learns to stand alone (DropoutNet, Volkovs et al., NeurIPS 2017). An item without title or category
+has a learned stand-in.
 Shapes: S items at hand, T title words, D dimension.
 """
 
@@ -28,13 +31,15 @@ class Config:
 
     Attributes:
         dimension: D of z.
-        hidden: width of the MLP over the content.
+        id_dropout: share of items whose id part is hidden in a training step.
+        content_scale: half width of the uniform initial word and category vectors.
         id_scale: half width of the uniform initial id part; breaks ties of equal contents.
         features: the hashed feature spaces.
     """
 
     dimension: int = 64
-    hidden: int = 128
+    id_dropout: float = 0.3
+    content_scale: float = 0.1
     id_scale: float = 0.02
     features: features.Config = field(default_factory=features.Config)
 
@@ -61,27 +66,27 @@ def initial_ids(seed: int, item_ids: np.ndarray, config: Config) -> Tensor:
 
 
 class ItemTower(nn.Module):
-    """Content MLP plus id. Parameters here are dense; id and word tables are `RowTable`s."""
+    """Content plus id. Parameters here are dense; id and word tables are `RowTable`s."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         d = config.dimension
         self.category = nn.Embedding(config.features.category_buckets, d)
-        nn.init.normal_(self.category.weight, std=0.3)
+        nn.init.uniform_(self.category.weight, -config.content_scale, config.content_scale)
         self.no_title_D = nn.Parameter(torch.zeros(d))
-        self.content = nn.Sequential(
-            nn.LayerNorm(2 * d), nn.Linear(2 * d, config.hidden), nn.GELU(),
-            nn.Linear(config.hidden, d),
-        )  # fmt: skip
 
-    def forward(self, inputs: ItemInputs) -> Tensor:
-        """Z of the items, (S, D) float32."""
+    def content(self, inputs: ItemInputs) -> Tensor:
+        """The part of z that title and category give, (S, D) float32."""
         count_S1 = (inputs.words_ST > 0).sum(1, keepdim=True)
         sums_SD = F.embedding_bag(inputs.words_ST, inputs.words_WD, mode="sum", padding_idx=0)
         title_SD = sums_SD * count_S1.clamp(min=1).rsqrt()
         title_SD = torch.where(count_S1 > 0, title_SD, self.no_title_D)
-        category_SD = self.category(inputs.category_S)
-        return self.content(torch.cat([title_SD, category_SD], dim=1)) + inputs.id_SD
+        category_SD: Tensor = self.category(inputs.category_S)
+        return title_SD + category_SD
+
+    def forward(self, inputs: ItemInputs) -> Tensor:
+        """Z of the items, (S, D) float32."""
+        return self.content(inputs) + inputs.id_SD
 
 
 def initial_words(seed: int, config: Config, device: torch.device) -> RowTable:
@@ -92,7 +97,8 @@ def initial_words(seed: int, config: Config, device: torch.device) -> RowTable:
 
     def initial(first: int, end: int) -> Tensor:
         buckets = np.arange(first, end)
-        return torch.from_numpy(stable_uniform(seed + 1, buckets, config.dimension) * 0.5)
+        uniform_WD = stable_uniform(seed + 1, buckets, config.dimension)
+        return torch.from_numpy(uniform_WD * config.content_scale)
 
     table = RowTable(config.dimension, initial, device)
     table.grow(config.features.title_buckets)

@@ -31,6 +31,7 @@ from model.catalogue import Catalogue
 from model.cooccurrence import Cooccurrence
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories, scatter_right
 from model.item_tower import ItemInputs, initial_ids, initial_words
+from model.key_places import KeyPlaces
 from model.popularity import Popularity, log_counts
 from model.replay_buffer import Examples, ReplayBuffer, concatenate
 from model.retrieval_model import RetrievalModel, model_facts, popularity_features
@@ -54,6 +55,8 @@ class Config:
         model: architecture and loss weights.
         learning_rate: of dense parameters (Adam).
         table_learning_rate: of rows of ids and words (row-wise Adam).
+        step: new examples in an optimizer step; a micro-batch takes as many steps as it needs, so
+            that its size does not change how much is learnt.
         clip: largest norm of the gradient.
         replay: older examples learnt again for each new one (the protocol allows 4).
         replay_capacity: examples kept for replay.
@@ -69,14 +72,15 @@ class Config:
 
     seed: int = 0
     model: sparc.Config = field(default_factory=sparc.Config)
-    learning_rate: float = 1e-3
-    table_learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
+    table_learning_rate: float = 3e-3
+    step: int = 128
     clip: float = 5.0
     replay: float = 2.0
     replay_capacity: int = 65_536
     replay_recency: float = 1.0
-    chunk: int = 64
-    candidates: int = 16_384
+    chunk: int = 32
+    candidates: int = 6_144
     session_dropout: float = 0.5
     session_hours: float = 24.0
 
@@ -107,6 +111,7 @@ class Learner:
         self._replay = ReplayBuffer(config.replay_capacity, near.answers, len(near.half_lives_days))
         self._codes_N = np.zeros(0, dtype=np.int64)
         self._events_N = np.zeros(0, dtype=np.int64)
+        self._places = KeyPlaces(model.key_dimension)
         self._clock_ms = 0
         self._exported_CD = self._centroids()
         self._counters = {"micro_batches": 0, "events": 0, "replayed": 0, "revived": 0}
@@ -149,14 +154,16 @@ class Learner:
         self._popularity.add(rows_B, times_B)
         self._events_N += np.bincount(rows_B, minlength=len(self._events_N))
         self._clock_ms = max(self._clock_ms, int(times_B.max()))
-        replayed = self._draw_replay(self.config.replay * len(batch))
-        result = self._step([fresh] if replayed is None else [fresh, replayed])
+        results = []
+        for part in fresh.split(self.config.step):
+            replayed = self._draw_replay(self.config.replay * len(part.targets_B))
+            results.append(self._step([part] if replayed is None else [part, replayed]))
         self._code_popularity.add(self._codes_N[rows_B], times_B)
         self._neighbours.add(histories, rows_B, times_B)
         self._replay.add(fresh)
         self._counters["micro_batches"] += 1
         self._counters["events"] += len(batch)
-        return result
+        return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
 
     def rehearse(self, examples: int) -> dict[str, float]:
         """Learn about so many replayed examples and no new ones; for further epochs of a warm-up.
@@ -383,6 +390,9 @@ class Learner:
             "items.id_ND": self._ids.weight_ND.clone(),
             "items.z_ND": z_ND,
             "items.codes_NQ": codes_NQ.to(torch.int32),
+            "items.places_N": torch.from_numpy(
+                self._places.assign(codes_NQ[:, 0].cpu().numpy()).astype(np.int32)
+            ),
             "items.popularity_NP": torch.from_numpy(
                 popularity_features(counts_NH, counts_NH[:, -1] > 0)
             ),
@@ -427,6 +437,8 @@ class Learner:
             "codes_N": torch.from_numpy(self._codes_N),
             "events_N": torch.from_numpy(self._events_N),
             "exported_CD": self._exported_CD,
+            "place_codes_N": torch.from_numpy(self._places.codes_N),
+            "places_N": torch.from_numpy(self._places.places_N),
         })  # fmt: skip
         meta = {"counters": dict(self._counters), "clock_ms": self._clock_ms}
         return {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, meta
@@ -477,6 +489,8 @@ class Learner:
         self._generator.set_state(own["random"])
         self._codes_N = own["codes_N"].numpy().copy()
         self._events_N = own["events_N"].numpy().copy()
+        self._places.codes_N = own["place_codes_N"].numpy().copy()
+        self._places.places_N = own["places_N"].numpy().copy()
         self._exported_CD = own["exported_CD"].clone().to(self.device)
         self._counters = {name: int(value) for name, value in meta["counters"].items()}
         self._clock_ms = int(meta["clock_ms"])

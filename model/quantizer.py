@@ -121,6 +121,10 @@ class ResidualQuantizer(nn.Module):
         """Z in quantizer space."""
         return (z_SD - self.mean_D) * torch.rsqrt(self.variance_D + 1e-6)
 
+    def centroids(self) -> Tensor:
+        """First-level codewords in the space of z: (C, D)."""
+        return self.codebooks_QCD[0] * torch.sqrt(self.variance_D + 1e-6) + self.mean_D
+
     def balance_C(self) -> Tensor:
         """Factor on first-level squared distances, in [balance_floor, 1]."""
         if self.config.balance <= 0:

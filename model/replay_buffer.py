@@ -34,6 +34,19 @@ class Examples(NamedTuple):
     histories: HistoryBatch
     neighbours: Neighbours
 
+    def split(self, size: int) -> list[Examples]:
+        """Runs of at most `size` examples, as equal as can be."""
+        count = -(-len(self.targets_B) // size)
+        return [
+            Examples(
+                self.targets_B[part],
+                self.times_B[part],
+                HistoryBatch(*(x[part] for x in self.histories)),
+                Neighbours(*(x[part] for x in self.neighbours)),
+            )
+            for part in np.array_split(np.arange(len(self.targets_B)), count)
+        ]
+
 
 def concatenate(parts: list[Examples]) -> Examples:
     """One batch of several, padded alike."""

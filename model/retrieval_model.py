@@ -1,11 +1,11 @@
 """What a snapshot's weights can do: embed items, weigh interests, make user vectors.
 
 An item's retrieval vector is [z | popularity features | key], a user's vector of a code is [user
-vector | evidence weights | sum of the keys of the history's neighbours in that code, by score].
-The key of an item is a random unit vector of signs, drawn from (seed, item id): keys of two items
-are nearly orthogonal, so the inner product returns an item's own neighbour score plus little
-noise, as only the neighbours *of the searched code* are summed. Thus the whole score s(u, i, c)
-of `model.sparc` is one inner product, and any flat index can serve it.
+vector | evidence weights | neighbour scores by key]. An item's key is one of `key_dimension` places
+that it holds in the list of its code, so the inner product returns the neighbour score of exactly
+this item while a list is no longer than there are places; in a longer one, items share. (Random
+keys of the same dimension were tried: their noise cost a fifth of the recall.) Thus the whole
+score s(u, i, c) of `model.sparc` is one inner product, and any flat index can serve it.
 
 Shapes: B users, L history length, N items, Q levels, C codes, K chosen codes or neighbours, D
 dimension of the retrieval vectors.
@@ -32,7 +32,6 @@ from model.item_tower import ItemInputs, initial_ids
 from model.manifest import Manifest
 from model.popularity import log_counts
 from model.sparc import Sparc, neighbour_features
-from model.stable_random import stable_signs
 from model.user_tower import EncodedHistory
 from streaming.events import Item
 
@@ -154,9 +153,10 @@ class RetrievalModel:
         self.item_events_N = tensors["items.events_N"].cpu().numpy()
         self.codes_NQ = tensors["items.codes_NQ"].cpu().numpy().astype(np.int64)
         popularity_NP = tensors["items.popularity_NP"].cpu().numpy()
-        keys_Nd = self._keys(self.item_ids_N)
+        places_N = tensors["items.places_N"].cpu().numpy().astype(np.int64)
+        keys_Nd = self._keys(places_N)
         self.vectors_ND = np.concatenate([self._z_ND.cpu().numpy(), popularity_NP, keys_Nd], axis=1)
-        self._padded_keys = torch.from_numpy(np.pad(keys_Nd, ((0, 1), (0, 0)))).to(self._device)
+        self._padded_places = torch.from_numpy(np.append(places_N, 0)).to(self._device)
         self._near_rows_NM = tensors["neighbours.rows_NM"].cpu().numpy()
         self._near_weights_NMH = tensors["neighbours.weights_NMH"].cpu().numpy()
         self._near_times_N = tensors["neighbours.times_N"].cpu().numpy()
@@ -171,8 +171,10 @@ class RetrievalModel:
         if len({len(self.item_ids_N), len(self._z_ND), len(self.codes_NQ), len(self._id_ND)}) > 1:
             raise ModelError("the item tensors differ in length")
 
-    def _keys(self, ids: np.ndarray) -> np.ndarray:
-        return stable_signs(self._seed + 2, ids, self._config.key_dimension)
+    def _keys(self, places_n: np.ndarray) -> np.ndarray:
+        """Keys (n, d) of places; zeros for `NO_ROW`."""
+        places_d = np.arange(self._config.key_dimension)
+        return (places_n[:, None] == places_d).astype(np.float32)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Catalogue rows of ids, `NO_ROW` where unknown."""
@@ -185,20 +187,18 @@ class RetrievalModel:
     def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
         """Retrieval vectors (n, D) float32 and codes (n, Q) int64 of any items, as they are given.
 
-        An item that the model has not learnt is placed by its title and category alone and has no
-        popularity yet.
+        An item that the model has not learnt is placed by its title and category alone, has no
+        popularity yet and no key.
         """
-        z_nD, rows_n, ids_n = self._place(items)
+        z_nD, rows_n = self._place(items)
         codes_nQ = self._sparc.quantizer.assign(self._sparc.quantizer.standardise(z_nD))
-        popularity = slice(self._z_ND.shape[1], self.dimension - self._config.key_dimension)
-        popularity_nP = np.zeros((len(items), popularity.stop - popularity.start), np.float32)
+        evidence_nE = np.zeros((len(items), self.dimension - z_nD.shape[1]), np.float32)
         known_n = rows_n != NO_ROW
-        popularity_nP[known_n] = self.vectors_ND[rows_n[known_n], popularity]
-        vectors = np.concatenate([z_nD.cpu().numpy(), popularity_nP, self._keys(ids_n)], axis=1)
-        return vectors, codes_nQ.cpu().numpy()
+        evidence_nE[known_n] = self.vectors_ND[rows_n[known_n], z_nD.shape[1] :]
+        return np.concatenate([z_nD.cpu().numpy(), evidence_nE], axis=1), codes_nQ.cpu().numpy()
 
-    def _place(self, items: Sequence[Item]) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        """Z, rows and ids of items."""
+    def _place(self, items: Sequence[Item]) -> tuple[Tensor, np.ndarray]:
+        """Z and rows of items."""
         ids_n = np.fromiter((item.item_id for item in items), np.int64, len(items))
         rows_n = self.rows(ids_n)
         known_n = rows_n != NO_ROW
@@ -218,7 +218,7 @@ class RetrievalModel:
                 torch.from_numpy(hashed.category_N).to(self._device),
             )
             parts.append(self._sparc.item_tower(inputs))
-        return torch.cat(parts), rows_n, ids_n
+        return torch.cat(parts), rows_n
 
     @torch.inference_mode()
     def quantizer_space(self, items: Sequence[Item] | None = None) -> np.ndarray:
@@ -261,22 +261,22 @@ class RetrievalModel:
     @torch.inference_mode()
     def log_interests(self, encoded: Encoded) -> np.ndarray:
         """Log p(c | u): (B, C) float32, rows normalised."""
-        logs_BC = self._sparc.log_interests(
-            encoded.histories.state_BD, encoded.interest_evidence_BCF
-        )
+        logs_BC = self._sparc.log_interests(encoded.histories, encoded.interest_evidence_BCF)
         return logs_BC.cpu().numpy()
 
     @torch.inference_mode()
     def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
         """One retrieval vector for each (user, chosen code): (B, K, D) float32."""
-        codes = torch.from_numpy(np.ascontiguousarray(codes_BK, dtype=np.int64)).to(self._device)
+        codes = torch.from_numpy(np.array(codes_BK, dtype=np.int64)).to(self._device)
         query_BKD = self._sparc.quantizer.codebooks_QCD[0][codes]
         users_BKD = self._sparc.user_tower(encoded.histories, query_BKD)
         weights_BKP = encoded.popularity_weights_BP.unsqueeze(1).expand(-1, codes.shape[1], -1)
         rows_BM = torch.from_numpy(encoded.near_rows_BK).to(self._device)
         inside_BKM = self._padded_codes[rows_BM].unsqueeze(1) == codes.unsqueeze(2)
         scores_BKM = encoded.near_scores_BK.unsqueeze(1) * inside_BKM
-        keys_BKd = scores_BKM @ self._padded_keys[rows_BM]
+        places_BKM = self._padded_places[rows_BM].unsqueeze(1).expand_as(scores_BKM)
+        keys_BKd = users_BKD.new_zeros(*codes.shape, self._config.key_dimension)
+        keys_BKd.scatter_add_(2, places_BKM, scores_BKM)
         return torch.cat([users_BKD, weights_BKP, keys_BKd], dim=2).cpu().numpy()
 
 

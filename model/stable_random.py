@@ -1,7 +1,7 @@
 """Random numbers that depend on a seed and an id alone.
 
-An item's initial embedding and its key must be the same in every process, whatever came before
-it, so they are drawn from a counter-based generator (SplitMix64; Steele, Lea, Flood, OOPSLA
+An item's initial embedding must be the same in every process, whatever came before it, so it is
+drawn from a counter-based generator (SplitMix64; Steele, Lea, Flood, OOPSLA
 2014) and not from a stream of random numbers. Shapes: N ids, D dimension.
 """
 
@@ -35,9 +35,3 @@ def stable_uniform(seed: int, ids_N: np.ndarray, dimension: int) -> np.ndarray:
     """
     bits = stable_bits(seed, ids_N, dimension) >> np.uint64(40)
     return (bits.astype(np.float32) / np.float32(1 << 23)) - np.float32(1.0)
-
-
-def stable_signs(seed: int, ids_N: np.ndarray, dimension: int) -> np.ndarray:
-    """Unit vectors of random signs, float32 of shape (N, dimension)."""
-    high = stable_bits(seed, ids_N, dimension) >> np.uint64(63)
-    return ((high.astype(np.float32) * 2 - 1) / np.sqrt(dimension)).astype(np.float32)

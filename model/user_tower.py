@@ -33,13 +33,15 @@ class Config:
         heads: attention heads; must divide the dimension.
         blocks: transformer blocks under the code-conditioned attention.
         hidden: width of the output MLP.
+        dropout: of history vectors in training.
         scale: initial gain of the final LayerNorm.
     """
 
     heads: int = 2
     blocks: int = 0
     hidden: int = 128
-    scale: float = 0.3
+    dropout: float = 0.3
+    scale: float = 1.0
 
 
 class EncodedHistory(NamedTuple):
@@ -124,13 +126,17 @@ class UserTower(nn.Module):
 
     def forward(self, encoded: EncodedHistory, query_BKD: Tensor) -> Tensor:
         """User vectors (B, K, D) for codewords (or reconstructions) in quantizer space."""
+        context_BKD = self.contexts(encoded, query_BKD)
         query_BKD = self.query(query_BKD)
-        context_BKD = self._attend(
-            query_BKD, encoded.keys_BAEd, encoded.values_BAEd, encoded.present_BE
-        )
         state_BKD = encoded.state_BD.unsqueeze(1).expand_as(context_BKD)
         mixed_BKD = self.output(torch.cat([context_BKD, state_BKD, query_BKD], dim=2))
         return self.output_norm(context_BKD + mixed_BKD)
+
+    def contexts(self, encoded: EncodedHistory, query_BKD: Tensor) -> Tensor:
+        """What the attention alone reads for each query: (B, K, D)."""
+        return self._attend(
+            self.query(query_BKD), encoded.keys_BAEd, encoded.values_BAEd, encoded.present_BE
+        )
 
     def _split(self, x_BED: Tensor) -> Tensor:
         return x_BED.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -26,10 +26,16 @@ def brute_force(
         past.setdefault(user, []).append(item)
     scores: dict[int, np.ndarray] = {}
     for place, event in enumerate(reversed(history[-CONFIG.window :])):
-        for a, b, time in pairs:
-            if a == event and b not in history[-CONFIG.window :]:
-                decay = np.exp2(-(day - time) / np.array(CONFIG.half_lives_days))
-                scores[b] = scores.get(b, np.zeros(2)) + CONFIG.rank_decay**place * decay
+        links = [
+            (b, np.exp2(-(day - time) / np.array(CONFIG.half_lives_days)))
+            for a, b, time in pairs
+            if a == event
+        ]
+        total = sum((decay for _, decay in links), np.zeros(2))
+        for b, decay in links:
+            if b not in history[-CONFIG.window :]:
+                gain = CONFIG.rank_decay**place * decay / np.sqrt(1 + total)
+                scores[b] = scores.get(b, np.zeros(2)) + gain
     return scores
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import cooccurrence, item_tower, quantizer, sparc
+from model.evaluation.prequential_run import score
 from model.histories import History
 from model.learner import Config, Learner, LearnerError
 from streaming.events import Item
@@ -17,13 +18,14 @@ from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
 
 SMALL = Config(
     model=sparc.Config(
-        item_tower=item_tower.Config(dimension=16, hidden=32),
+        item_tower=item_tower.Config(dimension=16),
         quantizer=quantizer.Config(codes=8),
         neighbours=cooccurrence.Config(slots=8, answers=16),
         key_dimension=16,
     ),
     replay_capacity=512,
     chunk=16,
+    step=16,
 )
 
 
@@ -91,13 +93,7 @@ def test_it_learns_who_likes_what() -> None:
     category = {i.item_id: i.category for i in items}
     for s in sequences[2800:]:
         history = History(s.history_items, s.history_times)
-        encoded = model.encode([history], np.array([s.event_time]))
-        codes = np.arange(model.first_level_codes)[None]
-        users = model.user_vectors(encoded, codes)[0]
-        scores = (
-            model.log_interests(encoded)[0][model.codes_NQ[:, 0]]
-            + (users[model.codes_NQ[:, 0]] * model.vectors_ND).sum(1)
-        )  # fmt: skip
+        scores = score(model, [history], s.event_time, 0)[0]
         best = model.item_ids_N[np.argsort(-scores)[:10]]
         hits += np.mean([category[int(i)] == str(1 + s.user_id % 5) for i in best]) > 0.5
     assert hits / 200 > 0.8

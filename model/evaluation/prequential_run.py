@@ -1,0 +1,176 @@
+"""SPARC in the prequential protocol, from files, scored exhaustively or by soft search.
+
+    python -m model.evaluation.prequential_run --events F --items F --out DIR [--until DAY]
+
+The learner is the pipeline's. What differs is that the log comes from a file and that answers
+come from a dense scan of the chosen codes' items instead of the indexes: the ranking is the same
+(`indexer.soft_search`), and the room of the model stays free of the indexer.
+
+Warm-up: one pass in micro-batches, as in production, then `rehearsals` passes' worth of replay.
+Shapes: B queries, N items, C codes, K answers, D dimension.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from model import learner
+from model.evaluation import protocol, runner
+from model.evaluation.protocol import LIST_LENGTH, Events, Queries
+from model.evaluation.runner import Answers
+from model.histories import History
+from model.learner import Learner
+from model.retrieval_model import RetrievalModel
+from streaming.events import HISTORY_LENGTH, Item, UserSequence
+
+
+@dataclass(frozen=True)
+class Config:
+    """How SPARC takes part.
+
+    Attributes:
+        learner: the learner's settings.
+        codes: codes searched for a query; 0 searches all of them.
+        batch_size: events in a micro-batch.
+        rehearsals: passes over the warm-up, by replay, after the first.
+    """
+
+    learner: learner.Config = field(default_factory=learner.Config)
+    codes: int = 8
+    batch_size: int = 256
+    rehearsals: float = 2.0
+
+
+class OnlineSparc:
+    """SPARC as `runner.OnlineModel`."""
+
+    def __init__(self, items: Sequence[Item], config: Config, device: str = "cpu") -> None:
+        self.config = config
+        self.learner = Learner(config.learner, device)
+        self.learner.list_items(items)
+        self._past: defaultdict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+
+    def warm_up(self, events: Events) -> None:
+        """One pass as in production, then rehearsals."""
+        self._learn(events)
+        step = round(self.config.batch_size * (1 + self.config.learner.replay))
+        for _ in range(round(self.config.rehearsals * len(events) / step)):
+            self.learner.rehearse(step)
+
+    def answer(self, queries: Queries) -> Answers:
+        """Soft search with the weights as they are after the last day."""
+        model = self.learner.retrieval_model()
+        return answer(model, queries.histories, queries.now_ms, self.config.codes)
+
+    def learn(self, events: Events) -> int:
+        """One day, in micro-batches; returns the number of replayed examples."""
+        before = self.learner.state()[1]["counters"]["replayed"]
+        self._learn(events)
+        return int(self.learner.state()[1]["counters"]["replayed"] - before)
+
+    def facts(self) -> dict[str, Any]:
+        """Configuration and codebook health."""
+        return dataclasses.asdict(self.config) | {"health": self.learner.codebook_health()}
+
+    def _learn(self, events: Events) -> None:
+        sequences = list(self._sequences(events))
+        for a in range(0, len(sequences), self.config.batch_size):
+            self.learner.learn(sequences[a : a + self.config.batch_size])
+
+    def _sequences(self, events: Events) -> Iterator[UserSequence]:
+        columns = (events.users_E.tolist(), events.items_E.tolist(), events.times_E.tolist())
+        for user, item, time in zip(*columns, strict=True):
+            items, times = self._past[user]
+            yield UserSequence(
+                "", user, time, len(items) + 1,
+                items[-HISTORY_LENGTH:], times[-HISTORY_LENGTH:], item,
+            )  # fmt: skip
+            items.append(item)
+            times.append(time)
+
+
+def score(
+    model: RetrievalModel, histories: Sequence[History], now_ms: int, codes: int
+) -> np.ndarray:
+    """Log p(c | u) + log p(i | u, c) of every item: (B, N) float32, -inf outside the codes."""
+    encoded = model.encode(histories, np.full(len(histories), now_ms, dtype=np.int64))
+    log_p_BC = model.log_interests(encoded)
+    every_BC = np.broadcast_to(np.arange(model.first_level_codes), log_p_BC.shape)
+    users_BCD = model.user_vectors(encoded, every_BC)
+    scores_BN = np.full((len(histories), len(model.item_ids_N)), -np.inf, dtype=np.float32)
+    for code in range(model.first_level_codes):
+        members = np.flatnonzero(model.codes_NQ[:, 0] == code)
+        inner_Bm = users_BCD[:, code] @ model.vectors_ND[members].T
+        if model.normalise_lists and len(members):
+            top_B1 = inner_Bm.max(1, keepdims=True)
+            inner_Bm -= top_B1 + np.log(np.exp(inner_Bm - top_B1).sum(1, keepdims=True))
+        scores_BN[:, members] = log_p_BC[:, code, None] + inner_Bm
+    if codes:
+        ranked_BC = np.argsort(-log_p_BC, axis=1, kind="stable")
+        chosen_BC = np.zeros(log_p_BC.shape, dtype=bool)
+        np.put_along_axis(chosen_BC, ranked_BC[:, :codes], True, axis=1)
+        scores_BN[~chosen_BC[:, model.codes_NQ[:, 0]]] = -np.inf
+    return scores_BN
+
+
+def answer(model: RetrievalModel, histories: Sequence[History], now_ms: int, codes: int) -> Answers:
+    """The best items outside the histories, ties by row."""
+    scores_BN = score(model, histories, now_ms, codes)
+    for b, history in enumerate(histories):
+        scores_BN[b, model.rows(np.asarray(history.items, dtype=np.int64))] = -np.inf
+    return best(model, scores_BN)
+
+
+def best(model: RetrievalModel, scores_BN: np.ndarray) -> Answers:
+    """The best `LIST_LENGTH` items by score."""
+    top_BK = np.argpartition(-scores_BN, LIST_LENGTH, axis=1)[:, :LIST_LENGTH]
+    top_BK.sort(axis=1)
+    values_BK = np.take_along_axis(scores_BN, top_BK, axis=1)
+    order_BK = np.argsort(-values_BK, axis=1, kind="stable")
+    rows_BK = np.take_along_axis(top_BK, order_BK, axis=1)
+    values_BK = np.take_along_axis(values_BK, order_BK, axis=1)
+    return Answers(model.item_ids_N[rows_BK], values_BK)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate SPARC from files."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--events", required=True, type=Path)
+    parser.add_argument("--items", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", help="last day of the log, YYYY-MM-DD")
+    parser.add_argument("--codes", type=int, default=8, help="codes searched; 0 for all")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args(arguments)
+    try:
+        items = protocol.read_items(options.items)
+        log = protocol.split(protocol.read_events(options.events))
+        if options.until is not None:
+            log = log.until(runner._day(options.until))
+        config = Config(
+            learner=dataclasses.replace(learner.Config(), seed=options.seed), codes=options.codes
+        )
+        model = OnlineSparc(items, config, options.device)
+        result = runner.run(log, items, model, watch=runner._log_progress("sparc"))
+        summary = runner.report(log, items, result, model) | {"seed": options.seed, "name": "sparc"}
+        runner.write(options.out, result, summary)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(orjson.dumps(summary["metrics"], option=orjson.OPT_INDENT_2).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model import cooccurrence, item_tower, learner, quantizer, sparc
+from model.evaluation import prequential_run as prequential
+from model.evaluation import protocol, runner
+from model.histories import History
+from tests.model.synthetic_stream import make_items, make_sequences
+
+CONFIG = prequential.Config(
+    learner=learner.Config(
+        model=sparc.Config(
+            item_tower=item_tower.Config(dimension=16),
+            quantizer=quantizer.Config(codes=8),
+            neighbours=cooccurrence.Config(slots=8, answers=16),
+            key_dimension=16,
+        ),
+        chunk=8,
+    ),
+    batch_size=64,
+    rehearsals=0.5,
+)
+ITEMS = make_items(120)
+
+
+def small_log(events: int = 900) -> protocol.EventLog:
+    sequences = make_sequences(ITEMS, events)
+    return protocol.split(
+        protocol.canonical_order(
+            np.array([s.user_id for s in sequences]),
+            np.array([s.target for s in sequences]),
+            np.array([s.event_time // 1000 for s in sequences]),
+        )
+    )
+
+
+def play(log: protocol.EventLog) -> runner.Run:
+    torch.set_num_threads(1)
+    return runner.run(log, ITEMS, prequential.OnlineSparc(ITEMS, CONFIG))
+
+
+def test_cutting_the_log_changes_no_earlier_prediction() -> None:
+    log = small_log()
+    cut_day = log.warm_up_day + 8
+    whole, cut = play(log), play(log.until(cut_day))
+    early = whole.predictions.days_R <= cut_day
+    assert 0 < early.sum() < len(early)
+    assert np.array_equal(whole.predictions.items_RK[early], cut.predictions.items_RK)
+    assert np.array_equal(whole.predictions.scores_RK[early], cut.predictions.scores_RK)
+
+
+def test_replay_stays_within_the_budget() -> None:
+    result = play(small_log())
+    assert 0 < result.replayed <= protocol.REPLAY_BUDGET * result.learnt
+
+
+def test_scores_are_log_probabilities_over_the_whole_catalogue() -> None:
+    log = small_log()
+    model = prequential.OnlineSparc(ITEMS, CONFIG)
+    model.warm_up(log.warm_up())
+    served = model.learner.retrieval_model()
+    histories = [History([], []), History([ITEMS[3].item_id], [log.events.times_E[0]])]
+    scores_BN = prequential.score(served, histories, int(log.events.times_E[-1]), 0)
+    assert np.exp(scores_BN).sum(1) == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_soft_search_visits_the_most_probable_codes_only() -> None:
+    log = small_log()
+    model = prequential.OnlineSparc(ITEMS, CONFIG)
+    model.warm_up(log.warm_up())
+    served = model.learner.retrieval_model()
+    now = int(log.events.times_E[-1])
+    history = [History([ITEMS[3].item_id], [now])]
+    scores_BN = prequential.score(served, history, now, 2)
+    log_p_BC = served.log_interests(served.encode(history, np.array([now])))
+    best = set(np.argsort(-log_p_BC[0])[:2].tolist())
+    assert set(served.codes_NQ[np.isfinite(scores_BN[0]), 0].tolist()) <= best
