@@ -19,7 +19,7 @@ from tests.model.training_run import EVENTS, Kit, Outcome, assert_equal, train
 
 SMALL = learner.Config(
     model=sparc.Config(
-        item_tower=item_tower.Config(dimension=16, hidden=16),
+        item_tower=item_tower.Config(dimension=16),
         quantizer=quantizer.Config(codes=4),
         user_tower=user_tower.Config(hidden=16),
         key_dimension=16,
