@@ -1,6 +1,6 @@
 """What a search answers, with where each item came from.
 
-Shapes: B queries, K results, S searched codes.
+Shapes: B queries, K results, S searched codes, C codes, N items in the lists.
 """
 
 from __future__ import annotations
@@ -34,6 +34,27 @@ class Answers:
     searched_BS: NDArray[np.int64]
     probabilities_BS: NDArray[np.float32]
     quota_BS: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every item of every list, scored for B queries, to judge what a search leaves out.
+
+    A row holds the lists that have items one after the other, the most probable code's first.
+
+    Attributes:
+        items_BN: int64 item ids.
+        scores_BN: float32, -inf for what must not be answered.
+        searched_BS: int64 codes in the order of the row.
+        starts_BS: int64 where in the row each of their lists begins.
+        log_p_BC: float32 log p(c|u) of every code.
+    """
+
+    items_BN: NDArray[np.int64]
+    scores_BN: NDArray[np.float32]
+    searched_BS: NDArray[np.int64]
+    starts_BS: NDArray[np.int64]
+    log_p_BC: NDArray[np.float32]
 
 
 def padded(x: NDArray[Any], k: int, value: float) -> NDArray[Any]:

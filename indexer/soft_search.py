@@ -12,19 +12,19 @@ How many places a code gets is the quota policy: "joint" ranks all candidates by
 it holds); "equal" gives every searched code the same share.
 
 The result equals brute force over the searched lists. Shapes: B queries, K results, S searched
-codes, C codes, D dimension, W candidates of a query.
+codes, C codes, D dimension, W candidates of a query, N items in the lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.answers import Answers, joined, padded
+from indexer.answers import Answers, Candidates, joined, padded
 from indexer.errors import IndexerError
 from indexer.lists import CodeLists
 from indexer.quota import quotas
@@ -130,6 +130,52 @@ class SoftSearch:
         codes: int,
         unwanted: Sequence[Collection[int]],
     ) -> Answers:
+        asked = self._ask(histories, now_ms, k, codes, unwanted)
+        searched_BS, log_p_BS, hits = asked.searched_BS, asked.log_p_BS, asked.hits
+        room_BS = np.where(searched_BS >= 0, self.lists.sizes_C[searched_BS], 0)
+        np.subtract.at(room_BS, (hits.query, hits.slot), 1)
+        widths_BS = self._widths(searched_BS, log_p_BS, room_BS, k)
+        scores_BW, positions_BW = self._score(
+            searched_BS, log_p_BS, asked.users_BSD, hits, widths_BS
+        )
+        return self._ranked(scores_BW, positions_BW, asked.log_p_BC, searched_BS, log_p_BS, k)
+
+    def candidates(
+        self, histories: Sequence[History], now_ms: NDArray[np.int64]
+    ) -> Iterator[Candidates]:
+        """All items with the scores by which a search would rank them, `CHUNK` queries at a time.
+
+        Items of the history are left out. The best of the lists of the first K codes are what
+        `search` answers with K codes and joint quota, where K lists hold enough.
+        """
+        now_ms = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
+        every = len(self.lists.lists)
+        for a in range(0, len(histories), CHUNK):
+            part = histories[a : a + CHUNK]
+            unwanted = [history.items for history in part]
+            asked = self._ask(part, now_ms[a : a + CHUNK], 1, every, unwanted)
+            sizes_BS = self.lists.sizes_C[asked.searched_BS]
+            whole_BS = np.full_like(asked.searched_BS, -1)
+            scores_BN, positions_BN = self._score(
+                asked.searched_BS, asked.log_p_BS, asked.users_BSD, asked.hits, whole_BS
+            )
+            yield Candidates(
+                self.lists.item_ids_N[positions_BN],
+                scores_BN,
+                asked.searched_BS,
+                np.cumsum(sizes_BS, axis=1) - sizes_BS,
+                asked.log_p_BC,
+            )
+
+    def _ask(
+        self,
+        histories: Sequence[History],
+        now_ms: NDArray[np.int64],
+        k: int,
+        codes: int,
+        unwanted: Sequence[Collection[int]],
+    ) -> _Asked:
+        """What the model says of some queries: codes, their probabilities, and user vectors."""
         encoded = self.model.encode(histories, now_ms)
         log_p_BC = self._log_interests(encoded)
         hits = self._locate(unwanted)
@@ -140,13 +186,7 @@ class SoftSearch:
         users_BSD = self.model.user_vectors(encoded, np.where(valid_BS, searched_BS, 0))
         if not np.isfinite(users_BSD).all():
             raise IndexerError("the model answers user vectors that are not finite")
-        hits = hits.in_slots(searched_BS)
-        room_BS = np.where(valid_BS, self.lists.sizes_C[searched_BS], 0)
-        np.subtract.at(room_BS, (hits.query, hits.slot), 1)
-        scores_BW, positions_BW = self._score(
-            searched_BS, log_p_BS, users_BSD, hits, self._widths(searched_BS, log_p_BS, room_BS, k)
-        )
-        return self._ranked(scores_BW, positions_BW, log_p_BC, searched_BS, log_p_BS, k)
+        return _Asked(log_p_BC, searched_BS, log_p_BS, users_BSD, hits.in_slots(searched_BS))
 
     def _log_interests(self, encoded: Any) -> NDArray[np.float32]:
         log_p_BC = self.model.log_interests(encoded)
@@ -309,6 +349,17 @@ class SoftSearch:
             np.exp(log_p_BS),
             np.where(searched_BS >= 0, quota_BS, 0),
         )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Queries as the model sees them; `hits` are those in searched lists."""
+
+    log_p_BC: NDArray[np.float32]
+    searched_BS: NDArray[np.int64]
+    log_p_BS: NDArray[np.float32]
+    users_BSD: NDArray[np.float32]
+    hits: _Hits
 
 
 @dataclass(frozen=True)

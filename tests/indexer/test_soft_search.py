@@ -194,3 +194,29 @@ def test_quotas_give_all_places_and_never_more_than_a_list_holds(pairs, k):
     given_BS = quotas(weights, room, k)
     assert given_BS.sum() == min(k, room.sum())
     assert (given_BS <= room).all() and (given_BS >= 0).all()
+
+
+@given(st.integers(0, 1000), st.booleans(), st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_the_candidates_rank_items_as_the_search_does(seed: int, normalise: bool, codes: int):
+    model = StandIn.make(items=90, codes=6, seed=seed, normalise_lists=normalise)
+    search = SoftSearch(model, lists_of(model), Config(temperature=1.3))
+    histories = histories_of(model, 5, seed)
+    now = np.zeros(5, np.int64)
+    [everything] = search.candidates(histories, now)
+    answers = search.search(histories, now, 7, codes=codes)
+    in_use = int((search.lists.sizes_C > 0).sum())
+    assert everything.searched_BS.shape == (5, in_use)
+    for b in range(5):
+        assert sorted(everything.items_BN[b]) == model.item_ids_N.tolist()
+        searched = answers.searched_BS[b][answers.searched_BS[b] >= 0]
+        assert np.array_equal(everything.searched_BS[b, : len(searched)], searched)
+        bounds = [*everything.starts_BS[b].tolist(), len(model.item_ids_N)]
+        for s, code in enumerate(everything.searched_BS[b].tolist()):
+            list_of_code = search.lists.lists[code].item_ids
+            assert np.array_equal(everything.items_BN[b, bounds[s] : bounds[s + 1]], list_of_code)
+        part = slice(0, bounds[len(searched)])
+        order = np.lexsort((everything.items_BN[b, part], -everything.scores_BN[b, part]))[:7]
+        assert np.array_equal(everything.items_BN[b, order], answers.items_BK[b])
+        assert np.allclose(everything.scores_BN[b, order], answers.scores_BK[b], atol=1e-5)
+        assert np.exp(everything.log_p_BC[b]).sum() == pytest.approx(1, abs=1e-5)
