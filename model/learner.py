@@ -120,6 +120,11 @@ class Learner:
         ids = self._catalogue.item_ids_N[first:end]
         return initial_ids(self.config.seed, ids, self.config.model.item_tower)
 
+    @property
+    def replayed(self) -> int:
+        """Examples learnt again so far, rehearsals among them."""
+        return self._counters["replayed"]
+
     def list_items(self, items: Sequence[Item]) -> None:
         """Make items known; one listed again takes its new title and category."""
         self._catalogue.add(items)

@@ -4,7 +4,8 @@
 
 The learner is the pipeline's. What differs is that the log comes from a file and that answers
 come from a dense scan of the chosen codes' items instead of the indexes: the ranking is the same
-(`indexer.soft_search`), and the room of the model stays free of the indexer.
+(`indexer.soft_search`), and the room of the model stays free of the indexer. `sparc evaluate`
+(`deploy.evaluation`) answers from real indexes; this command is the short one for experiments.
 
 Warm-up: one pass in micro-batches, as in production, then `rehearsals` passes' worth of replay.
 Shapes: B queries, N items, C codes, K answers, D dimension.
@@ -15,8 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ from model import learner
 from model.evaluation import protocol, runner
 from model.evaluation.protocol import LIST_LENGTH, Events, Queries
 from model.evaluation.runner import Answers
+from model.evaluation.sequences import SequencesOfUsers
 from model.histories import History
 from model.learner import Learner
 from model.retrieval_model import RetrievalModel
-from streaming.events import HISTORY_LENGTH, Item, UserSequence
+from streaming.events import Item
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class OnlineSparc:
         self.config = config
         self.learner = Learner(config.learner, device)
         self.learner.list_items(items)
-        self._past: defaultdict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        self._sequences = SequencesOfUsers()
 
     def warm_up(self, events: Events) -> None:
         """One pass as in production, then rehearsals."""
@@ -74,29 +75,18 @@ class OnlineSparc:
 
     def learn(self, events: Events) -> int:
         """One day, in micro-batches; returns the number of replayed examples."""
-        before = self.learner.state()[1]["counters"]["replayed"]
+        before = self.learner.replayed
         self._learn(events)
-        return int(self.learner.state()[1]["counters"]["replayed"] - before)
+        return self.learner.replayed - before
 
     def facts(self) -> dict[str, Any]:
         """Configuration and codebook health."""
         return dataclasses.asdict(self.config) | {"health": self.learner.codebook_health()}
 
     def _learn(self, events: Events) -> None:
-        sequences = list(self._sequences(events))
+        sequences = list(self._sequences.take(events))
         for a in range(0, len(sequences), self.config.batch_size):
             self.learner.learn(sequences[a : a + self.config.batch_size])
-
-    def _sequences(self, events: Events) -> Iterator[UserSequence]:
-        columns = (events.users_E.tolist(), events.items_E.tolist(), events.times_E.tolist())
-        for user, item, time in zip(*columns, strict=True):
-            items, times = self._past[user]
-            yield UserSequence(
-                "", user, time, len(items) + 1,
-                items[-HISTORY_LENGTH:], times[-HISTORY_LENGTH:], item,
-            )  # fmt: skip
-            items.append(item)
-            times.append(time)
 
 
 def score(
