@@ -10,7 +10,7 @@ Shapes: R rows (queries), K items of an answer, N items of the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -62,25 +62,6 @@ def report(events: Events, items: Sequence[Item], predictions: Predictions) -> R
         "cold_item_queries": int(cold_item_R.sum()),
         "never_seen_item_queries": int((seen_R == 0).sum()),
     }
-
-
-def by_week(
-    predictions: Predictions, gain: Callable[[np.ndarray, int], np.ndarray], cutoff: int
-) -> list[dict[str, float | int]]:
-    """The learning curve: the mean gain of each week of queries, weeks counted from the first day.
-
-    Each entry has `day` (first of the week, days since 1970-01-01), `queries` and `value`.
-    """
-    if not len(predictions):
-        return []
-    gain_R = gain(ranks(predictions.items_RK, predictions.targets_R), cutoff)
-    first = int(predictions.days_R.min())
-    week_R = (predictions.days_R - first) // 7
-    counts_W, sums_W = np.bincount(week_R), np.bincount(week_R, weights=gain_R)
-    return [
-        {"day": first + 7 * w, "queries": int(counts_W[w]), "value": float(sums_W[w] / counts_W[w])}
-        for w in np.flatnonzero(counts_W).tolist()
-    ]
 
 
 def ranks(items_RK: np.ndarray, targets_R: np.ndarray) -> np.ndarray:

@@ -147,12 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         items = protocol.read_items(options.items)
         log = protocol.split(protocol.read_events(options.events))
         if options.until is not None:
-            log = log.until(runner._day(options.until))
+            log = log.until(runner.day_of(options.until))
         config = Config(
             learner=dataclasses.replace(learner.Config(), seed=options.seed), codes=options.codes
         )
         model = OnlineSparc(items, config, options.device)
-        result = runner.run(log, items, model, watch=runner._log_progress("sparc"))
+        result = runner.run(log, items, model, watch=runner.log_progress("sparc"))
         summary = runner.report(log, items, result, model) | {"seed": options.seed, "name": "sparc"}
         runner.write(options.out, result, summary)
     except (ValueError, RuntimeError, OSError) as error:

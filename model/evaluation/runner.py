@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 import structlog
 
-from model.evaluation import metrics, predictions, protocol
+from model.evaluation import curves, metrics, predictions, protocol
 from model.evaluation.protocol import (
     REPLAY_BUDGET,
     Day,
@@ -125,7 +125,7 @@ def run(
             try:
                 predictions.check_answers(day.queries.histories, *answers, catalogue_N)
             except ProtocolError as error:
-                raise ProtocolError(f"{_iso(day.queries.day)}: {error}") from error
+                raise ProtocolError(f"{iso_day(day.queries.day)}: {error}") from error
             parts.append(predictions.of_day(day, *answers))
             watch(day, answers)
             started = clock()
@@ -133,7 +133,7 @@ def run(
         lap("learn", started)
         if not 0 <= again <= REPLAY_BUDGET * len(day.events):
             raise ProtocolError(
-                f"{_iso(day.queries.day)}: the model replayed {again} older events for "
+                f"{iso_day(day.queries.day)}: the model replayed {again} older events for "
                 f"{len(day.events)} new ones; at most {REPLAY_BUDGET} for each are allowed"
             )
         learnt += len(day.events)
@@ -146,14 +146,11 @@ def report(log: EventLog, items: Sequence[Item], run: Run, model: OnlineModel) -
     answers = run.predictions
     return {
         "metrics": metrics.report(log.events, items, answers),
-        "weekly": {
-            "recall@50": metrics.by_week(answers, metrics.recall_gain, 50),
-            "ndcg@50": metrics.by_week(answers, metrics.ndcg_gain, 50),
-        },
+        "weekly": curves.weekly(log.events, items, answers),
         "learnt_events": run.learnt,
         "replayed_events": run.replayed,
         "seconds": {name: round(value, 3) for name, value in run.seconds.items()},
-        "warm_up_until": _iso(log.warm_up_day),
+        "warm_up_until": iso_day(log.warm_up_day),
         "model": model.facts(),
     }
 
@@ -166,15 +163,21 @@ def write(directory: Path, run: Run, report: dict[str, Any]) -> None:
     (directory / "report.json").write_bytes(text + b"\n")
 
 
-def _iso(day: int) -> str:
+def iso_day(day: int) -> str:
+    """Days since 1970-01-01 as YYYY-MM-DD."""
     return datetime.fromtimestamp(day * protocol.SECONDS_PER_DAY, UTC).date().isoformat()
 
 
-def _day(text: str) -> int:
+def day_of(text: str) -> int:
+    """YYYY-MM-DD as days since 1970-01-01.
+
+    Raises:
+        ValueError: the text is no such date.
+    """
     return (date.fromisoformat(text) - date(1970, 1, 1)).days
 
 
-def _log_progress(name: str) -> Callable[[Day, Answers], None]:
+def log_progress(name: str) -> Callable[[Day, Answers], None]:
     """Log recall once a week."""
     hits, asked, next_day = 0.0, 0, 0
 
@@ -184,7 +187,7 @@ def _log_progress(name: str) -> Callable[[Day, Answers], None]:
         hits, asked = hits + float(np.count_nonzero(rank_R)), asked + len(rank_R)
         if day.queries.day >= next_day:
             recall = round(hits / asked, 4)
-            logger.info("week", model=name, day=_iso(day.queries.day), recall_so_far=recall)
+            logger.info("week", model=name, day=iso_day(day.queries.day), recall_so_far=recall)
             next_day = day.queries.day + 7
 
     return watch
@@ -200,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--items", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--until", type=_day, help="last day of the log, YYYY-MM-DD")
+    parser.add_argument("--until", type=day_of, help="last day of the log, YYYY-MM-DD")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--tail-of-warm-up",
@@ -216,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.until is not None:
             log = log.until(options.until)
         model = build(options.model, items, options.seed, options.device)
-        result = run(log, items, model, watch=_log_progress(options.model))
+        result = run(log, items, model, watch=log_progress(options.model))
         summary = report(log, items, result, model) | {"seed": options.seed, "name": options.model}
         write(options.out, result, summary)
     except (ValueError, RuntimeError, OSError) as error:

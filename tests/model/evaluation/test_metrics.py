@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from model.evaluation import metrics, predictions, runner
-from model.evaluation.protocol import MS_PER_DAY
 from model.peers.registry import build
 from tests.model.evaluation.made_up_log import make_items, make_log, write_files
 from tests.model.evaluation.random_model import RandomModel
@@ -124,16 +123,6 @@ def test_a_slice_without_queries_has_no_metric():
     report = metrics.report(log.events, items, everyone_known)
     assert report["cold_user_recall@50"] is None
     assert report["cold_user_queries"] == 0
-
-
-def test_the_weekly_curve_adds_up_to_the_whole():
-    log, items = make_log(), make_items()
-    answers = runner.run(log, items, RandomModel(items)).predictions
-    weeks = metrics.by_week(answers, metrics.ndcg_gain, 50)
-    assert sum(week["queries"] for week in weeks) == len(answers)
-    mean = sum(week["queries"] * week["value"] for week in weeks) / len(answers)
-    assert mean == pytest.approx(metrics.report(log.events, items, answers)["ndcg@50"])
-    assert weeks[0]["day"] == answers.days_R[0] > log.events.times_E[0] // MS_PER_DAY
 
 
 def test_gini_spans_equal_to_concentrated():
