@@ -36,6 +36,7 @@ from streaming import job
 from streaming.topics import Topics
 
 if TYPE_CHECKING:
+    from deploy.evaluation.config import Config as EvaluationConfig
     from model.learner import Config as LearnerConfig
     from model.trainer import Config as TrainerConfig
 
@@ -106,9 +107,9 @@ class Flink:
 class Settings(BaseSettings):
     """Everything that can be set; a section of the TOML file per field.
 
-    The sections `[learner]` and `[trainer]` are kept as they are written: their types need torch,
-    and half a gigabyte of memory for a process that does not train is too much for a type check.
-    `learner_config` and `trainer_config` check them.
+    The sections `[learner]`, `[trainer]` and `[evaluation]` are kept as they are written: their
+    types need torch, and half a gigabyte of memory for a process that does not train is too much
+    for a type check. `learner_config`, `trainer_config` and `evaluation_config` check them.
     """
 
     model_config = SettingsConfigDict(
@@ -126,6 +127,7 @@ class Settings(BaseSettings):
     streaming: job.Config = job.Config()
     learner: dict[str, Any] = {}
     trainer: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
     indexer: IndexerConfig = IndexerConfig()
     search: SearchConfig = SearchConfig()
     registry: RegistryConfig = RegistryConfig()
@@ -211,6 +213,16 @@ class Settings(BaseSettings):
         from model import trainer
 
         return _checked("trainer", trainer.Config, self.trainer)
+
+    def evaluation_config(self) -> EvaluationConfig:
+        """The section `[evaluation]`, checked; imports torch.
+
+        Raises:
+            SettingsError: naming the setting that is wrong.
+        """
+        from deploy.evaluation import config
+
+        return _checked("evaluation", config.Config, self.evaluation)
 
     @classmethod
     def settings_customise_sources(
@@ -304,10 +316,11 @@ def _checked(section: str, kind: type[C], value: dict[str, Any]) -> C:
 
 
 def complete(settings: Settings) -> dict[str, Any]:
-    """Every setting with its value, also those of `[learner]` and `[trainer]`; imports torch."""
+    """Every setting with its value, also those that are kept unchecked; imports torch."""
     body = settings.model_dump(mode="json")
     body["learner"] = asdict(settings.learner_config())
     body["trainer"] = asdict(settings.trainer_config())
+    body["evaluation"] = asdict(settings.evaluation_config())
     return body
 
 

@@ -1,0 +1,112 @@
+"""`sparc evaluate`: how good the models are, from files, by the protocol of the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy import settings as configuration
+
+if TYPE_CHECKING:
+    from deploy.evaluation.runs import Data
+    from deploy.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Measure quality from files, with the pipeline's own learner, indexer and soft search.",
+)
+
+Events = Annotated[
+    Path | None, typer.Option(help="user_id, item_id, time (seconds).", metavar="FILE")
+]
+Items = Annotated[
+    Path | None, typer.Option(help="item_id, category, title, as far as known.", metavar="FILE")
+]
+Out = Annotated[Path | None, typer.Option(help="Directory of the results.", metavar="DIR")]
+Until = Annotated[str | None, typer.Option(help="Last day of the log.", metavar="YYYY-MM-DD")]
+Tail = Annotated[
+    bool,
+    typer.Option("--tail-of-warm-up", help="Play inside the warm-up, to choose settings by."),
+]
+Again = Annotated[bool, typer.Option("--again", help="Play also what is there already.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file.", metavar="FILE")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Tracking = Annotated[
+    str | None, typer.Option(help="MLflow; default: the configured one, else a file in DIR.")
+]
+
+
+def _needed(**options: Path | None) -> None:
+    for name, value in options.items():
+        if value is None:
+            raise ValueError(f"--{name} is missing: see sparc evaluate --help")
+
+
+def _prepared(
+    events: Path | None,
+    items: Path | None,
+    until: str | None,
+    tail: bool,
+    config: Path | None,
+) -> tuple[Data, Settings]:
+    """Data and settings; what imports torch comes after the configuration was read."""
+    from deploy.cli import configure_logging
+
+    settings = configuration.load(config, written=False)
+    configure_logging(settings.log_level)
+    from deploy.evaluation import runs
+
+    assert events is not None and items is not None  # noqa: S101 - see `_needed`
+    return runs.read(events, items, until, tail), settings
+
+
+@app.callback(invoke_without_command=True)
+def evaluate(
+    context: typer.Context,
+    events: Events = None,
+    items: Items = None,
+    out: Out = None,
+    model: Annotated[
+        str, typer.Option(help="sparc, the name of a peer, or all of them.", metavar="NAME|all")
+    ] = "sparc",
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    until: Until = None,
+    tail: Tail = False,
+    config: ConfigFile = None,
+    device: Device = "cpu",
+    ways: Annotated[
+        bool, typer.Option("--ways", help="Also ask what the controls and intervals need.")
+    ] = False,
+    again: Again = False,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Play the prequential protocol: each day is first answered, then learnt.
+
+    Examples: `sparc evaluate --events events.csv --items items.csv --out results`;
+    `sparc evaluate --events events.csv --items items.csv --out results --model all`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from deploy.cli import errors_as_one_line, show_json
+
+    with errors_as_one_line():
+        _needed(events=events, items=items, out=out)
+        data, settings = _prepared(events, items, until, tail, config)
+        from deploy.evaluation import runs
+
+        assert out is not None  # noqa: S101
+        if model not in (*runs.NAMES, "all"):
+            raise ValueError(f"--model {model}: there are {', '.join(runs.NAMES)} and all")
+        names = runs.NAMES if model == "all" else (model,)
+        results: dict[str, Any] = {}
+        for name in names:
+            directory = out / name if model == "all" else out
+            asked = runs.ALL_WAYS if ways and name == runs.SPARC else ()
+            report = runs.play(
+                name, data, settings, directory, seed=seed, device=device, ways=asked, again=again
+            )
+            results[name] = report["metrics"]
+        show_json(results if model == "all" else results[model])

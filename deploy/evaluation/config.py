@@ -1,0 +1,35 @@
+"""How `sparc evaluate` plays the protocol: the section `[evaluation]` of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.evaluation import prequential_run
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the pipeline has no setting for.
+
+    Attributes:
+        rehearsals: passes over the warm-up, by replay, after the first.
+        trade_off: numbers of codes for the curve of quality against cost; all codes come last.
+        tracking_uri: of MLflow for the runs; empty: that of `[registry]` or, where there is none,
+            a database in the output directory.
+        experiment: MLflow experiment of the runs.
+        epochs: most epochs of leave-one-out.
+        patience: epochs without a better validation after which leave-one-out ends.
+    """
+
+    rehearsals: float = prequential_run.Config.rehearsals
+    trade_off: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
+    tracking_uri: str = ""
+    experiment: str = "sparc-evaluation"
+    epochs: int = 60
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.rehearsals >= 0:
+            raise ValueError(f"evaluation.rehearsals is {self.rehearsals}; use 0 or more")
+        if any(codes < 1 for codes in self.trade_off):
+            raise ValueError(f"evaluation.trade_off is {self.trade_off}; use 1 or more of each")

@@ -1,0 +1,236 @@
+"""One run: a model through the prequential protocol, into a directory of its own.
+
+    DIR/predictions.parquet   the served answer to every query
+    DIR/ways/NAME.parquet     those of the other ways that were asked
+    DIR/report.json           metrics, curves, cost, exploration, codebook, settings, machine, time
+
+`report.json` is written last, so where it stands the run is complete; its entry `run` says what
+was played, and a run that is to be played again with the same entry can be skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+import torch
+
+from deploy.evaluation import machine
+from deploy.evaluation.observation import Observation
+from deploy.evaluation.online_sparc import ServedSparc
+from deploy.evaluation.ways import Way, interval_ways, search_ways, stale_ways
+from deploy.settings import Settings
+from model.evaluation import curves, metrics, predictions, prequential_run, protocol, runner
+from model.evaluation.predictions import Predictions
+from model.evaluation.protocol import EventLog
+from model.peers.registry import PEERS, build
+from streaming.events import Item
+
+logger = structlog.get_logger(__name__)
+
+SPARC = "sparc"
+NAMES = (SPARC, *sorted(PEERS))
+REPORT = "report.json"
+WAYS = "ways"
+
+MakeSparc = Callable[..., ServedSparc]
+"""(items, config, indexer, search, device) -> SPARC or one of its variants."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A log, its catalogue, and what to say of them.
+
+    Attributes:
+        log: events and split.
+        items: the catalogue, ascending by id.
+        facts: names and digests of the files, and how the log was cut.
+    """
+
+    log: EventLog
+    items: list[Item]
+    facts: dict[str, Any]
+
+
+def read(events: Path, items: Path, until: str | None = None, tail: bool = False) -> Data:
+    """Read a log as the protocol wants it.
+
+    Args:
+        events: columns user_id, item_id, time.
+        items: columns item_id and, where known, category, title.
+        until: last day that is looked at, YYYY-MM-DD; the warm-up stays that of the whole log.
+        tail: play inside the warm-up instead, to choose settings.
+
+    Raises:
+        ProtocolError: names the file and the line, or says why the log cannot be played.
+        OSError: a file cannot be read.
+    """
+    listed = protocol.read_items(items)
+    log = protocol.split(protocol.read_events(events))
+    if tail:
+        log = log.tail_of_warm_up()
+    if until is not None:
+        log = log.until(runner.day_of(until))
+    protocol.check_log(log, listed)
+    facts = {
+        "events": _file(events),
+        "items": _file(items),
+        "until": until,
+        "tail_of_warm_up": tail,
+    }
+    return Data(log, listed, facts)
+
+
+def _file(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def planned(
+    name: str, data: Data, settings: Settings, seed: int, ways: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What decides the outcome of a run, as plain JSON values."""
+    plan: dict[str, Any] = {"name": name, "seed": seed, "data": data.facts}
+    if name not in PEERS:
+        plan |= {
+            "learner": dataclasses.asdict(sparc_config(settings, seed).learner),
+            "batch_size": settings.trainer_config().batch_size,
+            "threads": settings.trainer_config().threads,
+            "rehearsals": settings.evaluation_config().rehearsals,
+            "search": dataclasses.asdict(settings.search),
+            "ways": sorted(ways),
+        }
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(plan))
+    return plain
+
+
+def finished(directory: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The report of a run that was played to its end with the same plan, else None."""
+    try:
+        report: dict[str, Any] = orjson.loads((directory / REPORT).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return report if report.get("run") == plan else None
+
+
+def sparc_config(settings: Settings, seed: int) -> prequential_run.Config:
+    """SPARC's settings for a seed."""
+    return prequential_run.Config(
+        learner=dataclasses.replace(settings.learner_config(), seed=seed),
+        codes=settings.search.codes,
+        batch_size=settings.trainer_config().batch_size,
+        rehearsals=settings.evaluation_config().rehearsals,
+    )
+
+
+def all_ways(model: ServedSparc, settings: Settings) -> dict[str, Way]:
+    """Every other way of answering, for the controls and the publish intervals."""
+    return (
+        search_ways(settings.search)
+        | stale_ways(model.retrieval_model, model.publisher)
+        | interval_ways()
+    )
+
+
+ALL_WAYS = (
+    "hard_top_1",
+    "equal_quota",
+    "stale_consumer",
+    "stale_towers",
+    "published_weekly",
+    "published_monthly",
+    "published_never",
+)
+
+
+def play(
+    name: str,
+    data: Data,
+    settings: Settings,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    ways: Sequence[str] = (),
+    make: MakeSparc = ServedSparc,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Play a model through the protocol and write what came of it.
+
+    Args:
+        name: "sparc", a peer's name, or the name of a variant of SPARC that `make` makes.
+        data: what to play.
+        settings: `[learner]`, `[trainer]`, `[search]`, `[indexer]` and `[evaluation]` apply.
+        out: the run's directory.
+        seed: of all randomness.
+        device: "cpu" or "cuda".
+        ways: names of `ALL_WAYS` that are asked, too.
+        make: makes SPARC.
+        again: play also what is there already.
+
+    Returns:
+        The report.
+
+    Raises:
+        ProtocolError: the log cannot be played, or an answer breaks the protocol.
+        OSError: the directory cannot be written.
+    """
+    plan = planned(name, data, settings, seed, ways)
+    if not again and (there := finished(out, plan)):
+        logger.info("there already", model=name, seed=seed)
+        return there
+    started = time.perf_counter()
+    torch.set_num_threads(settings.trainer_config().threads)
+    head: dict[str, Any] = {
+        "name": name,
+        "seed": seed,
+        "run": plan,
+        "machine": machine.machine(device),
+        "versions": machine.versions(),
+    }
+    watch = runner.log_progress(name)
+    if name in PEERS:
+        peer = build(name, data.items, seed, device)
+        result = runner.run(data.log, data.items, peer, watch=watch)
+        report = head | runner.report(data.log, data.items, result, peer)
+    else:
+        sparc = make(
+            data.items, sparc_config(settings, seed), settings.indexer, settings.search, device
+        )
+        asked = {n: w for n, w in all_ways(sparc, settings).items() if n in ways}
+        codes = sorted({*settings.evaluation_config().trade_off, settings.search.codes})
+        observation = Observation(sparc, data.items, asked, codes, settings.indexer.drift_threshold)
+
+        def both(day: protocol.Day, answers: runner.Answers) -> None:
+            observation(day, answers)
+            watch(day, answers)
+
+        result = runner.run(data.log, data.items, sparc, watch=both)
+        report = head | runner.report(data.log, data.items, result, sparc)
+        report |= observation.report(result.predictions)
+        others = observation.other_answers()
+        report["ways"] = {n: judge(data, answers) for n, answers in others.items()}
+        report["seconds"]["observe"] = round(observation.seconds, 3)
+        for n, answers in others.items():
+            (out / WAYS).mkdir(parents=True, exist_ok=True)
+            predictions.write(out / WAYS / f"{n}.parquet", answers)
+    report["peak_memory_gib"] = machine.peak_memory_gib()
+    report["wall_seconds"] = round(time.perf_counter() - started, 1)
+    runner.write(out, result, report)
+    return report
+
+
+def judge(data: Data, answers: Predictions) -> dict[str, Any]:
+    """Metrics and weekly Recall@50 of another way's answers."""
+    weekly = curves.weekly(data.log.events, data.items, answers)
+    return {
+        "metrics": metrics.report(data.log.events, data.items, answers),
+        "weekly": {name: weekly[name] for name in ("recall@50",) if name in weekly},
+    }
