@@ -95,18 +95,25 @@ def evaluate(
     with errors_as_one_line():
         _needed(events=events, items=items, out=out)
         data, settings = _prepared(events, items, until, tail, config)
-        from deploy.evaluation import runs
+        from deploy.evaluation import plots, runs, tracking
 
         assert out is not None  # noqa: S101
         if model not in (*runs.NAMES, "all"):
             raise ValueError(f"--model {model}: there are {', '.join(runs.NAMES)} and all")
+        uri = tracking.address(settings, tracking_uri, out)
+        experiment = settings.evaluation_config().experiment
         names = runs.NAMES if model == "all" else (model,)
         results: dict[str, Any] = {}
         for name in names:
             directory = out / name if model == "all" else out
             asked = runs.ALL_WAYS if ways and name == runs.SPARC else ()
-            report = runs.play(
+            report, fresh = runs.play(
                 name, data, settings, directory, seed=seed, device=device, ways=asked, again=again
             )
+            plots.draw(directory)
+            if fresh:
+                tracking.log_run(report, directory, uri, experiment, {"command": "evaluate"})
             results[name] = report["metrics"]
+        for name in names if len(names) > 1 else ():
+            plots.draw(out / name)  # once more: now all runs are there to be compared
         show_json(results if model == "all" else results[model])

@@ -161,7 +161,7 @@ def play(
     ways: Sequence[str] = (),
     make: MakeSparc = ServedSparc,
     again: bool = False,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
     """Play a model through the protocol and write what came of it.
 
     Args:
@@ -176,7 +176,7 @@ def play(
         again: play also what is there already.
 
     Returns:
-        The report.
+        The report, and whether the run was played now.
 
     Raises:
         ProtocolError: the log cannot be played, or an answer breaks the protocol.
@@ -185,7 +185,7 @@ def play(
     plan = planned(name, data, settings, seed, ways)
     if not again and (there := finished(out, plan)):
         logger.info("there already", model=name, seed=seed)
-        return there
+        return there, False
     started = time.perf_counter()
     torch.set_num_threads(settings.trainer_config().threads)
     head: dict[str, Any] = {
@@ -224,7 +224,7 @@ def play(
     report["peak_memory_gib"] = machine.peak_memory_gib()
     report["wall_seconds"] = round(time.perf_counter() - started, 1)
     runner.write(out, result, report)
-    return report
+    return report, True
 
 
 def judge(data: Data, answers: Predictions) -> dict[str, Any]:
