@@ -45,6 +45,7 @@ class Config:
         idle_timeout_s: a partition without records for so long holds the watermark back no more.
             The replay's heartbeats keep its partitions from falling idle.
         max_ahead_ms: an event time further ahead of its record's own timestamp is a dead letter.
+        max_value_bytes: a larger value is a dead letter.
         dedup_horizon: how many event ids of each user, the last ones, are known for deduplication.
         user_ttl: a user without clicks for so long is forgotten, as a Flink duration of wall-clock
             time ("90 d"): the next click has position 1. Empty: never.
@@ -62,6 +63,7 @@ class Config:
     out_of_orderness_ms: int = 5000
     idle_timeout_s: float = 30.0
     max_ahead_ms: int = 86_400_000
+    max_value_bytes: int = 1 << 20
     dedup_horizon: int = 1000
     user_ttl: str = ""
     delivery: str = "exactly-once"
@@ -81,6 +83,7 @@ class Config:
             ("dedup_horizon", self.dedup_horizon >= 1, "at least 1"),
             ("out_of_orderness_ms", self.out_of_orderness_ms >= 1, "at least 1"),
             ("max_ahead_ms", self.max_ahead_ms >= 0, "not negative"),
+            ("max_value_bytes", 1 <= self.max_value_bytes < 1 << 31, "from 1 to 2 GiB"),
             ("idle_timeout_s", self.idle_timeout_s > 0, "above 0"),
         ):
             if not good:
@@ -166,7 +169,7 @@ def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
         f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS 'sparc.streaming.{java}' LANGUAGE JAVA"
         for name, java in classes.items()
     ]
-    ahead = f"CAST({config.max_ahead_ms} AS BIGINT)"
+    bounds = f"CAST({config.max_ahead_ms} AS BIGINT), {config.max_value_bytes}"
     seconds, ms = divmod(config.out_of_orderness_ms, 1000)
     digits = max(2, len(str(seconds)))
     clicks = f"""
@@ -178,7 +181,7 @@ CREATE TEMPORARY TABLE clicks (
   `offset` BIGINT NOT NULL METADATA VIRTUAL,
   `timestamp` TIMESTAMP_LTZ(3) NOT NULL METADATA VIRTUAL,
   headers MAP<STRING NOT NULL, BYTES NOT NULL> NOT NULL METADATA VIRTUAL,
-  clock AS click_time(`value`, `key`, `timestamp`, {ahead}),
+  clock AS click_time(`value`, `key`, `timestamp`, {bounds}),
   WATERMARK FOR clock AS clock - INTERVAL '{seconds}.{ms:03d}' SECOND({digits}, 3)
 ) WITH (
   {_options(source)}
@@ -196,7 +199,7 @@ CREATE TEMPORARY TABLE output_topics (
 CREATE TEMPORARY VIEW read_clicks AS
 SELECT user_id, event_id, item_id, event_time, dead_letter, `key`, `value`
 FROM clicks, LATERAL TABLE(read_click(
-  `key`, `value`, headers, `topic`, `partition`, `offset`, `timestamp`, {ahead}
+  `key`, `value`, headers, `topic`, `partition`, `offset`, `timestamp`, {bounds}
 )) AS parsed(user_id, event_id, item_id, event_time, dead_letter)"""  # noqa: S608 (own numbers)
     insert = f"""
 INSERT INTO output_topics

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from streaming.events import HEARTBEAT, Click
-from tests.streaming.oracle import Record, expect
+from tests.streaming.oracle import Oracle, Record, expect
 
 
 def record(user: int, item: int, time: int, event: str = "") -> Record:
@@ -48,10 +50,44 @@ def test_what_is_wrong_is_named():
         Record(b"1", b'{"event_id": "a"}', 0),
         Record(b"2", good.value, 0),
         Record(b"1", record(1, 2, 10**15).value, 0),
+        Record(b"1", b" " * (1 << 20) + (good.value or b""), 0),
     ]
-    assert [field for _, field in expect(wrong).dead_letters] == [
+    assert [field for _, field in expect(wrong).dead_letters.values()] == [
         "value",
         "user_id",
         "key",
         "event_time",
+        "value",
     ]
+
+
+def test_a_piece_of_several_partitions_is_let_go_by_the_slowest():
+    oracle = Oracle()
+    out = oracle.expect(
+        [(0, record(1, 10, 7000)), (0, heartbeat(60_000)), (1, record(2, 11, 4000))]
+    )
+    assert not out.sequences
+    out = oracle.expect([(0, heartbeat(60_000)), (1, heartbeat(50_000))])
+    assert (targets(out.sequences, 1), targets(out.sequences, 2)) == ([10], [11])
+
+
+def test_what_is_behind_the_piece_before_is_late_on_every_partition():
+    oracle = Oracle()
+    oracle.expect([(0, heartbeat(60_000)), (1, heartbeat(60_000))])
+    out = oracle.expect([(0, record(1, 10, 55_000)), (1, record(2, 11, 55_001))])
+    assert [r.key for r in out.late] == [b"1"]
+
+
+def test_an_idle_partition_holds_nothing_back_and_may_come_late():
+    oracle = Oracle()
+    oracle.expect([(0, heartbeat(10_000)), (1, heartbeat(10_000))])
+    out = oracle.expect([(0, record(1, 10, 20_000)), (0, heartbeat(60_000))])
+    assert targets(out.sequences, 1) == [10]
+    assert oracle.expect([(1, record(2, 11, 30_000))]).late
+
+
+def test_a_click_that_may_be_late_or_not_is_refused():
+    oracle = Oracle()
+    oracle.expect([(0, heartbeat(10_000)), (1, heartbeat(10_000))])
+    with pytest.raises(ValueError, match="may be late or not"):
+        oracle.expect([(0, heartbeat(60_000)), (0, record(1, 10, 20_000))])

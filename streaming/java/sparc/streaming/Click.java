@@ -15,9 +15,10 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
  *
  * <p>The rules are those of {@code streaming.events.Click.from_bytes}: one JSON object in UTF-8,
  * integers are JSON integers of 64 bits, strings are strings, unknown fields are ignored, and of a
- * repeated field the last one counts. Beyond that the key is the decimal user id, and the event
- * time neither negative nor further ahead of the record's own timestamp than allowed. The reason
- * names the first field that is wrong, in the order of the schema.
+ * repeated field the last one counts. Beyond that the value is no larger than allowed, the key is
+ * the decimal user id, and the event time neither negative nor further ahead of the record's own
+ * timestamp than allowed. The reason names the first field that is wrong, in the order of the
+ * schema.
  */
 final class Click {
     static final String HEARTBEAT = "heartbeat";
@@ -55,8 +56,10 @@ final class Click {
      * @param key the record's key
      * @param timestamp the record's own timestamp in ms
      * @param maxAhead how far the event time may be ahead of it, in ms
+     * @param maxBytes the largest value that is looked into
      */
-    static Click parse(byte[] value, byte[] key, long timestamp, long maxAhead) {
+    static Click parse(
+            byte[] value, byte[] key, long timestamp, long maxAhead, int maxBytes) {
         Click last = LAST.get();
         // The arrays of two records are never the same: the Kafka client makes new ones.
         if (last != null
@@ -70,7 +73,7 @@ final class Click {
         click.value = value;
         click.key = key;
         click.timestamp = timestamp;
-        click.reason = click.read();
+        click.reason = click.read(maxBytes);
         if (click.reason == null) {
             click.reason = click.check(maxAhead);
         }
@@ -78,9 +81,12 @@ final class Click {
         return click;
     }
 
-    private String read() {
+    private String read(int maxBytes) {
         if (value == null) {
             return "value: missing";
+        }
+        if (value.length > maxBytes) {
+            return "value: larger than " + maxBytes + " bytes";
         }
         String text;
         try {

@@ -17,8 +17,9 @@ public final class ClickTime extends ScalarFunction {
             byte[] key,
             @DataTypeHint(value = "TIMESTAMP_LTZ(3)", bridgedTo = TimestampData.class)
                     TimestampData timestamp,
-            Long maxAhead) {
-        Click click = Click.parse(value, key, timestamp.getMillisecond(), maxAhead);
+            Long maxAhead,
+            Integer maxBytes) {
+        Click click = Click.parse(value, key, timestamp.getMillisecond(), maxAhead, maxBytes);
         return click.reason == null ? TimestampData.fromEpochMillis(click.eventTime) : EPOCH;
     }
 }

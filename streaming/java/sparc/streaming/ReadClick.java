@@ -3,6 +3,7 @@ package sparc.streaming;
 import java.nio.charset.StandardCharsets;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.Set;
 
 import org.apache.flink.table.annotation.DataTypeHint;
 import org.apache.flink.table.annotation.FunctionHint;
@@ -27,6 +28,10 @@ import org.apache.flink.table.functions.TableFunction;
                                         + "event_time BIGINT, dead_letter MAP<STRING, BYTES>>",
                         bridgedTo = RowData.class))
 public final class ReadClick extends TableFunction<RowData> {
+    private static final Set<String> OURS =
+            Set.of("topic", "partition", "offset", "timestamp", "reason");
+    private static final String ORIGINAL = "original.";
+
     public void eval(
             byte[] key,
             byte[] value,
@@ -36,9 +41,10 @@ public final class ReadClick extends TableFunction<RowData> {
             Long offset,
             @DataTypeHint(value = "TIMESTAMP_LTZ(3)", bridgedTo = TimestampData.class)
                     TimestampData timestamp,
-            Long maxAhead) {
+            Long maxAhead,
+            Integer maxBytes) {
         long recordTime = timestamp.getMillisecond();
-        Click click = Click.parse(value, key, recordTime, maxAhead);
+        Click click = Click.parse(value, key, recordTime, maxAhead, maxBytes);
         if (click.isHeartbeat()) {
             return;
         }
@@ -51,7 +57,13 @@ public final class ReadClick extends TableFunction<RowData> {
         } else {
             Map<StringData, byte[]> all = new HashMap<>();
             for (int i = 0; headers != null && i < headers.size(); i++) {
-                all.put(headers.keyArray().getString(i), headers.valueArray().getBinary(i));
+                String name = headers.keyArray().getString(i).toString();
+                // Ours must not hide the producer's own.
+                String kept = OURS.contains(name) ? ORIGINAL + name : name;
+                boolean empty = headers.valueArray().isNullAt(i);
+                all.put(
+                        StringData.fromString(kept),
+                        empty ? null : headers.valueArray().getBinary(i));
             }
             put(all, "topic", topic);
             put(all, "partition", partition.toString());
