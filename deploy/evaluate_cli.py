@@ -117,3 +117,88 @@ def evaluate(
         for name in names if len(names) > 1 else ():
             plots.draw(out / name)  # once more: now all runs are there to be compared
         show_json(results if model == "all" else results[model])
+
+
+Seeds = Annotated[str, typer.Option(help="Numbers of the runs' randomness.", metavar="0,1,2")]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds {text!r}: write numbers with commas, 0,1,2") from error
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds {text!r}: a seed stands twice")
+    return seeds
+
+
+@app.command()
+def controls(
+    events: Events = None,
+    items: Items = None,
+    out: Out = None,
+    seeds: Seeds = "0,1,2",
+    only: Annotated[
+        str, typer.Option(help="Of the controls that are trained anew, only these.", metavar="A,B")
+    ] = "",
+    until: Until = None,
+    tail: Tail = False,
+    config: ConfigFile = None,
+    device: Device = "cpu",
+    tracking_uri: Tracking = None,
+) -> None:
+    """Measure what each part of SPARC is worth: one part changed at a time, over several seeds.
+
+    Example: `sparc evaluate controls --events events.csv --items items.csv --out study`
+    """
+    from deploy.cli import errors_as_one_line
+
+    with errors_as_one_line():
+        _needed(events=events, items=items, out=out)
+        numbers = _seeds(seeds)
+        data, settings = _prepared(events, items, until, tail, config)
+        from deploy.evaluation import studies, tracking
+        from deploy.evaluation.controls import TRAINED
+
+        assert out is not None  # noqa: S101
+        chosen = [name for name in only.split(",") if name]
+        for name in chosen:
+            if name not in TRAINED:
+                raise ValueError(f"--only {name}: there are {', '.join(TRAINED)}")
+        uri = tracking.address(settings, tracking_uri, out)
+        studies.play_controls(
+            data, settings, out, numbers, device=device, only=chosen, tracking_uri=uri
+        )
+        print((out / "controls.md").read_text(encoding="utf-8"), end="")
+
+
+@app.command()
+def intervals(
+    events: Events = None,
+    items: Items = None,
+    out: Out = None,
+    seeds: Seeds = "0",
+    until: Until = None,
+    tail: Tail = False,
+    config: ConfigFile = None,
+    device: Device = "cpu",
+    tracking_uri: Tracking = None,
+) -> None:
+    """Measure quality against the publish interval: event day, week, month, never.
+
+    Training goes on in all of them; only what is served is renewed at the interval.
+
+    Example: `sparc evaluate intervals --events events.csv --items items.csv --out study`
+    """
+    from deploy.cli import errors_as_one_line
+
+    with errors_as_one_line():
+        _needed(events=events, items=items, out=out)
+        numbers = _seeds(seeds)
+        data, settings = _prepared(events, items, until, tail, config)
+        from deploy.evaluation import studies, tracking
+
+        assert out is not None  # noqa: S101
+        uri = tracking.address(settings, tracking_uri, out)
+        studies.play_intervals(data, settings, out, numbers, device=device, tracking_uri=uri)
+        print((out / "intervals.md").read_text(encoding="utf-8"), end="")

@@ -90,6 +90,36 @@ def curves(
     _label_ends(ends, axes)
 
 
+def draw_intervals(
+    path: Path, means: dict[str, dict[str, Any]], weekly: dict[str, list[dict[str, Any]]]
+) -> Path:
+    """Draw Recall@50 against the publish interval: over all queries (left), by week (right).
+
+    Args:
+        path: of the picture.
+        means: mean and deviation over seeds of each interval, the shortest first.
+        weekly: weekly curves of one seed.
+    """
+    figure, (left, right) = canvas("Recall@50 by publish interval", panels=2)
+    colours = [MINE, *OTHERS]
+    for place, ((label, value), colour) in enumerate(zip(means.items(), colours, strict=False)):
+        left.bar(place, value["mean"], 0.6, yerr=value["deviation"], color=colour)
+        left.annotate(f"{value['mean']:.3f}", (place, value["mean"]), (0, 6), ha="center",
+                      textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+        curve = weekly[label]
+        if curve:
+            days: Any = [_date(week["day"]) for week in curve]
+            right.plot(days, _smoothed(curve, SMOOTHED), color=colour, label=label)
+    left.set_xticks(range(len(means)), list(means))
+    left.margins(y=0.12)
+    right.set_ylim(bottom=0)
+    right.set_title(f"Mean of {SMOOTHED} weeks", loc="left", color=INK, fontsize=11,
+                    fontweight="bold")  # fmt: skip
+    right.legend(frameon=False, fontsize=8)
+    _few_dates(right)
+    return _save(figure, path)
+
+
 def canvas(title: str, panels: int = 1, height: float = 4.2) -> tuple[Figure, Any]:
     """A figure and its axes, in the look of all pictures."""
     figure = Figure(figsize=(9.6, height), layout="constrained", facecolor="white")

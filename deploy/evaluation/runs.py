@@ -25,7 +25,7 @@ import torch
 from deploy.evaluation import machine
 from deploy.evaluation.observation import Observation
 from deploy.evaluation.online_sparc import ServedSparc
-from deploy.evaluation.ways import Way, interval_ways, search_ways, stale_ways
+from deploy.evaluation.ways import PublishedEvery, Way, interval_ways, search_ways, stale_ways
 from deploy.settings import Settings
 from model.evaluation import curves, metrics, predictions, prequential_run, protocol, runner
 from model.evaluation.predictions import Predictions
@@ -112,12 +112,18 @@ def planned(
 
 
 def finished(directory: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The report of a run that was played to its end with the same plan, else None."""
+    """The report of a run that was played to its end with the same plan, else None.
+
+    More ways than planned may have been asked.
+    """
     try:
         report: dict[str, Any] = orjson.loads((directory / REPORT).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return report if report.get("run") == plan else None
+    played = report.get("run")
+    if not isinstance(played, dict) or not set(plan.get("ways", ())) <= set(played.get("ways", ())):
+        return None
+    return report if {**played, "ways": None} == {**plan, "ways": None} else None
 
 
 def sparc_config(settings: Settings, seed: int) -> prequential_run.Config:
@@ -216,7 +222,11 @@ def play(
         report = head | runner.report(data.log, data.items, result, sparc)
         report |= observation.report(result.predictions)
         others = observation.other_answers()
+        report["versions"] = sparc.served.version if len(result.predictions) else 0
         report["ways"] = {n: judge(data, answers) for n, answers in others.items()}
+        for n, way in asked.items():
+            if isinstance(way, PublishedEvery):
+                report["ways"][n]["versions"] = way.versions
         report["seconds"]["observe"] = round(observation.seconds, 3)
         for n, answers in others.items():
             (out / WAYS).mkdir(parents=True, exist_ok=True)

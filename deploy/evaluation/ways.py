@@ -60,9 +60,14 @@ class Searched:
 
 
 class PublishedEvery:
-    """A version that is renewed only after so many days; None keeps the first for ever."""
+    """A version that is renewed only after so many days; None keeps the first for ever.
+
+    Attributes:
+        versions: how many were published so far.
+    """
 
     def __init__(self, days: int | None) -> None:
+        self.versions = 0
         self._days = days
         self._held: tuple[int, Served] | None = None
 
@@ -71,6 +76,7 @@ class PublishedEvery:
         held = self._held
         if held is None or (self._days is not None and queries.day >= held[0] + self._days):
             self._held = held = (queries.day, served)
+            self.versions += 1
         return held[1].answer(queries)
 
 
