@@ -32,19 +32,35 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from deploy import version_facts
+from deploy.aliases import CHALLENGER, CHAMPION, PREVIOUS
+from deploy.mlflow_artifacts import bring_back, retire
 from deploy.registered_model import save_model
 from deploy.registry import RegisteredVersion, RegistryError
 from deploy.version_facts import DIGEST_TAG, VERSION_TAG
+from deploy.version_plots import draw_plots
 from model.manifest import Manifest
 
 if TYPE_CHECKING:  # faiss would come along
     from indexer.soft_search import Config as SearchConfig
 
-CHAMPION = "champion"
-CHALLENGER = "challenger"
-PREVIOUS = "previous"
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Registry"]
 
+PLOTS = "plots"
+"""Folder of a version's artifacts with its pictures."""
+PLOTTED = frozenset(
+    {
+        "recall_at_50",
+        "window_recall_at_50",
+        "long_tail_recall_at_50",
+        "ndcg_at_50",
+        "codes_in_use",
+        "perplexity",
+        "cosine",
+        "publish_interval_seconds",
+    }
+)
 PIPELINE_TAG = "pipeline"
+REVISION_TAG = "code_revision"
 
 
 def _refused(error: MlflowException, *codes: int) -> bool:
@@ -65,7 +81,9 @@ class Registry:
         experiment: str,
         pipeline: str,
         search: SearchConfig,
+        revision: str = "",
     ) -> None:
+        self._revision = revision
         try:
             # Where there is no server in between, MLflow's stores ask for the address of the
             # process instead of the client's.
@@ -171,19 +189,28 @@ class Registry:
     ) -> RegisteredVersion:
         """Register the snapshot in `directory`, unless a version carries its digest already.
 
-        `parent` is the manifest of its parent where known, for the description of what changed.
+        `parent` is the manifest of its parent where known, for the description of what changed;
+        the parent's directory is looked for beside `directory`.
         """
         if (known := self.find(manifest.digest)) is not None:
             return known
         run_id = self._run_id or self.open()
-        model_id = self._upload(directory, manifest, run_id)
-        self._log_metrics(manifest, run_id, model_id)
+        metrics = version_facts.metrics_of(manifest) | version_facts.interval_of(
+            directory, manifest, parent
+        )
+        model_id = self._upload(directory, manifest, run_id, metrics)
+        self._log_metrics(manifest, run_id, model_id, metrics)
+        tags = version_facts.tags_of(manifest)
+        if self._revision:
+            tags[REVISION_TAG] = self._revision
         self._client.create_model_version(
             self._model_name,
             f"models:/{model_id}",
             run_id=run_id,
-            tags=version_facts.tags_of(manifest),
-            description=version_facts.description_of(manifest, parent),
+            tags=tags,
+            description=version_facts.description_of(
+                manifest, parent, version_facts.changes_in(directory, parent)
+            ),
             model_id=model_id,
         )
         registered = self.find(manifest.digest)
@@ -197,7 +224,9 @@ class Registry:
         self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([link])})
         return registered
 
-    def _upload(self, directory: Path, manifest: Manifest, run_id: str) -> str:
+    def _upload(
+        self, directory: Path, manifest: Manifest, run_id: str, metrics: dict[str, float]
+    ) -> str:
         """Log the snapshot as an MLflow model; returns the model's id."""
         assert self._experiment_id is not None  # noqa: S101 - set by open()
         left_over = self._client.search_logged_models(
@@ -237,15 +266,38 @@ class Registry:
                 ),
                 self._search_config,
             )
+            draw_plots(
+                path / PLOTS,
+                manifest.facts,
+                version_facts.sizes_of(directory, manifest),
+                self._history(run_id, manifest, metrics),
+            )
             self._client.log_model_artifacts(logged.model_id, str(path))
         self._client.finalize_logged_model(logged.model_id, "READY")
         return str(logged.model_id)
 
-    def _log_metrics(self, manifest: Manifest, run_id: str, model_id: str) -> None:
+    def _history(
+        self, run_id: str, manifest: Manifest, metrics: dict[str, float]
+    ) -> dict[str, list[tuple[int, float]]]:
+        """The plotted metrics of the run until this version, by name: (event time in ms, value)."""
+        until = version_facts.time_of(manifest)
+        found = {}
+        for name in PLOTTED & metrics.keys():
+            points = {
+                (one.step, one.timestamp): one.value
+                for one in self._client.get_metric_history(run_id, name)
+                if one.timestamp <= until
+            }
+            points[(version_facts.step_of(manifest), until)] = metrics[name]
+            found[name] = [(time_ms, value) for (_, time_ms), value in sorted(points.items())]
+        return found
+
+    def _log_metrics(
+        self, manifest: Manifest, run_id: str, model_id: str, values: dict[str, float]
+    ) -> None:
         step, time_ms = version_facts.step_of(manifest), version_facts.time_of(manifest)
         metrics = [
-            Metric(name, value, time_ms, step, model_id=model_id)
-            for name, value in version_facts.metrics_of(manifest).items()
+            Metric(name, value, time_ms, step, model_id=model_id) for name, value in values.items()
         ]
         outputs = self._client.get_run(run_id).outputs
         if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
@@ -257,6 +309,12 @@ class Registry:
             tags=[RunTag(VERSION_TAG, str(version_facts.snapshot_version(manifest)))],
         )
 
+    def log_live(self, metrics: dict[str, float], step: int, time_ms: int) -> None:
+        """Add to the curves of the pipeline's run."""
+        run_id = self._run_id or self.open()
+        values = [Metric(name, value, time_ms, step) for name, value in metrics.items()]
+        self._client.log_batch(run_id, metrics=values)
+
     def aliased(self, alias: str) -> int | None:
         """MLflow's number of the version that `alias` names, or None."""
         try:
@@ -267,24 +325,29 @@ class Registry:
                 return None
             raise
 
-    def _set_alias(self, alias: str, mlflow_version: int) -> None:
-        self._client.set_registered_model_alias(self._model_name, alias, str(mlflow_version))
-
-    def challenge(self, mlflow_version: int | None) -> None:
-        """Make a version `challenger`; with None there is no challenger."""
+    def set_alias(self, alias: str, mlflow_version: int | None) -> None:
+        """Make `alias` name a version; with None it names nothing."""
         if mlflow_version is not None:
-            self._set_alias(CHALLENGER, mlflow_version)
-        elif self.aliased(CHALLENGER) is not None:
-            self._client.delete_registered_model_alias(self._model_name, CHALLENGER)
+            self._client.set_registered_model_alias(self._model_name, alias, str(mlflow_version))
+        elif self.aliased(alias) is not None:
+            self._client.delete_registered_model_alias(self._model_name, alias)
 
-    def promote(self, mlflow_version: int) -> None:
-        """Make a version `champion`; the champion before it becomes `previous`.
+    def tag(self, mlflow_version: int, tags: dict[str, str]) -> None:
+        """Set tags of a version; one that was deleted is left alone."""
+        for key, value in tags.items():
+            try:
+                self._client.set_model_version_tag(
+                    self._model_name, str(mlflow_version), key, value
+                )
+            except MlflowException as error:
+                if not _refused(error, RESOURCE_DOES_NOT_EXIST):
+                    raise
+                return
 
-        `previous` is set first: after a crash in between, promoting again ends in the same state.
-        """
-        champion = self.aliased(CHAMPION)
-        if champion == mlflow_version:
-            return
-        if champion is not None:
-            self._set_alias(PREVIOUS, champion)
-        self._set_alias(CHAMPION, mlflow_version)
+    def download(self, mlflow_version: int, directory: Path) -> None:
+        """Bring the snapshot of a version back as `directory`, verified."""
+        bring_back(self._client, self._model_name, mlflow_version, directory)
+
+    def retire(self, mlflow_version: int) -> bool:
+        """Delete a version with its artifacts, unless an alias names it; whether it is gone."""
+        return retire(self._client, self._model_name, mlflow_version)

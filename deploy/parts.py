@@ -16,7 +16,8 @@ import structlog
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from deploy.registry import registered_versions
+from deploy.registry import aliased_versions, registered_versions
+from deploy.served import served_versions
 from deploy.settings import Settings
 from streaming.topics import create_topics
 
@@ -171,9 +172,11 @@ def index(settings: Settings, stop: threading.Event, report: Report) -> None:
 
     snapshots = settings.data_dir / "snapshots"
 
-    def unregistered() -> set[int]:
+    def needed() -> set[int]:
+        """What is not registered yet, what serves or served, and what an alias names."""
         on_disk = {int(p.name) for p in snapshots.iterdir() if p.name.isdigit()}
-        return on_disk - set(registered_versions(settings.data_dir))
+        missing = on_disk - set(registered_versions(settings.data_dir))
+        return missing | served_versions(settings.data_dir) | aliased_versions(settings.data_dir)
 
     if await_topics(settings, stop, report):
         indexing_process.run(
@@ -183,7 +186,7 @@ def index(settings: Settings, stop: threading.Event, report: Report) -> None:
             data_dir=settings.data_dir,
             stop=stop,
             report=report,
-            protected=unregistered,
+            protected=needed,
         )
 
 

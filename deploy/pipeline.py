@@ -89,13 +89,15 @@ def drain_steps(sequences: Callable[[], int]) -> list[Step]:
         )
 
     def served(s: dict[str, dict[str, Any]]) -> bool:
-        return 0 < _number(s["index"], "version") <= _number(s["serve"], "version")
+        # A version that is not promoted is not served: what counts is that it was decided.
+        decided = max(_number(s["serve"], "version"), _number(s["serve"], "decided_version"))
+        return 0 < _number(s["index"], "version") <= decided
 
     return [
         Step("training", trained, ("train",)),
         Step("indexing", indexed, ("index",)),
-        Step("registration", registered, ("register",)),
         Step("serving", served, ("serve",)),
+        Step("registration", registered, ("register",)),  # last: the aliases follow what serves
     ]
 
 

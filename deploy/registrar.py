@@ -6,7 +6,8 @@ registered) and are registered later, oldest first. After a registration the ver
 on the topic `snapshots`; announcements that Kafka does not take yet are kept and sent later.
 
 A step does one thing and can be repeated after a crash at any point: register the oldest snapshot
-that is not registered; else point the aliases where the pointer points.
+that is not registered; else bring the aliases up to date (`deploy/aliases.py`); else write the
+newest decisions to the tags of their versions; else delete the oldest version beyond retention.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from kafka.errors import KafkaError
 
+from deploy import version_facts
+from deploy.aliases import CHAMPION, AliasHolder, AliasKeeper
 from deploy.announcements import Announce, KafkaAnnouncer, announcement
+from deploy.live_metrics import LiveMetrics
 from deploy.registry import Config, Ledger, RegisteredVersion
-from indexer.pointer import SNAPSHOTS, read_pointer, snapshot_path
+from deploy.revision import code_revision
+from deploy.served import decisions
+from indexer.pointer import SNAPSHOTS, snapshot_path
 from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
 
 if TYPE_CHECKING:  # faiss would come along
@@ -33,7 +39,7 @@ if TYPE_CHECKING:  # faiss would come along
 log = structlog.get_logger(__name__)
 
 
-class Catalogue(Protocol):
+class Catalogue(AliasHolder, Protocol):
     """What the registrar asks of a registry; `deploy.mlflow_registry.Registry` is one."""
 
     def open(self) -> str:
@@ -47,11 +53,14 @@ class Catalogue(Protocol):
     ) -> RegisteredVersion:
         """Register a snapshot once."""
 
-    def promote(self, mlflow_version: int) -> None:
-        """Make a version champion and the champion before it previous."""
+    def tag(self, mlflow_version: int, tags: dict[str, str]) -> None:
+        """Set tags of a version."""
 
-    def challenge(self, mlflow_version: int | None) -> None:
-        """Make a version challenger, or have none."""
+    def retire(self, mlflow_version: int) -> bool:
+        """Delete a version unless an alias names it; whether it is gone."""
+
+    def log_live(self, metrics: dict[str, float], step: int, time_ms: int) -> None:
+        """Add to the curves of the pipeline's run."""
 
 
 class Registrar:
@@ -69,7 +78,9 @@ class Registrar:
         self._announce = announce
         self._ledger = Ledger(data_dir)
         self._refused: dict[int, str] = {}
-        self._aliases: tuple[int | None, int | None] | None = None
+        self._spared: set[int] = set()
+        self._aliases = AliasKeeper(data_dir, catalogue, self._ledger, config.alias_seconds)
+        self._live = LiveMetrics(data_dir, catalogue.log_live, config.live_seconds)
         self._opened = False
         self.reachable = False
         self.last_error = ""
@@ -91,18 +102,46 @@ class Registrar:
             self._catalogue.open()
             self._ledger.keep_only(self._catalogue.versions())
             self._opened = True
+            self._aliases.begin()
         if pending := self._pending():
             self._register(pending[0])
             return True
-        aliases = self._wanted_aliases()
-        if aliases != self._aliases:
-            champion, challenger = aliases
-            if champion is not None:
-                self._catalogue.promote(champion)
-            self._catalogue.challenge(challenger)
-            self._aliases = aliases
-            log.info("aliases set", champion=champion, challenger=challenger)
+        if self._aliases.step() or self._tag_next() or self._retire_next():
             return True
+        self._live.step()
+        return False
+
+    def _tag_next(self) -> bool:
+        """Write the oldest decision that is not in the tags yet; False where none is."""
+        made = decisions(self._data_dir)
+        due = next((d for d in made if d.at_ms > self._ledger.tagged), None)
+        if due is None:
+            return False
+        version = self._ledger.versions.get(due.version)
+        if version is not None:  # else it was refused, or is deleted
+            self._catalogue.tag(version.mlflow_version, version_facts.decision_tags(due))
+        self._ledger.tagged_to(due.at_ms)
+        return True
+
+    def _retire_next(self) -> bool:
+        """Delete the oldest version beyond retention that no alias names and that is not on disk.
+
+        What is on disk stays: it may be served again, and would be registered again.
+        """
+        keep = self._config.keep_versions
+        surplus = len(self._ledger.versions) - keep
+        if keep < 1 or surplus < 1:
+            return False
+        named = set(self._ledger.aliases.values())
+        for number in sorted(self._ledger.versions)[:surplus]:
+            version = self._ledger.versions[number]
+            if version.mlflow_version in named | self._spared or self._directory(number).is_dir():
+                continue
+            if self._catalogue.retire(version.mlflow_version):
+                self._ledger.forget(number)
+                log.info("version retired", version=number, mlflow_version=version.mlflow_version)
+                return True
+            self._spared.add(version.mlflow_version)  # somebody's alias: not asked at every step
         return False
 
     def announce_next(self) -> bool:
@@ -152,26 +191,15 @@ class Registrar:
         self._ledger.add(version, announcement(version, manifest))
         log.info("snapshot registered", version=number, mlflow_version=version.mlflow_version)
 
-    def _wanted_aliases(self) -> tuple[int | None, int | None]:
-        """MLflow's numbers of champion (what the pointer serves) and challenger (newer)."""
-        pointer = read_pointer(self._data_dir)
-        served = -1 if pointer is None else pointer.version
-        champion = self._ledger.versions.get(served)
-        newest = max(self._ledger.versions, default=-1)
-        return (
-            champion.mlflow_version if champion else None,
-            self._ledger.versions[newest].mlflow_version if newest > served else None,
-        )
-
     def status(self) -> dict[str, Any]:
         """Where registration stands, for the status file."""
         versions = dict(self._ledger.versions)
         pending = self._pending()
-        champion = self._wanted_aliases()[0]
         return {
             "registered_versions": len(versions),
             "last_registered": max(versions, default=0),
-            "champion_version": (self._aliases or (None, None))[0],
+            "champion_version": self._ledger.aliases.get(CHAMPION),
+            "aliases": dict(self._ledger.aliases),
             "pending": len(pending),
             "refused": len(self._refused),
             "unannounced": len(self._ledger.owed),
@@ -180,8 +208,7 @@ class Registrar:
             "caught_up": self._opened
             and not pending
             and not self._ledger.owed
-            and self._aliases is not None
-            and self._aliases[0] == champion,
+            and self._aliases.settled,
         }
 
 
@@ -280,7 +307,12 @@ def run(
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     ledger = Ledger(data_dir)
     catalogue = Registry(
-        tracking_uri, config.model_name, config.experiment, ledger.pipeline, search
+        tracking_uri,
+        config.model_name,
+        config.experiment,
+        ledger.pipeline,
+        search,
+        code_revision(),
     )
     announcer = KafkaAnnouncer(bootstrap_servers, topic, client_settings)
     registrar = Registrar(config, data_dir, catalogue, announcer)

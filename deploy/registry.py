@@ -33,6 +33,10 @@ class Config:
         poll_seconds: how often the snapshots on disk are looked at.
         longest_retry_seconds: the wait between attempts doubles from 1 s up to this.
         request_timeout_seconds: of one request to the registry.
+        alias_seconds: how often the registry is asked whether somebody moved `champion`.
+        live_seconds: how often the run of the pipeline gets live metrics; 0 turns them off.
+        keep_versions: versions kept in the registry with their artifacts; older ones are deleted
+            unless an alias names them or they are still on disk here. 0 keeps all of them.
     """
 
     tracking_uri: str = ""
@@ -41,6 +45,9 @@ class Config:
     poll_seconds: float = 0.5
     longest_retry_seconds: float = 30.0
     request_timeout_seconds: int = 30
+    alias_seconds: float = 1.5
+    live_seconds: float = 15.0
+    keep_versions: int = 50
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,9 @@ class Ledger:
         pipeline: random id of this data directory's pipeline; names its run in MLflow.
         versions: registered snapshots by the indexer's number.
         owed: announcements not yet sent, oldest first.
+        aliases: what the registrar last made of the aliases: alias -> MLflow's number.
+        intended: the number that `champion` is being moved to, while that is under way.
+        tagged: `at_ms` of the last decision that is written to its version's tags.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -77,6 +87,9 @@ class Ledger:
         self.pipeline = uuid.uuid4().hex
         self.versions: dict[int, RegisteredVersion] = {}
         self.owed: list[dict[str, Any]] = []
+        self.aliases: dict[str, int] = {}
+        self.intended: int | None = None
+        self.tagged = 0
         try:
             body = orjson.loads(self._path.read_bytes())
             self.pipeline = str(body["pipeline"])
@@ -87,6 +100,9 @@ class Ledger:
                 for number, entry in body["versions"].items()
             }
             self.owed = list(body["owed"])
+            self.aliases = {str(a): int(n) for a, n in body.get("aliases", {}).items()}
+            self.intended = body.get("intended")
+            self.tagged = int(body.get("tagged", 0))
         except FileNotFoundError:
             self._write()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -106,6 +122,32 @@ class Ledger:
         del self.owed[0]
         self._write()
 
+    def intend(self, champion: int) -> None:
+        """Remember that `champion` is about to be moved, so that it is known for our own move."""
+        self.intended = champion
+        self._write()
+
+    def aliased(self, aliases: dict[str, int]) -> None:
+        """Remember where the aliases are."""
+        if aliases != self.aliases or self.intended is not None:
+            self.aliases, self.intended = aliases, None
+            self._write()
+
+    def tagged_to(self, at_ms: int) -> None:
+        """Remember up to which decision the tags are written."""
+        self.tagged = at_ms
+        self._write()
+
+    def snapshot_of(self, mlflow_version: int) -> int | None:
+        """The indexer's number of a registered version."""
+        found = (n for n, v in self.versions.items() if v.mlflow_version == mlflow_version)
+        return next(found, None)
+
+    def forget(self, number: int) -> None:
+        """Drop a snapshot whose version was deleted."""
+        del self.versions[number]
+        self._write()
+
     def keep_only(self, digests: Collection[str]) -> None:
         """Drop what the registry does not hold any more."""
         kept = {n: v for n, v in self.versions.items() if v.digest in digests}
@@ -121,6 +163,9 @@ class Ledger:
                 for n, v in sorted(self.versions.items())
             },
             "owed": self.owed,
+            "aliases": self.aliases,
+            "intended": self.intended,
+            "tagged": self.tagged,
         }
         write_atomically(self._path, orjson.dumps(body, option=orjson.OPT_INDENT_2))
 
@@ -134,3 +179,16 @@ def registered_versions(data_dir: Path) -> dict[int, int]:
     if not ledger_path(data_dir).is_file():
         return {}
     return {n: v.mlflow_version for n, v in sorted(Ledger(data_dir).versions.items())}
+
+
+def aliased_versions(data_dir: Path) -> set[int]:
+    """Snapshots that an alias names, by the indexer's number.
+
+    Raises:
+        RegistryError: if the record is malformed.
+    """
+    if not ledger_path(data_dir).is_file():
+        return set()
+    ledger = Ledger(data_dir)
+    found = {ledger.snapshot_of(number) for number in ledger.aliases.values()}
+    return {number for number in found if number is not None}

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from deploy.judging import Config as JudgeConfig
+
 if TYPE_CHECKING:
     from indexer.soft_search import Config as SearchConfig
 
@@ -35,6 +37,7 @@ class Config:
         torch_threads: threads of one query's model.
         poll_seconds: how often the pointer is looked at.
         body_limit_bytes: longest request body.
+        judge: how a newer version is compared with the served one before it takes over.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +45,7 @@ class Config:
     torch_threads: int = 1
     poll_seconds: float = 0.2
     body_limit_bytes: int = 65_536
+    judge: JudgeConfig = JudgeConfig()
 
 
 def run(
@@ -120,13 +124,16 @@ def _serve(
     import torch
     import uvicorn
 
+    from deploy.judging import Judge, RecentEvents
     from deploy.service_app import RetrievalService, create_app
     from deploy.snapshot_follower import SnapshotFollower
     from deploy.user_histories import SequenceFollower, UserHistories
 
     torch.set_num_threads(config.torch_threads)
-    follower = SnapshotFollower(data_dir, search)
-    histories = UserHistories(data_dir / "service" / "histories")
+    recent = RecentEvents(config.judge.remembered)
+    judge = Judge(config.judge, recent, topic)
+    follower = SnapshotFollower(data_dir, search, judge=judge)
+    histories = UserHistories(data_dir / "service" / "histories", recent.add)
     sequences = SequenceFollower(histories, bootstrap_servers, topic, client_settings)
     service = RetrievalService(data_dir, follower, histories, sequences, config.threads)
     server = uvicorn.Server(

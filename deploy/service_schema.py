@@ -105,6 +105,11 @@ class Health(BaseModel):
     live: bool
     ready: bool = Field(description="A snapshot is loaded.")
     version: int | None
+    challenger_version: int | None = Field(
+        description="A newer version that is being compared with the served one."
+    )
+    decided_version: int = Field(description="Newest version that serves or was decided about.")
+    pinned: bool = Field(description="A person chose the version; nothing is promoted.")
     digest: str | None = Field(description="SHA-256 of the snapshot's manifest.")
     codebook_generation: int | None
     items: int = Field(description="Items that can be retrieved.")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from indexer.snapshot import Snapshot, load_snapshot
 from indexer.soft_search import Config as SearchConfig
@@ -147,6 +148,22 @@ class ServingState:
             searched,
             int(now_ms),
         )
+
+    def items_for(
+        self, histories: Sequence[History], now_ms: NDArray[np.int64], k: int
+    ) -> NDArray[np.int64]:
+        """The k best items of many histories, each at its own time: (B, k), padded with -1."""
+        return self._search.search(histories, now_ms, k).items_BK
+
+    def interests(
+        self, histories: Sequence[History], now_ms: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """p(c|u) of many histories, each at its own time, as searched: float64 (B, C)."""
+        model = self.snapshot.model
+        logs = model.log_interests(model.encode(histories, now_ms)).astype(np.float64)
+        logs /= self._search.config.temperature
+        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
 
     def titles(self, item_ids: Sequence[int]) -> list[dict[str, str]]:
         """title, category and external_id of each item; empty strings where unknown."""

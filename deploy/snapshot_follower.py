@@ -1,10 +1,13 @@
-"""Hot swap: the newest sound snapshot, loaded beside the one that answers.
+"""Hot swap: the version to answer from, loaded and tried beside the one that answers.
 
-The pointer `current.json` is looked at several times a second. What it names is verified, loaded
-and asked a first question before it takes over, and taking over is replacing one reference: a
-request under way ends with the state it began with. A damaged snapshot never takes over; the last
-good one stays, and the pointer is tried again. At a start with a damaged snapshot the newest sound
-one on disk answers.
+The pointer `current.json` (the newest version built) and the switch `served.json` (the version
+that answers) are looked at several times a second. What is to serve is verified, loaded and asked
+a first question before it takes over, and taking over is replacing one reference: a request under
+way ends with the state it began with. A damaged snapshot never takes over; the last good one
+stays, and it is tried again. At a start with a damaged snapshot the newest sound one answers.
+
+A newer version than the served one is a challenger: it takes over once the judge finds it not
+worse, unless a person pinned a version. Whoever moves the switch is followed at the next look.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from pathlib import Path
 
 import structlog
 
+from deploy.judging import Judge
+from deploy.newcomers import Newcomers
+from deploy.served import SERVED, Decision, Served, decide, decisions, read_served
 from deploy.serving_state import Query, ServingState
 from indexer.pointer import POINTER, Pointer, read_pointer, snapshot_path
 from indexer.snapshot import ModelLoader, Snapshot, load_served, load_snapshot, versions
@@ -27,9 +33,13 @@ log = structlog.get_logger(__name__)
 class SnapshotFollower:
     """Holds the `ServingState` to answer from.
 
+    Without a judge the newest version is served as soon as it is built, unless one is pinned.
+
     Attributes:
         state: to be read once per request; None before the first snapshot.
-        pointer: what `state` was loaded for; None where it is not what the pointer names.
+        pointer: the newest version built; None where `state` is a substitute for it.
+        challenger: version that waits for its verdict, None if none does.
+        decided: newest version about which there is a decision, or that serves.
         swaps: how often a state took over.
         failures: how often loading failed.
         last_error: of the last attempt, empty if it went well.
@@ -43,43 +53,56 @@ class SnapshotFollower:
         retry_seconds: float = 1.0,
         load_model: ModelLoader | None = None,
         clock: Callable[[], float] = time.monotonic,
+        judge: Judge | None = None,
     ) -> None:
         self._data_dir = data_dir
         self._search = search
         self._retry_seconds = retry_seconds
         self._load_model = load_model
         self._clock = clock
-        self._seen: tuple[int, int] | None = None
+        self._judge = judge
+        self._newcomers = Newcomers(data_dir)
+        self._seen: object = ()
         self._retry_at = float("inf")
+        self._challenging: ServingState | None = None
+        self._challenged_at = 0.0
+        made = [d.version for d in decisions(data_dir) if d.by == "judge"]
+        self._judged = made[-1] if made else 0
         self.state: ServingState | None = None
         self.pointer: Pointer | None = None
+        self.pinned = False
         self.swaps = 0
         self.failures = 0
         self.last_error = ""
         self.load_seconds = 0.0
 
+    @property
+    def challenger(self) -> int | None:
+        """Version that waits for its verdict."""
+        challenging = self._challenging
+        return challenging.version if challenging else None
+
+    @property
+    def decided(self) -> int:
+        """Newest version about which there is a decision, or that serves."""
+        state = self.state
+        return max(self._judged, state.version if state else 0)
+
     def poll(self) -> bool:
-        """Look at the pointer, load what is new; returns whether a state took over."""
+        """Look at pointer and switch, load and judge what is new; whether a state took over."""
         seen = self._fingerprint()
-        if seen == self._seen and self._clock() < self._retry_at:
+        waiting = self._challenging is not None
+        if seen == self._seen and not waiting and self._clock() < self._retry_at:
             return False
         self._seen, self._retry_at = seen, float("inf")
-        began = self._clock()
+        before = self.state
         try:
-            pointer = read_pointer(self._data_dir)
-            loaded = self.state.snapshot if self.state else None
-            snapshot = load_served(self._data_dir, self._load_model, loaded)
-            swapped = snapshot is not None and snapshot is not loaded
-            if snapshot is not None and swapped:
-                self._take_over(snapshot)
+            self._follow()
         except (ValueError, RuntimeError, OSError) as error:
             self._failed(error)
             return False
         self.last_error = ""
-        self.pointer = pointer
-        if swapped:
-            self.load_seconds = self._clock() - began
-        return swapped
+        return self.state is not before
 
     def run(self, stop: threading.Event, poll_seconds: float) -> None:
         """Poll until `stop` is set."""
@@ -87,24 +110,112 @@ class SnapshotFollower:
             self.poll()
             stop.wait(poll_seconds)
 
-    def _fingerprint(self) -> tuple[int, int] | None:
-        try:
-            found = (self._data_dir / POINTER).stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
+    def _fingerprint(self) -> object:
+        found: list[tuple[int, int] | None] = []
+        for name in (POINTER, SERVED):
+            try:
+                stat = (self._data_dir / name).stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_ino, stat.st_mtime_ns))
+        return tuple(found)
+
+    def _follow(self) -> None:
+        pointer, served = read_pointer(self._data_dir), read_served(self._data_dir)
+        self.pinned = served is not None and served.pinned
+        if pointer is None:
+            return
+        wanted = pointer.version
+        if served is not None and (self._judge is not None or served.pinned):
+            wanted = served.version
+        if wanted == pointer.version:
+            self._challenging = None
+            loaded = self.state.snapshot if self.state else None
+            self._serve(lambda: load_served(self._data_dir, self._load_model, loaded))
+        elif self.state is None or self.state.version != wanted:
+            path = self._data_dir / snapshot_path(wanted)
+            self._serve(lambda: load_snapshot(path, self._load_model))
+        self.pointer = pointer
+        if self._judge is not None and self.state is not None:
+            if served is None:
+                first = Decision(wanted, "first", "judge", "the first version served")
+                decide(self._data_dir, first)
+                self._judged = max(self._judged, wanted)
+            elif pointer.version not in (served.version, self._judged):
+                self._consider(pointer, served)
+        if self.state is not None and self.state.version != pointer.version:
+            with_new = self._newcomers.added_to(self.state.snapshot, pointer)
+            if with_new is not self.state.snapshot:
+                self._take_over(with_new)
+
+    def _serve(self, load: Callable[[], Snapshot | None]) -> None:
+        began = self._clock()
+        snapshot = load()
+        if snapshot is not None and (self.state is None or snapshot is not self.state.snapshot):
+            self._take_over(snapshot)
+            self.load_seconds = self._clock() - began
+
+    def _consider(self, pointer: Pointer, served: Served) -> None:
+        """Judge the newest version; it takes over, is kept, or waits for events."""
+        assert self._judge is not None and self.state is not None  # noqa: S101 - see _follow
+        challenging = self._challenging
+        if challenging is None or challenging.version != pointer.version:
+            if challenging is not None:
+                reason = f"version {pointer.version} was built before there was a verdict"
+                self._decide(Decision(challenging.version, "superseded", "judge", reason), served)
+            self._challenging = None
+            if served.pinned:
+                reason = f"version {served.version} is pinned"
+                self._decide(Decision(pointer.version, "kept", "judge", reason), None)
+                return
+            began = self._clock()
+            snapshot = load_served(self._data_dir, self._load_model)
+            if snapshot is None or snapshot.version != pointer.version:
+                return  # the pointer moved meanwhile; the next look sees it
+            challenging = self._challenging = self._ready(snapshot)
+            self.load_seconds = self._clock() - began
+            self._challenged_at = self._clock()
+        waited = self._clock() - self._challenged_at
+        verdict = self._judge.verdict(self.state, challenging, waited)
+        if verdict is None:
+            return
+        self._challenging = None
+        decision = Decision(
+            challenging.version,
+            "promoted" if verdict.promote else "kept",
+            "judge",
+            verdict.reason,
+            served.version,
+            verdict.evidence,
+        )
+        if self._decide(decision, served) and verdict.promote:
+            self._swap(challenging)
+
+    def _decide(self, decision: Decision, served: Served | None) -> bool:
+        decided = decide(
+            self._data_dir, decision, if_served=served.version if served is not None else None
+        )
+        self._judged = decision.version
+        return decided
 
     def _take_over(self, snapshot: Snapshot) -> None:
+        self._swap(self._ready(snapshot))
+
+    def _ready(self, snapshot: Snapshot) -> ServingState:
         state = ServingState(snapshot, self._search)
         state.answer(Query([]))  # a model that cannot answer must not take over
+        return state
+
+    def _swap(self, state: ServingState) -> None:
         before, self.state = self.state, state
         self.swaps += 1
         log.info(
             "snapshot serves",
             version=state.version,
             before=before.version if before else None,
-            items=len(snapshot.lists),
-            appended=len(snapshot.appended),
+            items=len(state.snapshot.lists),
+            appended=len(state.snapshot.appended_items),
         )
 
     def _failed(self, error: Exception) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from kafka.errors import KafkaError
 from rocksdict import Options, Rdict, WriteBatch
 
 from model.source import parse_sequence
-from streaming.events import HISTORY_LENGTH, EventError
+from streaming.events import HISTORY_LENGTH, EventError, UserSequence
 
 log = structlog.get_logger(__name__)
 
@@ -60,14 +60,21 @@ class HistoryRecord(NamedTuple):
     value: bytes | None
 
 
+Listener = Callable[[list[tuple[int, int, UserSequence]]], None]
+"""Takes (partition, offset, sequence) of a stored batch, in the order of each partition."""
+
+
 class UserHistories:
     """The store: one writer, any number of reading threads.
+
+    `listener` is told of every batch of (partition, offset, sequence) that was taken in.
 
     Raises:
         HistoryStoreError: if another process holds the store, or it cannot be read.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, listener: Listener | None = None) -> None:
+        self._listener = listener
         directory.mkdir(parents=True, exist_ok=True)
         try:
             # All families that exist must be opened; "default" always does.
@@ -109,7 +116,7 @@ class UserHistories:
         A record that breaks its schema is logged, counted in `poisoned` and skipped.
         """
         newest: dict[int, UserHistory] = {}
-        latest, taken = self.latest_event_time_ms, 0
+        latest, taken = self.latest_event_time_ms, list[tuple[int, int, UserSequence]]()
         for record in records:
             try:
                 sequence = parse_sequence(record.value)
@@ -123,7 +130,7 @@ class UserHistories:
                     reason=str(error),
                 )
                 continue
-            taken += 1
+            taken.append((record.partition, record.offset, sequence))
             latest = max(latest, sequence.event_time)
             known = newest.get(sequence.user_id)
             if known is None or sequence.position >= known.position:
@@ -149,7 +156,9 @@ class UserHistories:
         self._db.write(batch)
         self.users += added
         self.latest_event_time_ms = latest
-        return taken
+        if self._listener is not None:
+            self._listener(taken)
+        return len(taken)
 
 
 def _options() -> Options:

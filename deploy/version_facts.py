@@ -1,6 +1,6 @@
 """What the registry says of a snapshot: tags, metrics and a description, from its manifest.
 
-Pure functions over `Manifest`; nothing here knows MLflow.
+Functions over `Manifest` and the tables on disk; nothing here knows MLflow.
 """
 
 from __future__ import annotations
@@ -9,9 +9,18 @@ import json
 import math
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from model.manifest import Manifest
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deploy.served import Decision
+from deploy.version_changes import Changes, changes, first_codes
+from indexer.snapshot import ITEMS
+from model.manifest import MANIFEST, Manifest
 
 DIGEST_TAG = "manifest_digest"
 VERSION_TAG = "snapshot_version"
@@ -58,6 +67,23 @@ def tags_of(manifest: Manifest) -> dict[str, str]:
     return tags
 
 
+def decision_tags(decision: Decision) -> dict[str, str]:
+    """What was decided about a version, for its tags; the last decision replaces those before."""
+    tags = {
+        "verdict": decision.action,
+        "verdict_by": decision.by,
+        "verdict_reason": decision.reason,
+        "verdict_at": utc(decision.at_ms),
+    }
+    evidence = decision.evidence
+    if "difference" in evidence:
+        tags["verdict_against"] = str(decision.before)
+        tags["verdict_queries"] = str(evidence["queries"])
+        tags["verdict_recall_at_50_difference"] = f"{evidence['difference']:+.6f}"
+        tags["verdict_interval"] = f"[{evidence['low']:+.6f}, {evidence['high']:+.6f}]"
+    return tags
+
+
 def metrics_of(manifest: Manifest) -> dict[str, float]:
     """Finite numbers among the snapshot's metrics and counts, by MLflow-fit names."""
     numbers: dict[str, Any] = dict(manifest.facts.get("metrics") or {})
@@ -82,10 +108,46 @@ def time_of(manifest: Manifest) -> int:
     return int((manifest.facts.get("event_time_range") or [0, 0])[1])
 
 
-def description_of(manifest: Manifest, parent: Manifest | None) -> str:
+def interval_of(directory: Path, manifest: Manifest, parent: Manifest | None) -> dict[str, float]:
+    """Seconds between the parent's publication and this one's, where both are on disk."""
+    if parent is None:
+        return {}
+    try:
+        before, after = (
+            (directory.parent / f"{snapshot_version(one):08d}" / MANIFEST).stat().st_mtime
+            for one in (parent, manifest)
+        )
+    except (OSError, KeyError):
+        return {}
+    return {"publish_interval_seconds": max(0.0, after - before)}
+
+
+def sizes_of(directory: Path, manifest: Manifest) -> NDArray[np.int64]:
+    """Items of each first-level code, int64 (C,); empty where the table is not readable."""
+    try:
+        codes = first_codes(pq.read_table(directory / ITEMS, columns=["codes"]))
+    except (OSError, pa.ArrowException):
+        return np.zeros(0, np.int64)
+    return np.bincount(codes, minlength=int(manifest.facts.get("codes") or 0))
+
+
+def changes_in(directory: Path, parent: Manifest | None) -> Changes | None:
+    """What changed in the catalogue since the parent, where it is on disk beside `directory`."""
+    if parent is None:
+        return None
+    try:
+        return changes(directory.parent / f"{snapshot_version(parent):08d}", directory)
+    except (OSError, KeyError):
+        return None
+
+
+def description_of(
+    manifest: Manifest, parent: Manifest | None, changed: Changes | None = None
+) -> str:
     """Markdown for a person: what is in this version and what changed since its parent.
 
-    `parent` is the manifest of the version named by `facts["parent"]`, where still known.
+    `parent` is the manifest of the version named by `facts["parent"]`, where still known;
+    `changed` what is different in its catalogue.
     """
     facts = manifest.facts
     before = parent.facts if parent else {}
@@ -120,6 +182,9 @@ def description_of(manifest: Manifest, parent: Manifest | None) -> str:
     if facts.get("rebuilt_codes") is not None:
         rebuilt = facts["rebuilt_codes"]
         lines.append(f"- lists rebuilt: {len(rebuilt)}" + _reasons(facts.get("reasons")))
+    if changed is not None:
+        lines += changed.lines()
+    lines += _most_drifted(facts.get("code_drift"))
     metrics, earlier = metrics_of(manifest), metrics_of(parent) if parent else {}
     shown = [
         name for name in sorted(facts.get("metrics") or {}) if _UNFIT.sub("_", name) in metrics
@@ -130,6 +195,16 @@ def description_of(manifest: Manifest, parent: Manifest | None) -> str:
             change = f"{metrics[name] - earlier[name]:+.4g}" if name in earlier else ""
             lines.append(f"| {name} | {metrics[name]:.4g} | {change} |")
     return "\n".join(lines)
+
+
+def _most_drifted(drift: object) -> list[str]:
+    """`- codes that drifted most: 7 (1.20), 3 (0.80)`."""
+    if not isinstance(drift, dict) or not drift.get("movement"):
+        return []
+    total = np.array(drift["movement"]) + np.array(drift["churn"])
+    order = np.argsort(-total, kind="stable")[:5]
+    most = ", ".join(f"{code} ({total[code]:.2f})" for code in order.tolist())
+    return [f"- codes that drifted most: {most}"]
 
 
 def _reasons(reasons: object) -> str:

@@ -16,9 +16,12 @@ from deploy.registry import (
     Ledger,
     RegisteredVersion,
     RegistryError,
+    aliased_versions,
     ledger_path,
     registered_versions,
 )
+from deploy.served import Decision, decide, read_served
+from deploy.status import reporter
 from indexer.pointer import snapshot_path
 from indexer.soft_search import Config as SearchConfig
 from model.manifest import MANIFEST, Manifest, publish, read_manifest
@@ -28,11 +31,13 @@ from tests.deploy.snapshot_maker import Shelf
 class Shaky:
     """A registry in memory; `fail` names the next calls that break before or after their effect."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: Path | None = None) -> None:
+        self.made = made
         self.registered: list[RegisteredVersion] = []
         self.parents: list[int | None] = []
-        self.champion: int | None = None
-        self.challenger: int | None = None
+        self.aliases: dict[str, int] = {}
+        self.tags: dict[int, dict[str, str]] = {}
+        self.live: list[tuple[dict[str, float], int, int]] = []
         self.fail: list[str] = []
 
     def _maybe(self, point: str) -> None:
@@ -61,12 +66,36 @@ class Shaky:
         self._maybe("after register")
         return self.versions()[manifest.digest]
 
-    def promote(self, mlflow_version: int) -> None:
-        self._maybe("promote")
-        self.champion = mlflow_version
+    def aliased(self, alias: str) -> int | None:
+        return self.aliases.get(alias)
 
-    def challenge(self, mlflow_version: int | None) -> None:
-        self.challenger = mlflow_version
+    def set_alias(self, alias: str, mlflow_version: int | None) -> None:
+        self._maybe("set_alias")
+        self.aliases.pop(alias, None)
+        if mlflow_version is not None:
+            self.aliases[alias] = mlflow_version
+
+    def tag(self, mlflow_version: int, tags: dict[str, str]) -> None:
+        self._maybe("tag")
+        self.tags.setdefault(mlflow_version, {}).update(tags)
+
+    def retire(self, mlflow_version: int) -> bool:
+        if mlflow_version in self.aliases.values():
+            return False
+        self.registered = [v for v in self.registered if v.mlflow_version != mlflow_version]
+        return True
+
+    def log_live(self, metrics: dict[str, float], step: int, time_ms: int) -> None:
+        self.live.append((metrics, step, time_ms))
+
+    def download(self, mlflow_version: int, directory: Path) -> None:
+        (version,) = [v for v in self.registered if v.mlflow_version == mlflow_version]
+        assert self.made is not None
+        shutil.copytree(self.made / snapshot_path(version.snapshot_version), directory)
+
+    @property
+    def champion(self) -> int | None:
+        return self.aliases.get(CHAMPION)
 
 
 class Registering:
@@ -74,13 +103,15 @@ class Registering:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        self.registry = Shaky()
+        self.registry = Shaky(shelf._made)
         self.announced: list[dict[str, Any]] = []
         self.kafka_fails = 0
+        self._config = Config(alias_seconds=0.0, live_seconds=0.0)
         self.start()
 
-    def start(self) -> None:
-        self.registrar = Registrar(Config(), self.shelf.data_dir, self.registry, self._announce)
+    def start(self, config: Config | None = None) -> None:
+        self._config = config or self._config
+        self.registrar = Registrar(self._config, self.shelf.data_dir, self.registry, self._announce)
 
     def _announce(self, model_name: str, facts: Mapping[str, Any]) -> None:
         assert model_name == "sparc"
@@ -126,7 +157,7 @@ def test_snapshots_are_registered_in_order_once_and_announced(registering: Regis
     assert registered_versions(registering.shelf.data_dir) == {1: 1, 2: 2, 3: 3}
 
 
-@pytest.mark.parametrize("point", ["open", "before register", "after register", "promote"])
+@pytest.mark.parametrize("point", ["open", "before register", "after register", "set_alias"])
 def test_a_crash_at_any_point_registers_nothing_twice(registering: Registering, point: str) -> None:
     registering.shelf.publish(1)
     registering.shelf.publish(2)
@@ -174,11 +205,11 @@ def test_a_snapshot_newer_than_the_pointer_is_challenger_until_it_is_served(
     registering.shelf.publish(1)
     registering.shelf.publish(2, move_pointer=False)
     registering.settle()
-    assert (registering.registry.champion, registering.registry.challenger) == (1, 2)
+    assert registering.registry.aliases == {CHAMPION: 1, CHALLENGER: 2}
     registering.shelf.point_at(2)
     assert not registering.registrar.status()["caught_up"]
     registering.settle()
-    assert (registering.registry.champion, registering.registry.challenger) == (2, None)
+    assert registering.registry.aliases == {CHAMPION: 2, PREVIOUS: 1}
     assert registering.registrar.status()["caught_up"]
 
 
@@ -200,6 +231,121 @@ def test_a_registry_that_was_emptied_is_filled_again(registering: Registering) -
     registering.start()
     registering.settle()
     assert registering.numbers == [1]
+
+
+def serve(shelf: Shelf, version: int, action: Any = "promoted", **more: Any) -> None:
+    decide(shelf.data_dir, Decision(version, action, "judge", "a reason", **more))
+
+
+def test_aliases_follow_what_serves(registering: Registering) -> None:
+    shelf, registry = registering.shelf, registering.registry
+    shelf.publish(1)
+    serve(shelf, 1, "first")
+    shelf.publish(2)
+    registering.settle()
+    assert registry.aliases == {CHAMPION: 1, CHALLENGER: 2}
+    serve(shelf, 2)
+    assert not registering.registrar.status()["caught_up"]
+    registering.settle()
+    assert registry.aliases == {CHAMPION: 2, PREVIOUS: 1}
+    decide(shelf.data_dir, Decision(1, "pinned", "person", "back"))
+    registering.settle()
+    assert registry.aliases == {CHAMPION: 1, PREVIOUS: 2, CHALLENGER: 2}
+
+
+def test_a_person_who_moves_champion_moves_the_service_and_pins_it(
+    registering: Registering,
+) -> None:
+    shelf, registry = registering.shelf, registering.registry
+    for version in (1, 2, 3):
+        shelf.publish(version)
+        serve(shelf, version)
+        registering.settle()
+    registry.aliases[CHAMPION] = 1
+    shutil.rmtree(shelf.data_dir / snapshot_path(1))  # retention; the registry still has it
+    registering.settle()
+    served = read_served(shelf.data_dir)
+    assert served is not None
+    assert (served.version, served.previous, served.pinned) == (1, 3, True)
+    assert (shelf.data_dir / snapshot_path(1)).is_dir()
+    assert registry.aliases == {CHAMPION: 1, PREVIOUS: 3, CHALLENGER: 3}
+    assert registry.tags[1]["verdict"] == "pinned"
+    assert "moved to version 1 in the registry" in registry.tags[1]["verdict_reason"]
+    assert aliased_versions(shelf.data_dir) == {1, 3}
+
+
+@pytest.mark.parametrize("fails", range(4))
+def test_the_registrars_own_moves_are_never_taken_for_a_persons(
+    registering: Registering, fails: int
+) -> None:
+    for version in (1, 2, 3):
+        registering.shelf.publish(version)
+        serve(registering.shelf, version)
+        registering.registry.fail = ["set_alias"] * fails
+        registering.settle()
+        registering.start()
+        registering.settle()
+    served = read_served(registering.shelf.data_dir)
+    assert served is not None
+    assert (served.version, served.pinned) == (3, False)
+    assert registering.registry.aliases == {CHAMPION: 3, PREVIOUS: 2}
+
+
+def test_champion_moved_to_a_foreign_version_is_left_alone(registering: Registering) -> None:
+    registering.shelf.publish(1)
+    serve(registering.shelf, 1)
+    registering.settle()
+    registering.registry.aliases[CHAMPION] = 77
+    registering.settle()
+    served = read_served(registering.shelf.data_dir)
+    assert served is not None
+    assert served.version == 1
+
+
+def test_the_verdict_and_its_interval_are_tags(registering: Registering) -> None:
+    registering.shelf.publish(1)
+    serve(registering.shelf, 1)
+    registering.shelf.publish(2)
+    evidence = {"queries": 500, "difference": -0.02, "low": -0.03, "high": -0.01}
+    serve(registering.shelf, 2, "kept", evidence=evidence)
+    registering.registry.fail = ["tag"]
+    registering.settle()
+    tags = registering.registry.tags[2]
+    assert tags["verdict"] == "kept"
+    assert tags["verdict_reason"] == "a reason"
+    assert tags["verdict_against"] == "1"
+    assert tags["verdict_interval"] == "[-0.030000, -0.010000]"
+    assert registering.registry.tags[1]["verdict"] == "promoted"
+    assert registering.registry.aliases == {CHAMPION: 1, CHALLENGER: 2}
+
+
+def test_retention_deletes_the_oldest_that_no_alias_names_and_that_is_not_on_disk(
+    registering: Registering,
+) -> None:
+    registering.start(Config(alias_seconds=0.0, live_seconds=0.0, keep_versions=1))
+    shelf, registry = registering.shelf, registering.registry
+    for version in (1, 2, 3, 4):
+        shelf.publish(version)
+        serve(shelf, version)
+        registry.aliases["golden"] = 1  # somebody's
+        registering.settle()
+    assert registering.numbers == [1, 2, 3, 4]  # all of them are on disk
+    for version in (1, 2, 3):
+        shutil.rmtree(shelf.data_dir / snapshot_path(version))
+    registering.settle()
+    assert registering.numbers == [1, 3, 4]  # golden, previous, champion
+    registering.start()
+    registering.settle()
+    assert registering.numbers == [1, 3, 4]
+
+
+def test_live_metrics_are_sent_while_something_is_trained(registering: Registering) -> None:
+    registering.start(Config(alias_seconds=0.0, live_seconds=1e-9))
+    report = reporter(registering.shelf.data_dir, "train")
+    report({"trained_events": 10, "event_time": 5, "recall_at_50": 0.25, "lag": None})
+    registering.settle()
+    registering.settle()
+    assert registering.registry.live == [({"live/recall_at_50": 0.25}, 10, 5)]
 
 
 def test_a_malformed_record_is_named(tmp_path: Path) -> None:
@@ -266,7 +412,7 @@ def open_registry(
     name = tmp_path.name
 
     def opened() -> Registry:
-        registry = Registry(tracking_uri, name, name, f"pipeline-{name}", SearchConfig())
+        registry = Registry(tracking_uri, name, name, f"pipeline-{name}", SearchConfig(), "abc123")
         registry.open()
         return registry
 
@@ -341,16 +487,60 @@ def test_aliases_move_from_champion_to_previous(
     registry = open_registry()
     for version in (1, 2):
         register(registry, shelf, version)
-    registry.promote(1)
+    registry.set_alias(CHAMPION, 1)
     assert (registry.aliased(CHAMPION), registry.aliased(PREVIOUS)) == (1, None)
-    registry.challenge(2)
-    assert registry.aliased(CHALLENGER) == 2
-    registry.promote(2)
-    registry.promote(2)
-    registry.challenge(None)
-    registry.challenge(None)
+    registry.set_alias(CHAMPION, 2)
+    registry.set_alias(PREVIOUS, 1)
+    registry.set_alias(CHALLENGER, 1)
+    for _ in range(2):
+        registry.set_alias(CHALLENGER, None)
     aliases = [registry.aliased(alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
     assert aliases == [2, 1, None]
+
+
+def test_a_version_has_pictures_and_says_what_changed(
+    open_registry: Callable[[], Registry], shelf: Shelf
+) -> None:
+    registry = open_registry()
+    for version in (1, 2, 3):
+        register(registry, shelf, version)
+    version = registry._client.get_model_version(registry._model_name, "3")
+    assert "- items that changed code: " in version.description
+    assert version.tags["code_revision"] == "abc123"
+    stored = Path(registry._client.get_logged_model(version.source.split("/")[1]).artifact_location)
+    names = {path.name for path in (stored / "plots").iterdir()}
+    assert {"size_of_codes.png", "recall_over_time.png", "codebook_use.png"} <= names
+    assert all((stored / "plots" / name).stat().st_size > 5000 for name in names)
+
+
+def test_a_retired_version_leaves_no_files_and_an_aliased_one_stays(
+    open_registry: Callable[[], Registry], shelf: Shelf
+) -> None:
+    registry = open_registry()
+    for version in (1, 2):
+        register(registry, shelf, version)
+    registry.set_alias("golden", 1)
+    assert not registry.retire(1)
+    source = registry._client.get_model_version(registry._model_name, "2").source
+    stored = Path(registry._client.get_logged_model(source.split("/")[1]).artifact_location)
+    assert any(stored.rglob("*"))
+    assert registry.retire(2)
+    assert not any(path.is_file() for path in stored.rglob("*"))
+    assert {v.snapshot_version for v in registry.versions().values()} == {1}
+    assert registry.retire(2)  # again, as after a crash
+
+
+def test_a_version_comes_back_from_the_registry_verified(
+    open_registry: Callable[[], Registry], shelf: Shelf
+) -> None:
+    registry = open_registry()
+    register(registry, shelf, 1)
+    directory = shelf.data_dir / snapshot_path(1)
+    digest = manifest_of(shelf, 1).digest
+    shutil.rmtree(directory)
+    registry.download(1, directory)
+    assert read_manifest(directory, "snapshot").digest == digest
+    assert [p.name for p in directory.parent.iterdir()] == [directory.name]
 
 
 def test_metrics_run_over_trained_events_and_event_time(

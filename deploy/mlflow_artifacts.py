@@ -1,0 +1,83 @@
+"""The artifacts of registered versions: brought back to disk, and deleted with their version."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from deploy.registry import RegistryError
+from model.manifest import MANIFEST, PARTIAL, ManifestError, verify
+
+
+def bring_back(client: MlflowClient, model_name: str, mlflow_version: int, directory: Path) -> None:
+    """Download the snapshot of a version as `directory`, which appears whole and verified.
+
+    Raises:
+        RegistryError: if the version holds no such snapshot, or an altered one.
+        MlflowException, OSError: while the registry is out of reach.
+    """
+    version = client.get_model_version(model_name, str(mlflow_version))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}fetched-", dir=directory.parent) as folder:
+        got = Path(
+            download_artifacts(
+                artifact_uri=f"{_location(client, version.source)}/artifacts/{directory.name}",
+                dst_path=folder,
+                tracking_uri=client.tracking_uri,
+            )
+        )
+        try:
+            verify(got, "snapshot")
+        except ManifestError as error:
+            raise RegistryError(
+                f"version {mlflow_version} of {model_name!r} in the registry: {error}"
+            ) from error
+        if not (got / MANIFEST).is_file():
+            raise RegistryError(f"version {mlflow_version} of {model_name!r} holds no snapshot")
+        shutil.copytree(got, Path(folder) / "whole")
+        (Path(folder) / "whole").rename(directory)
+
+
+def retire(client: MlflowClient, model_name: str, mlflow_version: int) -> bool:
+    """Delete a version, its logged model and their files; False where an alias names it.
+
+    The version goes last: after a crash in between it is found and deleted again.
+
+    Raises:
+        MlflowException, OSError: while the registry is out of reach.
+    """
+    named = client.get_registered_model(model_name).aliases
+    if str(mlflow_version) in {str(number) for number in named.values()}:
+        return False
+    try:
+        version = client.get_model_version(model_name, str(mlflow_version))
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return True
+        raise
+    try:
+        location = _location(client, version.source)
+        get_artifact_repository(location, tracking_uri=client.tracking_uri).delete_artifacts()
+        client.delete_logged_model(_model_id(version.source))
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+    client.delete_model_version(model_name, str(mlflow_version))
+    return True
+
+
+def _model_id(source: str | None) -> str:
+    """The logged model of a version, whose source is `models:/<id>`."""
+    return (source or "").removeprefix("models:/")
+
+
+def _location(client: MlflowClient, source: str | None) -> str:
+    """Where the artifacts of a version lie."""
+    return str(client.get_logged_model(_model_id(source)).artifact_location)
