@@ -232,7 +232,7 @@ def play(
             (out / WAYS).mkdir(parents=True, exist_ok=True)
             predictions.write(out / WAYS / f"{n}.parquet", answers)
     report["peak_memory_gib"] = machine.peak_memory_gib()
-    report["wall_seconds"] = round(time.perf_counter() - started, 1)
+    report["wall_seconds"] = round(time.perf_counter() - started, 3)
     runner.write(out, result, report)
     return report, True
 

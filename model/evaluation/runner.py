@@ -174,7 +174,10 @@ def day_of(text: str) -> int:
     Raises:
         ValueError: the text is no such date.
     """
-    return (date.fromisoformat(text) - date(1970, 1, 1)).days
+    try:
+        return (date.fromisoformat(text) - date(1970, 1, 1)).days
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no day: write it as YYYY-MM-DD ({error})") from error
 
 
 def log_progress(name: str) -> Callable[[Day, Answers], None]:
