@@ -202,3 +202,56 @@ def intervals(
         uri = tracking.address(settings, tracking_uri, out)
         studies.play_intervals(data, settings, out, numbers, device=device, tracking_uri=uri)
         print((out / "intervals.md").read_text(encoding="utf-8"), end="")
+
+
+@app.command()
+def loo(
+    interactions: Annotated[
+        Path | None, typer.Option(help="RecBole's .inter, in time order.", metavar="FILE")
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            help="Titles and categories; only where its item ids are those of the sequences.",
+            metavar="FILE",
+        ),
+    ] = None,
+    out: Out = None,
+    model: Annotated[
+        str, typer.Option(help="sparc, the name of a peer, or all of them.", metavar="NAME|all")
+    ] = "sparc",
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    config: ConfigFile = None,
+    device: Device = "cpu",
+    again: Again = False,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Rank each user's last item among all, as published tables do.
+
+    Example: `sparc evaluate loo --interactions beauty.inter --out results`
+    """
+    from deploy.cli import configure_logging, errors_as_one_line, show_json
+
+    with errors_as_one_line():
+        _needed(interactions=interactions, out=out)
+        settings = configuration.load(config, written=False)
+        configure_logging(settings.log_level)
+        from deploy.evaluation import leave_one_out, runs, tracking
+
+        assert interactions is not None and out is not None  # noqa: S101
+        if model not in (*runs.NAMES, "all"):
+            raise ValueError(f"--model {model}: there are {', '.join(runs.NAMES)} and all")
+        uri = tracking.address(settings, tracking_uri, out)
+        experiment = settings.evaluation_config().experiment
+        results: dict[str, Any] = {}
+        frozen = [name for name in runs.NAMES if name.endswith("_frozen")]  # nothing to freeze here
+        names = [n for n in runs.NAMES if n not in frozen] if model == "all" else [model]
+        for name in names:
+            place = out / name if model == "all" else out
+            report, fresh = leave_one_out.play(
+                name, interactions, items, settings, place, seed=seed, device=device, again=again
+            )
+            if fresh:
+                tracking.log_run(report, place, uri, experiment, {"command": "loo"})
+            results[name] = report["test"]
+        show_json(results if model == "all" else results[model])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import resource
@@ -40,6 +41,12 @@ def versions() -> dict[str, str]:
     if revision:
         found["revision"] = revision + ("+" if _git("status", "--porcelain", "-uno") else "")
     return found
+
+
+def file_facts(path: Path) -> dict[str, str]:
+    """Name and digest of a file, by which a reader knows it without its place."""
+    with path.open("rb") as file:
+        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def peak_memory_gib() -> float:

@@ -11,7 +11,6 @@ was played, and a run that is to be played again with the same entry can be skip
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,17 +79,12 @@ def read(events: Path, items: Path, until: str | None = None, tail: bool = False
         log = log.until(runner.day_of(until))
     protocol.check_log(log, listed)
     facts = {
-        "events": _file(events),
-        "items": _file(items),
+        "events": machine.file_facts(events),
+        "items": machine.file_facts(items),
         "until": until,
         "tail_of_warm_up": tail,
     }
     return Data(log, listed, facts)
-
-
-def _file(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def planned(

@@ -48,8 +48,15 @@ CHOICE = "ndcg@10"
 Split = Literal["validation", "test"]
 
 
+class Answering(Protocol):
+    """What can be judged."""
+
+    def answer(self, queries: Queries) -> Answers:
+        """The best items of each query."""
+
+
 @runtime_checkable
-class TrainedByEpochs(Protocol):
+class TrainedByEpochs(Answering, Protocol):
     """A model that can be judged between passes over its events."""
 
     def observe(self, events: Events) -> None:
@@ -58,9 +65,6 @@ class TrainedByEpochs(Protocol):
     def epoch(self) -> float:
         """One pass over all events; the mean loss."""
 
-    def answer(self, queries: Queries) -> Answers:
-        """The best items of each query."""
-
 
 @dataclass(frozen=True)
 class Sequences:
@@ -68,11 +72,13 @@ class Sequences:
 
     Attributes:
         items_of: for each user (numbered from 0) the item ids, at least three of them.
-        items: the catalogue: ids from 1, without features.
+        items: the catalogue: ids from 1, without features unless they were given.
+        tokens: the name of each item in the file, in order of its id.
     """
 
     items_of: list[list[int]]
     items: list[Item]
+    tokens: list[str]
 
     def training(self) -> Events:
         """All but the last two events of each user, in canonical order."""
@@ -130,12 +136,35 @@ def read_sequences(path: Path) -> Sequences:
             raise ProtocolError(
                 f"{path}: user {user!r} has {len(items)} events; leave-one-out needs three of each"
             )
-    return Sequences(list(users.values()), [Item(n + 1) for n in range(len(numbers))])
+    bare = [Item(n + 1) for n in range(len(numbers))]
+    return Sequences(list(users.values()), bare, list(numbers))
 
 
-def evaluate(
-    model: TrainedByEpochs | OnlineModel, data: Sequences, split: Split
-) -> dict[str, float]:
+def with_features(data: Sequences, listed: Sequence[Item]) -> Sequences:
+    """The same sequences with the titles and categories of a catalogue.
+
+    Args:
+        data: sequences whose tokens are item ids of the catalogue. That numbers agree does not
+            show that they mean the same items: the two files must come from one source.
+        listed: the catalogue.
+
+    Raises:
+        ProtocolError: an item of the sequences is not listed.
+    """
+    by_token = {str(item.item_id): item for item in listed}
+    items = []
+    for number, token in enumerate(data.tokens, start=1):
+        if token not in by_token:
+            raise ProtocolError(
+                f"item {token!r} has events but is not in the catalogue: its ids are other ones; "
+                "leave the catalogue out"
+            )
+        known = by_token[token]
+        items.append(Item(number, known.title, known.category, known.external_id))
+    return Sequences(data.items_of, items, data.tokens)
+
+
+def evaluate(model: Answering, data: Sequences, split: Split) -> dict[str, float]:
     """HR and NDCG at 5, 10, 20 and 50 over all users."""
     ranks = [
         metrics.ranks(model.answer(queries).items_BK, targets_B)
@@ -168,6 +197,17 @@ def fit(
     return best, curve
 
 
+def train_and_test(
+    model: TrainedByEpochs | OnlineModel, data: Sequences, *, most_epochs: int, patience: int = 5
+) -> tuple[TrainedByEpochs | OnlineModel, dict[str, float], list[float]]:
+    """The model as it is tested, its metrics on the test items, and its validation by epoch."""
+    if isinstance(model, TrainedByEpochs):
+        best, curve = fit(model, data, most_epochs=most_epochs, patience=patience)
+        return best, evaluate(best, data, "test"), curve
+    model.warm_up(data.training())
+    return model, evaluate(model, data, "test"), []
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and test one peer on a `.inter` file."""
     from model.peers.registry import PEERS, build
@@ -183,13 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data = read_sequences(options.interactions)
         model = build(options.model, data.items, options.seed, options.device)
-        curve: list[float] = []
-        if isinstance(model, TrainedByEpochs):
-            best, curve = fit(model, data, most_epochs=options.most_epochs)
-            result = evaluate(best, data, "test")
-        else:
-            model.warm_up(data.training())
-            result = evaluate(model, data, "test")
+        _, result, curve = train_and_test(model, data, most_epochs=options.most_epochs)
         report = {
             "name": options.model,
             "seed": options.seed,
