@@ -16,7 +16,7 @@ import orjson
 import structlog
 import typer
 
-from deploy import evaluate_cli, stream_cli
+from deploy import evaluate_cli, registry_cli, stream_cli
 from deploy import settings as configuration
 from deploy.status import reporter
 
@@ -31,6 +31,7 @@ config_app = typer.Typer(no_args_is_help=True, help="The effective configuration
 app.add_typer(config_app, name="config")
 app.add_typer(stream_cli.dead_letters_app, name="dlq")
 app.add_typer(evaluate_cli.app, name="evaluate")
+registry_cli.add_to(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file.", metavar="FILE")]
 DataDir = Annotated[

@@ -6,6 +6,7 @@ Values that exist elsewhere are read when they are scraped.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -63,6 +64,22 @@ class ServiceMetrics:
         self.retrieved_items = Counter(
             "sparc_service_retrieved_items", "Items answered.", registry=self._registry
         )
+
+        self._latencies: deque[float] = deque(maxlen=2048)
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        """Take the time of a request; those of queries also count for `latency_ms`."""
+        self.request_seconds.labels(route, str(status)).observe(seconds)
+        if route == "/v1/retrieve" and status == 200:
+            self._latencies.append(seconds)
+
+    def latency_ms(self) -> dict[str, float | None]:
+        """Quantiles of the last queries' times in ms; None before the first."""
+        times = sorted(self._latencies)
+        return {
+            f"p{int(q * 100)}_ms": times[int(q * (len(times) - 1))] * 1000 if times else None
+            for q in (0.5, 0.95, 0.99)
+        }
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -30,6 +30,12 @@ def _service(settings: Settings) -> str:
     return f"http://{settings.service.host}:{settings.ports.service}"
 
 
+def bearer(settings: Settings) -> dict[str, str]:
+    """The header that a service with a token asks for; empty without one."""
+    token = settings.service.token
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 def status(settings: Settings) -> dict[str, Any]:
     """Every part's last report, with `alive` and its age in seconds, and where things are.
 
@@ -116,7 +122,7 @@ def retrieve(
         question["codes"] = codes
     address = f"{_service(settings)}/v1/retrieve"
     try:
-        answer = httpx.post(address, json=question, timeout=10.0)
+        answer = httpx.post(address, json=question, timeout=10.0, headers=bearer(settings))
     except httpx.HTTPError as error:
         raise QuestionError(
             f"no service answers at {address} ({error}); start it with ./deploy/start_pipeline.sh "

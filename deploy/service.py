@@ -19,6 +19,7 @@ from deploy.judging import Config as JudgeConfig
 
 if TYPE_CHECKING:
     from indexer.soft_search import Config as SearchConfig
+    from streaming.events import UserSequence
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,9 @@ class Config:
         torch_threads: threads of one query's model.
         poll_seconds: how often the pointer is looked at.
         body_limit_bytes: longest request body.
+        queue: requests that may wait for a thread; further ones are answered 429.
+        timeout_seconds: after which a request is given up with 504.
+        token: asked of every request as `Authorization: Bearer ...`; empty: nobody is asked.
         judge: how a newer version is compared with the served one before it takes over.
     """
 
@@ -44,7 +48,10 @@ class Config:
     threads: int = 2
     torch_threads: int = 1
     poll_seconds: float = 0.2
-    body_limit_bytes: int = 65_536
+    body_limit_bytes: int = 262_144
+    queue: int = 64
+    timeout_seconds: float = 2.0
+    token: str = ""
     judge: JudgeConfig = JudgeConfig()
 
 
@@ -125,7 +132,9 @@ def _serve(
     import uvicorn
 
     from deploy.judging import Judge, RecentEvents
-    from deploy.service_app import RetrievalService, create_app
+    from deploy.popularity_peer import PopularityPeer
+    from deploy.retrieval_service import RetrievalService
+    from deploy.service_app import create_app
     from deploy.snapshot_follower import SnapshotFollower
     from deploy.user_histories import SequenceFollower, UserHistories
 
@@ -133,12 +142,28 @@ def _serve(
     recent = RecentEvents(config.judge.remembered)
     judge = Judge(config.judge, recent, topic)
     follower = SnapshotFollower(data_dir, search, judge=judge)
-    histories = UserHistories(data_dir / "service" / "histories", recent.add)
+    popularity = PopularityPeer(path=data_dir / "service" / "popularity.json")
+
+    def learnt(events: list[tuple[int, int, UserSequence]]) -> None:
+        recent.add(events)
+        popularity.add(events)
+
+    histories = UserHistories(data_dir / "service" / "histories", learnt)
     sequences = SequenceFollower(histories, bootstrap_servers, topic, client_settings)
-    service = RetrievalService(data_dir, follower, histories, sequences, config.threads)
+    service = RetrievalService(
+        data_dir,
+        follower,
+        histories,
+        sequences,
+        config.threads,
+        queue=config.queue,
+        timeout_seconds=config.timeout_seconds,
+        popularity=popularity,
+        recent=recent,
+    )
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(service, config.body_limit_bytes),
+            create_app(service, config.body_limit_bytes, config.token),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -152,6 +177,7 @@ def _serve(
             ("http", server.run, ([listener],)),
             ("snapshots", follower.run, (stop, config.poll_seconds)),
             ("sequences", sequences.run, (stop,)),
+            ("flow", service.flow.run, (stop,)),
         )
     ]
     for thread in threads:
@@ -177,4 +203,10 @@ def _serve(
 
 def _status(service: Any, address: str) -> dict[str, Any]:
     health = service.health().model_dump()
-    return {**health, "version": health["version"] or 0, "address": address}
+    return {
+        **health,
+        "version": health["version"] or 0,
+        "address": address,
+        "requests": service.answered,
+        "popularity_recall_at_50": service.popularity.recall,
+    }

@@ -11,6 +11,9 @@ from deploy.serving_state import MAX_K
 MAX_HISTORY = 1000
 """Longest history in a request; the newest 50 are used, all are left out of the answer."""
 
+MAX_BATCH = 64
+"""Most queries of one batch."""
+
 Id = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 TimeMs = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
@@ -99,6 +102,51 @@ class RetrieveResponse(BaseModel):
     searched: list[SearchedCode]
 
 
+class BatchRequest(BaseModel):
+    """Several queries, answered from one snapshot."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queries: list[RetrieveRequest] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class BatchResponse(BaseModel):
+    """As many answers as queries, in their order."""
+
+    answers: list[RetrieveResponse]
+
+
+class Click(BaseModel):
+    """An item of the history."""
+
+    item_id: int
+    title: str
+    category: str
+    external_id: str
+    code: int | None = Field(description="Its first-level code; null for an unknown item.")
+
+
+class ExplainedCode(BaseModel):
+    """A code that was searched, and what came of it."""
+
+    code: int
+    label: str = Field(description="What most of its clicked items have in common.")
+    probability: float = Field(description="p(code | user).")
+    quota: int = Field(description="Places of the answer that its items filled.")
+    clicks: int = Field(description="Clicks of the history that lie in it.")
+    explored: bool = Field(description="None of the history's clicks lie in it.")
+    items_in_list: int
+    items: list[RetrievedItem] = Field(description="Its items in the answer, best first.")
+
+
+class Explanation(BaseModel):
+    """An answer and where it comes from."""
+
+    answer: RetrieveResponse
+    history: list[Click] = Field(description="The newest 50 clicks, oldest first.")
+    codes: list[ExplainedCode]
+
+
 class Health(BaseModel):
     """Whether the service lives, can answer, and how far behind it is."""
 
@@ -122,6 +170,12 @@ class Health(BaseModel):
     kafka_connected: bool
     swaps: int
     last_error: str = Field(description="Why the newest snapshot is not served, if so.")
+
+
+class Ready(BaseModel):
+    """The service can answer."""
+
+    version: int = Field(description="Snapshot that answers.")
 
 
 class SnapshotVersion(BaseModel):

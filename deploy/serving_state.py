@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from indexer.answers import Answers
+from indexer.item_table import ItemTable
 from indexer.snapshot import Snapshot, load_snapshot
 from indexer.soft_search import Config as SearchConfig
 from indexer.soft_search import SoftSearch
@@ -102,6 +104,7 @@ class ServingState:
         facts = snapshot.manifest.facts
         self.event_time_ms = int((facts.get("event_time_range") or [0, 0])[1])
         self._search = SoftSearch(snapshot.model, snapshot.lists, search)
+        self._labels: dict[int, str] | None = None
 
     @classmethod
     def load(cls, directory: Path, search: SearchConfig) -> ServingState:
@@ -119,35 +122,45 @@ class ServingState:
 
     def answer(self, query: Query, clock_ms: int = 0) -> Answer:
         """Retrieve for one query; `clock_ms` is the newest event time known elsewhere."""
-        times = query.times or ()
-        now_ms = query.now_ms
-        if now_ms is None:
-            now_ms = max(clock_ms, self.event_time_ms, *times, 0)
-        recent = [now_ms] * len(query.items) if query.times is None else list(times)
-        history = History(list(query.items)[-HISTORY_LENGTH:], recent[-HISTORY_LENGTH:])
+        return self.answers([query], clock_ms)[0]
+
+    def answers(self, queries: Sequence[Query], clock_ms: int = 0) -> list[Answer]:
+        """Retrieve for several queries; those that ask for as much are searched together."""
+        found: dict[int, Answer] = {}
+        together: dict[tuple[int, int | None], list[int]] = {}
+        for at, query in enumerate(queries):
+            together.setdefault((query.k, query.codes), []).append(at)
+        for (k, codes), places in together.items():
+            some = [queries[at] for at in places]
+            found |= zip(places, self._search_for(some, k, codes, clock_ms), strict=True)
+        return [found[at] for at in range(len(queries))]
+
+    def _search_for(
+        self, queries: Sequence[Query], k: int, codes: int | None, clock_ms: int
+    ) -> list[Answer]:
+        histories, now = [], []
+        for query in queries:
+            times = query.times or ()
+            now_ms = query.now_ms
+            if now_ms is None:
+                now_ms = max(clock_ms, self.event_time_ms, *times, 0)
+            recent = [now_ms] * len(query.items) if query.times is None else list(times)
+            histories.append(History(list(query.items)[-HISTORY_LENGTH:], recent[-HISTORY_LENGTH:]))
+            now.append(int(now_ms))
         found = self._search.search(
-            [history],
-            np.array([now_ms], np.int64),
-            query.k,
-            codes=query.codes,
-            exclude=[query.items if query.exclude_seen else ()],
+            histories,
+            np.array(now, np.int64),
+            k,
+            codes=codes,
+            exclude=[query.items if query.exclude_seen else () for query in queries],
         )
-        there = found.items_BK[0] >= 0
-        searched = [
-            SearchedCode(int(code), float(probability), int(quota))
-            for code, probability, quota in zip(
-                found.searched_BS[0], found.probabilities_BS[0], found.quota_BS[0], strict=True
-            )
-            if code >= 0
-        ]
-        return Answer(
-            found.items_BK[0][there].tolist(),
-            found.scores_BK[0][there].astype(np.float64).tolist(),
-            found.item_codes_BK[0][there].tolist(),
-            np.exp(found.item_log_probabilities_BK[0][there].astype(np.float64)).tolist(),
-            searched,
-            int(now_ms),
-        )
+        return [_answer(found, row, now_ms) for row, now_ms in enumerate(now)]
+
+    def label(self, code: int) -> str:
+        """What the clicked items of a first-level code have in common: a category, or a title."""
+        if self._labels is None:
+            self._labels = code_labels(self.snapshot.items)
+        return self._labels.get(code, "")
 
     def items_for(
         self, histories: Sequence[History], now_ms: NDArray[np.int64], k: int
@@ -175,3 +188,47 @@ class ServingState:
         rows = iter(columns.take(pa.array(at[known])).to_pylist())
         nothing = {"title": "", "category": "", "external_id": ""}
         return [next(rows) if one else nothing for one in known]
+
+
+def _answer(found: Answers, row: int, now_ms: int) -> Answer:
+    there = found.items_BK[row] >= 0
+    searched = [
+        SearchedCode(int(code), float(probability), int(quota))
+        for code, probability, quota in zip(
+            found.searched_BS[row], found.probabilities_BS[row], found.quota_BS[row], strict=True
+        )
+        if code >= 0
+    ]
+    return Answer(
+        found.items_BK[row][there].tolist(),
+        found.scores_BK[row][there].astype(np.float64).tolist(),
+        found.item_codes_BK[row][there].tolist(),
+        np.exp(found.item_log_probabilities_BK[row][there].astype(np.float64)).tolist(),
+        searched,
+        now_ms,
+    )
+
+
+def code_labels(items: ItemTable) -> dict[int, str]:
+    """A name for each first-level code that holds items.
+
+    The category with most clicks among its items (its last part, where it is a path); without
+    categories the title of the most clicked item.
+    """
+    codes = items.codes_NQ[:, 0].astype(np.int64)
+    weights = items.rows["events"].to_numpy() + 1.0
+    categories, at = np.unique(
+        np.array(items.rows["category"].to_pylist(), dtype=object).astype(str),
+        return_inverse=True,
+    )
+    labels = {}
+    for code in np.unique(codes).tolist():
+        mine = np.flatnonzero(codes == code)
+        totals = np.bincount(at[mine], weights[mine], len(categories))
+        best = str(categories[int(totals.argmax())]).split(" > ")[-1].strip()
+        if not best:
+            first = int(mine[weights[mine].argmax()])
+            row = items.rows.slice(first, 1).to_pylist()[0]
+            best = row["title"] or row["external_id"] or str(items.item_ids_N[first])
+        labels[code] = best if len(best) <= 60 else f"{best[:58]}…"
+    return labels

@@ -44,6 +44,7 @@ class SnapshotFollower:
         failures: how often loading failed.
         last_error: of the last attempt, empty if it went well.
         load_seconds: what the last load took.
+        search: how queries are searched.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class SnapshotFollower:
         judge: Judge | None = None,
     ) -> None:
         self._data_dir = data_dir
-        self._search = search
+        self.search = search
         self._retry_seconds = retry_seconds
         self._load_model = load_model
         self._clock = clock
@@ -203,7 +204,7 @@ class SnapshotFollower:
         self._swap(self._ready(snapshot))
 
     def _ready(self, snapshot: Snapshot) -> ServingState:
-        state = ServingState(snapshot, self._search)
+        state = ServingState(snapshot, self.search)
         state.answer(Query([]))  # a model that cannot answer must not take over
         return state
 

@@ -14,7 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deploy import service
-from deploy.service_app import RetrievalService, create_app
+from deploy.retrieval_service import RetrievalService
+from deploy.service_app import create_app
 from deploy.serving_state import Query, ServingState
 from deploy.snapshot_follower import SnapshotFollower
 from deploy.user_histories import HistoryRecord, SequenceFollower, UserHistories

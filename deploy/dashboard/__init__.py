@@ -1,0 +1,1 @@
+"""The page that shows a running pipeline, and the JSON it is made of."""

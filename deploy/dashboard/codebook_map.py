@@ -1,0 +1,112 @@
+"""The codebook in the plane: each first-level code where its centroid lies, and what it holds.
+
+The plane is that of the two largest principal components of the centroids, turned (orthogonal
+Procrustes) so that the codes stay where they were in the picture of the version before.
+
+Shapes: C codes, D dimension of the quantizer's space.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.serving_state import ServingState
+
+
+class CodebookMap:
+    """Draws the map of the served version; keeps the last one to turn the next one by."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._places: NDArray[np.float64] | None = None
+        self._drawn: tuple[ServingState, dict[str, Any]] | None = None
+
+    def view(self, state: ServingState) -> dict[str, Any]:
+        """Codes with place, items, traffic and drift, as plain JSON values."""
+        with self._lock:
+            if self._drawn is None or self._drawn[0] is not state:
+                self._drawn = (state, self._draw(state))
+            return self._drawn[1]
+
+    def _draw(self, state: ServingState) -> dict[str, Any]:
+        snapshot = state.snapshot
+        places = turned(plane(snapshot.model.centroids_CD), self._places)
+        self._places = places
+        C = len(places)
+        codes = snapshot.items.codes_NQ[:, 0].astype(np.int64)
+        events = snapshot.items.rows["events"].to_numpy()
+        clicks = np.bincount(codes, events, C)
+        drift = snapshot.manifest.facts.get("code_drift") or {}
+        movement = _padded(drift.get("movement"), C)
+        churn = _padded(drift.get("churn"), C)
+        sizes = snapshot.lists.sizes_C
+        return {
+            "version": state.version,
+            "parent": snapshot.manifest.facts.get("parent"),
+            "codes_in_use": int((sizes > 0).sum()),
+            "codes": [
+                {
+                    "code": code,
+                    "x": round(float(places[code, 0]), 4),
+                    "y": round(float(places[code, 1]), 4),
+                    "items": int(sizes[code]),
+                    "clicks": int(clicks[code]),
+                    "movement": movement[code],
+                    "churn": churn[code],
+                    "label": state.label(code),
+                }
+                for code in range(C)
+            ],
+        }
+
+
+def items_of(state: ServingState, code: int, limit: int) -> list[dict[str, Any]]:
+    """Items of a first-level code, the most clicked first."""
+    items = state.snapshot.items
+    mine = np.flatnonzero(items.codes_NQ[:, 0] == code)
+    events = items.rows["events"].to_numpy()[mine]
+    order = mine[np.argsort(-events, kind="stable")[:limit]]
+    rows = items.rows.take(order).to_pylist()
+    return [
+        {
+            "item_id": int(items.item_ids_N[at]),
+            "title": row["title"],
+            "category": row["category"],
+            "external_id": row["external_id"],
+            "clicks": int(row["events"]),
+            "codes": items.codes_NQ[at].tolist(),
+        }
+        for at, row in zip(order.tolist(), rows, strict=True)
+    ]
+
+
+def plane(centroids_CD: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The first two principal components, float64 (C, 2), scaled to the unit square's size."""
+    centred = centroids_CD.astype(np.float64) - centroids_CD.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    places = centred @ axes[:2].T
+    if places.shape[1] < 2:
+        places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    return places / max(float(np.abs(places).max(initial=0)), 1e-12)
+
+
+def turned(places: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Places turned or mirrored to lie closest to those before.
+
+    >>> a = np.array([[1.0, 0.0], [0.0, 0.5], [-1.0, 0.0]])
+    >>> np.allclose(turned(-a, a), a)
+    True
+    """
+    if before is None or before.shape != places.shape:
+        return places
+    left, _, right = np.linalg.svd(places.T @ before)
+    return places @ (left @ right)
+
+
+def _padded(values: object, count: int) -> list[float]:
+    given = [float(v) for v in values] if isinstance(values, list) else []
+    return (given + [0.0] * count)[:count]

@@ -1,0 +1,162 @@
+"""The routes of the dashboard: its files, and the JSON that the page asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+from fastapi import FastAPI, HTTPException, Query, Response
+from fastapi import Path as InPath
+from fastapi.staticfiles import StaticFiles
+
+from deploy.comparison import compare, usual_samples
+from deploy.dashboard.codebook_map import CodebookMap, items_of
+from deploy.dashboard.interests import interests
+from deploy.dashboard.timeline import Timeline
+from deploy.dashboard.versions import LoadedVersions
+from deploy.judging import RecentEvents
+from deploy.switching import SwitchError, resolve
+from indexer.errors import SnapshotError
+from model.histories import History
+
+if TYPE_CHECKING:
+    from deploy.retrieval_service import RetrievalService
+
+STATIC = Path(__file__).with_name("static")
+TAG = "dashboard"
+
+UserId = Annotated[int, InPath(ge=-(2**63), lt=2**63)]
+Version = Annotated[str, Query(max_length=32, description="7, v7, champion, previous, newest ...")]
+
+
+def dashboard_routes(app: FastAPI, service: RetrievalService) -> None:
+    """Add the page and what it asks for."""
+    flow, timeline = service.flow, Timeline(service.data_dir)
+    codebook = CodebookMap()
+    loaded = LoadedVersions(service.data_dir, service.follower)
+
+    async def slowly(work: Callable[[], Any]) -> Response:
+        """Work in the dashboard's own thread, so that queries do not wait for it."""
+        try:
+            found = await service.queued(lambda: _json(work()), service.slow)
+        except (SwitchError, SnapshotError) as error:
+            raise HTTPException(404, str(error)) from error
+        return Response(found, media_type="application/json")
+
+    def route(path: str, summary: str) -> Callable[[Any], Any]:
+        return app.get(
+            path,
+            summary=summary,
+            tags=[TAG],
+            response_model=None,
+            responses={
+                200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+                **{
+                    code: {"description": text}
+                    for code, text in (
+                        (401, "The token is missing or wrong."),
+                        (404, "There is no such version."),
+                        (429, "Too many requests wait already."),
+                        (503, "No snapshot is loaded yet."),
+                        (504, "It took too long."),
+                    )
+                },
+            },
+        )
+
+    @route("/v1/flow", "Rates, lag and freshness of every part")
+    async def flow_view() -> Response:
+        """What the parts report, and the last minutes."""
+        return await slowly(flow.view)
+
+    @route("/v1/quality", "Prequential recall of the model and of popularity")
+    async def quality() -> Response:
+        """Curves over event time: each event was answered before it was learnt."""
+        return await slowly(flow.quality_view)
+
+    @route("/v1/timeline", "Versions and what was decided about each")
+    async def versions() -> Response:
+        """Oldest first."""
+        return await slowly(timeline.view)
+
+    @route("/v1/codebook", "The first-level codes in the plane")
+    async def codes() -> Response:
+        """Place, items, clicks and drift of each code of the served version."""
+        state = service.state()
+        return await slowly(lambda: codebook.view(state))
+
+    @route("/v1/codes/{code}/items", "Items of a code, most clicked first")
+    async def code_items(
+        code: Annotated[int, InPath(ge=0, le=1_000_000)],
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> Response:
+        """By title, of the served version; an empty list for a code without items."""
+        state = service.state()
+        return await slowly(
+            lambda: {
+                "code": code,
+                "label": state.label(code),
+                "version": state.version,
+                "items": items_of(state, code, limit),
+            }
+        )
+
+    @route("/v1/users", "Users who clicked lately")
+    async def users(limit: Annotated[int, Query(ge=1, le=100)] = 12) -> Response:
+        """With how many clicks each has, the latest first."""
+        return await slowly(lambda: {"users": recent_users(service.recent, limit)})
+
+    @route("/v1/users/{user_id}/interests", "A user's interests over time")
+    async def user_interests(
+        user_id: UserId, k: Annotated[int, Query(ge=1, le=100)] = 12
+    ) -> Response:
+        """p(code | clicks so far) after every click, the codes explored, and the answer."""
+        state = service.state()
+        now_ms = max(service.histories.latest_event_time_ms, state.event_time_ms)
+        return await slowly(
+            lambda: {
+                "user_id": user_id,
+                **interests(state, service.histories.get(user_id), now_ms, k),
+            }
+        )
+
+    @route("/v1/compare", "Two versions side by side")
+    async def comparison(
+        a: Version = "previous",
+        b: Version = "champion",
+        k: Annotated[int, Query(ge=1, le=50)] = 10,
+        user_id: Annotated[int | None, Query(ge=-(2**63), lt=2**63)] = None,
+    ) -> Response:
+        """Metrics, the same recent events, codes that moved, items, sample answers."""
+
+        def work() -> dict[str, Any]:
+            first, second = (loaded.get(resolve(service.data_dir, name)) for name in (a, b))
+            samples = usual_samples(second)
+            if user_id is not None and (known := service.histories.get(user_id)) is not None:
+                samples = [History(known.items, known.times), *samples[:1]]
+            return compare(first, second, service.recent.all(), samples, k)
+
+        return await slowly(work)
+
+    app.mount("/dashboard", StaticFiles(directory=STATIC, html=True), name="dashboard")
+
+
+def recent_users(recent: RecentEvents, limit: int) -> list[dict[str, int]]:
+    """Users of the newest events, each once, the latest first."""
+    found: dict[int, dict[str, int]] = {}
+    for sequence in reversed(recent.all()):
+        if sequence.user_id not in found:
+            found[sequence.user_id] = {
+                "user_id": sequence.user_id,
+                "clicks": sequence.position,
+                "last_ms": sequence.event_time,
+            }
+            if len(found) == limit:
+                break
+    return list(found.values())
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)

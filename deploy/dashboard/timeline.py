@@ -1,0 +1,98 @@
+"""The versions in the order they came: what became of each, by whose decision, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deploy.registry import Ledger, ledger_path
+from deploy.served import decisions, read_served
+from indexer.pointer import SNAPSHOTS
+from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest
+
+SHOWN = 200
+
+
+class Timeline:
+    """Reads manifests once; facts of versions that have left the disk are remembered."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._manifests: dict[int, tuple[Manifest, int]] = {}
+
+    def view(self) -> dict[str, Any]:
+        """Versions, oldest first, and every decision, as plain JSON values."""
+        on_disk = self._read()
+        made = decisions(self._data_dir)[-4 * SHOWN :]
+        served = read_served(self._data_dir)
+        ledger = Ledger(self._data_dir) if ledger_path(self._data_dir).is_file() else None
+        aliases = ledger.aliases if ledger else {}
+        registered = ledger.versions if ledger else {}
+        last = {decision.version: decision for decision in made}
+        numbers = sorted({*self._manifests, *last, *registered})[-SHOWN:]
+        found = []
+        for number in numbers:
+            manifest, published = self._manifests.get(number, (None, None))
+            facts = manifest.facts if manifest else {}
+            version = registered.get(number)
+            decision = last.get(number)
+            metrics = facts.get("metrics") or {}
+            found.append(
+                {
+                    "version": number,
+                    "published_ms": published,
+                    "mlflow_version": version.mlflow_version if version else None,
+                    "aliases": [
+                        alias
+                        for alias, at in aliases.items()
+                        if version and at == version.mlflow_version
+                    ],
+                    "on_disk": number in on_disk,
+                    "serving": served is not None and served.version == number,
+                    "action": decision.action if decision else None,
+                    "by": decision.by if decision else None,
+                    "why": decision.reason if decision else None,
+                    "evidence": decision.evidence if decision else {},
+                    "trigger": facts.get("reason"),
+                    "trained_events": facts.get("trained_events"),
+                    "trained_until_ms": (facts.get("event_time_range") or [None, None])[1],
+                    "items": facts.get("indexed_items"),
+                    "rebuilt_codes": len(facts.get("rebuilt_codes") or []),
+                    "drift": ((facts.get("code_drift") or {}).get("summary") or {}).get("mean"),
+                    "recall_at_50": metrics.get("recall_at_50"),
+                    "window_recall_at_50": metrics.get("window_recall_at_50"),
+                }
+            )
+        return {
+            "served": served.version if served else None,
+            "pinned": served.pinned if served else False,
+            "aliases": aliases,
+            "versions": found,
+            "decisions": [
+                {
+                    "at_ms": d.at_ms,
+                    "version": d.version,
+                    "action": d.action,
+                    "by": d.by,
+                    "why": d.reason,
+                    "before": d.before,
+                    "evidence": d.evidence,
+                }
+                for d in made[-SHOWN:]
+            ],
+        }
+
+    def _read(self) -> set[int]:
+        found = set()
+        for path in (self._data_dir / SNAPSHOTS).glob(f"[0-9]*/{MANIFEST}"):
+            number = int(path.parent.name)
+            found.add(number)
+            if number not in self._manifests:
+                try:
+                    published = int(path.stat().st_mtime * 1000)
+                    self._manifests[number] = (read_manifest(path.parent, "snapshot"), published)
+                except (ManifestError, OSError):
+                    continue  # removed meanwhile, or its writer was killed
+        for number in sorted(self._manifests)[: -2 * SHOWN]:
+            del self._manifests[number]
+        return found

@@ -1,0 +1,44 @@
+"""Versions loaded to be looked at, beside the one that serves: a few, the last used ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+from deploy.serving_state import ServingState
+from deploy.snapshot_follower import SnapshotFollower
+from indexer.errors import SnapshotError
+from indexer.pointer import snapshot_path
+
+KEPT = 2
+
+
+class LoadedVersions:
+    """Loads versions from disk; used by one thread. The one that serves costs nothing."""
+
+    def __init__(self, data_dir: Path, follower: SnapshotFollower) -> None:
+        self._data_dir = data_dir
+        self._follower = follower
+        self._states: OrderedDict[int, ServingState] = OrderedDict()
+
+    def get(self, version: int) -> ServingState:
+        """A version, able to answer.
+
+        Raises:
+            SnapshotError: if it is not on disk any more, or damaged.
+        """
+        serving = self._follower.state
+        if serving is not None and serving.version == version:
+            return serving
+        if version not in self._states:
+            directory = self._data_dir / snapshot_path(version)
+            if not directory.is_dir():
+                raise SnapshotError(
+                    f"version {version} is not on disk any more; it is in the registry: "
+                    f"`sparc promote {version} --pin` brings it back"
+                )
+            self._states[version] = ServingState.load(directory, self._follower.search)
+        self._states.move_to_end(version)
+        while len(self._states) > KEPT:
+            self._states.popitem(last=False)
+        return self._states[version]

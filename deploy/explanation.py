@@ -1,0 +1,39 @@
+"""Why an answer is what it is: the user's clicks by code, and what each searched code holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from deploy import service_schema as schema
+from deploy.serving_state import Answer, Query, ServingState
+
+
+def explained(
+    state: ServingState, query: Query, answer: Answer, response: schema.RetrieveResponse
+) -> schema.Explanation:
+    """The answer with the clicks it rests on, and each searched code with its own items first."""
+    clicked = list(query.items)[-50:]
+    codes, _ = state.snapshot.lists.locate(np.array(clicked, np.int64))
+    touched = Counter(code for code in codes.tolist() if code >= 0)
+    return schema.Explanation(
+        answer=response,
+        history=[
+            schema.Click(item_id=item, code=code if code >= 0 else None, **text)
+            for item, code, text in zip(clicked, codes.tolist(), state.titles(clicked), strict=True)
+        ],
+        codes=[
+            schema.ExplainedCode(
+                code=one.code,
+                probability=one.probability,
+                quota=one.quota,
+                clicks=touched[one.code],
+                explored=touched[one.code] == 0,
+                items_in_list=int(state.snapshot.lists.sizes_C[one.code]),
+                label=state.label(one.code),
+                items=[item for item in response.items if item.code == one.code],
+            )
+            for one in answer.searched
+        ],
+    )
