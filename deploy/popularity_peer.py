@@ -128,7 +128,7 @@ class PopularityPeer:
         return row
 
     def _judge(self, sequence: UserSequence) -> None:
-        if self._stale >= REFRESH_EVENTS:
+        if self._stale >= min(REFRESH_EVENTS, 1 + self.queries // 16):  # young lists age fast
             self._rank()
         seen, rank, hit = set(sequence.history_items), 0, False
         for item in self._top:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 
 from deploy import service_schema as schema
-from deploy.dashboard.routes import dashboard_routes
+from deploy.dashboard.routes import STATIC, dashboard_routes
 from deploy.retrieval_service import RetrievalService
 from deploy.service_edge import Edge
 
@@ -32,6 +32,7 @@ def create_app(service: RetrievalService, body_limit: int, token: str = "") -> F
         version="1",
         summary="Items for a user, from the snapshot that is served now.",
         redoc_url=None,
+        docs_url=None,  # FastAPI's page asks another host for its scripts
     )
     app.add_middleware(Edge, metrics=service.metrics, limit=body_limit, token=token)
 
@@ -86,6 +87,10 @@ def create_app(service: RetrievalService, body_limit: int, token: str = "") -> F
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse("/dashboard/")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(STATIC / "docs.html")
 
     dashboard_routes(app, service)
     return app
