@@ -78,6 +78,11 @@ def read(events: Path, items: Path, until: str | None = None, tail: bool = False
     if until is not None:
         log = log.until(runner.day_of(until))
     protocol.check_log(log, listed)
+    if not (log.events.days_E > log.warm_up_day).any():
+        raise protocol.ProtocolError(
+            f"there is nothing to answer: the warm-up lasts to {runner.iso_day(log.warm_up_day)}, "
+            "and no event is later; give a later day with --until, or a longer log"
+        )
     facts = {
         "events": machine.file_facts(events),
         "items": machine.file_facts(items),

@@ -96,11 +96,7 @@ def write_controls(
 ) -> dict[str, Any]:
     """Write `controls.json` and `controls.md` from the metrics of each control by seed."""
     named = {n: tables.summary(found[n]) for n in controls.NAMES if n in found}
-    changes = {
-        n: {m: tables.against(named[runs.SPARC], s, m) for m in ("recall@50", "ndcg@50")}
-        for n, s in named.items()
-        if n != runs.SPARC
-    }
+    changes = _changes(named, runs.SPARC)
     result = {"seeds": list(seeds), "metrics": named, "change": changes}
     rows = {}
     for name, values in named.items():
@@ -135,19 +131,26 @@ def write_intervals(out: Path, reports: Sequence[dict[str, Any]]) -> dict[str, A
         named[label] = tables.summary([part["metrics"] for part in parts])
         versions[label] = parts[0].get("versions")
         weekly[label] = parts[0]["weekly"].get("recall@50", [])
-    daily = named["every event day"]
-    changes = {label: tables.against(daily, s) for label, s in named.items()}
     result = {
         "seeds": [report["seed"] for report in reports],
         "metrics": named,
         "versions": versions,
-        "change": changes,
+        "change": _changes(named, "every event day"),
     }
     rows = {f"{label} ({versions[label]} versions)": values for label, values in named.items()}
     _write(out / "intervals", result, tables.metric_table(rows, "published"))
     means = {label: values["recall@50"] for label, values in named.items()}
     plots.draw_intervals(out / "intervals.png", means, weekly)
     return result
+
+
+def _changes(named: dict[str, tables.Summary], base: str) -> dict[str, Any]:
+    """Relative change of every other row against the base, seed by seed."""
+    return {
+        name: {m: tables.against(named[base], values, m) for m in ("recall@50", "ndcg@50")}
+        for name, values in named.items()
+        if name != base
+    }
 
 
 def _write(path: Path, result: dict[str, Any], table: str) -> None:

@@ -139,6 +139,7 @@ def test_what_is_wrong_is_said_in_one_line(log: list[str], tmp_path: Path):
     assert "--items is missing" in refused("--events", "x.csv")
     assert "there are sparc, comirec" in refused(*log, *out, "--model", "sprac")
     assert "2014-13-01" in refused(*log, *out, "--until", "2014-13-01")
+    assert "warm-up" in refused(*log, *out, "--until", "2011-02-10")
     assert "0,1,2" in refused("controls", *log, *out, "--seeds", "0;1")
     assert "there are frozen_codebook" in refused("controls", *log, *out, "--only", "none")
     broken = tmp_path / "events.csv"

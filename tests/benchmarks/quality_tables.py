@@ -1,0 +1,228 @@
+"""Tables of docs/RESULTS.md from the reports of `tests.benchmarks.quality`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from deploy.evaluation.controls import NAMES as CONTROLS
+from deploy.evaluation.studies import INTERVALS
+from deploy.evaluation.tables import (
+    Summary,
+    against,
+    cell,
+    markdown,
+    metric_table,
+    number,
+    percent,
+    summary,
+)
+from model.peers.registry import PEERS
+
+SPARC = "sparc"
+MULTI_INTEREST = ("comirec", "comirec_content", "mind")
+HR = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20, 50))
+PLACE = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Reports = dict[str, list[dict[str, Any]]]
+"""Model -> its reports by seed, ascending."""
+
+
+def render(out: Path, datasets: list[str]) -> dict[str, str]:
+    """Every table that the reports allow, by name (`beauty-models`, `beauty-controls`, ...)."""
+    tables = {}
+    for dataset in datasets:
+        reports = read(out / dataset, "report.json")
+        mine = {name: runs for name, runs in reports.items() if name in PEERS or name == SPARC}
+        if mine:
+            tables[f"{dataset}-models"] = models(mine)
+        if SPARC in mine:
+            sparc = mine[SPARC][0]
+            tables[f"{dataset}-targets"] = targets(out / dataset, mine)
+            tables[f"{dataset}-trade-off"] = trade_off(sparc)
+            tables[f"{dataset}-exploration"] = exploration(sparc)
+            tables[f"{dataset}-codebook"] = codebook(mine[SPARC])
+        for study, names in (("controls", CONTROLS), ("intervals", {n: n for n in INTERVALS})):
+            path = out / dataset / f"{study}.json"
+            if path.is_file():
+                tables[f"{dataset}-{study}"] = _study(json.loads(path.read_text()), names)
+        loo = read(out / dataset / "loo", "leave_one_out.json")
+        if loo:
+            tables[f"{dataset}-loo"] = leave_one_out(loo)
+    return tables
+
+
+def fill(document: Path, tables: dict[str, str]) -> int:
+    """Put the tables into their places in a document; returns how many had one."""
+    if not document.is_file():
+        return 0
+    filled = 0
+
+    def put(match: re.Match[str]) -> str:
+        nonlocal filled
+        name = match.group(2)
+        if name not in tables:
+            return match.group(0)
+        filled += 1
+        return f"{match.group(1)}{tables[name]}\n{match.group(3)}"
+
+    document.write_text(PLACE.sub(put, document.read_text(encoding="utf-8")), encoding="utf-8")
+    return filled
+
+
+def read(directory: Path, file: str) -> Reports:
+    """Reports by model, those of one model by seed."""
+    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(directory.glob(f"seed-*/*/{file}")):
+        found[path.parent.name].append(json.loads(path.read_text(encoding="utf-8")))
+    return {n: sorted(runs, key=lambda run: run["seed"]) for n, runs in found.items()}
+
+
+def models(reports: Reports) -> str:
+    """SPARC and peers by Recall@50, with seeds and minutes."""
+    named = {n: summary([run["metrics"] for run in runs]) for n, runs in reports.items()}
+    order = sorted(named, key=lambda n: named[n]["recall@50"]["mean"])
+    rows = {}
+    for name in order:
+        runs = reports[name]
+        minutes = max(run["wall_seconds"] for run in runs) / 60
+        seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+        rows[f"{name} ({minutes:.0f} min{seeds})"] = named[name]
+    return metric_table(rows)
+
+
+def targets(place: Path, reports: Reports) -> str:
+    """What the issue asks for, what was measured, and whether that is enough."""
+    named = {n: summary([run["metrics"] for run in runs]) for n, runs in reports.items()}
+    mine = named.pop(SPARC)
+    interests = {n: s for n, s in named.items() if n in MULTI_INTEREST}
+    rows = []
+
+    def better(metric: str, label: str, others: dict[str, Summary], least: float) -> None:
+        known = {n: s[metric]["mean"] for n, s in others.items() if metric in s}
+        if not known or metric not in mine:
+            return
+        best = max(known, key=lambda n: known[n])
+        value = mine[metric]["mean"]
+        change = value / known[best] - 1 if known[best] else float("inf")
+        goal = f"{percent(least)} over {best} ({number(known[best])})"
+        rows.append(
+            [label, goal, f"{cell(mine[metric])} ({percent(change)})", _yes(change >= least)]
+        )
+
+    better("recall@50", "Recall@50", named, 0.05)
+    better("ndcg@50", "NDCG@50", named, 0.05)
+    for metric, label, least in (
+        ("long_tail_recall@50", "long-tail Recall@50", 0.24),
+        ("cold_user_ndcg@50", "cold-user NDCG@50", 0.12),
+    ):
+        better(metric, f"{label}, multi-interest", interests, least)
+        better(metric, f"{label}, all", named, 0.05)
+    better("cold_item_recall@50", "cold-item Recall@50", named, 0.0)
+    if interests:
+        rival = max(interests, key=lambda n: interests[n]["recall@50"]["mean"])
+        better("coverage@50", "Coverage@50", {rival: interests[rival]}, 0.0)
+        better("ild@50", "ILD@50", {rival: interests[rival]}, 0.0)
+    runs = reports[SPARC]
+    kept = sum(run["retrieval"]["kept"] for run in runs) / len(runs)
+    share = sum(run["retrieval"]["share_scored"] for run in runs) / len(runs)
+    rows.append(
+        ["retrieval", "97 % of the exhaustive Recall@50, 20 % of the catalogue scored",
+         f"{100 * kept:.1f} %, {100 * share:.1f} %", _yes(kept >= 0.97 and share <= 0.20)]
+    )  # fmt: skip
+    for name, label in (
+        ("hard_top_1", "soft search over hard top-1"),
+        ("frozen_codebook", "joint training over frozen codebook"),
+    ):
+        other = _control(place, name)
+        if other:
+            change = against(other, mine)["mean"] if len(runs) == _seeds(other) else None
+            if change is not None:
+                rows.append([label, "better", percent(change), _yes(change > 0)])
+    stale, frozen = _control(place, "stale_consumer"), _control(place, "published_never")
+    if stale and frozen:
+        change = against(frozen, stale)["mean"]
+        rows.append(
+            ["stale consumer", "worse than everything frozen", percent(change), _yes(change < 0)]
+        )
+    minutes = max(run["wall_seconds"] for run in runs) / 60
+    rows.append(["wall time of a run", "40 min", f"{minutes:.0f} min", _yes(minutes <= 40)])
+    return markdown(["what", "asked for", "measured", "met"], rows)
+
+
+def _control(place: Path, name: str) -> Summary | None:
+    path = place / "controls.json"
+    if not path.is_file():
+        return None
+    found: Summary | None = json.loads(path.read_text(encoding="utf-8"))["metrics"].get(name)
+    return found
+
+
+def _seeds(values: Summary) -> int:
+    return len(values["recall@50"]["values"])
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "**no**"
+
+
+def trade_off(report: dict[str, Any]) -> str:
+    """Quality against the number of codes searched."""
+    rows = []
+    for row in report["trade_off"]:
+        served = " (served)" if row["codes"] == report["retrieval"]["codes"] else ""
+        rows.append(
+            [f"{row['codes']}{served}", f"{100 * row['share_scored']:.1f} %",
+             number(row["recall@20"]), number(row["recall@50"]), number(row["ndcg@50"]),
+             f"{100 * row['kept']:.1f} %"]
+        )  # fmt: skip
+    return markdown(["codes", "catalogue scored", "R@20", "R@50", "N@50", "R@50 kept"], rows)
+
+
+def exploration(report: dict[str, Any]) -> str:
+    """Known against explored codes."""
+    rows = []
+    for kind in ("known", "explored"):
+        part = report["exploration"][kind]
+        rows.append(
+            [kind, f"{part['codes']:.1f}", f"{part['codes_searched']:.1f}",
+             number(part["probability"]), number(part["share_of_targets"]),
+             number(part["share_of_answers"]), number(part["recall@50"] or 0.0),
+             f"{1000 * (part['hits_per_item'] or 0):.2f}"]
+        )  # fmt: skip
+    return markdown(
+        ["codes", "of a user", "searched", "p promised", "share of targets", "share of answers",
+         "R@50 of its targets", "hits per 1,000 items"],
+        rows,
+    )  # fmt: skip
+
+
+def codebook(runs: list[dict[str, Any]]) -> str:
+    """Health, drift and churn, mean of the days."""
+    values = summary([run["codebook"]["means"] for run in runs])
+    return markdown(["", "mean of the days"], [[n, cell(v)] for n, v in values.items()])
+
+
+def leave_one_out(reports: Reports) -> str:
+    """HR and NDCG over all items; SPARC's soft search on its own row."""
+    named = {n: [run["test"] for run in runs] for n, runs in reports.items()}
+    if SPARC in reports:
+        named[f"{SPARC}, soft search"] = [run["soft_search"] for run in reports[SPARC]]
+    rows = []
+    for name, runs in sorted(named.items(), key=lambda pair: pair[1][0]["hr@10"]):
+        values = summary(runs)
+        rows.append([name, *(cell(values[metric], 4) for metric in HR)])
+    return markdown(["model", *(metric.upper() for metric in HR)], rows)
+
+
+def _study(result: dict[str, Any], names: dict[str, str]) -> str:
+    rows = {}
+    for name, label in names.items():
+        if name in result["metrics"]:
+            change = result["change"].get(name)
+            text = f" {percent(change['recall@50']['mean'])}" if change else ""
+            rows[f"{label}{text}"] = result["metrics"][name]
+    return metric_table(rows, "change of R@50")
