@@ -193,7 +193,7 @@ def play(
     plan = planned(name, interactions, items, settings, seed)
     if not again and (there := _finished(out, plan)):
         return there, False
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     torch.set_num_threads(settings.trainer_config().threads)
     data = read(interactions, items)
     facts = {"machine": machine.machine(device), "versions": machine.versions()}
@@ -218,6 +218,7 @@ def play(
         "items": len(data.items),
         "validation_by_epoch": curve,
         "peak_memory_gib": machine.peak_memory_gib(),
+        "cpu_seconds": round(time.process_time() - worked, 3),
         "wall_seconds": round(time.perf_counter() - started, 3),
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -191,7 +191,7 @@ def play(
     if not again and (there := finished(out, plan)):
         logger.info("there already", model=name, seed=seed)
         return there, False
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     torch.set_num_threads(settings.trainer_config().threads)
     head: dict[str, Any] = {
         "name": name,
@@ -231,6 +231,7 @@ def play(
             (out / WAYS).mkdir(parents=True, exist_ok=True)
             predictions.write(out / WAYS / f"{n}.parquet", answers)
     report["peak_memory_gib"] = machine.peak_memory_gib()
+    report["cpu_seconds"] = round(time.process_time() - worked, 3)
     report["wall_seconds"] = round(time.perf_counter() - started, 3)
     runner.write(out, result, report)
     return report, True
