@@ -2,8 +2,9 @@
 
 For a history the interest head gives log p(c|u) of every first-level code c. The K most probable
 codes that hold items are searched, each with the user vector of that code (SPARC, arXiv
-2508.09090), and their lists are merged. An item scores log p(c|u) + s(u, i, c) with s the inner
-product, or log p(c|u) + log p(i|u, c) where the model asks for lists normalised by their softmax.
+2508.09090), and their lists are merged. An item scores s(u, i, c), the inner product, where the
+model was trained so that it can be compared across codes; else log p(c|u) + s(u, i, c), or
+log p(c|u) + log p(i|u, c) where the model asks for lists normalised by their softmax.
 Where the searched lists hold fewer than k items that may be answered, further codes follow in
 order of probability, so an answer is short only where the catalogue is.
 
@@ -48,14 +49,13 @@ class Config:
     """How a query is answered.
 
     Attributes:
-        codes: how many codes are searched for a query (K of the paper). On Beauty after 40,000
-            events, 64 codes, recall@50 of the next 2,048 queries: .074 with 1, .093 with 5, .102
-            with 8, .102 with 12, .100 with 16, .095 with all (standard error .007).
+        codes: how many codes are searched for a query (K of the paper); docs/RESULTS.md has the
+            curve of recall against it.
         quota: "joint", "proportional" or "equal", see the module.
         temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
     """
 
-    codes: int = 8
+    codes: int = 10
     quota: Quota = "joint"
     temperature: float = 1.0
 
@@ -83,6 +83,7 @@ class SoftSearch:
         self.lists = lists
         self.config = config or Config()
         self._normalise = bool(getattr(model, "normalise_lists", False))
+        self._weigh_codes = bool(getattr(model, "weigh_codes", True))
         self._positions = np.arange(len(lists), dtype=np.int32)
 
     def search(
@@ -256,7 +257,8 @@ class SoftSearch:
         flat = searched_BS.ravel()
         order = np.argsort(flat, kind="stable")
         users = users_BSD.reshape(-1, users_BSD.shape[-1])[order]
-        log_p, cut = log_p_BS.ravel()[order, None], cut_BS.ravel()[order]
+        prior_BS = log_p_BS if self._weigh_codes else np.zeros_like(log_p_BS)
+        log_p, cut = prior_BS.ravel()[order, None], cut_BS.ravel()[order]
         bounds = np.searchsorted(flat[order], np.arange(len(self.lists.lists) + 1))
         queries, starts = (order // S).tolist(), starts_BS.ravel()[order].tolist()
         for code in np.unique(flat[flat >= 0]).tolist():

@@ -29,6 +29,7 @@ class Catalogue:
         self._ids = np.zeros(1024, dtype=np.int64)
         self._words = np.zeros((1024, config.title_words), dtype=np.int64)
         self._category = np.zeros(1024, dtype=np.int64)
+        self._items_with_W = np.zeros(config.title_buckets, dtype=np.int64)
 
     def __len__(self) -> int:
         return self._size
@@ -48,6 +49,17 @@ class Catalogue:
         """Hashed categories in row order."""
         return self._category[: self._size]
 
+    @property
+    def idf_W(self) -> np.ndarray:
+        """Inverse document frequency of each word bucket: log(N / df) + 1, float32."""
+        df_W = np.maximum(self._items_with_W, 1)
+        return (np.log(max(self._size, 1) / df_W) + 1).astype(np.float32)
+
+    def _count(self, words_nT: np.ndarray, sign: int) -> None:
+        for words_T in words_nT:
+            used = np.unique(words_T[words_T > 0])
+            self._items_with_W[used] += sign
+
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Rows of ids, in the same shape; `NO_ROW` where an id is unknown."""
         row_of = self._row_of
@@ -66,7 +78,9 @@ class Catalogue:
         features = hash_features(items, self._config)
         for n, item in enumerate(items):  # in order: the last listing of an item wins
             self._ids[rows[n]] = item.item_id
+            self._count(self._words[rows[n]][None], -1)
             self._words[rows[n]] = features.words_NT[n]
+            self._count(self._words[rows[n]][None], 1)
             self._category[rows[n]] = features.category_N[n]
         return self._size - before
 
@@ -96,4 +110,6 @@ class Catalogue:
         self._ids[: self._size] = state["item_ids_N"].numpy()
         self._words[: self._size] = state["words_NT"].numpy()
         self._category[: self._size] = state["category_N"].numpy()
+        self._items_with_W[:] = 0
+        self._count(self.words_NT, 1)
         self._row_of = {i: n for n, i in enumerate(self.item_ids_N.tolist())}

@@ -37,10 +37,10 @@ class Config:
         features: the hashed feature spaces.
     """
 
-    dimension: int = 64
+    dimension: int = 128
     id_dropout: float = 0.3
-    content_scale: float = 0.1
-    id_scale: float = 0.02
+    content_scale: float = 0.035
+    id_scale: float = 0.035
     features: features.Config = field(default_factory=features.Config)
 
 
@@ -51,12 +51,14 @@ class ItemInputs(NamedTuple):
         id_SD: id parts.
         words_ST: positions in `words_WD`, 0 where there is no word.
         words_WD: word vectors; row 0 is not read.
+        idf_W: inverse document frequency of each word of `words_WD`.
         category_S: categories' buckets, 0 for none.
     """
 
     id_SD: Tensor
     words_ST: Tensor
     words_WD: Tensor
+    idf_W: Tensor
     category_S: Tensor
 
 
@@ -77,10 +79,14 @@ class ItemTower(nn.Module):
 
     def content(self, inputs: ItemInputs) -> Tensor:
         """The part of z that title and category give, (S, D) float32."""
-        count_S1 = (inputs.words_ST > 0).sum(1, keepdim=True)
-        sums_SD = F.embedding_bag(inputs.words_ST, inputs.words_WD, mode="sum", padding_idx=0)
-        title_SD = sums_SD * count_S1.clamp(min=1).rsqrt()
-        title_SD = torch.where(count_S1 > 0, title_SD, self.no_title_D)
+        present_ST = inputs.words_ST > 0
+        weight_ST = inputs.idf_W[inputs.words_ST] * present_ST
+        length_S1 = weight_ST.square().sum(1, keepdim=True)
+        weight_ST = weight_ST * length_S1.clamp(min=1e-12).rsqrt()
+        title_SD = F.embedding_bag(
+            inputs.words_ST, inputs.words_WD, mode="sum", per_sample_weights=weight_ST
+        )
+        title_SD = torch.where(length_S1 > 0, title_SD, self.no_title_D)
         category_SD: Tensor = self.category(inputs.category_S)
         return title_SD + category_SD
 

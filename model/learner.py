@@ -34,7 +34,7 @@ from model.item_tower import ItemInputs, initial_ids, initial_words
 from model.key_places import KeyPlaces
 from model.popularity import Popularity, log_counts
 from model.replay_buffer import Examples, ReplayBuffer, concatenate
-from model.retrieval_model import RetrievalModel, model_facts, popularity_features
+from model.retrieval_model import RetrievalModel, model_facts
 from model.row_table import RowTable
 from model.sparc import Batch, Sparc, neighbour_features
 from streaming.events import Item, UserSequence
@@ -55,8 +55,8 @@ class Config:
         model: architecture and loss weights.
         learning_rate: of dense parameters (Adam).
         table_learning_rate: of rows of ids and words (row-wise Adam).
-        step: new examples in an optimizer step; a micro-batch takes as many steps as it needs, so
-            that its size does not change how much is learnt.
+        step: most examples in an optimizer step, new and replayed; a micro-batch takes as many
+            steps as it needs, so that its size does not change how much is learnt.
         clip: largest norm of the gradient.
         replay: older examples learnt again for each new one (the protocol allows 4).
         replay_capacity: examples kept for replay.
@@ -74,14 +74,14 @@ class Config:
     model: sparc.Config = field(default_factory=sparc.Config)
     learning_rate: float = 3e-3
     table_learning_rate: float = 3e-3
-    step: int = 128
+    step: int = 400
     clip: float = 5.0
-    replay: float = 2.0
-    replay_capacity: int = 65_536
-    replay_recency: float = 1.0
+    replay: float = 1.0
+    replay_capacity: int = 131_072
+    replay_recency: float = 3.0
     chunk: int = 32
-    candidates: int = 6_144
-    session_dropout: float = 0.5
+    candidates: int = 16_384
+    session_dropout: float = 0.0
     session_hours: float = 24.0
 
 
@@ -97,7 +97,7 @@ class Learner:
             torch.manual_seed(config.seed)
             self._sparc = Sparc(model).to(self.device)
         self._optimizer = torch.optim.Adam(
-            self._sparc.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+            self._sparc.parameters(), lr=config.learning_rate, betas=(0.9, 0.999)
         )
         self._catalogue = Catalogue(model.item_tower.features)
         self._ids = RowTable(model.item_tower.dimension, self._initial_ids, self.device)
@@ -136,7 +136,7 @@ class Learner:
         self._codes_N = np.pad(self._codes_N, (0, more), constant_values=NO_ROW)
         self._events_N = np.pad(self._events_N, (0, more))
 
-    def learn(self, batch: Sequence[UserSequence]) -> dict[str, float]:
+    def learn(self, batch: Sequence[UserSequence], replay: float | None = None) -> dict[str, float]:
         """Learn one micro-batch, and replay. Returns the losses by name.
 
         A target that was never listed is listed without title and category.
@@ -160,8 +160,9 @@ class Learner:
         self._events_N += np.bincount(rows_B, minlength=len(self._events_N))
         self._clock_ms = max(self._clock_ms, int(times_B.max()))
         results = []
-        for part in fresh.split(self.config.step):
-            replayed = self._draw_replay(self.config.replay * len(part.targets_B))
+        share = self.config.replay if replay is None else replay
+        for part in fresh.split(max(1, round(self.config.step / (1 + share)))):
+            replayed = self._draw_replay(share * len(part.targets_B), self.config.replay_recency)
             results.append(self._step([part] if replayed is None else [part, replayed]))
         self._code_popularity.add(self._codes_N[rows_B], times_B)
         self._neighbours.add(histories, rows_B, times_B)
@@ -176,16 +177,14 @@ class Learner:
         Raises:
             LearnerError: if nothing has been learnt yet, or the loss is not finite.
         """
-        replayed = self._draw_replay(examples)
+        replayed = self._draw_replay(examples, 1.0)
         if replayed is None:
             raise LearnerError("there is nothing to rehearse: learn a micro-batch first")
         return self._step([replayed])
 
-    def _draw_replay(self, examples: float) -> Examples | None:
-        chunks = round(examples / self.config.chunk)
-        drawn = self._replay.sample(
-            chunks, self.config.chunk, self.config.replay_recency, self._generator
-        )
+    def _draw_replay(self, examples: float, recency: float) -> Examples | None:
+        chunks = int(examples / self.config.chunk)  # rounded down: a budget is kept
+        drawn = self._replay.sample(chunks, self.config.chunk, recency, self._generator)
         self._counters["replayed"] += 0 if drawn is None else len(drawn.targets_B)
         return drawn
 
@@ -219,8 +218,13 @@ class Learner:
         self._sparc.train()
         if not bool(self._sparc.quantizer.ready):
             self._sparc.quantizer.start(self._catalogue_sample(), self._generator)
-        autocast = self.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        cuda = self.device.type == "cuda"
+        seed = int(torch.randint(2**62, (), generator=self._generator))
+        with (
+            torch.random.fork_rng([self.device] if cuda else []),
+            torch.autocast("cuda", torch.bfloat16, enabled=cuda),
+        ):
+            torch.manual_seed(seed)  # of dropout
             outcome = self._sparc(batch, self._generator)
         loss = outcome.losses["loss"]
         if not bool(torch.isfinite(loss)):
@@ -285,7 +289,7 @@ class Learner:
             history_BL=self._tensor(position_N[examples.histories.rows_BL]),
             age_BL=self._tensor(age_BL),
             clock_B=self._tensor(clock_B),
-            popularity_GSP=self._tensor(popularity_features(counts_GSH, counts_GSH[..., -1] > 0)),
+            popularity_GSP=self._tensor(log_counts(counts_GSH)),
             code_popularity_GCP=self._tensor(log_counts(code_counts_GCH)),
             neighbour_BK=self._tensor(position_N[near.rows_BK]),
             neighbour_code_BK=self._tensor(codes_N[near.rows_BK]),
@@ -307,6 +311,7 @@ class Learner:
             self._ids.gather(self._tensor(rows_S)),
             self._tensor(inverse.reshape(words_ST.shape)),
             self._words.gather(self._tensor(used_W)),
+            self._tensor(self._catalogue.idf_W[used_W]),
             self._tensor(self._catalogue.category_N[rows_S]),
         )
 
@@ -329,6 +334,7 @@ class Learner:
                 self._ids.look_up(self._tensor(some)),
                 self._tensor(self._catalogue.words_NT[some]),
                 self._words.weight_ND,
+                self._tensor(self._catalogue.idf_W),
                 self._tensor(self._catalogue.category_N[some]),
             )
             parts.append(self._sparc.item_tower(inputs).float())
@@ -374,22 +380,29 @@ class Learner:
         }
 
     @torch.no_grad()
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and facts for `RetrievalModel`; drift is measured from here on."""
+    def export(self, now_ms: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and facts for `RetrievalModel`; drift is measured from here on.
+
+        Args:
+            now_ms: the time to which the recency prior is brought forward, if it is later than
+                the newest event.
+        """
+        clock_ms = max(self._clock_ms, now_ms or 0)
         quantizer = self._sparc.quantizer
         rows = np.arange(len(self._catalogue))
         z_ND = self._embed(rows)
         if not bool(quantizer.ready) and len(rows):
             quantizer.start(self._catalogue_sample(), self._generator)
         codes_NQ = quantizer.assign(quantizer.standardise(z_ND))
-        counts_NH = self._popularity.current(self._clock_ms)
+        counts_NH = self._popularity.current(clock_ms)
         codes = quantizer.config.codes
-        code_counts_CH = self._code_popularity.current(self._clock_ms)[:codes]
+        code_counts_CH = self._code_popularity.current(clock_ms)[:codes]
         near = self._neighbours.state()
         self._exported_CD = self._centroids()
         tensors = {f"sparc.{n}": v.detach().clone() for n, v in self._sparc.state_dict().items()}
         tensors |= {
             "words_WD": self._words.weight_ND.clone(),
+            "words.idf_W": torch.from_numpy(self._catalogue.idf_W),
             "items.ids_N": torch.from_numpy(self._catalogue.item_ids_N.copy()),
             "items.events_N": torch.from_numpy(self._events_N.copy()),
             "items.id_ND": self._ids.weight_ND.clone(),
@@ -398,9 +411,7 @@ class Learner:
             "items.places_N": torch.from_numpy(
                 self._places.assign(codes_NQ[:, 0].cpu().numpy()).astype(np.int32)
             ),
-            "items.popularity_NP": torch.from_numpy(
-                popularity_features(counts_NH, counts_NH[:, -1] > 0)
-            ),
+            "items.popularity_NP": torch.from_numpy(log_counts(counts_NH)),
             "codes.popularity_CP": torch.from_numpy(log_counts(code_counts_CH)),
             **{f"neighbours.{name}": value for name, value in near.items()},
         }
@@ -409,15 +420,15 @@ class Learner:
         facts = model_facts(
             self.config.model,
             self.config.seed,
-            self._clock_ms,
+            clock_ms,
             vector + self.config.model.key_dimension,
             len(rows),
         )
         return tensors, facts
 
-    def retrieval_model(self) -> RetrievalModel:
+    def retrieval_model(self, now_ms: int | None = None) -> RetrievalModel:
         """What would be served now; measures drift anew, as `export` does."""
-        tensors, facts = self.export()
+        tensors, facts = self.export(now_ms)
         return RetrievalModel(tensors, facts, str(self.device))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""SPARC's six losses, the list softmax that ranks, and the log-Q correction of sampled candidates.
+"""SPARC's six losses, and the log-Q correction of sampled candidates.
+
+The softmax that ranks is in `candidate_softmax`.
 
 Pure functions of tensors, each a mean over the batch. The paper gives only the weight of the
 code-shuffle BPR; the other weights are in `sparc.Config`.
-Shapes: B users (each with a positive item), S candidates, M places of a list, C codes, D dim.
+Shapes: B users (each with a positive item), S candidates, C codes, D dim.
 """
 
 from __future__ import annotations
@@ -25,15 +27,6 @@ def log_inclusion(frequency_S: Tensor, draws: int, uniform_share: float) -> Tens
     """
     missed_S = torch.pow((1 - frequency_S.double()).clamp(0, 1), draws) * (1 - uniform_share)
     return torch.log((1 - missed_S).clamp(min=1e-9)).float()
-
-
-def list_softmax(logits_BM: Tensor, place_B: Tensor, log_q_BM: Tensor) -> Tensor:
-    """Cross-entropy of the positive within its code's list: -log p(i | u, c).
-
-    Together with `interest_cross_entropy` this is the class-based softmax (Goodman, 2001) of
-    log p(i | u) = log p(c | u) + log p(i | u, c). Absent places have logit -inf.
-    """
-    return F.cross_entropy(logits_BM - log_q_BM, place_B)
 
 
 def interest_cross_entropy(log_interests_BC: Tensor, code_B: Tensor) -> Tensor:

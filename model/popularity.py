@@ -133,5 +133,5 @@ class Popularity:
 
 
 def log_counts(counts: np.ndarray) -> np.ndarray:
-    """The feature made of a count: log(1 + 10 c), 0 for nothing, finite and additive in logits."""
-    return np.log1p(10.0 * counts).astype(np.float32)
+    """The feature made of a count: log(1 + c), 0 for nothing, finite and additive in logits."""
+    return np.log1p(counts).astype(np.float32)

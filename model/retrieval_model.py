@@ -30,7 +30,6 @@ from model.features import hash_features
 from model.histories import NO_ROW, History, pad_histories
 from model.item_tower import ItemInputs, initial_ids
 from model.manifest import Manifest
-from model.popularity import log_counts
 from model.sparc import Sparc, neighbour_features
 from model.user_tower import EncodedHistory
 from streaming.events import Item
@@ -55,7 +54,7 @@ class Encoded(NamedTuple):
         near_scores_BK: their contribution to the score.
     """
 
-    histories: EncodedHistory
+    histories: list[EncodedHistory]
     interest_evidence_BCF: Tensor
     popularity_weights_BP: Tensor
     near_rows_BK: np.ndarray
@@ -90,10 +89,13 @@ class RetrievalModel:
         centroids_CD: float32 first-level codewords in quantizer space.
         first_level_codes, levels, dimension: C, Q and D (of `vectors_ND`).
         normalise_lists: whether log Z(u, c) of a list is to be subtracted when lists are merged.
+        weigh_codes: whether log p(c | u) is to be added then. Neither is: one softmax over all
+            items is trained, so scores of different lists can be compared as they are.
         clock_ms: time to which the popularity features are brought forward.
     """
 
     normalise_lists: bool
+    weigh_codes: bool
     clock_ms: int
 
     def __init__(
@@ -109,6 +111,7 @@ class RetrievalModel:
             self._config = config_from_dict(facts["config"])
             self._seed = int(facts["seed"])
             self.normalise_lists = bool(facts["normalise_lists"])
+            self.weigh_codes = bool(facts["weigh_codes"])
             self.clock_ms = int(facts["clock_ms"])
             self._build({name: value.to(self._device) for name, value in tensors.items()})
         except ModelError:
@@ -144,6 +147,7 @@ class RetrievalModel:
         self._sparc = Sparc(self._config).to(self._device).eval()
         self._sparc.load_state_dict(own)
         self._words_WD = tensors["words_WD"]
+        self._idf_W = tensors["words.idf_W"]
         # one row more, so that NO_ROW (-1) reads zeros and no code
         self._padded_z = torch.nn.functional.pad(tensors["items.z_ND"], (0, 0, 0, 1))
         self._z_ND = self._padded_z[:-1]
@@ -215,6 +219,7 @@ class RetrievalModel:
                 id_nD,
                 torch.from_numpy(hashed.words_NT).to(self._device),
                 self._words_WD,
+                self._idf_W,
                 torch.from_numpy(hashed.category_N).to(self._device),
             )
             parts.append(self._sparc.item_tower(inputs))
@@ -234,7 +239,7 @@ class RetrievalModel:
         known_BL = torch.from_numpy(batch.known_BL).to(self._device)
         age_BL = np.where(batch.known_BL, now_B[:, None] - batch.times_BL, 0).astype(np.float32)
         rows_BL = torch.from_numpy(batch.rows_BL).to(self._device)
-        encoded = self._sparc.user_tower.encode(
+        encoded = self._sparc.encode(
             self._padded_z[rows_BL], torch.from_numpy(age_BL).to(self._device), known_BL
         )
         near: Neighbours = look_up(
@@ -254,7 +259,9 @@ class RetrievalModel:
             near_BKH,
             self._padded_codes[rows_BL],
         )
-        popularity_weights_BP, near_weights_BH = self._sparc.evidence_weights(encoded.state_BD)
+        weights = self._sparc.evidence_weights(encoded)
+        popularity_weights_BP = torch.stack([w for w, _ in weights]).mean(0)
+        near_weights_BH = torch.stack([w for _, w in weights]).mean(0)
         near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
         return Encoded(encoded, evidence_BCF, popularity_weights_BP, near.rows_BK, near_BK)
 
@@ -269,7 +276,9 @@ class RetrievalModel:
         """One retrieval vector for each (user, chosen code): (B, K, D) float32."""
         codes = torch.from_numpy(np.array(codes_BK, dtype=np.int64)).to(self._device)
         query_BKD = self._sparc.quantizer.codebooks_QCD[0][codes]
-        users_BKD = self._sparc.user_tower(encoded.histories, query_BKD)
+        # the members' mean: each has its part of z, and they are weighed alike
+        members = self._sparc.user_vectors(encoded.histories, query_BKD)
+        users_BKD = torch.cat(members, dim=2) / len(members)
         weights_BKP = encoded.popularity_weights_BP.unsqueeze(1).expand(-1, codes.shape[1], -1)
         rows_BM = torch.from_numpy(encoded.near_rows_BK).to(self._device)
         inside_BKM = self._padded_codes[rows_BM].unsqueeze(1) == codes.unsqueeze(2)
@@ -290,11 +299,6 @@ def model_facts(
         "clock_ms": clock_ms,
         "dimension": dimension,
         "items": items,
-        "normalise_lists": True,
+        "normalise_lists": False,
+        "weigh_codes": False,
     }
-
-
-def popularity_features(counts_NH: np.ndarray, seen_N: np.ndarray) -> np.ndarray:
-    """Popularity dimensions of items: log counts and "was clicked before", (..., N, P) float32."""
-    seen = seen_N[..., None].astype(np.float32)
-    return np.concatenate([log_counts(counts_NH), seen], axis=-1)

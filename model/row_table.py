@@ -15,7 +15,7 @@ from torch import Tensor
 InitialRows = Callable[[int, int], Tensor]
 """(first row, end row) -> initial values, float32 (rows, D). Must not depend on anything else."""
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.99, 1e-8
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class RowTable:

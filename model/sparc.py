@@ -1,27 +1,40 @@
 """SPARC, composed: item tower, residual quantizer, user tower and interest head, and their loss.
 
-A user's probability of an item is p(i | u) = p(c | u) p(i | u, c), c the item's first-level code.
-Within the list of c the logit of an item is
+The logit of an item i, whose first-level code is c, for a user u is
 
-    s(u, i, c) = <user vector of c, z_i> + evidence weights of u . popularity features of i
-                 + evidence weights of u . neighbour score of (history, i)
+    s(u, i) = <user vector of c, z_i> + evidence weights of u . recency prior of i
+              + evidence weights of u . neighbour score of (history, i)
 
 which is one inner product once the features are further dimensions of the item's vector (see
-`retrieval_model`). Loss weights: `LossWeights`; the paper fixes only that of the code-shuffle BPR.
-Shapes: B examples, L history length, S candidates, G clocks, C codes, M places of a list, K
-neighbours, H neighbour half-lives, P popularity features, D dimension.
+`retrieval_model`). It is trained by one softmax over the whole catalogue (or a sample of it), so
+scores of different codes can be compared as they are. The interest head, which chooses the codes
+to search, learns from the target's code and from the share of p(i | u) that each code holds.
+
+- *Members.* Two user towers read two halves of z, each trained by a softmax of its own; the mean
+  of their scores is served, as one inner product of twice the dimension. Two independent views
+  of few events per item err less together than one of twice the size (docs/RESULTS.md).
+- *One softmax, not a softmax of codes times one within the code's list.* The product is the same
+  distribution in theory; but items change their codes while the codebook learns, and in a list of
+  two hundred items there is little to learn from.
+- *The head and the quantizer listen.* They see user states and z without handing back a gradient,
+  except the quantizer's small commitment and contrast: what they need is in there already.
+
+Loss weights: `LossWeights`; the paper fixes only that of the code-shuffle BPR.
+Shapes: B examples, L history length, S candidates, G clocks, C codes, K neighbours, H neighbour
+half-lives, P popularity features, M members, D dimension, d = D / M.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import cooccurrence, item_tower, losses, quantizer, user_tower
+from model.candidate_softmax import Layout, candidate_softmax
 from model.interest_head import InterestHead
 from model.item_tower import ItemInputs, ItemTower
 from model.quantizer import ResidualQuantizer
@@ -36,8 +49,9 @@ class LossWeights:
     """Weights of the losses; 0 leaves one out.
 
     Attributes:
-        items: list softmax, -log p(i | u, c).
+        items: softmax over the candidates, -log p(i | u).
         interests: cross-entropy of the interest head, -log p(c | u).
+        distillation: cross-entropy of the interest head against the codes' shares of p(i | u).
         binary: binary cross-entropy of (user, item).
         quantization: RQ reconstruction and commitment.
         commitment: share of the commitment in it.
@@ -48,13 +62,14 @@ class LossWeights:
     """
 
     items: float = 1.0
-    interests: float = 1.0
-    binary: float = 0.1
+    interests: float = 0.3
+    distillation: float = 1.0
+    binary: float = 0.02
     quantization: float = 0.1
     commitment: float = 0.1
-    shuffled_code: float = 0.1
+    shuffled_code: float = 0.02
     contrast: float = 0.2
-    reconstruction_contrast: float = 0.05
+    reconstruction_contrast: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class Config:
     """Architecture and losses.
 
     Attributes:
+        members: user towers, each with its part of z.
         item_tower: item tower; its `dimension` is that of the whole space.
         quantizer: codebooks.
         user_tower: history encoder and code-conditioned attention.
@@ -69,28 +85,24 @@ class Config:
         popularity_half_lives_days: half-lives of the recency prior.
         key_dimension: places in a list, one dimension each, that carry neighbour scores through
             the inner-product index; best above the length of most lists.
-        reconstruction_queries: share of examples whose user vector is asked with the target's
-            reconstruction in place of its codeword. The paper has one half; but three levels all
-            but name the target, so its user vector learns to copy the query, and the list loss
-            (2.1 in training, 4.7 when served by codeword) learns little from the history.
         contrast_temperature: of the reconstruction contrast (cosines).
         losses: weights.
     """
 
+    members: int = 2
     item_tower: item_tower.Config = field(default_factory=item_tower.Config)
     quantizer: quantizer.Config = field(default_factory=quantizer.Config)
     user_tower: user_tower.Config = field(default_factory=user_tower.Config)
     neighbours: cooccurrence.Config = field(default_factory=cooccurrence.Config)
     popularity_half_lives_days: tuple[float, ...] = (2.0, 7.0, 30.0, 120.0)
     key_dimension: int = 256
-    reconstruction_queries: float = 0.0
     contrast_temperature: float = 0.1
     losses: LossWeights = field(default_factory=LossWeights)
 
     @property
     def popularity_features(self) -> int:
         """P: one for each half-life and one for "was clicked before"."""
-        return len(self.popularity_half_lives_days) + 1
+        return len(self.popularity_half_lives_days)
 
 
 class Batch(NamedTuple):
@@ -131,6 +143,22 @@ class Batch(NamedTuple):
     history_code_BL: Tensor
 
 
+class Users(NamedTuple):
+    """What is made of B histories.
+
+    Attributes:
+        state_BD: states of all members, side by side.
+        vectors: each member's user vectors (B, C, d).
+        log_interests_BC: log p(c | u).
+        weights: each member's weights of popularity (B, P) and neighbours (B, H).
+    """
+
+    state_BD: Tensor
+    vectors: list[Tensor]
+    log_interests_BC: Tensor
+    weights: list[tuple[Tensor, Tensor]]
+
+
 class Outcome(NamedTuple):
     """Losses of a step by name (the total is "loss"), and the candidates' z and codes."""
 
@@ -162,19 +190,33 @@ class Sparc(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         d = config.item_tower.dimension
+        if d % config.members:
+            raise ValueError(
+                f"item_tower.dimension is {d}: it must be a multiple of {config.members} members"
+            )
         self.config = config
         self.item_tower = ItemTower(config.item_tower)
         self.quantizer = ResidualQuantizer(d, config.quantizer)
-        self.user_tower = UserTower(d, config.user_tower)
+        self.user_towers = nn.ModuleList(
+            UserTower(d // config.members, d, config.user_tower) for _ in range(config.members)
+        )
         half_lives = len(config.popularity_half_lives_days)
         near = len(config.neighbours.half_lives_days)
         self.interest_head = InterestHead(d, half_lives + near + 1, config.user_tower.scale)
-        self.evidence = nn.Linear(d, config.popularity_features + near)
-        nn.init.zeros_(self.evidence.weight)
-        with torch.no_grad():
-            self.evidence.bias.fill_(0.2)
-            self.evidence.bias[half_lives] = 0.0
+        evidence = [
+            nn.Linear(d // config.members, config.popularity_features + near)
+            for _ in range(config.members)
+        ]
+        for linear in evidence:
+            nn.init.zeros_(linear.weight)
+            nn.init.constant_(linear.bias, 0.25)
+        self.evidence = nn.ModuleList(evidence)
         self.binary_bias = nn.Parameter(torch.zeros(()))
+
+    @property
+    def towers(self) -> list[UserTower]:
+        """The members' user towers."""
+        return cast(list[UserTower], list(self.user_towers))
 
     def interest_evidence(
         self,
@@ -194,65 +236,84 @@ class Sparc(nn.Module):
             [code_popularity_BCP, neighbour_features(near_BCH), torch.log1p(4 * own_BC1)], dim=2
         )
 
-    def log_interests(self, encoded: EncodedHistory, evidence_BCF: Tensor) -> Tensor:
+    def encode(self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor) -> list[EncodedHistory]:
+        """Each member's view of the histories."""
+        parts = z_BLD.chunk(self.config.members, dim=2)
+        return [
+            tower.encode(part_BLd, age_BL, known_BL)
+            for tower, part_BLd in zip(self.towers, parts, strict=True)
+        ]
+
+    def user_vectors(self, encoded: list[EncodedHistory], query_KD: Tensor) -> list[Tensor]:
+        """Each member's user vectors (B, K, d) for codewords (K, D) or (B, K, D)."""
+        return [
+            tower(history, query_KD) for tower, history in zip(self.towers, encoded, strict=True)
+        ]
+
+    def log_interests(self, encoded: list[EncodedHistory], evidence_BCF: Tensor) -> Tensor:
         """Log p(c | u): (B, C) float32."""
         codebook_CD = self.quantizer.codebooks_QCD[0]
-        every_BCD = codebook_CD.expand(len(encoded.state_BD), -1, -1)
+        contexts = [
+            tower.contexts(history, codebook_CD)
+            for tower, history in zip(self.towers, encoded, strict=True)
+        ]
         logs_BC: Tensor = self.interest_head(
-            encoded.state_BD,
-            self.user_tower.contexts(encoded, every_BCD),
+            torch.cat([history.state_BD for history in encoded], dim=1).detach(),
+            torch.cat(contexts, dim=2).detach(),
             codebook_CD,
             self.quantizer.centroids(),
             evidence_BCF,
         )
         return logs_BC
 
-    def evidence_weights(self, state_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of popularity features (B, P) and of neighbour features (B, H)."""
-        weights = self.evidence(state_BD).float()
+    def evidence_weights(self, encoded: list[EncodedHistory]) -> list[tuple[Tensor, Tensor]]:
+        """Each member's weights of popularity features (B, P) and of neighbour features (B, H)."""
         p = self.config.popularity_features
-        return weights[:, :p], weights[:, p:]
+        weights = [
+            linear(history.state_BD).float()
+            for linear, history in zip(self.evidence, encoded, strict=True)
+        ]
+        return [(w[:, :p], w[:, p:]) for w in weights]
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Outcome:
-        """All losses of one step. `generator` (CPU) draws queries, shuffles and negatives."""
+        """All losses of one step. `generator` (CPU) draws shuffles, negatives and dropout."""
         weights = self.config.losses
         content_SD = self.item_tower.content(batch.items)
         whole_SD = (content_SD + batch.items.id_SD).detach()
         codes_SQ = self.quantizer.assign(self.quantizer.standardise(whole_SD))
-        kept_S1 = _kept((len(content_SD), 1), self.config.item_tower.id_dropout, generator)
-        z_SD = content_SD + batch.items.id_SD * kept_S1.to(content_SD.device)
+        members = self.config.members
+        kept_SM = _kept((len(content_SD), members), self.config.item_tower.id_dropout, generator)
+        kept_SD = kept_SM.repeat_interleave(content_SD.shape[1] // members, dim=1)
+        z_SD = content_SD + batch.items.id_SD * kept_SD.to(content_SD.device)
         code_S = codes_SQ[:, 0]
         target_B = batch.target_B
         size = len(target_B)
-        device = z_SD.device
-
-        shuffle_B = torch.randperm(size, generator=generator).to(device)
-        share = self.config.reconstruction_queries
-        whole_B1 = (torch.rand(size, 1, generator=generator) < share).to(device)
-        positive_BD = z_SD.index_select(0, target_B)
-        quantized = self.quantizer(positive_BD, codes_SQ.index_select(0, target_B))
-        reconstruction_BD = self.quantizer.reconstruct(quantized.sum_SD).float()
-        query_BD = torch.where(whole_B1, quantized.sum_SD.detach(), quantized.first_SD)
-        queries_B2D = torch.stack([query_BD, query_BD.index_select(0, shuffle_B)], dim=1)
+        shuffle_B = torch.randperm(size, generator=generator).to(z_SD.device)
         evidence_BCF = self.interest_evidence(
             batch.code_popularity_GCP.index_select(0, batch.clock_B),
             batch.neighbour_code_BK,
             batch.neighbour_score_BKH,
             batch.history_code_BL,
         )
-        state_BD, users_B2D, log_interests_BC = self._users(
-            batch, z_SD, queries_B2D, evidence_BCF, generator
-        )
-        right_BD, shuffled_BD = users_B2D.unbind(1)
-        rows_B = batch.item_rows_S.index_select(0, target_B)
+        users = self._users(batch, z_SD, evidence_BCF, generator)
+        log_interests_BC, state_BD = users.log_interests_BC, users.state_BD
+        items_loss, mass_BC = self._item_loss(batch, users, z_SD, code_S)
 
+        positive_BD = z_SD.index_select(0, target_B)
+        quantized = self.quantizer(positive_BD, codes_SQ.index_select(0, target_B))
+        reconstruction_BD = self.quantizer.reconstruct(quantized.sum_SD).float()
         code_B = code_S.index_select(0, target_B)
+        every_B = torch.arange(size, device=z_SD.device)
+        right_BD = torch.cat([v[every_B, code_B] for v in users.vectors], dim=1)
+        shuffled_BD = torch.cat([v[every_B, code_B[shuffle_B]] for v in users.vectors], dim=1)
+        rows_B = batch.item_rows_S.index_select(0, target_B)
         few = slice(0, 512)  # of a shuffled batch: enough contrast, bounded cost
         subset = shuffle_B[few]
         wrong_BD = positive_BD.index_select(0, shuffle_B)
         parts = {
-            "items": self._list_loss(batch, state_BD, right_BD, z_SD, code_S),
+            "items": items_loss,
             "interests": losses.interest_cross_entropy(log_interests_BC, code_B),
+            "distillation": -(mass_BC * log_interests_BC).sum(1).mean(),
             "binary": losses.binary_cross_entropy(
                 (right_BD * positive_BD).sum(1) + self.binary_bias,
                 (right_BD * wrong_BD).sum(1) + self.binary_bias,
@@ -266,8 +327,8 @@ class Sparc(nn.Module):
             ),
             "shuffled_code": losses.shuffled_code_ranking(right_BD, shuffled_BD, positive_BD),
             "contrast": losses.contrastive(
-                self.interest_head.interest(state_BD).index_select(0, subset).float(),
-                positive_BD.index_select(0, subset),
+                self.interest_head.interest(state_BD.detach()).index_select(0, subset).float(),
+                positive_BD.index_select(0, subset).detach(),
                 rows_B[subset],
                 batch.log_frequency_S[target_B[subset]],
                 1.0,
@@ -283,17 +344,12 @@ class Sparc(nn.Module):
         return Outcome(parts, whole_SD, codes_SQ)
 
     def _users(
-        self,
-        batch: Batch,
-        z_SD: Tensor,
-        query_BKD: Tensor,
-        evidence_BCF: Tensor,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """States (B, D), user vectors (B, K, D) and log-interests (B, C).
+        self, batch: Batch, z_SD: Tensor, evidence_BCF: Tensor, generator: torch.Generator
+    ) -> Users:
+        """What is made of the histories.
 
-        Most histories are short and a few are long, so users are taken by length, a part at a
-        time, each padded only to its own longest.
+        Most are short and a few are long, so users are taken by length, a part at a time, each
+        padded only to its own longest.
         """
         known_BL = batch.history_BL >= 0
         # one gather of all events: each gather from z costs a gradient as long as z
@@ -303,108 +359,83 @@ class Sparc(nn.Module):
         events_ED = F.pad(events_ED * kept_ED / (1 - dropout), (0, 0, 1, 0))
         event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
         order_B = torch.argsort(known_BL.sum(1), stable=True)
-        states, users, interests = [], [], []
+        codebook_CD = self.quantizer.codebooks_QCD[0]
+        parts: list[Users] = []
         for part in order_B.chunk(LENGTH_PARTS):
             length = max(1, int(known_BL[part[-1]].sum()))
-            encoded = self.user_tower.encode(
+            encoded = self.encode(
                 F.embedding(event_BL[part, -length:], events_ED),
                 batch.age_BL[part, -length:],
                 known_BL[part, -length:],
             )
-            states.append(encoded.state_BD)
-            users.append(self.user_tower(encoded, query_BKD.index_select(0, part)).float())
-            interests.append(self.log_interests(encoded, evidence_BCF.index_select(0, part)))
+            parts.append(
+                Users(
+                    torch.cat([history.state_BD for history in encoded], dim=1),
+                    [v.float() for v in self.user_vectors(encoded, codebook_CD)],
+                    self.log_interests(encoded, evidence_BCF.index_select(0, part)),
+                    self.evidence_weights(encoded),
+                )
+            )
         back_B = torch.argsort(order_B)
-        state_BD, users_BKD, interests_BC = (
-            torch.cat(parts).index_select(0, back_B) for parts in (states, users, interests)
-        )
-        return state_BD, users_BKD, interests_BC
 
-    def _list_loss(
-        self,
-        batch: Batch,
-        state_BD: Tensor,
-        right_BD: Tensor,
-        z_SD: Tensor,
-        code_S: Tensor,
-    ) -> Tensor:
-        """-log p(i | u, c): each example against the candidates of its positive's code."""
-        lists = CodeLists.of(code_S, batch.negative_S, self.config.quantizer.codes)
-        code_B = code_S.index_select(0, batch.target_B)
-        logits_BM = lists.inner_products(right_BD, z_SD, code_B)
-        members_BM = lists.members_CM.index_select(0, code_B)
-        popularity_weights_BP, near_weights_BH = self.evidence_weights(state_BD)
-        count = z_SD.shape[0]
-        flat_BM = batch.clock_B.unsqueeze(1) * count + members_BM.clamp(min=0)
-        features_BMP = F.embedding(flat_BM, batch.popularity_GSP.flatten(0, 1))
-        logits_BM = logits_BM + (features_BMP @ popularity_weights_BP.unsqueeze(2)).squeeze(2)
-        near_BK = (batch.neighbour_score_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
-        place_BK, inside_BK = lists.places(batch.neighbour_BK, code_S, code_B)
-        logits_BM = logits_BM.scatter_add(1, place_BK, near_BK * inside_BK)
+        def whole(pieces: list[Tensor]) -> Tensor:
+            return torch.cat(pieces).index_select(0, back_B)
+
+        members = range(self.config.members)
+        return Users(
+            whole([p.state_BD for p in parts]),
+            [whole([p.vectors[m] for p in parts]) for m in members],
+            whole([p.log_interests_BC for p in parts]),
+            [
+                (whole([p.weights[m][0] for p in parts]), whole([p.weights[m][1] for p in parts]))
+                for m in members
+            ],
+        )
+
+    def _item_loss(
+        self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """-log p(i | u) among all candidates, summed over members, and the codes' shares of it."""
+        codes = self.config.quantizer.codes
+        order_S = torch.argsort(code_S, stable=True)
+        back_S = torch.empty_like(order_S)
+        back_S[order_S] = torch.arange(len(order_S), device=order_S.device)
+        back_S = F.pad(back_S, (0, 1), value=-1)  # the last one answers for "none"
+        starts_C = F.pad(torch.bincount(code_S, minlength=codes).cumsum(0), (1, 0))
         # what the user has is never an answer, unless it is the target
-        absent_BM = members_BM < 0
         old_BL = batch.history_BL.masked_fill(batch.history_BL == batch.target_B.unsqueeze(1), -1)
-        place_BL, inside_BL = lists.places(old_BL, code_S, code_B)
-        seen_BM = torch.zeros_like(logits_BM).scatter_add(1, place_BL, inside_BL.float())
-        logits_BM = logits_BM.masked_fill(absent_BM | (seen_BM > 0), float("-inf"))
-        log_q_BM = F.embedding(members_BM.clamp(min=0), batch.log_q_S.unsqueeze(1)).squeeze(2)
-        place_B = lists.place_S.index_select(0, batch.target_B)
-        return losses.list_softmax(logits_BM, place_B, log_q_BM)
+        ends = torch.bincount(batch.clock_B).cumsum(0).tolist()
+        layout = Layout(
+            starts_C=starts_C.tolist(),
+            code_S=code_S[order_S],
+            blocks=list(zip([0, *ends], ends, strict=False)),
+            features_GSP=batch.popularity_GSP.index_select(1, order_S),
+            log_q_S=batch.log_q_S[order_S],
+            barred_X=torch.nonzero(~batch.negative_S[order_S]).squeeze(1),
+            near_BK=back_S[batch.neighbour_BK],
+            excluded_BL=back_S[old_BL],
+            target_B=back_S[batch.target_B],
+        )
+        items_SD = z_SD.index_select(0, order_S)
+        results = [
+            candidate_softmax(
+                vectors_BCd.transpose(0, 1).contiguous(),
+                items_Sd.contiguous(),
+                popularity_BP,
+                (batch.neighbour_score_BKH @ near_BH.unsqueeze(2)).squeeze(2),
+                layout,
+            )
+            for vectors_BCd, items_Sd, (popularity_BP, near_BH) in zip(
+                users.vectors,
+                items_SD.chunk(self.config.members, dim=1),
+                users.weights,
+                strict=True,
+            )
+        ]
+        mass_BC = torch.stack([mass_BC for _, mass_BC in results]).mean(0)
+        return torch.stack([loss for loss, _ in results]).sum(), mass_BC
 
 
 def _kept(shape: tuple[int, ...], dropout: float, generator: torch.Generator) -> Tensor:
     """1 where a value survives dropout, else 0; of the learner's own randomness."""
     return (torch.rand(shape, generator=generator) >= dropout).float()
-
-
-class CodeLists(NamedTuple):
-    """Candidates by first-level code.
-
-    Attributes:
-        members_CM: positions of each code's candidates, -1 padded.
-        place_S: place of a candidate in its code's list, -1 for none.
-        sizes: length of each list.
-    """
-
-    members_CM: Tensor
-    place_S: Tensor
-    sizes: list[int]
-
-    @classmethod
-    def of(cls, code_S: Tensor, listed_S: Tensor, codes: int) -> CodeLists:
-        """Lists of the candidates where `listed_S` holds."""
-        position_R = torch.nonzero(listed_S).squeeze(1)
-        order_R = position_R[torch.argsort(code_S[position_R], stable=True)]
-        sorted_R = code_S[order_R]
-        size_C = torch.bincount(sorted_R, minlength=codes)
-        start_C = torch.cumsum(size_C, 0) - size_C
-        place_R = torch.arange(len(order_R), device=code_S.device) - start_C[sorted_R]
-        members_CM = torch.full((codes, max(1, int(size_C.max()))), -1, device=code_S.device)
-        members_CM[sorted_R, place_R] = order_R
-        place_S = torch.full_like(code_S, -1)
-        place_S[order_R] = place_R
-        return cls(members_CM, place_S, size_C.tolist())
-
-    def inner_products(self, user_BD: Tensor, z_SD: Tensor, code_B: Tensor) -> Tensor:
-        """<user, member> for the list of each user's code: (B, M), 0 where padded.
-
-        Users are taken code by code, so that no (B, M, D) array is made.
-        """
-        width = self.members_CM.shape[1]
-        order_B = torch.argsort(code_B, stable=True)
-        counts_C = torch.bincount(code_B, minlength=len(self.sizes)).tolist()
-        users = user_BD.index_select(0, order_B).split(counts_C)
-        items = z_SD.index_select(0, self.members_CM[self.members_CM >= 0]).split(self.sizes)
-        blocks = [
-            F.pad((user_bD @ item_mD.T).float(), (0, width - len(item_mD)))
-            for user_bD, item_mD in zip(users, items, strict=True)
-            if len(user_bD)
-        ]
-        return torch.cat(blocks).index_select(0, torch.argsort(order_B))
-
-    def places(self, position_BK: Tensor, code_S: Tensor, code_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Places (B, K) of candidates in the lists of `code_B`, and whether they are in them."""
-        safe_BK = position_BK.clamp(min=0)
-        place_BK = self.place_S[safe_BK]
-        inside_BK = (position_BK >= 0) & (place_BK >= 0) & (code_S[safe_BK] == code_B.unsqueeze(1))
-        return place_BK.clamp(min=0), inside_BK

@@ -64,6 +64,7 @@ def run(
         TrainerError, ModelError: when training cannot go on; the message says what to do.
     """
     torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # moments of Adam fade to denormal numbers, which are slow
     device = pick_device(config.device)
     log.info("trainer starts", device=device, threads=config.threads, data=str(data_dir))
 

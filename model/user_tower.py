@@ -2,11 +2,12 @@
 
 Attention over the history whose query is an interest codeword (SPARC, soft search): the same
 history answers differently to "hair care" and to "perfume". Decisions where the paper leaves
-room: an event is its item's z plus a learned embedding of its place from the end and one of its
-age (buckets of half octaves from an hour to years), because streams have gaps of minutes and of
-months; a start token stands for the empty history; optional pre-norm transformer blocks let
-events see each other first; LayerNorm at the end makes vectors of different codes comparable.
-Shapes: B users, L history length, E = L + 1 tokens (the start token is the first), K codes per
+room: what is attended to are the items' own z, not a projection, so that before anything is
+learnt a user vector is already a mean of what the user took; events are weighed by content, by
+place from the end and by age (half octaves from an hour to years), because streams have gaps of
+minutes and of months; a start vector stands for the empty history; LayerNorm at the end makes
+vectors of different codes comparable, so that their scores can be merged.
+Shapes: B users, L history length, E = L + 1 tokens (the start is the first), C codes, K codes per
 user, D dimension, A attention heads.
 """
 
@@ -30,17 +31,15 @@ class Config:
     """Shape of the user tower.
 
     Attributes:
-        heads: attention heads; must divide the dimension.
-        blocks: transformer blocks under the code-conditioned attention.
-        hidden: width of the output MLP.
-        dropout: of history vectors in training.
+        heads: heads that pool the history.
+        hidden: width of the network that mixes them.
+        dropout: of history vectors in training, and in the mixing network.
         scale: initial gain of the final LayerNorm.
     """
 
-    heads: int = 2
-    blocks: int = 0
+    heads: int = 4
     hidden: int = 128
-    dropout: float = 0.3
+    dropout: float = 0.5
     scale: float = 1.0
 
 
@@ -48,15 +47,15 @@ class EncodedHistory(NamedTuple):
     """What the tower keeps of each user.
 
     Attributes:
-        keys_BAEd: attention keys, d = D / A.
-        values_BAEd: attention values.
-        present_BE: False where padded.
-        state_BD: query-independent summary of the user.
+        tokens_BED: start vector and the z of the events.
+        bias_BE: what place and age add to the attention of every code; -inf where padded.
+        base_BD: code-independent user vector before its normalisation.
+        state_BD: the same normalised; the summary of the user for whoever needs one.
     """
 
-    keys_BAEd: Tensor
-    values_BAEd: Tensor
-    present_BE: Tensor
+    tokens_BED: Tensor
+    bias_BE: Tensor
+    base_BD: Tensor
     state_BD: Tensor
 
 
@@ -73,79 +72,61 @@ def age_buckets(age_ms: Tensor) -> Tensor:
 class UserTower(nn.Module):
     """History encoder and code-conditioned attention."""
 
-    def __init__(self, dimension: int, config: Config) -> None:
+    def __init__(self, dimension: int, codeword: int, config: Config) -> None:
         super().__init__()
-        if dimension % config.heads:
-            raise ValueError(
-                f"user_tower.heads is {config.heads}: it must divide the dimension {dimension}"
-            )
-        d = dimension
-        self.heads = config.heads
-        self.item = nn.Linear(d, d)
-        self.position = nn.Embedding(HISTORY_LENGTH + 1, d)
-        self.age = nn.Embedding(_AGES, d)
-        self.start_D = nn.Parameter(torch.randn(d) * 0.3)
-        for embedding in (self.position, self.age):
-            nn.init.normal_(embedding.weight, std=0.1)
-        self.input_norm = nn.LayerNorm(d)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                d, config.heads, 2 * d, dropout=0.0, batch_first=True, norm_first=True
-            )
-            for _ in range(config.blocks)
+        d, a = dimension, config.heads
+        self.start_D = nn.Parameter(torch.randn(d) * 0.02)
+        self.content = nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, a))
+        # one head more: that of the codes
+        self.age = nn.Embedding(_AGES, a + 1)
+        self.rank = nn.Embedding(HISTORY_LENGTH + 1, a + 1)
+        for table in (self.age, self.rank):
+            nn.init.zeros_(table.weight)
+        self.mix = nn.Sequential(
+            nn.Linear(a * d, config.hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, d),
         )
+        self.norm = nn.LayerNorm(d)
         self.keys = nn.Linear(d, d)
-        self.values = nn.Linear(d, d)
-        self.query = nn.Linear(d, d)
-        self.state_query_D = nn.Parameter(torch.randn(d) * 0.1)
-        self.state = nn.Sequential(nn.Linear(2 * d, d), nn.GELU(), nn.LayerNorm(d))
-        self.output = nn.Sequential(
-            nn.Linear(3 * d, config.hidden), nn.GELU(), nn.Linear(config.hidden, d)
-        )
+        self.query = nn.Linear(codeword, d)
+        self.context_gain_D = nn.Parameter(torch.zeros(d))
         self.output_norm = nn.LayerNorm(d)
         nn.init.constant_(self.output_norm.weight, config.scale)
 
     def encode(self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor) -> EncodedHistory:
         """Encode histories: z of the events' items, ages in ms (float), and where they are."""
         batch, length, _ = z_BLD.shape
-        buckets_BL = age_buckets(age_BL)
-        places_L = torch.arange(length, 0, -1, device=z_BLD.device)
-        events_BLD = self.item(z_BLD) + self.position(places_L) + self.age(buckets_BL)
         start_B1D = self.start_D.expand(batch, 1, -1)
-        tokens_BED = self.input_norm(torch.cat([start_B1D, events_BLD], dim=1))
-        present_BE = F.pad(known_BL, (1, 0), value=True)
-        for block in self.blocks:
-            tokens_BED = block(tokens_BED, src_key_padding_mask=~present_BE)
-        keys_BAEd = self._split(self.keys(tokens_BED))
-        values_BAEd = self._split(self.values(tokens_BED))
-        query_B1D = self.state_query_D.expand(batch, 1, -1)
-        pooled_BD = self._attend(query_B1D, keys_BAEd, values_BAEd, present_BE).squeeze(1)
-        newest_BD = tokens_BED[:, -1] * known_BL[:, -1:]
-        state_BD = self.state(torch.cat([pooled_BD, newest_BD], dim=1))
-        return EncodedHistory(keys_BAEd, values_BAEd, present_BE, state_BD)
+        tokens_BED = torch.cat([start_B1D, z_BLD * known_BL.unsqueeze(2)], dim=1)
+        places_L = torch.arange(length - 1, -1, -1, device=z_BLD.device)
+        bias_BLa = self.age(age_buckets(age_BL)) + self.rank(places_L)
+        start_B1a = self.rank.weight[-1].expand(batch, 1, -1)
+        bias_BEa = torch.cat([start_B1a, bias_BLa], dim=1)
+        absent_BE1 = ~F.pad(known_BL, (1, 0), value=True).unsqueeze(2)
+        bias_BEa = bias_BEa.masked_fill(absent_BE1, float("-inf"))
+        weights_BEA = (self.content(tokens_BED) + bias_BEa[..., :-1]).softmax(1)
+        pooled_BAD = weights_BEA.transpose(1, 2) @ tokens_BED
+        base_BD = pooled_BAD.mean(1) + self.mix(pooled_BAD.flatten(1))
+        return EncodedHistory(tokens_BED, bias_BEa[..., -1], base_BD, self.norm(base_BD))
 
-    def forward(self, encoded: EncodedHistory, query_BKD: Tensor) -> Tensor:
-        """User vectors (B, K, D) for codewords (or reconstructions) in quantizer space."""
-        context_BKD = self.contexts(encoded, query_BKD)
-        query_BKD = self.query(query_BKD)
-        state_BKD = encoded.state_BD.unsqueeze(1).expand_as(context_BKD)
-        mixed_BKD = self.output(torch.cat([context_BKD, state_BKD, query_BKD], dim=2))
-        return self.output_norm(context_BKD + mixed_BKD)
+    def forward(self, encoded: EncodedHistory, query_KD: Tensor) -> Tensor:
+        """User vectors (B, K, D) for codewords in quantizer space.
 
-    def contexts(self, encoded: EncodedHistory, query_BKD: Tensor) -> Tensor:
-        """What the attention alone reads for each query: (B, K, D)."""
-        return self._attend(
-            self.query(query_BKD), encoded.keys_BAEd, encoded.values_BAEd, encoded.present_BE
-        )
+        Args:
+            encoded: the histories.
+            query_KD: the same codewords for all users (K, D), or each user's own (B, K, D).
+        """
+        context_BKD = self.contexts(encoded, query_KD)
+        mixed_BKD = context_BKD * self.context_gain_D
+        vectors_BKD: Tensor = self.output_norm(mixed_BKD + encoded.base_BD.unsqueeze(1))
+        return vectors_BKD
 
-    def _split(self, x_BED: Tensor) -> Tensor:
-        return x_BED.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-    def _attend(
-        self, query_BKD: Tensor, keys_BAEd: Tensor, values_BAEd: Tensor, present_BE: Tensor
-    ) -> Tensor:
-        query_BAKd = self._split(query_BKD)
-        logits_BAKE = query_BAKd @ keys_BAEd.transpose(2, 3) * query_BAKd.shape[3] ** -0.5
-        logits_BAKE = logits_BAKE.masked_fill(~present_BE[:, None, None, :], float("-inf"))
-        context_BAKd = torch.softmax(logits_BAKE, dim=3) @ values_BAEd
-        return context_BAKd.transpose(1, 2).flatten(2)
+    def contexts(self, encoded: EncodedHistory, query_KD: Tensor) -> Tensor:
+        """What the attention reads for each query: (B, K, D)."""
+        keys_BED = self.keys(encoded.tokens_BED)
+        scale = keys_BED.shape[2] ** -0.5
+        logits_BKE = (self.query(query_KD) * scale) @ keys_BED.transpose(1, 2)
+        weights_BKE = torch.softmax(logits_BKE + encoded.bias_BE.unsqueeze(1), dim=2)
+        return weights_BKE @ encoded.tokens_BED

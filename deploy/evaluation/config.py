@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.evaluation import prequential_run
+from model.evaluation.protocol import REPLAY_BUDGET
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,8 @@ class Config:
     """What the pipeline has no setting for.
 
     Attributes:
+        replay: older events learnt again for each new one; the protocol allows 4. A pipeline's
+            own `[learner] replay` is lower, for the sake of its throughput.
         rehearsals: passes over the warm-up, by replay, after the first.
         trade_off: numbers of codes for the curve of quality against cost; all codes come last.
         tracking_uri: of MLflow for the runs; empty: that of `[registry]` or, where there is none,
@@ -21,6 +24,7 @@ class Config:
         patience: epochs without a better validation after which leave-one-out ends.
     """
 
+    replay: float = prequential_run.Config.replay
     rehearsals: float = prequential_run.Config.rehearsals
     trade_off: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
     tracking_uri: str = ""
@@ -29,6 +33,8 @@ class Config:
     patience: int = 5
 
     def __post_init__(self) -> None:
+        if not 0 <= self.replay <= REPLAY_BUDGET:
+            raise ValueError(f"evaluation.replay is {self.replay}; use 0 to {REPLAY_BUDGET}")
         if not self.rehearsals >= 0:
             raise ValueError(f"evaluation.rehearsals is {self.rehearsals}; use 0 or more")
         if any(codes < 1 for codes in self.trade_off):

@@ -30,7 +30,7 @@ from indexer.indexer import Config as IndexerConfig
 from indexer.soft_search import Config as SearchConfig
 from model.evaluation import leave_one_out as protocol
 from model.evaluation.leave_one_out import Sequences
-from model.evaluation.prequential_run import Config
+from model.evaluation.prequential_run import WARM_UP_STEP, Config
 from model.evaluation.protocol import LIST_LENGTH, Events, Queries, read_items
 from model.evaluation.runner import Answers
 from model.evaluation.sequences import SequencesOfUsers
@@ -81,14 +81,14 @@ class SparcByEpochs:
         if learner is None or events is None:
             raise RuntimeError("a copy of a trained model answers; train the original")
         first = learner.replayed == 0
-        size = self._config.batch_size
+        size = WARM_UP_STEP
         losses = []
         if first:
             sequences = list(SequencesOfUsers().take(events))
             for a in range(0, len(sequences), size):
-                losses.append(learner.learn(sequences[a : a + size])["loss"])
+                losses.append(learner.learn(sequences[a : a + size], replay=0)["loss"])
         else:
-            step = min(round(size * (1 + self._config.learner.replay)), len(events))
+            step = min(size, len(events))
             for _ in range(-(-len(events) // step)):
                 losses.append(learner.rehearse(step)["loss"])
         self._served = None
@@ -195,6 +195,7 @@ def play(
         return there, False
     started, worked = time.perf_counter(), time.process_time()
     torch.set_num_threads(settings.trainer_config().threads)
+    torch.set_flush_denormal(True)
     data = read(interactions, items)
     facts = {"machine": machine.machine(device), "versions": machine.versions()}
     evaluation = settings.evaluation_config()

@@ -49,7 +49,7 @@ class ServedSparc(OnlineSparc):
     def answer(self, queries: Queries) -> Answers:
         """Answers of the newest version, made of what was learnt before this day."""
         if self._published is None:
-            tensors, facts = self.learner.export()
+            tensors, facts = self.learner.export(queries.now_ms)
             handover = Handover(tensors, facts, self.retrieval_model(tensors, facts))
             self._published = self.publisher.publish(handover)
         self.served = self._published

@@ -102,6 +102,7 @@ def planned(
             "learner": dataclasses.asdict(sparc_config(settings, seed).learner),
             "batch_size": settings.trainer_config().batch_size,
             "threads": settings.trainer_config().threads,
+            "replay": settings.evaluation_config().replay,
             "rehearsals": settings.evaluation_config().rehearsals,
             "search": dataclasses.asdict(settings.search),
             "ways": sorted(ways),
@@ -131,6 +132,7 @@ def sparc_config(settings: Settings, seed: int) -> prequential_run.Config:
         learner=dataclasses.replace(settings.learner_config(), seed=seed),
         codes=settings.search.codes,
         batch_size=settings.trainer_config().batch_size,
+        replay=settings.evaluation_config().replay,
         rehearsals=settings.evaluation_config().rehearsals,
     )
 
@@ -193,6 +195,7 @@ def play(
         return there, False
     started, worked = time.perf_counter(), time.process_time()
     torch.set_num_threads(settings.trainer_config().threads)
+    torch.set_flush_denormal(True)
     head: dict[str, Any] = {
         "name": name,
         "seed": seed,

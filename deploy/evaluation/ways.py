@@ -33,7 +33,7 @@ from model.evaluation.protocol import Queries
 from model.retrieval_model import RetrievalModel
 
 CODEBOOK = ("sparc.quantizer.",)
-CONSUMERS = ("sparc.user_tower.", "sparc.interest_head.", "sparc.evidence.")
+CONSUMERS = ("sparc.user_towers.", "sparc.interest_head.", "sparc.evidence.")
 """Prefixes of the weights that turn a history into codes and user vectors."""
 
 MakeModel = Callable[..., RetrievalModel]

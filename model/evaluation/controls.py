@@ -25,9 +25,9 @@ class _Frozen(ResidualQuantizer):
 class _OneVector(UserTower):
     """The attention asks every code's question with the same learned query."""
 
-    def forward(self, encoded: EncodedHistory, query_BKD: Tensor) -> Tensor:
+    def forward(self, encoded: EncodedHistory, query_KD: Tensor) -> Tensor:
         """The same vector for every code; the projection of zero is the query."""
-        return super().forward(encoded, torch.zeros_like(query_BKD))
+        return super().forward(encoded, torch.zeros_like(query_KD))
 
 
 def freeze_codebook(learner: Learner) -> None:
@@ -45,4 +45,5 @@ def one_user_vector(of: Learner | RetrievalModel) -> None:
     for items as before: only the tower's part of the user vector no longer depends on the code.
     The loss that ranks the right code's vector above a shuffled one's then has no gradient.
     """
-    of._sparc.user_tower.__class__ = _OneVector
+    for tower in of._sparc.user_towers:
+        tower.__class__ = _OneVector

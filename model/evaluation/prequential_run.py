@@ -34,6 +34,9 @@ from model.learner import Learner
 from model.retrieval_model import RetrievalModel
 from streaming.events import Item
 
+WARM_UP_STEP = 512
+"""Examples in a step of the warm-up, where there is time for large ones."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -43,13 +46,15 @@ class Config:
         learner: the learner's settings.
         codes: codes searched for a query; 0 searches all of them.
         batch_size: events in a micro-batch.
+        replay: older events learnt again for each new one after the warm-up; the protocol allows 4.
         rehearsals: passes over the warm-up, by replay, after the first.
     """
 
     learner: learner.Config = field(default_factory=learner.Config)
-    codes: int = 8
+    codes: int = 10
     batch_size: int = 256
-    rehearsals: float = 2.0
+    replay: float = 4.0
+    rehearsals: float = 3.0
 
 
 class OnlineSparc:
@@ -62,37 +67,36 @@ class OnlineSparc:
         self._sequences = SequencesOfUsers()
 
     def warm_up(self, events: Events) -> None:
-        """One pass as in production, then rehearsals."""
-        self._learn(events)
-        step = round(self.config.batch_size * (1 + self.config.learner.replay))
-        for _ in range(round(self.config.rehearsals * len(events) / step)):
-            self.learner.rehearse(step)
+        """One pass in the order of time, without replay, then rehearsals."""
+        self._learn(events, WARM_UP_STEP, replay=0)
+        for _ in range(round(self.config.rehearsals * len(events) / WARM_UP_STEP)):
+            self.learner.rehearse(WARM_UP_STEP)
 
     def answer(self, queries: Queries) -> Answers:
         """Soft search with the weights as they are after the last day."""
-        model = self.learner.retrieval_model()
+        model = self.learner.retrieval_model(queries.now_ms)
         return answer(model, queries.histories, queries.now_ms, self.config.codes)
 
     def learn(self, events: Events) -> int:
         """One day, in micro-batches; returns the number of replayed examples."""
         before = self.learner.replayed
-        self._learn(events)
+        self._learn(events, self.config.batch_size, self.config.replay)
         return self.learner.replayed - before
 
     def facts(self) -> dict[str, Any]:
         """Configuration and codebook health."""
         return dataclasses.asdict(self.config) | {"health": self.learner.codebook_health()}
 
-    def _learn(self, events: Events) -> None:
+    def _learn(self, events: Events, size: int, replay: float) -> None:
         sequences = list(self._sequences.take(events))
-        for a in range(0, len(sequences), self.config.batch_size):
-            self.learner.learn(sequences[a : a + self.config.batch_size])
+        for a in range(0, len(sequences), size):
+            self.learner.learn(sequences[a : a + size], replay)
 
 
 def score(
     model: RetrievalModel, histories: Sequence[History], now_ms: int, codes: int
 ) -> np.ndarray:
-    """Log p(c | u) + log p(i | u, c) of every item: (B, N) float32, -inf outside the codes."""
+    """The score of every item: (B, N) float32, -inf outside the codes."""
     encoded = model.encode(histories, np.full(len(histories), now_ms, dtype=np.int64))
     log_p_BC = model.log_interests(encoded)
     every_BC = np.broadcast_to(np.arange(model.first_level_codes), log_p_BC.shape)
@@ -104,7 +108,9 @@ def score(
         if model.normalise_lists and len(members):
             top_B1 = inner_Bm.max(1, keepdims=True)
             inner_Bm -= top_B1 + np.log(np.exp(inner_Bm - top_B1).sum(1, keepdims=True))
-        scores_BN[:, members] = log_p_BC[:, code, None] + inner_Bm
+        if model.weigh_codes:
+            inner_Bm += log_p_BC[:, code, None]
+        scores_BN[:, members] = inner_Bm
     if codes:
         ranked_BC = np.argsort(-log_p_BC, axis=1, kind="stable")
         chosen_BC = np.zeros(log_p_BC.shape, dtype=bool)

@@ -25,7 +25,8 @@ SMALL = Config(
     ),
     replay_capacity=512,
     chunk=16,
-    step=16,
+    step=64,
+    session_dropout=0.5,
 )
 
 
@@ -85,7 +86,7 @@ def test_it_learns_who_likes_what() -> None:
     for batch in batches(sequences[:2800]):
         losses = learner.learn(batch)
     assert set(losses) == {
-        "items", "interests", "binary", "quantization", "shuffled_code", "contrast",
+        "items", "interests", "distillation", "binary", "quantization", "shuffled_code", "contrast",
         "reconstruction_contrast", "loss",
     }  # fmt: skip
     model = learner.retrieval_model()

@@ -41,28 +41,6 @@ def test_with_log_q_the_sampled_softmax_estimates_the_full_one_and_without_it_do
     assert abs(float(plain / full) - 1) > 0.1
 
 
-def test_list_softmax_with_everything_a_candidate_is_the_exact_cross_entropy() -> None:
-    logits_BM = torch.tensor([[1.0, 2.0, float("-inf")], [0.5, 0.0, -1.0]])
-    loss = losses.list_softmax(logits_BM, torch.tensor([1, 2]), torch.zeros(2, 3))
-    by_hand = -(torch.log_softmax(logits_BM, 1)[[0, 1], [1, 2]]).mean()
-    assert torch.isclose(loss, by_hand)
-
-
-def test_class_based_softmax_is_a_distribution_over_all_items() -> None:
-    """exp(-(interest + list loss)) over every item of every code sums to one."""
-    torch.manual_seed(1)
-    log_p_1C = torch.log_softmax(torch.randn(1, 3), 1)
-    total = 0.0
-    for code in range(3):
-        logits_1M = torch.randn(1, 4)
-        for place in range(4):
-            where = torch.tensor([place])
-            interest = losses.interest_cross_entropy(log_p_1C, torch.tensor([code]))
-            item = losses.list_softmax(logits_1M, where, torch.zeros(1, 4))
-            total += float(torch.exp(-interest - item))
-    assert total == pytest.approx(1.0, abs=1e-5)
-
-
 def test_another_event_on_the_same_item_is_no_negative() -> None:
     user_BD, item_BD = torch.eye(3), torch.eye(3)
     same = losses.contrastive(user_BD, item_BD, torch.tensor([7, 7, 9]), torch.zeros(3), 1.0)

@@ -57,14 +57,18 @@ def test_replay_stays_within_the_budget() -> None:
     assert 0 < result.replayed <= protocol.REPLAY_BUDGET * result.learnt
 
 
-def test_scores_are_log_probabilities_over_the_whole_catalogue() -> None:
+def test_the_code_of_an_item_changes_its_score_only_through_the_user_vector() -> None:
     log = small_log()
     model = prequential.OnlineSparc(ITEMS, CONFIG)
     model.warm_up(log.warm_up())
     served = model.learner.retrieval_model()
-    histories = [History([], []), History([ITEMS[3].item_id], [log.events.times_E[0]])]
-    scores_BN = prequential.score(served, histories, int(log.events.times_E[-1]), 0)
-    assert np.exp(scores_BN).sum(1) == pytest.approx([1, 1], abs=1e-4)
+    history = [History([ITEMS[3].item_id], [int(log.events.times_E[0])])]
+    now = np.array([log.events.times_E[-1]])
+    scores_BN = prequential.score(served, history, int(now[0]), 0)
+    every = np.arange(served.first_level_codes)[None]
+    users_CD = served.user_vectors(served.encode(history, now), every)[0]
+    plain_N = (users_CD[served.codes_NQ[:, 0]] * served.vectors_ND).sum(1)
+    assert scores_BN[0] == pytest.approx(plain_N, abs=1e-5)
 
 
 def test_soft_search_visits_the_most_probable_codes_only() -> None:
