@@ -55,7 +55,7 @@ class Config:
         temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
     """
 
-    codes: int = 10
+    codes: int = 11
     quota: Quota = "joint"
     temperature: float = 1.0
 
