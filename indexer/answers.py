@@ -48,6 +48,7 @@ class Candidates:
         searched_BS: int64 codes in the order of the row.
         starts_BS: int64 where in the row each of their lists begins.
         log_p_BC: float32 log p(c|u) of every code.
+        evidence_BN: True for items that are scored whatever their code.
     """
 
     items_BN: NDArray[np.int64]
@@ -55,6 +56,7 @@ class Candidates:
     searched_BS: NDArray[np.int64]
     starts_BS: NDArray[np.int64]
     log_p_BC: NDArray[np.float32]
+    evidence_BN: NDArray[np.bool_]
 
 
 def padded(x: NDArray[Any], k: int, value: float) -> NDArray[Any]:

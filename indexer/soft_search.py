@@ -7,6 +7,7 @@ model was trained so that it can be compared across codes; else log p(c|u) + s(u
 log p(c|u) + log p(i|u, c) where the model asks for lists normalised by their softmax.
 Where the searched lists hold fewer than k items that may be answered, further codes follow in
 order of probability, so an answer is short only where the catalogue is.
+With joint quota a few items are scored whatever their code: see `indexer.evidence`.
 
 How many places a code gets is the quota policy: "joint" ranks all candidates by score;
 "proportional" gives each code its share of k by probability (largest remainder, never more than
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from indexer.answers import Answers, Candidates, joined, padded
 from indexer.errors import IndexerError
+from indexer.evidence import Evidence
 from indexer.lists import CodeLists
 from indexer.quota import quotas
 
@@ -53,17 +55,22 @@ class Config:
             curve of recall against it.
         quota: "joint", "proportional" or "equal", see the module.
         temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
+        evidence: with joint quota so many items of the greatest recency prior are scored, too,
+            and the neighbours of the history, whatever their code; 0: the lists alone.
     """
 
-    codes: int = 11
+    codes: int = 9
     quota: Quota = "joint"
     temperature: float = 1.0
+    evidence: int = 256
 
     def __post_init__(self) -> None:
         if self.codes < 1 or not self.temperature > 0:
             raise IndexerError(
                 f"codes is {self.codes} and temperature {self.temperature}: both must be positive"
             )
+        if self.evidence < 0:
+            raise IndexerError(f"evidence is {self.evidence}: use 0 or more")
         if self.quota not in ("joint", "proportional", "equal"):
             raise IndexerError(f"quota is {self.quota!r}: use joint, proportional or equal")
 
@@ -85,6 +92,10 @@ class SoftSearch:
         self._normalise = bool(getattr(model, "normalise_lists", False))
         self._weigh_codes = bool(getattr(model, "weigh_codes", True))
         self._positions = np.arange(len(lists), dtype=np.int32)
+        self._evidence: Evidence | None = None
+        # only scores that compare across codes may be ranked beside those of other lists
+        if self.config.evidence and self.config.quota == "joint" and not self._weigh_codes:
+            self._evidence = Evidence(model, lists, self.config.evidence)
 
     def search(
         self,
@@ -139,6 +150,18 @@ class SoftSearch:
         scores_BW, positions_BW = self._score(
             searched_BS, log_p_BS, asked.users_BSD, hits, widths_BS
         )
+        if self._evidence is not None and asked.evidence is not None:
+            positions_BE, codes_BE, users_BCD = asked.evidence
+            scores_BE = self._evidence.scores(positions_BE, codes_BE, users_BCD)
+            searched_BC = np.zeros((len(scores_BE), len(self.lists.lists) + 1), bool)
+            np.put_along_axis(searched_BC, searched_BS, True, axis=1)  # -1: the last column
+            searched_BC[:, -1] = False
+            scores_BE[np.take_along_axis(searched_BC, codes_BE, axis=1)] = -np.inf
+            gone = asked.everywhere
+            at = self.lists.starts_C[gone.code] + gone.row
+            self._evidence.leave_out(scores_BE, positions_BE, gone.query, at)
+            scores_BW = np.hstack([scores_BW, scores_BE])
+            positions_BW = np.hstack([positions_BW, positions_BE.clip(min=0).astype(np.int32)])
         return self._ranked(scores_BW, positions_BW, asked.log_p_BC, searched_BS, log_p_BS, k)
 
     def candidates(
@@ -160,12 +183,16 @@ class SoftSearch:
             scores_BN, positions_BN = self._score(
                 asked.searched_BS, asked.log_p_BS, asked.users_BSD, asked.hits, whole_BS
             )
+            evidence_BN = np.zeros((len(part), len(self.lists) + 1), bool)
+            if asked.evidence is not None:
+                np.put_along_axis(evidence_BN, asked.evidence[0], True, axis=1)
             yield Candidates(
                 self.lists.item_ids_N[positions_BN],
                 scores_BN,
                 asked.searched_BS,
                 np.cumsum(sizes_BS, axis=1) - sizes_BS,
                 asked.log_p_BC,
+                np.take_along_axis(evidence_BN, positions_BN.astype(np.int64), axis=1),
             )
 
     def _ask(
@@ -184,10 +211,18 @@ class SoftSearch:
         rows_B1 = np.arange(len(histories))[:, None]
         valid_BS = searched_BS >= 0
         log_p_BS = np.where(valid_BS, log_p_BC[rows_B1, searched_BS], -np.inf)
-        users_BSD = self.model.user_vectors(encoded, np.where(valid_BS, searched_BS, 0))
+        evidence = None
+        if self._evidence is None:
+            users_BSD = self.model.user_vectors(encoded, np.where(valid_BS, searched_BS, 0))
+        else:
+            every_BC = np.broadcast_to(np.arange(log_p_BC.shape[1]), log_p_BC.shape)
+            users_BCD = self.model.user_vectors(encoded, every_BC)
+            users_BSD = users_BCD[rows_B1, searched_BS]
+            evidence = (*self._evidence.positions(encoded), users_BCD)
         if not np.isfinite(users_BSD).all():
             raise IndexerError("the model answers user vectors that are not finite")
-        return _Asked(log_p_BC, searched_BS, log_p_BS, users_BSD, hits.in_slots(searched_BS))
+        slots = hits.in_slots(searched_BS)
+        return _Asked(log_p_BC, searched_BS, log_p_BS, users_BSD, slots, hits, evidence)
 
     def _log_interests(self, encoded: Any) -> NDArray[np.float32]:
         log_p_BC = self.model.log_interests(encoded)
@@ -355,13 +390,19 @@ class SoftSearch:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Queries as the model sees them; `hits` are those in searched lists."""
+    """Queries as the model sees them.
+
+    `hits` are unwanted items in searched lists, `everywhere` those in any; `evidence` holds its
+    positions and codes (B, E) and the user vectors of all codes (B, C, D).
+    """
 
     log_p_BC: NDArray[np.float32]
     searched_BS: NDArray[np.int64]
     log_p_BS: NDArray[np.float32]
     users_BSD: NDArray[np.float32]
     hits: _Hits
+    everywhere: _Hits
+    evidence: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]] | None
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import cooccurrence, features, item_tower, quantizer, sparc, user_tower
 from model.cooccurrence import Neighbours, look_up
@@ -270,6 +270,19 @@ class RetrievalModel:
         """Log p(c | u): (B, C) float32, rows normalised."""
         logs_BC = self._sparc.log_interests(encoded.histories, encoded.interest_evidence_BCF)
         return logs_BC.cpu().numpy()
+
+    def near_items(self, encoded: Encoded) -> np.ndarray:
+        """Neighbours of the histories: ids (B, K) int64, -1 padded."""
+        padded_ids = np.append(self.item_ids_N, -1)
+        return padded_ids[encoded.near_rows_BK]
+
+    def hot_items(self, count: int) -> np.ndarray:
+        """Ids of the items of the greatest recency prior, weighed as for the mean user."""
+        parts = torch.stack([cast(nn.Linear, linear).bias for linear in self._sparc.evidence])
+        weights_P = parts.detach().mean(0)[: self._config.popularity_features].cpu().numpy()
+        d = self._z_ND.shape[1]
+        prior_N = self.vectors_ND[:, d : d + len(weights_P)] @ weights_P
+        return self.item_ids_N[np.argsort(-prior_N, kind="stable")[:count]]
 
     @torch.inference_mode()
     def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:

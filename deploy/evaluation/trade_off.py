@@ -1,8 +1,9 @@
 """What soft search costs: quality against the number of codes searched, in one pass.
 
 Every list is scored once; with K codes the answer is the best of the first K lists (more where
-they hold fewer than 50 items that may be answered, as the search does). So the rank of a target
-under every K is the number of better items up to the end of the K-th list.
+they hold fewer than 50 items that may be answered, as the search does) and of the items that are
+scored whatever their code. So the rank of a target under every K is the number of better items up
+to the end of the K-th list, and of better ones among those items behind it.
 
 Shapes: B queries, R rows, S codes with items, N items, K numbers of codes.
 """
@@ -20,6 +21,10 @@ from model.evaluation.protocol import LIST_LENGTH
 
 EVERY = 0
 """Stands for all codes: the exhaustive ranking."""
+
+
+def _sums(x_RN: np.ndarray) -> np.ndarray:
+    return np.cumsum(x_RN, axis=1, dtype=np.int32)
 
 
 class TradeOff:
@@ -53,13 +58,19 @@ class TradeOff:
         scores_RN = scores_BN[query_R]
         better_RN = scores_RN > target_R[:, None]
         better_RN |= (scores_RN == target_R[:, None]) & (items_BN[query_R] < targets_R[:, None])
-        better_RN = np.cumsum(better_RN, axis=1, dtype=np.int32)
         end_RK = end_BK[query_R]
-        rank_RK = np.take_along_axis(better_RN, end_RK - 1, axis=1) + 1
-        answerable_RK = (place_R[:, None] < end_RK) & np.isfinite(target_R)[:, None]
+        evidence_RN = candidates.evidence_BN[query_R]
+        behind_RN = _sums(better_RN & evidence_RN)
+        behind_RK = behind_RN[:, -1:] - np.take_along_axis(behind_RN, end_RK - 1, axis=1)
+        rank_RK = np.take_along_axis(_sums(better_RN), end_RK - 1, axis=1) + behind_RK + 1
+        anyway_R = evidence_RN[np.arange(len(place_R)), place_R]
+        answerable_RK = (place_R[:, None] < end_RK) | anyway_R[:, None]
+        answerable_RK &= np.isfinite(target_R)[:, None]
+        more_RN = _sums(evidence_RN)
+        more_RK = more_RN[:, -1:] - np.take_along_axis(more_RN, end_RK - 1, axis=1)
         rank_RK = np.where(answerable_RK & (rank_RK <= LIST_LENGTH), rank_RK, 0)
         self._ranks.append(rank_RK.astype(np.int16))
-        self._shares.append((end_RK / count).astype(np.float32))
+        self._shares.append(((end_RK + more_RK) / count).astype(np.float32))
 
     def _searched(self, scores_BN: np.ndarray, last_BS: np.ndarray) -> np.ndarray:
         """How many lists are searched: (B, K)."""

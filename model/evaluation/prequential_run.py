@@ -51,7 +51,7 @@ class Config:
     """
 
     learner: learner.Config = field(default_factory=learner.Config)
-    codes: int = 11
+    codes: int = 9
     batch_size: int = 256
     replay: float = 4.0
     rehearsals: float = 3.0

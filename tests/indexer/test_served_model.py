@@ -9,6 +9,7 @@ import pytest
 
 from indexer.indexer import Config, Indexer
 from indexer.snapshot import Snapshot, load_served
+from indexer.soft_search import Config as SearchConfig
 from indexer.soft_search import SoftSearch
 from indexer.store import Store
 from model.checkpoint import write_tensors
@@ -100,3 +101,41 @@ def test_an_item_that_the_model_never_saw_is_retrievable(snapshots):
     assert served.version == 2 and len(served.lists) == 301
     answers = SoftSearch(served.model, served.lists).search(HISTORIES, NOW, 301, codes=10_000)
     assert (answers.items_BK == 777).any(axis=1).all()
+
+
+@pytest.mark.parametrize("hot", [0, 7, 300])
+def test_evidence_is_ranked_beside_the_searched_lists(snapshots, hot):
+    """Brute force over the lists of two codes, the hot items and the neighbours."""
+    snapshot = snapshots[1][1]
+    model, lists = snapshot.model, snapshot.lists
+    search = SoftSearch(model, lists, SearchConfig(codes=2, evidence=hot))
+    answers = search.search(HISTORIES, NOW, 20)
+    encoded = model.encode(HISTORIES, NOW)
+    every = np.tile(np.arange(model.first_level_codes), (len(HISTORIES), 1))
+    users_BCD = model.user_vectors(encoded, every)
+    near_BM = model.near_items(encoded)
+    codes_N, _ = lists.locate(lists.item_ids_N)
+    vectors_ND = lists.vectors_of(lists.item_ids_N)
+    for b, history in enumerate(HISTORIES):
+        searched = answers.searched_BS[b]
+        wanted_N = np.isin(codes_N, searched)
+        if hot:
+            wanted_N |= np.isin(lists.item_ids_N, model.hot_items(hot))
+            wanted_N |= np.isin(lists.item_ids_N, near_BM[b])
+        wanted_N &= ~np.isin(lists.item_ids_N, history.items)
+        scores_N = (users_BCD[b, codes_N] * vectors_ND).sum(1)
+        scores_N = np.where(wanted_N, scores_N, -np.inf)
+        best = np.argsort(-scores_N, kind="stable")[:20]
+        np.testing.assert_allclose(answers.scores_BK[b], scores_N[best], atol=1e-4)
+        assert set(answers.items_BK[b]) == set(lists.item_ids_N[best])
+
+
+def test_candidates_mark_the_evidence_of_each_query(snapshots):
+    snapshot = snapshots[1][1]
+    search = SoftSearch(snapshot.model, snapshot.lists, SearchConfig(codes=2, evidence=5))
+    (found,) = search.candidates(HISTORIES, NOW)
+    near_BM = snapshot.model.near_items(snapshot.model.encode(HISTORIES, NOW))
+    for b in range(len(HISTORIES)):
+        marked = set(found.items_BN[b][found.evidence_BN[b]].tolist())
+        expected = {*snapshot.model.hot_items(5).tolist(), *near_BM[b].tolist()} - {-1}
+        assert marked == expected
