@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import threading
 import time
@@ -158,10 +159,20 @@ class Flow:
                 "window_recall_at_50": _finite(
                     (statuses["train"].get("prequential") or {}).get("window_recall_at_50")
                 ),
-                "popularity_window_recall_at_50": self._service.popularity.window_recall,
+                "popularity_window_recall_at_50": self._popularity_at(
+                    statuses["train"].get("event_time")
+                ),
             },
             "recent": self.recent,
         }
+
+    def _popularity_at(self, event_time_ms: object) -> float | None:
+        """The peer's recall when the log was where the trainer is now: it may be ahead of it."""
+        points = self._service.popularity.curve.points
+        if not isinstance(event_time_ms, int) or not points:
+            return None
+        at = bisect.bisect_right([float(point[0] or 0) for point in points], event_time_ms)
+        return points[max(0, at - 1)][1]
 
     def _part(self, part: str, status: Mapping[str, Any], now: float) -> dict[str, Any]:
         done = part == "replay" and bool(status.get("done"))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy.serving_state import Query, ServingState
 from deploy.user_histories import UserHistory
 from model.histories import History
 
 CODES_SHOWN = 8
+NOW_SHOWN = 3
+"""Of them, the most probable ones now; the others are those of the whole history."""
 
 
 def interests(
@@ -33,8 +36,7 @@ def interests(
     codes, _ = state.snapshot.lists.locate(np.array(items, np.int64))
     answer = state.answer(Query(items, times, now_ms=now_ms, k=k))
     touched = {code for code in codes.tolist() if code >= 0}
-    weight = probabilities.max(axis=0)
-    shown = np.argsort(-weight, kind="stable")[:CODES_SHOWN].tolist()
+    shown = _worth_showing(probabilities)
     titles = state.titles(items)
     return {
         "known": history is not None,
@@ -81,3 +83,11 @@ def interests(
             )
         ],
     }
+
+
+def _worth_showing(probabilities: NDArray[np.float64]) -> list[int]:
+    """Codes of the picture: the most probable over all steps, and those of the last one."""
+    now = np.argsort(-probabilities[-1], kind="stable")[:NOW_SHOWN].tolist()
+    ever = np.argsort(-probabilities.mean(axis=0), kind="stable").tolist()
+    chosen = {*now, *[code for code in ever if code not in now][: CODES_SHOWN - len(now)]}
+    return [code for code in ever if code in chosen]

@@ -4,21 +4,28 @@ import { get } from "./api.js";
 import { Chart, safe, tooltip } from "./charts.js";
 import { count, element, name, ratio, shortened } from "./words.js";
 
-const LABELLED = 14;
+const LABELLED = 18;
+const CALM = 0.5; // the scale reaches at least so far, so that little drift looks like little
 let chart = null;
 let chosen = null;
 let map = null;
+
+function reach(values) {
+  const low = Math.min(...values), high = Math.max(...values), room = 0.1 * (high - low || 1);
+  return { min: low - room, max: high + room };
+}
 
 function options(found, style, narrow) {
   const used = found.codes.filter((c) => c.items > 0);
   const most = Math.max(...used.map((c) => c.items), 1);
   const drifts = used.map((c) => c.movement + c.churn);
-  const top = Math.max(...drifts, 0.01);
+  const top = Math.max(...drifts, CALM);
+  const [xs, ys] = ["x", "y"].map((key) => reach(used.map((c) => c[key])));
   const named = new Set([...used].sort((a, b) => b.clicks - a.clicks).slice(0, narrow ? 7 : LABELLED).map((c) => c.code));
   return {
     grid: { left: 10, right: 10, top: 14, bottom: 46 },
-    xAxis: { show: false, min: -1.12, max: 1.12 },
-    yAxis: { show: false, min: -1.12, max: 1.12 },
+    xAxis: { show: false, ...xs },
+    yAxis: { show: false, ...ys },
     tooltip: tooltip(style, {
       formatter: ({ data }) => [
         `<b>code ${data.of.code}</b> ${safe(data.of.label)}`,

@@ -4,7 +4,7 @@ import { count, duration, element, minute, none, rate, ratio, text } from "./wor
 
 const UNITS = {
   replay: "clicks/s", stream: "sequences/s", train: "learnt/s", index: "new items/s",
-  register: "versions/s", serve: "answers/s",
+  register: "versions/min", serve: "answers/s",
 };
 const HIGH_LAG = 5000;
 
@@ -42,7 +42,7 @@ function part(one, recent) {
       one.title,
       element("span", { class: "doing" }, one.state === "live" ? one.doing.toLowerCase() : words[one.state]),
     ),
-    element("p", { class: "rate" }, rate(one.rate), " ", element("small", {}, UNITS[one.name])),
+    element("p", { class: "rate" }, rate(one.name === "register" && one.rate !== null ? 60 * one.rate : one.rate), " ", element("small", {}, UNITS[one.name])),
     element("p", { class: `lag${one.lag > HIGH_LAG ? " high" : ""}` }, lag),
     sparkline(recent.map((point) => point.rates[one.name])),
     element("dl", {}, ...one.figures.flatMap(({ label, value }) => [
@@ -77,14 +77,14 @@ export function showFlow(flow) {
   big("tile-recall", ratio(quality.window_recall_at_50));
   const popular = quality.popularity_window_recall_at_50;
   text("tile-lift", popular && quality.window_recall_at_50
-    ? `${(quality.window_recall_at_50 / popular).toFixed(2)} × popularity (${ratio(popular)})`
+    ? `${(quality.window_recall_at_50 / popular).toFixed(1)} × popularity`
     : "popularity: " + ratio(popular));
   big("tile-age", ...split(duration(freshness.snapshot_age_seconds)));
   text("tile-age-note", serving.version === null ? "no snapshot yet" : `version ${serving.version} serves`);
   big("tile-behind", ...split(duration(freshness.model_behind_seconds)));
   big("tile-lag", count(freshness.training_lag_records));
   big("tile-queries", rate(queries.per_second), "per second");
-  text("tile-latency", queries.p99_ms === null ? "none asked yet" : `p50 ${queries.p50_ms.toFixed(1)} ms · p99 ${queries.p99_ms.toFixed(1)} ms`);
+  text("tile-latency", queries.p99_ms === null ? "none asked yet" : `p50 ${rate(queries.p50_ms)} · p99 ${rate(queries.p99_ms)} ms`);
   big("tile-items", count(serving.items));
   text("tile-users", `${count(serving.users)} users known`);
 

@@ -31,8 +31,9 @@ export function showQuality(found) {
   chart ??= new Chart("quality-chart", options);
   chart.show(found);
   const last = found.model.points.at(-1);
-  const peer = found.popularity.points.at(-1);
+  // The peer may have seen more of the log than the trainer: compare at the same event time.
+  const peer = last && (found.popularity.points.findLast((p) => p[0] <= last[0]) ?? found.popularity.points[0]);
   text("quality-words", last && peer
-    ? `Now ${ratio(last[1], 4)} against ${ratio(peer[1], 4)} of popularity; since the beginning ${ratio(last[2], 4)} against ${ratio(peer[2], 4)}.`
+    ? `At ${date(last[0])}: ${ratio(last[1], 4)} against ${ratio(peer[1], 4)} of popularity; since the beginning ${ratio(last[2], 4)} against ${ratio(peer[2], 4)}.`
     : "The first answers come once a snapshot serves.");
 }

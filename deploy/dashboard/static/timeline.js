@@ -28,16 +28,16 @@ function options(found, style) {
       },
     }),
     xAxis: axis(style, { type: "category", data: versions.map((v) => v.version), splitLine: { show: false }, name: "" }),
-    yAxis: axis(style, { type: "value", scale: true, axisLine: { show: false }, splitNumber: 3 }),
+    yAxis: axis(style, { type: "value", scale: true, axisLine: { show: false }, splitNumber: 3, boundaryGap: ["12%", "18%"] }),
     series: [{
       type: "line", lineStyle: { color: style.line, width: 2 }, symbolSize: 11,
       data: versions.map((version) => ({
         value: version.recall_at_50 ?? "-", version,
-        symbol: version.serving ? "pin" : SHAPES[version.action] ?? "emptyCircle",
-        symbolSize: version.serving ? 30 : 11,
-        itemStyle: { color: by[version.action] ?? style.quiet },
+        symbol: SHAPES[version.action] ?? "emptyCircle",
+        symbolSize: version.serving ? 20 : 11,
+        itemStyle: { color: by[version.action] ?? style.quiet, ...(version.serving ? { borderColor: style.ink, borderWidth: 2.5 } : {}) },
+        label: { show: version.serving, formatter: "serves", position: "left", distance: 10, color: style.ink, fontSize: 11 },
       })),
-      label: { show: false },
     }],
   };
 }
