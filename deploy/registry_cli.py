@@ -44,8 +44,9 @@ def rollback(
     Examples: `sparc rollback`, `sparc rollback 12`
     """
     from deploy import switching
-    from deploy.cli import errors_as_one_line
+    from deploy.cli import configure_logging, errors_as_one_line
 
+    configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         _show(switching.roll_back(settings, version), as_json)
@@ -67,8 +68,9 @@ def promote(
     Examples: `sparc promote challenger`, `sparc promote newest`, `sparc promote 12 --pin`
     """
     from deploy import switching
-    from deploy.cli import errors_as_one_line
+    from deploy.cli import configure_logging, errors_as_one_line
 
+    configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         _show(switching.promote(settings, version, pin=pin), as_json)
@@ -91,8 +93,9 @@ def compare(
     Example: `sparc compare previous champion`
     """
     from deploy import comparing
-    from deploy.cli import errors_as_one_line, show_json
+    from deploy.cli import configure_logging, errors_as_one_line, show_json
 
+    configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         found = comparing.compared(settings, a, b, user, k)

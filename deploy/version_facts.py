@@ -213,6 +213,7 @@ def _reasons(reasons: object) -> str:
         return ""
     counts: dict[str, int] = {}
     for reason in reasons.values():
-        counts[str(reason)] = counts.get(str(reason), 0) + 1
+        words = " and ".join(map(str, reason)) if isinstance(reason, list) else str(reason)
+        counts[words] = counts.get(words, 0) + 1
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return " (" + ", ".join(f"{reason} {count}" for reason, count in ordered[:5]) + ")"
