@@ -58,7 +58,8 @@ class Config:
         step: most examples in an optimizer step, new and replayed; a micro-batch takes as many
             steps as it needs, so that its size does not change how much is learnt.
         clip: largest norm of the gradient.
-        replay: older examples learnt again for each new one (the protocol allows 4).
+        replay: older examples learnt again for each new one. A half lets a micro-batch of 256 be
+            one step; the protocol of evaluation allows 4, and more is better.
         replay_capacity: examples kept for replay.
         replay_recency: 1 draws evenly from the buffer, more prefers newer ones.
         chunk: consecutive examples that share a clock.
@@ -76,7 +77,7 @@ class Config:
     table_learning_rate: float = 3e-3
     step: int = 400
     clip: float = 5.0
-    replay: float = 1.0
+    replay: float = 0.5
     replay_capacity: int = 131_072
     replay_recency: float = 3.0
     chunk: int = 32
