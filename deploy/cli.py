@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
 app.add_typer(config_app, name="config")
+app.add_typer(stream_cli.stream_app, name="stream")
 app.add_typer(stream_cli.dead_letters_app, name="dlq")
 app.add_typer(evaluate_cli.app, name="evaluate")
 registry_cli.add_to(app)
@@ -133,15 +134,6 @@ def replay(
     Example: `SPARC_REPLAY__EVENTS=ratings_Beauty.csv sparc replay --data-dir state`
     """
     _part("replay", config, data_dir)
-
-
-@app.command()
-def stream(config: ConfigFile = None, data_dir: DataDir = None) -> None:
-    """Keep the job `clicks` -> `sequences` running on the Flink cluster.
-
-    Example: `SPARC_FLINK__ADDRESS=flink:8081 SPARC_KAFKA__BOOTSTRAP=kafka:9092 sparc stream`
-    """
-    _part("stream", config, data_dir)
 
 
 @app.command()

@@ -305,7 +305,7 @@ def task_managers(address: str) -> int | None:
 
 def wait_until_ready(
     address: str,
-    timeout: float = 60.0,
+    timeout: float = 180.0,
     *,
     still_running: Callable[[], bool] = lambda: True,
     sleep: Callable[[float], object] = time.sleep,

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -58,6 +59,7 @@ class Config:
         controller_port: the KRaft quorum's port (the broker talks to itself).
         heap_mb: Java heap in MiB.
         jars: folder with the jars of `deploy/pom.xml` for Kafka.
+        properties: settings of the broker that go before those made here.
     """
 
     data_dir: Path
@@ -66,6 +68,7 @@ class Config:
     controller_port: int = 9093
     heap_mb: int = 512
     jars: Path = field(default=JARS / "kafka")
+    properties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bootstrap(self) -> str:
@@ -114,7 +117,8 @@ def server_properties(config: Config) -> str:
         "broker.session.timeout.ms": 3000,
         "broker.heartbeat.interval.ms": 500,
     }
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
+    effective = {**settings, **config.properties}
+    return "".join(f"{name}={value}\n" for name, value in effective.items())
 
 
 def _java(config: Config, *options: str) -> list[str]:
@@ -183,12 +187,19 @@ def command(config: Config) -> list[str]:
     ]
 
 
-def is_ready(bootstrap: str) -> bool:
-    """Whether a broker answers there and knows its cluster."""
+def is_ready(bootstrap: str, client: Mapping[str, Any] | None = None) -> bool:
+    """Whether a broker answers there, knows its cluster, and lets us in.
+
+    `client` are settings of kafka-python, such as those of `Security.kafka_python`.
+    """
+    settings: dict[str, Any] = {
+        "bootstrap_servers": bootstrap,
+        "request_timeout_ms": 3000,
+        "bootstrap_timeout_ms": 1000,
+        **(client or {}),
+    }
     try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap, request_timeout_ms=3000, bootstrap_timeout_ms=1000
-        )
+        admin = KafkaAdminClient(**settings)
     except (KafkaError, OSError, ValueError):
         return False
     try:
@@ -201,19 +212,20 @@ def is_ready(bootstrap: str) -> bool:
 
 def wait_until_ready(
     bootstrap: str,
-    timeout: float = 60.0,
+    timeout: float = 180.0,
     *,
     still_running: Callable[[], bool] = lambda: True,
     sleep: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    client: Mapping[str, Any] | None = None,
 ) -> None:
-    """Wait until the broker answers; `timeout` in seconds.
+    """Wait until the broker answers; `timeout` in seconds, `client` as for `is_ready`.
 
     Raises:
         KafkaBrokerError: if it does not in time, or `still_running` says that it ended.
     """
     deadline = clock() + timeout
-    while not is_ready(bootstrap):
+    while not is_ready(bootstrap, client):
         if not still_running():
             raise KafkaBrokerError(f"the Kafka broker for {bootstrap} ended; see its broker.log")
         if clock() > deadline:

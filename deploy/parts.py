@@ -119,35 +119,6 @@ def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
     )
 
 
-def stream(settings: Settings, stop: threading.Event, report: Report) -> None:
-    """Keep the streaming job running on the cluster."""
-    from streaming import job_keeper
-    from streaming.accounting import StreamEnd
-    from streaming.flink_rest import FlinkRest
-
-    if not await_topics(settings, stop, report):
-        return
-    around = settings.job_surroundings()
-    end = StreamEnd(
-        settings.bootstrap,
-        around.topics,
-        settings.streaming.name,
-        FlinkRest(around.flink),
-        settings.kafka.client_settings,
-    )
-
-    def lag() -> int | None:
-        try:
-            return end.lag()
-        except KafkaError:
-            return None
-
-    try:
-        job_keeper.run(settings.streaming, around, stop, report, lag)
-    finally:
-        end.close()
-
-
 def train(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Train from `sequences`, publish handovers."""
     from model import training_process

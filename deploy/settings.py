@@ -33,6 +33,7 @@ from indexer.indexer import Config as IndexerConfig
 from indexer.soft_search import Config as SearchConfig
 from replay.config import ReplayConfig
 from streaming import job
+from streaming.security import Security
 from streaming.topics import Topics
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Kafka:
     Attributes:
         bootstrap: `host:port,...` of a running Kafka; empty: a local broker is started.
         heap_mb: Java heap of the local broker in MiB.
-        client: further settings of kafka-python (`security_protocol`, `sasl_mechanism`, ...).
+        security: TLS and SASL, for every client of the pipeline, the job's among them.
+        client: further settings of kafka-python.
         prefix: put before every topic name.
         partitions: of `clicks` and `sequences`, when they are created.
         replication: of every topic, when it is created.
@@ -67,6 +69,7 @@ class Kafka:
 
     bootstrap: str = ""
     heap_mb: int = 512
+    security: Security = field(default_factory=Security)
     client: dict[str, Any] = field(default_factory=dict)
     prefix: str = ""
     partitions: int = 1
@@ -74,8 +77,12 @@ class Kafka:
 
     @property
     def client_settings(self) -> dict[str, Any]:
-        """For kafka-python; by default it notices a broker that is back only after 30 s."""
-        return {"reconnect_backoff_max_ms": 1000, **self.client}
+        """For kafka-python; by default it notices a broker that is back only after 30 s.
+
+        Raises:
+            SecurityError: if a file of `security` cannot be read.
+        """
+        return {"reconnect_backoff_max_ms": 1000, **self.security.kafka_python(), **self.client}
 
     def topics(self) -> Topics:
         """The topic names."""
@@ -192,6 +199,7 @@ class Settings(BaseSettings):
             jars=tuple(str(p) for p in sorted((self.jars_dir / "flink").glob("*.jar"))),
             checkpoints=self.flink.checkpoints or (self.data_dir / "checkpoints").as_uri(),
             topics=self.kafka.topics(),
+            client=self.kafka.security.java(),
         )
 
     def learner_config(self) -> LearnerConfig:

@@ -69,6 +69,11 @@ class FlinkRest:
             int(counts["completed"]), int(counts["failed"]), str(latest.get("external_path") or "")
         )
 
+    def restored_from(self, job: str) -> str:
+        """The state that the job began with; "" for none."""
+        latest = self._get(f"/jobs/{job}/checkpoints").get("latest") or {}
+        return str((latest.get("restored") or {}).get("external_path") or "")
+
     def restarts(self, job: str) -> int:
         """How often Flink has restarted the job since it was submitted."""
         metrics = self._get(f"/jobs/{job}/metrics?get=numRestarts")

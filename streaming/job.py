@@ -15,9 +15,6 @@ times keep the order of their arrival: they come from one partition, as the key 
 What is known of a user (position, history, the event ids of the last clicks) does not expire
 unless `user_ttl` is set: Flink's time to live is in time of the wall clock, and positions are to
 be gapless however long a user stays away.
-
-Run as `python -m streaming.job`, with a `Config` as JSON on standard input, it submits the job and
-prints its id: the JVM of the PyFlink client then ends with its process instead of staying.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from streaming.failure import StreamingError, innermost_cause
 from streaming.topics import Topics
 
 DELIVERIES = ("exactly-once", "at-least-once")
@@ -44,6 +40,7 @@ class Config:
             late. With 1 a partition has to be in order.
         idle_timeout_s: a partition without records for so long holds the watermark back no more.
             The replay's heartbeats keep its partitions from falling idle.
+        discovery_interval_s: how often a running job looks for partitions that were added.
         max_ahead_ms: an event time further ahead of its record's own timestamp is a dead letter.
         max_value_bytes: a larger value is a dead letter.
         dedup_horizon: how many event ids of each user, the last ones, are known for deduplication.
@@ -53,15 +50,20 @@ class Config:
         checkpoint_interval_ms: between checkpoints; with transactions also how long a sequence
             waits until a reader of committed records sees it.
         parallelism: of every operator.
+        max_parallelism: the largest parallelism that the state can be spread over. It is part of
+            the state: with another one, the job goes on from none of its checkpoints.
         state_backend: "hashmap" (heap) or "rocksdb".
         restart_attempts: restarts after failures that follow each other closely.
         restart_delay_ms: before each of them.
+        savepoint_timeout_s: how long a savepoint may take when the keeper is told to stop; after
+            that the job is cancelled, and goes on from its last checkpoint.
         properties: further settings of the Kafka clients, in Kafka's own names (security, ...).
     """
 
     name: str = "sparc-sequences"
     out_of_orderness_ms: int = 5000
     idle_timeout_s: float = 30.0
+    discovery_interval_s: float = 10.0
     max_ahead_ms: int = 86_400_000
     max_value_bytes: int = 1 << 20
     dedup_horizon: int = 1000
@@ -69,19 +71,28 @@ class Config:
     delivery: str = "exactly-once"
     checkpoint_interval_ms: int = 1000
     parallelism: int = 1
+    max_parallelism: int = 128
     state_backend: str = "hashmap"
     restart_attempts: int = 10
     restart_delay_ms: int = 1000
+    savepoint_timeout_s: float = 8.0
     properties: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for setting, good, rule in (
             ("delivery", self.delivery in DELIVERIES, f"use one of {DELIVERIES}"),
             ("state_backend", self.state_backend in STATE_BACKENDS, f"use one of {STATE_BACKENDS}"),
-            ("parallelism", self.parallelism >= 1, "at least 1"),
+            (
+                "parallelism",
+                1 <= self.parallelism <= self.max_parallelism,
+                f"from 1 to max_parallelism, {self.max_parallelism}",
+            ),
+            ("max_parallelism", 1 <= self.max_parallelism <= 32_768, "from 1 to 32768"),
+            ("discovery_interval_s", self.discovery_interval_s > 0, "above 0"),
             ("checkpoint_interval_ms", self.checkpoint_interval_ms >= 50, "at least 50"),
             ("dedup_horizon", self.dedup_horizon >= 1, "at least 1"),
             ("out_of_orderness_ms", self.out_of_orderness_ms >= 1, "at least 1"),
+            ("savepoint_timeout_s", self.savepoint_timeout_s > 0, "above 0"),
             ("max_ahead_ms", self.max_ahead_ms >= 0, "not negative"),
             ("max_value_bytes", 1 <= self.max_value_bytes < 1 << 31, "from 1 to 2 GiB"),
             ("idle_timeout_s", self.idle_timeout_s > 0, "above 0"),
@@ -101,6 +112,9 @@ class Surroundings:
         checkpoints: directory that the cluster can write to.
         topics: topic names.
         restore: path of the checkpoint or savepoint to go on from; empty for none.
+        job_id: 32 hexadecimal digits; of two submissions with the same one Flink takes the first.
+            Empty for any.
+        client: settings of Kafka's Java clients, such as those of `Security.java`.
     """
 
     bootstrap: str
@@ -109,6 +123,8 @@ class Surroundings:
     checkpoints: str
     topics: Topics = Topics()
     restore: str = ""
+    job_id: str = ""
+    client: dict[str, str] = field(default_factory=dict)
 
 
 def quoted(text: str) -> str:
@@ -123,7 +139,8 @@ def _options(options: dict[str, str]) -> str:
 def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
     """The definitions, and the one INSERT that is the job."""
     topics = around.topics
-    properties = {f"properties.{k}": v for k, v in config.properties.items()}
+    client = around.client | config.properties
+    properties = {f"properties.{name}": value for name, value in client.items()}
     raw = {
         "key.format": "raw",
         "key.fields": "key",
@@ -139,6 +156,7 @@ def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
         "scan.startup.mode": "earliest-offset",
         # With each record rather than five times a second: what is late is then a property of the
         # log (while no restart intervenes), and a click goes out as soon as it may.
+        "scan.topic-partition-discovery.interval": f"{int(config.discovery_interval_s * 1000)} ms",
         "scan.watermark.emit.strategy": "on-event",
         "scan.watermark.idle-timeout": f"{int(config.idle_timeout_s * 1000)} ms",
         **properties,
@@ -231,6 +249,9 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
         "pipeline.jars": jars,
         "pipeline.object-reuse": "true",
         "parallelism.default": str(config.parallelism),
+        "pipeline.max-parallelism": str(config.max_parallelism),
+        "table.exec.uid.generation": "PLAN_ONLY",
+        "table.exec.uid.format": "<id>_<transformation>",
         "execution.checkpointing.interval": f"{config.checkpoint_interval_ms} ms",
         # A snapshot of much state must leave time for the work itself.
         "execution.checkpointing.min-pause": f"{config.checkpoint_interval_ms // 2} ms",
@@ -251,51 +272,13 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
     if around.restore:
         settings["execution.state-recovery.path"] = around.restore
         settings["execution.state-recovery.claim-mode"] = "NO_CLAIM"
+    if around.job_id:
+        settings["$internal.pipeline.job-id"] = around.job_id
     return settings
 
 
-def submit(config: Config, around: Surroundings) -> str:
-    """Submit the job and return its id; starts a JVM in this process.
-
-    Raises:
-        StreamingError: with the root cause, if Flink refuses it.
-    """
-    from py4j.protocol import Py4JJavaError
-    from pyflink.common import Configuration
-    from pyflink.table import EnvironmentSettings, TableEnvironment
-    from pyflink.util.exceptions import JavaException
-
-    missing = [jar for jar in around.jars if not Path(jar).is_file()]
-    if missing or not around.jars:
-        raise StreamingError(
-            f"{missing[0] if missing else 'the jar of the Kafka connector'} is not there; fetch "
-            "what the job needs with: mvn -q -B -f deploy/pom.xml package"
-        )
-    configuration = Configuration()
-    for name, value in flink_settings(config, around).items():
-        configuration.set_string(name, value)
-    definitions, insert = statements(config, around)
-    try:
-        table = TableEnvironment.create(
-            EnvironmentSettings.new_instance()
-            .in_streaming_mode()
-            .with_configuration(configuration)
-            .build()
-        )
-        for definition in definitions:
-            table.execute_sql(definition)
-        client = table.execute_sql(insert).get_job_client()
-        if client is None:
-            raise StreamingError(f"Flink at {around.flink} took the job and gave it no id")
-        return str(client.get_job_id())
-    except (Py4JJavaError, JavaException) as error:
-        raise StreamingError(
-            f"Flink at {around.flink} refused the job: {innermost_cause(str(error))}"
-        ) from error
-
-
 def to_json(config: Config, around: Surroundings) -> str:
-    """What `python -m streaming.job` reads."""
+    """What `python -m streaming.submission` reads."""
     return json.dumps({"config": asdict(config), "around": asdict(around)})
 
 
@@ -306,17 +289,3 @@ def from_json(text: str) -> tuple[Config, Surroundings]:
     return Config(**body["config"]), replace(
         Surroundings(**around), topics=Topics(**around["topics"]), jars=tuple(around["jars"])
     )
-
-
-def main() -> int:
-    """Submit the job that standard input describes, and print its id."""
-    try:
-        print(f"job {submit(*from_json(sys.stdin.read()))}", flush=True)
-    except StreamingError as error:
-        print(f"error: {' '.join(str(error).split())}", flush=True)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

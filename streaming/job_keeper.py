@@ -7,106 +7,39 @@ gave up is not submitted again: its root cause is raised.
 Only the newest state may be gone on from: the transactions of its checkpoint are committed, and an
 older one would write them once more. So nothing here falls back to an older checkpoint, and those
 of earlier submissions are removed as soon as the job has one of its own.
+
+Nor may two jobs go on from one state. A keeper that is killed while it submits leaves a client
+behind that may still succeed; so the id of a job follows from what it goes on from and what ran
+before, and of two submissions that know the same Flink takes the first.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-import sys
+import hashlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import structlog
 
 from streaming.failure import StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
-from streaming.job import Config, Surroundings, to_json
+from streaming.job import Config, Surroundings
+from streaming.job_state import newest_state, remove_other_states, savepoints
+from streaming.submission import submit_in_subprocess
 
 log = structlog.get_logger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
 
-SUBMIT_SECONDS = 180.0
 POLL_SECONDS = 0.5
-
-
-def _directory(checkpoints: str) -> Path | None:
-    if not checkpoints.startswith("file:"):
-        return None
-    return Path(url2pathname(urlsplit(checkpoints).path))
-
-
-def newest_state(checkpoints: str) -> str:
-    """The newest complete checkpoint or savepoint; empty where there is none.
-
-    `checkpoints` is a directory as a `file:` URI; of other file systems nothing is known here, and
-    the operator names the state to go on from. A checkpoint is complete once its `_metadata` is
-    there.
-    """
-    directory = _directory(checkpoints)
-    if directory is None:
-        return ""
-    complete = [p for p in directory.rglob("_metadata") if p.stat().st_size]
-    newest = max(complete, key=lambda p: p.stat().st_mtime_ns, default=None)
-    return "" if newest is None else newest.parent.resolve().as_uri()
-
-
-def remove_other_states(checkpoints: str, job: str) -> list[str]:
-    """Remove what earlier submissions left, once `job` has a checkpoint; returns the names.
-
-    A job that was restored leaves the state it began from as it is (NO_CLAIM), and its own first
-    checkpoint depends on nothing else.
-    """
-    directory = _directory(checkpoints)
-    if directory is None or not directory.is_dir():
-        return []
-    old = [d for d in directory.iterdir() if re.fullmatch("[0-9a-f]{32}", d.name) and d.name != job]
-    old += (directory / "savepoints").glob("savepoint-*")
-    for path in old:
-        shutil.rmtree(path, ignore_errors=True)
-    return sorted(path.name for path in old)
-
-
-def submit_in_subprocess(config: Config, around: Surroundings) -> str:
-    """Submit by `python -m streaming.job`, so that the client's JVM does not stay; the job's id.
-
-    Raises:
-        StreamingError: with the root cause.
-    """
-    environment = {
-        # A JVM of a few seconds: quick to start, and no code is worth the second compiler.
-        "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx512m",
-        # The job has no Python workers: no loopback server, which would import Beam.
-        "_python_worker_execution_mode": "process",
-        **os.environ,
-    }
-    try:
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "streaming.job"],
-            env=environment,
-            input=to_json(config, around),
-            capture_output=True,
-            text=True,
-            timeout=SUBMIT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise StreamingError(f"submitting the job took over {SUBMIT_SECONDS:.0f} s") from error
-    lines = done.stdout.splitlines()
-    for line in lines:
-        if line.startswith("job "):
-            return line.removeprefix("job ")
-    said = [s.removeprefix("error: ") for s in lines if s.startswith("error: ")]
-    said = said or done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
-    raise StreamingError(said[-1])
+SUBMIT_ATTEMPTS = 3
+"""A cluster that is killed while it takes the job fails the submission, and is back soon after."""
+UPGRADE_SECONDS = 300.0
+NO_STATE = "none"
+"""Instead of a state to go on from: begin anew."""
 
 
 @dataclass
@@ -126,12 +59,15 @@ class Keeper:
         around: Surroundings,
         flink: FlinkRest,
         submit: Callable[[Config, Surroundings], str] = submit_in_subprocess,
+        restore: str = "",
     ) -> None:
         self.config = config
         self.around = around
         self.flink = flink
         self._submit = submit
+        self._restore = restore
         self._job: _Job | None = None
+        self._refused = 0
 
     def step(self) -> dict[str, Any]:
         """Submit the job where it is missing; says how it is.
@@ -150,8 +86,7 @@ class Keeper:
                     raise StreamingError(
                         f"the job failed after {self.config.restart_attempts} restarts: {cause}"
                     )
-                self._begin()
-                return {"state": "submitted", "job_state": "CREATED"}
+                return self._begin([j for j, _ in running])
             job, state = alive[0]
             if self._job is None or self._job.identity != job:
                 log.info("job found", job=job, state=state)
@@ -176,12 +111,46 @@ class Keeper:
             "problem": self.flink.root_cause(job) if state == "RESTARTING" else "",
         }
 
-    def _begin(self) -> None:
-        restore = newest_state(self.around.checkpoints)
+    def _begin(self, before: list[str]) -> dict[str, Any]:
+        """Submit the job; `before` are the ids of those that the cluster remembers."""
+        if self._restore:  # named by the operator, for this once
+            restore = "" if self._restore == NO_STATE else self._restore
+        else:
+            restore = newest_state(self.around.checkpoints)
+        place = "|".join((self.config.name, self.around.checkpoints, restore, *sorted(before)))
+        identity = hashlib.sha256(place.encode()).hexdigest()[:32]
         log.info("submitting the job", flink=self.around.flink, restore=restore or None)
-        job = self._submit(self.config, replace(self.around, restore=restore))
+        try:
+            job = self._submit(self.config, replace(self.around, restore=restore, job_id=identity))
+        except StreamingError as error:
+            self._refused += 1
+            if self._refused >= SUBMIT_ATTEMPTS:
+                raise
+            log.warning("the job was not taken", attempt=self._refused, reason=str(error))
+            return {"state": "not taken", "job_state": "absent", "problem": str(error)}
+        self._refused = 0
+        self._restore = ""
         self._job = _Job(job, (self._job.submissions if self._job else 0) + 1)
         log.info("job submitted", job=job)
+        return {"state": "submitted", "job_state": "CREATED"}
+
+    def go_on_from(self, state: str) -> None:
+        """Submit the job from this state the next time; empty for the newest."""
+        self._restore = state
+
+    def stop_for_upgrade(self) -> str:
+        """Stop the job with a savepoint, for another to go on from; empty if none was running.
+
+        Raises:
+            FlinkUnavailable: if no savepoint could be taken; the job then goes on.
+        """
+        running = [j for j, s in self.flink.jobs(self.config.name) if s not in FINAL_STATES]
+        if not running:
+            return ""
+        directory = savepoints(self.around.checkpoints)
+        path = self.flink.stop_with_savepoint(running[0], directory, UPGRADE_SECONDS)
+        log.info("job stopped for an upgrade", job=running[0], savepoint=path)
+        return path
 
     def leave(self) -> None:
         """Stop the job so that it can go on later: with a savepoint, else by its checkpoints."""
@@ -192,7 +161,9 @@ class Keeper:
             try:
                 if self.flink.state(job) == "RUNNING":
                     path = self.flink.stop_with_savepoint(
-                        job, f"{self.around.checkpoints}/savepoints"
+                        job,
+                        savepoints(self.around.checkpoints),
+                        self.config.savepoint_timeout_s,
                     )
                     log.info("job stopped", savepoint=path)
                     return
@@ -213,8 +184,10 @@ def run(
     report: Report,
     lag: Callable[[], int | None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Keep the job running until `stop` is set.
+    upgrade: threading.Event | None = None,
+    restore: str = "",
+) -> bool:
+    """Keep the job running until `stop` is set, or `upgrade`.
 
     Args:
         config: the job.
@@ -223,21 +196,40 @@ def run(
         report: is called about once a second.
         lag: records of `clicks` that no checkpoint covers yet, for the report.
         clock: monotonic seconds.
+        upgrade: ends the run once the job has been stopped with a savepoint. While none can be
+            taken the job goes on, and the report says so.
+        restore: URI of the state to go on from, if the job has to be submitted; "none" to begin
+            anew; empty for the newest in the directory of the checkpoints.
+
+    Returns:
+        Whether it ended for an upgrade: the caller is to start the job's new version.
 
     Raises:
         StreamingError: with the root cause, when Flink has given the job up.
     """
+    upgrade = upgrade or threading.Event()
     flink = FlinkRest(around.flink)
-    keeper = Keeper(config, around, flink)
+    keeper = Keeper(config, around, flink, restore=restore)
     reported = float("-inf")
+    refused = ""
     try:
         while not stop.is_set():
+            if upgrade.is_set():
+                upgrade.clear()
+                report({"state": "upgrading", "job_state": "unknown"})
+                try:
+                    keeper.stop_for_upgrade()
+                    return True
+                except FlinkUnavailable as error:
+                    refused = f"not upgraded: {error}"
+                    log.warning("no upgrade; the job goes on", reason=str(error))
             seen = keeper.step()
             if clock() - reported >= 1.0:
                 reported = clock()
-                report({**seen, "lag": lag()})
+                report({**seen, "lag": lag(), "refused": refused})
             stop.wait(POLL_SECONDS)
         keeper.leave()
         report({"state": "stopped", "job_state": "stopped"})
+        return False
     finally:
         flink.close()

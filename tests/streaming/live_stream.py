@@ -91,7 +91,7 @@ class LiveStream:
             future.get(timeout=0)
         producer.close()
 
-    def wait(self, done: Callable[[], bool], seconds: float = 120) -> None:
+    def wait(self, done: Callable[[], bool], seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not done():
             assert self.error is None, self.error
@@ -137,12 +137,18 @@ class LiveStream:
         self._read = {p: end for p, end in self._read.items() if p.topic != topic}
 
     def sequences(self) -> dict[int, list[UserSequence]]:
+        """Of each user, by position; every partition has them in that order."""
         found: dict[int, list[UserSequence]] = defaultdict(list)
+        last: dict[tuple[int, int], int] = {}
         for record in self.read(self.topics.sequences):
             sequence = UserSequence.from_bytes(record.value)
             assert record.key == sequence.key()
+            place = (record.partition, sequence.user_id)
+            assert sequence.position > last.get(place, 0)
+            last[place] = sequence.position
             found[sequence.user_id].append(sequence)
-        return found
+        # A user's partition changes with their number.
+        return {user: sorted(s, key=lambda s: s.position) for user, s in found.items()}
 
     def accounts(self) -> Accounts:
         return count(self.broker.bootstrap, self.topics, self.client)
@@ -150,15 +156,16 @@ class LiveStream:
     def assert_as_expected(self, expected: Expected) -> None:
         """Every topic holds, beyond what was read of it before, what it should, and no more."""
         found = self.sequences()
+        late = [(r.key, r.value) for r in self.read(self.topics.clicks_late)]
+        dead_letters = self.read(self.topics.clicks_dlq)
         assert {u: len(s) for u, s in found.items()} == {
             u: len(s) for u, s in expected.sequences.items() if s
         }
         for user, sequences in found.items():
             assert sequences == expected.sequences[user]
-        late = [(r.key, r.value) for r in self.read(self.topics.clicks_late)]
         assert sorted(late) == sorted((r.key, r.value) for r in expected.late)
         dead: dict[tuple[int, int], str] = {}
-        for record in self.read(self.topics.clicks_dlq):
+        for record in dead_letters:
             headers = dict(record.headers)
             place = int(headers["partition"]), int(headers["offset"])
             origin, _ = expected.dead_letters[place]

@@ -8,7 +8,8 @@ import pytest
 from streaming.failure import StreamingError
 from streaming.flink_rest import Checkpoints, FlinkUnavailable
 from streaming.job import Config, Surroundings
-from streaming.job_keeper import Keeper, newest_state, remove_other_states, run
+from streaming.job_keeper import Keeper, run
+from streaming.job_state import newest_state, remove_other_states
 
 A, B = "a" * 32, "b" * 32
 
@@ -46,7 +47,7 @@ class Cluster:
     def cancel(self, job):
         self.calls.append(("cancel", job))
 
-    def stop_with_savepoint(self, job, directory):
+    def stop_with_savepoint(self, job, directory, timeout=8.0):
         if not self.savepoints:
             raise FlinkUnavailable("no savepoint within 8 s")
         self.calls.append(("savepoint", job, directory))
@@ -68,16 +69,19 @@ def around(tmp_path):
 
 @pytest.fixture
 def keeper(cluster, around):
-    submitted = []
+    submitted, identities, refusals = [], [], []
 
     def submit(config, where):
+        identities.append(where.job_id)
+        if refusals:
+            raise StreamingError(refusals.pop())
         job = "0123456789abcdef"[len(submitted)] * 32
         submitted.append(where.restore)
         cluster.running[job] = "RUNNING"
         return job
 
     keeper = Keeper(Config(), around, cluster, submit)
-    keeper.submitted = submitted
+    keeper.submitted, keeper.identities, keeper.refusals = submitted, identities, refusals
     return keeper
 
 
@@ -109,6 +113,67 @@ def test_a_forgotten_job_goes_on_from_its_newest_state(keeper, cluster, tmp_path
     cluster.running.clear()
     keeper.step()
     assert keeper.submitted == ["", newest.resolve().as_uri()]
+
+
+def test_of_two_keepers_that_know_the_same_flink_takes_one_job(keeper, cluster):
+    keeper.step()
+    cluster.running.clear()  # forgotten before its first checkpoint
+    keeper.step()
+    assert len(keeper.identities) == 2
+    assert len(set(keeper.identities)) == 1
+    assert len(keeper.identities[0]) == 32
+
+
+def test_a_job_that_goes_on_from_elsewhere_or_after_another_has_an_id_of_its_own(
+    keeper, cluster, tmp_path
+):
+    keeper.step()
+    cluster.running = dict.fromkeys(cluster.running, "CANCELED")
+    keeper.step()
+    cluster.running.clear()
+    state(tmp_path / A / "chk-1")
+    keeper.step()
+    assert len(set(keeper.identities)) == 3
+
+
+def test_a_cluster_that_is_killed_while_it_takes_the_job_is_asked_again(keeper):
+    keeper.refusals += ["connection refused"] * 2
+    assert [keeper.step()["state"] for _ in range(3)] == ["not taken", "not taken", "submitted"]
+
+
+def test_a_job_that_flink_does_not_take_is_raised_with_the_reason(keeper):
+    keeper.refusals += ["no such topic"] * 3
+    keeper.step()
+    keeper.step()
+    with pytest.raises(StreamingError, match="no such topic"):
+        keeper.step()
+
+
+def test_the_operator_names_the_state_once(cluster, around, keeper, tmp_path):
+    newest = state(tmp_path / A / "chk-1")
+    keeper.go_on_from("s3://elsewhere/savepoint-1")
+    keeper.step()
+    cluster.running.clear()
+    keeper.step()
+    assert keeper.submitted == ["s3://elsewhere/savepoint-1", newest.resolve().as_uri()]
+    keeper.go_on_from("none")
+    cluster.running.clear()
+    keeper.step()
+    assert keeper.submitted[-1] == ""
+
+
+def test_an_upgrade_stops_the_job_with_a_savepoint(keeper, cluster):
+    assert keeper.stop_for_upgrade() == ""
+    keeper.step()
+    assert keeper.stop_for_upgrade().endswith("savepoints/savepoint-1")
+
+
+def test_without_a_savepoint_there_is_no_upgrade(keeper, cluster):
+    keeper.step()
+    cluster.savepoints = False
+    with pytest.raises(FlinkUnavailable):
+        keeper.stop_for_upgrade()
+    assert cluster.calls == []
 
 
 def test_while_the_job_manager_is_away_nothing_is_submitted(keeper, cluster):
@@ -145,8 +210,9 @@ def test_only_directories_of_jobs_are_removed(tmp_path):
     assert (tmp_path / "notes").exists()
 
 
-def test_of_other_file_systems_no_state_is_known():
-    assert newest_state("s3://bucket/checkpoints") == ""
+def test_a_file_system_that_cannot_be_looked_into_is_named_with_a_way_out():
+    with pytest.raises(StreamingError, match=r"abfss://bucket/checkpoints.*--restore"):
+        newest_state("abfss://bucket/checkpoints")
 
 
 def test_leaving_takes_a_savepoint(keeper, cluster, tmp_path):

@@ -1,0 +1,185 @@
+"""The part of the pipeline that keeps the streaming job running, and its upgrade from outside.
+
+`sparc stream` is the keeper: there is one for each data directory. Told by SIGHUP, it stops the job
+with a savepoint and runs itself anew, so that code, jars and configuration are read again, and
+submits the job from the savepoint. `sparc stream upgrade` sends that signal; where no keeper runs
+it does the same itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from kafka.errors import KafkaError
+
+from deploy.parts import PartError, Report, await_topics
+from deploy.settings import Settings
+from deploy.status import read_status
+from streaming import job_keeper
+from streaming.accounting import StreamEnd
+from streaming.failure import StreamingError
+from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
+from streaming.submission import submit_in_subprocess
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def only_keeper(data_dir: Path) -> Iterator[int]:
+    """Hold the place of the keeper; yields 0, or the pid of the one that holds it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "stream.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            yield int(lock.read().strip() or -1)
+            return
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield 0
+
+
+def keep(
+    settings: Settings,
+    stop: threading.Event,
+    report: Report,
+    upgrade: threading.Event,
+    restore: str = "",
+) -> bool:
+    """Keep the job running; whether it ended to be run anew.
+
+    Raises:
+        PartError: if another keeper does so.
+        StreamingError: with the root cause, when Flink has given the job up.
+    """
+    with only_keeper(settings.data_dir) as other:
+        if other:
+            raise PartError(
+                f"the keeper with pid {other} runs on {settings.data_dir} already; stop it, or "
+                "choose another directory with --data-dir"
+            )
+        if not await_topics(settings, stop, report):
+            return False
+        around = settings.job_surroundings()
+        end = StreamEnd(
+            settings.bootstrap,
+            around.topics,
+            settings.streaming.name,
+            FlinkRest(around.flink),
+            settings.kafka.client_settings,
+        )
+
+        def lag() -> int | None:
+            try:
+                return end.lag()
+            except KafkaError:
+                return None
+
+        try:
+            return job_keeper.run(
+                settings.streaming, around, stop, report, lag, upgrade=upgrade, restore=restore
+            )
+        finally:
+            end.close()
+
+
+def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
+    """Stop the job with a savepoint and start its new version from it.
+
+    The new version is planned first, so that what cannot be planned stops nothing.
+
+    Args:
+        settings: of the new version.
+        timeout: seconds until the new version has to have completed a checkpoint.
+        say: told what is being done.
+
+    Raises:
+        StreamingError: with the root cause; if the job has been stopped, with what to do.
+    """
+    around = settings.job_surroundings()
+    flink = FlinkRest(around.flink)
+    deadline = time.monotonic() + timeout
+    try:
+        old = _running(settings, flink)
+        say("planning the new version")
+        submit_in_subprocess(settings.streaming, around, check_only=True)
+        began = time.monotonic()
+        with only_keeper(settings.data_dir) as keeper:
+            if keeper:
+                say(f"asking the keeper, pid {keeper}")
+                os.kill(keeper, signal.SIGHUP)
+                new = _follow(settings, flink, old, deadline)
+            else:
+                say("stopping the job with a savepoint")
+                new = _replace_here(settings, flink, old, deadline, say)
+        return {
+            "old_job": old,
+            "new_job": new,
+            "restored_from": flink.restored_from(new),
+            "parallelism": settings.streaming.parallelism,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+    finally:
+        flink.close()
+
+
+def _running(settings: Settings, flink: FlinkRest) -> str:
+    for job, state in flink.jobs(settings.streaming.name):
+        if state not in FINAL_STATES:
+            return job
+    raise StreamingError(
+        f"no job {settings.streaming.name!r} runs at {flink.address}; `sparc stream` starts it"
+    )
+
+
+def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: float, say: Say) -> str:
+    around = settings.job_surroundings()
+    keeper = job_keeper.Keeper(settings.streaming, around, flink)
+    savepoint = keeper.stop_for_upgrade()
+    say(f"starting the new version from {savepoint}")
+    keeper.go_on_from(savepoint)
+    try:
+        while time.monotonic() < deadline:
+            seen = keeper.step()
+            if seen.get("job") not in (None, old) and seen.get("checkpoints"):
+                return str(seen["job"])
+            time.sleep(0.3)
+        raise StreamingError(f"it has no checkpoint yet; {seen.get('problem') or 'see Flink'}")
+    except StreamingError as error:
+        raise StreamingError(
+            f"the new version does not run; its state is in {savepoint}: mend what is wrong, then "
+            f"run `sparc stream`, which goes on from there ({error})"
+        ) from error
+
+
+def _follow(settings: Settings, flink: FlinkRest, old: str, deadline: float) -> str:
+    """Wait until the keeper has replaced the job."""
+    before = read_status(settings.data_dir, "stream").get("refused")
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        status = read_status(settings.data_dir, "stream")
+        if (refused := status.get("refused")) and refused != before:
+            raise StreamingError(str(refused))
+        with suppress(FlinkUnavailable):
+            for job, state in flink.jobs(settings.streaming.name):
+                if job == old:
+                    continue
+                if state == "FAILED":
+                    raise StreamingError(f"the new version failed: {flink.root_cause(job)}")
+                if state == "RUNNING" and flink.checkpoints(job).completed:
+                    return job
+                break
+    raise StreamingError(
+        "the new version has no checkpoint yet; see what the keeper says: `sparc status`, and its "
+        f"log ({status.get('problem') or status.get('state') or 'it says nothing'})"
+    )
