@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+_DELAYS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 300.0)
 _LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -45,9 +46,10 @@ class _Readings(Collector):
 class ServiceMetrics:
     """Metrics of one retrieval service: its requests, and `readings` of its other parts."""
 
-    def __init__(self, readings: Sequence[Reading]) -> None:
+    def __init__(self, readings: Sequence[Reading], more: Sequence[Collector] = ()) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Readings(readings))
+        for collector in (_Readings(readings), *more):
+            self._registry.register(collector)
         self.request_seconds = Histogram(
             "sparc_service_request_seconds",
             "Time from a request's arrival to its answer.",
@@ -65,6 +67,12 @@ class ServiceMetrics:
             "sparc_service_retrieved_items", "Items answered.", registry=self._registry
         )
 
+        self.publish_to_serve_seconds = Histogram(
+            "sparc_snapshot_publish_to_serve_seconds",
+            "Time from a version's publication to its first answer, the judging included.",
+            buckets=_DELAYS,
+            registry=self._registry,
+        )
         self._latencies: deque[float] = deque(maxlen=2048)
 
     def observe(self, route: str, status: int, seconds: float) -> None:

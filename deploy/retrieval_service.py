@@ -15,6 +15,7 @@ from deploy.dashboard.flow import Flow
 from deploy.explanation import explained
 from deploy.judging import RecentEvents
 from deploy.metrics import Reading, ServiceMetrics
+from deploy.part_metrics import PartMetrics
 from deploy.popularity_peer import PopularityPeer
 from deploy.registry import RegistryError, registered_versions
 from deploy.service_queue import QueueFull, TooSlow, WorkQueue
@@ -64,7 +65,8 @@ class RetrievalService:
         self.queue = WorkQueue("retrieve", threads, queue, timeout_seconds)
         # A page that somebody looks at must not keep queries waiting.
         self.slow = WorkQueue("dashboard", 1, 8, 60.0)
-        self.metrics = ServiceMetrics(self._readings())
+        self.metrics = ServiceMetrics(self._readings(), [PartMetrics(data_dir)])
+        follower.served = self._began_to_serve
         self.flow = Flow(self, clock)
 
     def state(self) -> ServingState:
@@ -213,6 +215,13 @@ class RetrievalService:
             )
             for version in reversed(versions(self.data_dir))
         ]
+
+    def _began_to_serve(self, state: ServingState) -> None:
+        """A version took over: note how long that took since it was published."""
+        pointer = self.follower.pointer
+        if pointer is not None and pointer.version == state.version:
+            seconds = self.clock() - pointer.published_at / 1000
+            self.metrics.publish_to_serve_seconds.observe(max(0.0, seconds))
 
     def close(self) -> None:
         """Wait for the answers under way."""

@@ -45,6 +45,7 @@ class SnapshotFollower:
         last_error: of the last attempt, empty if it went well.
         load_seconds: what the last load took.
         search: how queries are searched.
+        served: is told of every version that takes over.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SnapshotFollower:
         self.state: ServingState | None = None
         self.pointer: Pointer | None = None
         self.pinned = False
+        self.served: Callable[[ServingState], None] = lambda _: None
         self.swaps = 0
         self.failures = 0
         self.last_error = ""
@@ -127,6 +129,7 @@ class SnapshotFollower:
         self.pinned = served is not None and served.pinned
         if pointer is None:
             return
+        self.pointer = pointer
         wanted = pointer.version
         if served is not None and (self._judge is not None or served.pinned):
             wanted = served.version
@@ -137,7 +140,6 @@ class SnapshotFollower:
         elif self.state is None or self.state.version != wanted:
             path = self._data_dir / snapshot_path(wanted)
             self._serve(lambda: load_snapshot(path, self._load_model))
-        self.pointer = pointer
         if self._judge is not None and self.state is not None:
             if served is None:
                 first = Decision(wanted, "first", "judge", "the first version served")
@@ -211,6 +213,8 @@ class SnapshotFollower:
     def _swap(self, state: ServingState) -> None:
         before, self.state = self.state, state
         self.swaps += 1
+        if before is None or before.version != state.version:
+            self.served(state)
         log.info(
             "snapshot serves",
             version=state.version,
@@ -222,6 +226,7 @@ class SnapshotFollower:
     def _failed(self, error: Exception) -> None:
         self._retry_at = self._clock() + self._retry_seconds
         self.failures += 1
+        self.pointer = None if self.state is None else self.pointer
         if str(error) != self.last_error:
             log.error(
                 "snapshot refused",
