@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import torch
 
 from deploy.evaluation import machine
 from deploy.evaluation.runs import SPARC, sparc_config
@@ -194,26 +193,25 @@ def play(
     if not again and (there := _finished(out, plan)):
         return there, False
     started, worked = time.perf_counter(), time.process_time()
-    torch.set_num_threads(settings.trainer_config().threads)
-    torch.set_flush_denormal(True)
     data = read(interactions, items)
-    facts = {"machine": machine.machine(device), "versions": machine.versions()}
-    evaluation = settings.evaluation_config()
-    limits = {"most_epochs": evaluation.epochs, "patience": evaluation.patience}
-    report: dict[str, Any] = {"name": name, "seed": seed, "run": plan, **facts}
-    if name == SPARC:
-        model = SparcByEpochs(
-            data.items, sparc_config(settings, seed), settings.indexer, settings.search, device
-        )
-        best, curve = protocol.fit(model, data, **limits)
-        report["test"] = protocol.evaluate(best, data, "test")
-        if not isinstance(best, SparcByEpochs):
-            raise TypeError(f"the best epoch is a {type(best).__name__}")
-        report["soft_search"] = protocol.evaluate(best.soft_search(), data, "test")
-    else:
-        peer = build(name, data.items, seed, device)
-        _, report["test"], curve = protocol.train_and_test(peer, data, **limits)
-        report["model"] = peer.facts()
+    with machine.computing(settings.trainer_config().threads):
+        facts = {"machine": machine.machine(device), "versions": machine.versions()}
+        evaluation = settings.evaluation_config()
+        limits = {"most_epochs": evaluation.epochs, "patience": evaluation.patience}
+        report: dict[str, Any] = {"name": name, "seed": seed, "run": plan, **facts}
+        if name == SPARC:
+            model = SparcByEpochs(
+                data.items, sparc_config(settings, seed), settings.indexer, settings.search, device
+            )
+            best, curve = protocol.fit(model, data, **limits)
+            report["test"] = protocol.evaluate(best, data, "test")
+            if not isinstance(best, SparcByEpochs):
+                raise TypeError(f"the best epoch is a {type(best).__name__}")
+            report["soft_search"] = protocol.evaluate(best.soft_search(), data, "test")
+        else:
+            peer = build(name, data.items, seed, device)
+            _, report["test"], curve = protocol.train_and_test(peer, data, **limits)
+            report["model"] = peer.facts()
     report |= {
         "users": len(data.items_of),
         "items": len(data.items),

@@ -8,6 +8,8 @@ import platform
 import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,22 @@ import torch
 from deploy.settings import ROOT
 
 PACKAGES = ("torch", "numpy", "faiss-gpu", "scipy", "pyarrow", "mlflow")
+
+
+@contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """So many CPU threads, and denormal numbers read as zero: they cost a lot and mean nothing.
+
+    Both are as before afterwards, since they hold for the whole process.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
 
 
 def machine(device: str) -> dict[str, Any]:

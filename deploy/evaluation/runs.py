@@ -19,7 +19,6 @@ from typing import Any
 
 import orjson
 import structlog
-import torch
 
 from deploy.evaluation import machine
 from deploy.evaluation.observation import Observation
@@ -194,50 +193,61 @@ def play(
         logger.info("there already", model=name, seed=seed)
         return there, False
     started, worked = time.perf_counter(), time.process_time()
-    torch.set_num_threads(settings.trainer_config().threads)
-    torch.set_flush_denormal(True)
-    head: dict[str, Any] = {
-        "name": name,
-        "seed": seed,
-        "run": plan,
-        "machine": machine.machine(device),
-        "versions": machine.versions(),
-    }
-    watch = runner.log_progress(name)
-    if name in PEERS:
-        peer = build(name, data.items, seed, device)
-        result = runner.run(data.log, data.items, peer, watch=watch)
-        report = head | runner.report(data.log, data.items, result, peer)
-    else:
-        sparc = make(
-            data.items, sparc_config(settings, seed), settings.indexer, settings.search, device
-        )
-        asked = {n: w for n, w in all_ways(sparc, settings).items() if n in ways}
-        codes = sorted({*settings.evaluation_config().trade_off, settings.search.codes})
-        observation = Observation(sparc, data.items, asked, codes, settings.indexer.drift_threshold)
-
-        def both(day: protocol.Day, answers: runner.Answers) -> None:
-            observation(day, answers)
-            watch(day, answers)
-
-        result = runner.run(data.log, data.items, sparc, watch=both)
-        report = head | runner.report(data.log, data.items, result, sparc)
-        report |= observation.report(result.predictions)
-        others = observation.other_answers()
-        report["versions"] = sparc.served.version if len(result.predictions) else 0
-        report["ways"] = {n: judge(data, answers) for n, answers in others.items()}
-        for n, way in asked.items():
-            if isinstance(way, PublishedEvery):
-                report["ways"][n]["versions"] = way.versions
-        report["seconds"]["observe"] = round(observation.seconds, 3)
-        for n, answers in others.items():
-            (out / WAYS).mkdir(parents=True, exist_ok=True)
-            predictions.write(out / WAYS / f"{n}.parquet", answers)
+    with machine.computing(settings.trainer_config().threads):
+        report: dict[str, Any] = {
+            "name": name,
+            "seed": seed,
+            "run": plan,
+            "machine": machine.machine(device),
+            "versions": machine.versions(),
+        }
+        if name in PEERS:
+            peer = build(name, data.items, seed, device)
+            result = runner.run(data.log, data.items, peer, watch=runner.log_progress(name))
+            report |= runner.report(data.log, data.items, result, peer)
+        else:
+            config = sparc_config(settings, seed)
+            sparc = make(data.items, config, settings.indexer, settings.search, device)
+            asked = {n: way for n, way in all_ways(sparc, settings).items() if n in ways}
+            result, found = _play_sparc(name, sparc, data, settings, asked, out)
+            report |= found
     report["peak_memory_gib"] = machine.peak_memory_gib()
     report["cpu_seconds"] = round(time.process_time() - worked, 3)
     report["wall_seconds"] = round(time.perf_counter() - started, 3)
     runner.write(out, result, report)
     return report, True
+
+
+def _play_sparc(
+    name: str,
+    sparc: ServedSparc,
+    data: Data,
+    settings: Settings,
+    ways: Mapping[str, Way],
+    out: Path,
+) -> tuple[runner.Run, dict[str, Any]]:
+    """Play SPARC, asking the other ways; writes their answers."""
+    codes = sorted({*settings.evaluation_config().trade_off, settings.search.codes})
+    observation = Observation(sparc, data.items, ways, codes, settings.indexer.drift_threshold)
+    progress = runner.log_progress(name)
+
+    def watch(day: protocol.Day, answers: runner.Answers) -> None:
+        observation(day, answers)
+        progress(day, answers)
+
+    result = runner.run(data.log, data.items, sparc, watch=watch)
+    report = runner.report(data.log, data.items, result, sparc)
+    report |= observation.report(result.predictions)
+    report["seconds"]["observe"] = round(observation.seconds, 3)
+    report["ways"] = {}
+    for way, answers in observation.other_answers().items():
+        report["ways"][way] = judge(data, answers)
+        asked = ways[way]
+        if isinstance(asked, PublishedEvery):
+            report["ways"][way]["versions"] = asked.versions
+        (out / WAYS).mkdir(parents=True, exist_ok=True)
+        predictions.write(out / WAYS / f"{way}.parquet", answers)
+    return result, report
 
 
 def judge(data: Data, answers: Predictions) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def write_intervals(out: Path, reports: Sequence[dict[str, Any]]) -> dict[str, A
     for label, way in INTERVALS.items():
         parts = [report if way is None else report["ways"][way] for report in reports]
         named[label] = tables.summary([part["metrics"] for part in parts])
-        versions[label] = parts[0].get("versions")
+        daily = len(reports[0]["codebook"]["daily"])
+        versions[label] = daily if way is None else parts[0]["versions"]
         weekly[label] = parts[0]["weekly"].get("recall@50", [])
     result = {
         "seeds": [report["seed"] for report in reports],

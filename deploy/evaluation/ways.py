@@ -108,6 +108,9 @@ class Mixed:
         self._first = self._first or new
         base, other = (self._first, new) if self._newest else (new, self._first)
         prefixes = self._newest or self._oldest
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in new.tensors):
+                raise ValueError(f"the model has no weights {prefix}*: this control would be void")
         changed = {n: v for n, v in other.tensors.items() if n.startswith(prefixes)}
         tensors = base.tensors | changed
         model = self._make_model(tensors, base.facts)
@@ -118,7 +121,7 @@ class Mixed:
 def search_ways(search: SearchConfig) -> dict[str, Way]:
     """Controls that change the search alone."""
     return {
-        "hard_top_1": Searched(replace(search, codes=1)),
+        "hard_top_1": Searched(replace(search, codes=1, evidence=0)),
         "equal_quota": Searched(replace(search, quota="equal")),
     }
 
