@@ -37,7 +37,7 @@ class Program:
     Attributes:
         name: what the log, the status and the progress display call it.
         command: arguments; the first is an absolute path.
-        one_shot: ends by itself, with exit code 0 when done and 1 on bad input; only a crash
+        one_shot: ends by itself, with exit code 0 when done and 1 when it gives up; only a crash
             (any other end) restarts it.
         nice: how far it stands back when the cores are busy, as for nice(1).
         stop_seconds: grace between SIGTERM and SIGKILL.

@@ -120,7 +120,10 @@ def programs(settings: Settings) -> list[Program]:
         found.append(Program("mlflow", command, nice=STAND_BACK))
     sparc = [sys.executable, "-m", "deploy.cli"]
     found.append(Program("serve", [*sparc, "serve"]))
-    for part in ("stream", "index", "train", "register"):
+    # A job that Flink has given up is not begun again and again: the pipeline ends with the cause.
+    stream = Program("stream", [*sparc, "stream"], nice=STAND_BACK, stop_seconds=30, one_shot=True)
+    found.append(stream)
+    for part in ("index", "train", "register"):
         found.append(Program(part, [*sparc, part], nice=STAND_BACK, stop_seconds=30))
     found.append(Program("replay", [*sparc, "replay"], nice=STAND_BACK, one_shot=True))
     return found
