@@ -16,7 +16,7 @@ import orjson
 import structlog
 import typer
 
-from deploy import evaluate_cli, registry_cli, stream_cli
+from deploy import doctor_cli, evaluate_cli, registry_cli, stream_cli
 from deploy import settings as configuration
 from deploy.status import reporter
 
@@ -33,6 +33,7 @@ app.add_typer(stream_cli.stream_app, name="stream")
 app.add_typer(stream_cli.dead_letters_app, name="dlq")
 app.add_typer(evaluate_cli.app, name="evaluate")
 registry_cli.add_to(app)
+doctor_cli.add_to(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file.", metavar="FILE")]
 DataDir = Annotated[

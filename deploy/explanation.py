@@ -17,6 +17,13 @@ def explained(
     clicked = list(query.items)[-50:]
     codes, _ = state.snapshot.lists.locate(np.array(clicked, np.int64))
     touched = Counter(code for code in codes.tolist() if code >= 0)
+    probabilities = {one.code: one.probability for one in answer.searched}
+    searched = set(probabilities)
+    # Items of strong evidence are scored whatever their code, so codes beside the searched ones
+    # may have brought some.
+    for code, probability in zip(answer.codes, answer.code_probabilities, strict=True):
+        probabilities.setdefault(code, probability)
+    brought = Counter(answer.codes)
     return schema.Explanation(
         answer=response,
         history=[
@@ -25,15 +32,16 @@ def explained(
         ],
         codes=[
             schema.ExplainedCode(
-                code=one.code,
-                probability=one.probability,
-                quota=one.quota,
-                clicks=touched[one.code],
-                explored=touched[one.code] == 0,
-                items_in_list=int(state.snapshot.lists.sizes_C[one.code]),
-                label=state.label(one.code),
-                items=[item for item in response.items if item.code == one.code],
+                code=code,
+                probability=probability,
+                searched=code in searched,
+                quota=brought[code],
+                clicks=touched[code],
+                explored=touched[code] == 0,
+                items_in_list=int(state.snapshot.lists.sizes_C[code]),
+                label=state.label(code),
+                items=[item for item in response.items if item.code == code],
             )
-            for one in answer.searched
+            for code, probability in probabilities.items()
         ],
     )

@@ -132,6 +132,9 @@ class ExplainedCode(BaseModel):
     code: int
     label: str = Field(description="What most of its clicked items have in common.")
     probability: float = Field(description="p(code | user).")
+    searched: bool = Field(
+        description="Its list was searched; else its items were scored for their own evidence."
+    )
     quota: int = Field(description="Places of the answer that its items filled.")
     clicks: int = Field(description="Clicks of the history that lie in it.")
     explored: bool = Field(description="None of the history's clicks lie in it.")

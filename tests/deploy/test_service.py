@@ -96,8 +96,9 @@ def test_an_answer_shows_items_codes_probabilities_and_quota(running: Running) -
     scores = [item["score"] for item in answer["items"]]
     assert scores == sorted(scores, reverse=True)
     searched = {code["code"]: code for code in answer["searched"]}
-    assert sum(code["quota"] for code in searched.values()) == 20
-    for item in answer["items"]:
+    inside = [item for item in answer["items"] if item["code"] in searched]
+    assert sum(code["quota"] for code in searched.values()) == len(inside) > 10
+    for item in inside:
         assert item["code_probability"] == pytest.approx(
             searched[item["code"]]["probability"], rel=1e-5
         )
