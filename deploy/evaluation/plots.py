@@ -28,6 +28,9 @@ OTHERS = ("#00798c", "#edae49", "#30638e", "#6a994e", "#7d5ba6")
 SMOOTHED = 4
 """Weeks of which a curve shows the mean: single weeks have few queries."""
 
+LABEL_GAP = 2.5
+"""Percent of the catalogue below which labels would overlap."""
+
 Report = dict[str, Any]
 
 
@@ -143,20 +146,38 @@ def _trade_off(report: Report) -> Figure:
     axes.axhline(0.97 * recall[-1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate("97 % of the exhaustive ranking", (100, 0.97 * recall[-1]), (0, -12),
                   textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
-    axes.plot(share, recall, color=MINE, linewidth=2, marker="o", markersize=4.5)
+    alone = [row["lists_alone"] for row in rows if "lists_alone" in row]
+    if alone and any(one["recall@50"] != y for one, y in zip(alone, recall, strict=True)):
+        axes.plot(
+            [100 * one["share_scored"] for one in alone],
+            [one["recall@50"] for one in alone],
+            color=OTHERS[0],
+            linewidth=1.5,
+            marker="o",
+            markersize=3.5,
+            label="the lists alone",
+        )
+    axes.plot(share, recall, color=MINE, linewidth=2, marker="o", markersize=4.5, label="served")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    chosen = {row["codes"]: x for row, x in zip(rows, share, strict=True)}
+    served_at = chosen.get(report["retrieval"]["codes"], float("-inf"))
     for x, y, row in zip(share, recall, rows, strict=True):
         served = row["codes"] == report["retrieval"]["codes"]
+        if not served and abs(x - served_at) < LABEL_GAP:
+            continue
         axes.annotate(
-            f"{row['codes']}{' (served)' if served else ''}",
+            str(row["codes"]),
             (x, y),
             (0, 7),
             textcoords="offset points",
             ha="center",
             fontsize=9,
             fontweight="bold" if served else "normal",
-            color=INK,
+            color=MINE if served else INK,
         )
-    axes.set_xlabel("% of the catalogue scored; the numbers are codes searched", color=INK)
+    axes.set_xlabel(
+        "% of the catalogue scored; the numbers are codes searched, those served in bold", color=INK
+    )
     axes.set_ylim(0, max(recall) * 1.15)
     axes.set_xlim(-2, 103)
     return figure

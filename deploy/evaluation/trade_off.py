@@ -3,7 +3,8 @@
 Every list is scored once; with K codes the answer is the best of the first K lists (more where
 they hold fewer than 50 items that may be answered, as the search does) and of the items that are
 scored whatever their code. So the rank of a target under every K is the number of better items up
-to the end of the K-th list, and of better ones among those items behind it.
+to the end of the K-th list, and of better ones among those items behind it. What the lists would
+have found alone stands beside it: it is the cost of the codes, without what evidence repairs.
 
 Shapes: B queries, R rows, S codes with items, N items, K numbers of codes.
 """
@@ -34,6 +35,8 @@ class TradeOff:
         self.codes_K = [*codes_K, EVERY]
         self._ranks: list[np.ndarray] = []
         self._shares: list[np.ndarray] = []
+        self._ranks_alone: list[np.ndarray] = []
+        self._shares_alone: list[np.ndarray] = []
 
     def add(self, candidates: Candidates, query_R: np.ndarray, targets_R: np.ndarray) -> None:
         """Take in the rows of some queries.
@@ -62,15 +65,18 @@ class TradeOff:
         evidence_RN = candidates.evidence_BN[query_R]
         behind_RN = _sums(better_RN & evidence_RN)
         behind_RK = behind_RN[:, -1:] - np.take_along_axis(behind_RN, end_RK - 1, axis=1)
-        rank_RK = np.take_along_axis(_sums(better_RN), end_RK - 1, axis=1) + behind_RK + 1
-        anyway_R = evidence_RN[np.arange(len(place_R)), place_R]
-        answerable_RK = (place_R[:, None] < end_RK) | anyway_R[:, None]
-        answerable_RK &= np.isfinite(target_R)[:, None]
+        alone_RK = np.take_along_axis(_sums(better_RN), end_RK - 1, axis=1) + 1
+        anyway_R1 = evidence_RN[np.arange(len(place_R)), place_R][:, None]
+        wanted_R1 = np.isfinite(target_R)[:, None]
+        listed_RK = (place_R[:, None] < end_RK) & wanted_R1
         more_RN = _sums(evidence_RN)
         more_RK = more_RN[:, -1:] - np.take_along_axis(more_RN, end_RK - 1, axis=1)
-        rank_RK = np.where(answerable_RK & (rank_RK <= LIST_LENGTH), rank_RK, 0)
-        self._ranks.append(rank_RK.astype(np.int16))
+        self._ranks.append(
+            _within(alone_RK + behind_RK, listed_RK | (anyway_R1 & wanted_R1)),
+        )
         self._shares.append(((end_RK + more_RK) / count).astype(np.float32))
+        self._ranks_alone.append(_within(alone_RK, listed_RK))
+        self._shares_alone.append((end_RK / count).astype(np.float32))
 
     def _searched(self, scores_BN: np.ndarray, last_BS: np.ndarray) -> np.ndarray:
         """How many lists are searched: (B, K)."""
@@ -80,32 +86,46 @@ class TradeOff:
         codes_K = np.array([k or most for k in self.codes_K])
         return np.minimum(np.maximum(needed_B[:, None], codes_K), most)
 
-    def ranks(self, codes: int) -> np.ndarray:
-        """Rank of each row's target, 0 for a miss, with so many codes searched; (R,)."""
+    def ranks(self, codes: int, alone: bool = False) -> np.ndarray:
+        """Rank of each row's target, 0 for a miss, with so many codes searched; (R,).
+
+        `alone`: with the lists alone.
+        """
         column = self.codes_K.index(codes)
-        return np.concatenate([np.empty(0, np.int16), *(r[:, column] for r in self._ranks)])
+        parts = self._ranks_alone if alone else self._ranks
+        return np.concatenate([np.empty(0, np.int16), *(ranks[:, column] for ranks in parts)])
 
     def report(self) -> list[dict[str, Any]]:
         """For each number of codes ("all" the last): recall, NDCG, share of the catalogue scored.
 
-        `kept` is the share of the exhaustive ranking's Recall@50.
+        `kept` is the share of the exhaustive ranking's Recall@50; `lists_alone` holds the same
+        figures without the items that are scored whatever their code.
         """
         if not self._ranks:
             return []
         rank_RK, share_RK = np.concatenate(self._ranks), np.concatenate(self._shares)
         exhaustive = float(metrics.recall_gain(rank_RK[:, -1], 50).mean())
-        rows = []
-        for column, codes in enumerate(self.codes_K):
-            rank_R = rank_RK[:, column]
-            recall = float(metrics.recall_gain(rank_R, 50).mean())
-            rows.append(
-                {
-                    "codes": codes or "all",
-                    "recall@20": float(metrics.recall_gain(rank_R, 20).mean()),
-                    "recall@50": recall,
-                    "ndcg@50": float(metrics.ndcg_gain(rank_R, 50).mean()),
-                    "share_scored": float(share_RK[:, column].mean(dtype=np.float64)),
-                    "kept": recall / exhaustive if exhaustive else None,
-                }
-            )
-        return rows
+        alone_RK = np.concatenate(self._ranks_alone)
+        share_alone_RK = np.concatenate(self._shares_alone)
+        return [
+            {"codes": codes or "all"}
+            | _figures(rank_RK[:, k], share_RK[:, k], exhaustive)
+            | {"lists_alone": _figures(alone_RK[:, k], share_alone_RK[:, k], exhaustive)}
+            for k, codes in enumerate(self.codes_K)
+        ]
+
+
+def _within(rank_RK: np.ndarray, answerable_RK: np.ndarray) -> np.ndarray:
+    """Ranks within the answer, else 0."""
+    return np.where(answerable_RK & (rank_RK <= LIST_LENGTH), rank_RK, 0).astype(np.int16)
+
+
+def _figures(rank_R: np.ndarray, share_R: np.ndarray, exhaustive: float) -> dict[str, Any]:
+    recall = float(metrics.recall_gain(rank_R, 50).mean())
+    return {
+        "recall@20": float(metrics.recall_gain(rank_R, 20).mean()),
+        "recall@50": recall,
+        "ndcg@50": float(metrics.ndcg_gain(rank_R, 50).mean()),
+        "share_scored": float(share_R.mean(dtype=np.float64)),
+        "kept": recall / exhaustive if exhaustive else None,
+    }

@@ -110,6 +110,7 @@ def test_the_trade_off_ranks_targets_as_a_search_with_so_many_codes(
 ):
     data, settings = read(folder)
     trade_off, found, shares = TradeOff([1, 2, 4]), {1: [], 2: [], 4: [], EVERY: []}, []
+    found_alone: dict[int, list[np.ndarray]] = {codes: [] for codes in found}
     for day in list(data.log.days())[:5]:
         sparc.answer(day.queries)
         served = sparc.served
@@ -122,6 +123,10 @@ def test_the_trade_off_ranks_targets_as_a_search_with_so_many_codes(
             search = SoftSearch(served.handover.model, served.search.lists, config)
             answers = search.search(day.queries.histories, now_ms, 50)
             ranks.append(metrics.ranks(answers.items_BK[day.query_R], day.targets_R))
+            lists_only = replace(config, evidence=0)
+            search = SoftSearch(served.handover.model, served.search.lists, lists_only)
+            alone = search.search(day.queries.histories, now_ms, 50)
+            found_alone[codes].append(metrics.ranks(alone.items_BK[day.query_R], day.targets_R))
             if codes == 2:
                 sizes_BS = served.search.lists.sizes_C[np.maximum(answers.searched_BS, 0)]
                 scored_B = (sizes_BS * (answers.searched_BS >= 0)).sum(axis=1)
@@ -133,9 +138,13 @@ def test_the_trade_off_ranks_targets_as_a_search_with_so_many_codes(
                 shares.append(scored_B[day.query_R] / len(served.search.lists))
     for codes, ranks in found.items():
         assert np.array_equal(trade_off.ranks(codes), np.concatenate(ranks)), codes
+        alone_R = np.concatenate(found_alone[codes])
+        assert np.array_equal(trade_off.ranks(codes, alone=True), alone_R), codes
     rows = {row["codes"]: row for row in trade_off.report()}
     assert rows[2]["share_scored"] == pytest.approx(np.concatenate(shares).mean(), abs=1e-6)
     assert rows["all"]["share_scored"] == rows["all"]["kept"] == 1.0
+    assert rows["all"]["lists_alone"]["recall@50"] == rows["all"]["recall@50"]
+    assert rows[1]["lists_alone"]["share_scored"] < rows[1]["share_scored"]
 
 
 def test_the_report_says_what_retrieval_costs(folder: Path, report: dict[str, Any]):
