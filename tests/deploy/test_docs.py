@@ -1,0 +1,97 @@
+"""The commands and examples of the pages in docs/, run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from typer.testing import CliRunner
+
+from deploy import settings as configuration
+from deploy.cli import app
+from tests.deploy.snapshot_maker import Shelf
+from tests.deploy.test_service_limits import Serving
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    ROOT / "docs" / f"{name}.md" for name in ("TUTORIAL", "REGISTRY", "SERVICE", "ARCHITECTURE")
+]
+CONSOLE = re.compile(r"```console\n(.*?)```", re.S)
+PYTHON = re.compile(r"```python\n(.*?)```", re.S)
+LINK = re.compile(r"\]\((?!http)([^)#]+)")
+
+
+@pytest.fixture
+def running(shelf: Shelf, free_ports) -> Iterator[str]:
+    """A data directory with two versions, and a service on it that `sparc` finds."""
+    serving = Serving(shelf)
+    (port,) = free_ports(1)
+    (shelf.data_dir / configuration.CONFIG).write_text(f"[ports]\nservice = {port}\n")
+    server = uvicorn.Server(
+        uvicorn.Config(serving.app, host="127.0.0.1", port=port, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+    serving.close()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_page_works(page: Path, running: str, shelf: Shelf) -> None:
+    lines = [
+        line[2:]
+        for block in CONSOLE.findall(page.read_text())
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+    # `previous` needs a version before the served one
+    before = CliRunner().invoke(app, ["promote", "2", "--data-dir", str(shelf.data_dir)])
+    assert before.exit_code == 0, before.output
+    rolled = CliRunner().invoke(app, ["rollback", "1", "--data-dir", str(shelf.data_dir)])
+    assert rolled.exit_code == 0, rolled.output
+    for line in lines:
+        words = shlex.split(line)
+        if words[0].startswith("./"):
+            assert (ROOT / words[0]).is_file(), line
+            continue
+        assert words[0] == "sparc", line
+        asked = CliRunner().invoke(app, [*words[1:], "--data-dir", str(shelf.data_dir)])
+        expected = (0, 1) if words[1] == "doctor" else (0,)  # a CI machine may be small
+        assert asked.exit_code in expected, f"{line}: {asked.output}"
+
+
+def test_the_examples_of_the_service_are_answered(running: str) -> None:
+    (example,) = PYTHON.findall((ROOT / "docs" / "SERVICE.md").read_text())
+    names: dict[str, object] = {}
+    exec(re.sub(r'"http://127[^"]*"', repr(running), example), names)  # noqa: S102
+    assert len(names["known"]["items"]) == 10  # type: ignore[index]
+    assert len(names["both"]["answers"]) == 2  # type: ignore[index]
+    assert names["why"]["codes"]  # type: ignore[index]
+    for path in re.findall(r"`GET (/\S+)`", (ROOT / "docs" / "SERVICE.md").read_text()):
+        assert httpx.get(f"{running}{path}", timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_settings_that_are_named_exist() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    known = subprocess.run(
+        ["grep", "-rhoE", r"^    [a-z_]+:", str(ROOT / "deploy")], capture_output=True, text=True
+    ).stdout
+    for name in re.findall(r"`\[[a-z.]+\] ([a-z_]+)`", text):
+        assert f"    {name}:" in known, name
