@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from mlflow import MlflowClient
 
 from deploy import mlflow_server, registrar, registry, service
 from deploy.registry import registered_versions
+from indexer.pointer import snapshot_path
 from indexer.soft_search import Config as SearchConfig
 from streaming.topics import Topics, create_topics
 from tests.deploy.snapshot_maker import Shelf, clicks, make_snapshots
@@ -251,12 +254,87 @@ def test_the_registered_model_answers_as_the_service_does(
         )
 
 
+def test_an_alias_moved_in_the_registry_moves_the_service_within_five_seconds(
+    shelf: Shelf, server: MlflowServer, kafka_broker, topics: Topics
+) -> None:
+    if not registered_versions(shelf.data_dir):
+        pytest.skip("needs the versions that the first test registers")
+    serving = Part(
+        service.run,
+        service.Config(),
+        shelf.data_dir,
+        0,
+        bootstrap_servers=kafka_broker.bootstrap,
+        topic=topics.sequences,
+        search=SEARCH,
+        client_settings={},
+    )
+    serving.wait_for(lambda s: s.get("version") == 4)
+    registering = start_registrar(shelf, server, kafka_broker, topics)
+    registering.wait_for(lambda s: s["caught_up"])
+    client = MlflowClient(server.config.tracking_uri)
+    address = serving.status["address"]
+    shutil.rmtree(shelf.data_dir / snapshot_path(2))  # what left the disk comes back
+    client.set_registered_model_alias("sparc", "champion", "2")
+    began = time.monotonic()
+    while httpx.get(f"{address}/health").json()["version"] != 2:
+        assert time.monotonic() - began < 30
+        time.sleep(0.05)
+    seconds = time.monotonic() - began
+    print(f"served after {seconds:.1f} s")
+    assert seconds < (5 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 30)
+    assert httpx.get(f"{address}/health").json()["pinned"]
+    registering.wait_for(lambda s: s["caught_up"] and s["champion_version"] == 2)
+    assert client.get_model_version_by_alias("sparc", "previous").version == "4"
+    assert client.get_model_version_by_alias("sparc", "challenger").version == "4"
+    assert client.get_model_version("sparc", "2").tags["verdict"] == "pinned"
+    registering.end()
+    serving.end()
+
+
+def test_mlflow_serves_the_champion_itself(server: MlflowServer, shelf: Shelf, free_ports) -> None:
+    if not registered_versions(shelf.data_dir):
+        pytest.skip("needs the versions that the first test registers")
+    (port,) = free_ports(1)
+    command = [
+        *(sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/sparc@champion"),
+        *("--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)),
+    ]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": server.config.tracking_uri}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    with (shelf.data_dir / "mlflow-models-serve.log").open("wb") as output:
+        serving = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 200
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            assert serving.poll() is None, Path(output.name).read_text()[-2000:]
+            assert time.monotonic() < deadline
+            try:
+                httpx.get(f"{url}/ping").raise_for_status()
+                break
+            except httpx.HTTPError:
+                time.sleep(0.3)
+        rows = {"dataframe_records": [{"history": [1, 2], "k": 5}]}
+        answer = httpx.post(f"{url}/invocations", json=rows, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["predictions"][0]["items"]) == 5
+    finally:
+        os.killpg(serving.pid, signal.SIGTERM)
+        serving.wait(30)
+
+
 def test_a_version_altered_in_the_registry_is_not_loaded(
     shelf: Shelf, server: MlflowServer
 ) -> None:
     if not registered_versions(shelf.data_dir):
         pytest.skip("needs the versions that the test before registers")
-    (weights,) = (shelf.data_dir / "mlflow" / "artifacts").rglob("00000004/weights.safetensors")
+    client = MlflowClient(server.config.tracking_uri)
+    tags = client.get_model_version_by_alias("sparc", "champion").tags
+    name = f"{int(tags['snapshot_version']):08d}/weights.safetensors"
+    (weights,) = (shelf.data_dir / "mlflow" / "artifacts").rglob(name)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
