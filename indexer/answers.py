@@ -19,12 +19,14 @@ class Answers:
 
     Attributes:
         items_BK: int64 item ids, -1 where the catalogue ended.
-        scores_BK: float32, log p(c|u) + s; -inf at padding.
+        scores_BK: float32, never ascending; -inf at padding.
         item_codes_BK: int64 first-level code that brought the item, -1 at padding.
         item_log_probabilities_BK: float32 log p(c|u) of that code.
         searched_BS: int64 codes searched, most probable first, -1 padded.
         probabilities_BS: float32 p(c|u) of them, 0 at padding.
         quota_BS: int64 places of the answer that each of them filled.
+        propensities_BK: float32 probability with which the item came to its place, given those
+            before it: 1 for what was ranked, less for what was drawn (`indexer.exploration`).
     """
 
     items_BK: NDArray[np.int64]
@@ -34,6 +36,7 @@ class Answers:
     searched_BS: NDArray[np.int64]
     probabilities_BS: NDArray[np.float32]
     quota_BS: NDArray[np.int64]
+    propensities_BK: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def joined(parts: Sequence[Answers], k: int) -> Answers:
     """Answers of several batches one below the other."""
     if not parts:
         none, some = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-        return Answers(none, some, none, some, none[:, :1], some[:, :1], none[:, :1])
+        return Answers(none, some, none, some, none[:, :1], some[:, :1], none[:, :1], some)
     S = max(part.searched_BS.shape[1] for part in parts)
     return Answers(
         np.concatenate([p.items_BK for p in parts]),
@@ -78,4 +81,5 @@ def joined(parts: Sequence[Answers], k: int) -> Answers:
         np.concatenate([padded(p.searched_BS, S, -1) for p in parts]),
         np.concatenate([padded(p.probabilities_BS, S, 0.0) for p in parts]),
         np.concatenate([padded(p.quota_BS, S, 0) for p in parts]),
+        np.concatenate([p.propensities_BK for p in parts]),
     )

@@ -7,20 +7,22 @@ model was trained so that it can be compared across codes; else log p(c|u) + s(u
 log p(c|u) + log p(i|u, c) where the model asks for lists normalised by their softmax.
 Where the searched lists hold fewer than k items that may be answered, further codes follow in
 order of probability, so an answer is short only where the catalogue is.
-With joint quota a few items are scored whatever their code: see `indexer.evidence`.
+With joint quota a few items are scored whatever their code: see `indexer.evidence`. The last places
+of an answer can be reserved for exploration: see `indexer.exploration`.
 
 How many places a code gets is the quota policy: "joint" ranks all candidates by score;
 "proportional" gives each code its share of k by probability (largest remainder, never more than
 it holds); "equal" gives every searched code the same share.
 
-The result equals brute force over the searched lists. Shapes: B queries, K results, S searched
-codes, C codes, D dimension, W candidates of a query, N items in the lists.
+But for the reserved places the result equals brute force over the searched lists. Shapes: B
+queries, K results, R reserved places, S searched codes, C codes, D dimension, W candidates of a
+query, N items in the lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,6 +31,8 @@ from numpy.typing import NDArray
 from indexer.answers import Answers, Candidates, joined, padded
 from indexer.errors import IndexerError
 from indexer.evidence import Evidence
+from indexer.exploration import Config as ExplorationConfig
+from indexer.exploration import Reserve
 from indexer.lists import CodeLists
 from indexer.quota import quotas
 
@@ -57,12 +61,14 @@ class Config:
         temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
         evidence: with joint quota so many items of the greatest recency prior are scored, too,
             and the neighbours of the history, whatever their code; 0: the lists alone.
+        explore: places that are reserved for what the ranking would not show.
     """
 
     codes: int = 9
     quota: Quota = "joint"
     temperature: float = 1.0
     evidence: int = 256
+    explore: ExplorationConfig = field(default_factory=ExplorationConfig)
 
     def __post_init__(self) -> None:
         if self.codes < 1 or not self.temperature > 0:
@@ -76,10 +82,22 @@ class Config:
 
 
 class SoftSearch:
-    """Answers histories from one model and the lists built with it; safe to share by threads."""
+    """Answers histories from one model and the lists built with it; safe to share by threads.
+
+    Args:
+        model: of one version.
+        lists: built with it.
+        config: how queries are answered.
+        listed_ms_N: int64 (N,), when the item of each position was first listed, where young items
+            have reserved places.
+    """
 
     def __init__(
-        self, model: RetrievalModel, lists: CodeLists, config: Config | None = None
+        self,
+        model: RetrievalModel,
+        lists: CodeLists,
+        config: Config | None = None,
+        listed_ms_N: NDArray[np.int64] | None = None,
     ) -> None:
         if (len(lists.lists), lists.dimension) != (model.first_level_codes, model.dimension):
             raise IndexerError(
@@ -96,6 +114,7 @@ class SoftSearch:
         # only scores that compare across codes may be ranked beside those of other lists
         if self.config.evidence and self.config.quota == "joint" and not self._weigh_codes:
             self._evidence = Evidence(model, lists, self.config.evidence)
+        self._reserve = Reserve(lists, self.config.explore, listed_ms_N)
 
     def search(
         self,
@@ -162,7 +181,64 @@ class SoftSearch:
             self._evidence.leave_out(scores_BE, positions_BE, gone.query, at)
             scores_BW = np.hstack([scores_BW, scores_BE])
             positions_BW = np.hstack([positions_BW, positions_BE.clip(min=0).astype(np.int32)])
-        return self._ranked(scores_BW, positions_BW, asked.log_p_BC, searched_BS, log_p_BS, k)
+        found = self._ranked(scores_BW, positions_BW, asked.log_p_BC, searched_BS, log_p_BS, k)
+        if sum(self.config.explore.places(k)):
+            found = self._explored(found, histories, now_ms, asked, k)
+        return found
+
+    def _explored(
+        self,
+        found: Answers,
+        histories: Sequence[History],
+        now_ms: NDArray[np.int64],
+        asked: _Asked,
+        k: int,
+    ) -> Answers:
+        """The answers with their reserved places drawn.
+
+        What is drawn has no rank, so it carries the score of the last item that has one. An answer
+        that is short has no reserved places: it holds the catalogue already.
+        """
+        starts = self.lists.starts_C
+        kept = k - sum(self.config.explore.places(k))
+        codes, rows = self.lists.locate(found.items_BK[:, :kept].ravel())
+        kept_BK = (starts[codes] + rows).reshape(len(histories), kept)
+        gone = asked.everywhere
+        bounds = np.searchsorted(gone.query, np.arange(len(histories) + 1))
+        unwanted = starts[gone.code] + gone.row
+        taken = [
+            np.union1d(kept_BK[b], unwanted[bounds[b] : bounds[b + 1]])
+            for b in range(len(histories))
+        ]
+        drawn = self._reserve.draw(histories, now_ms, asked.log_p_BC, taken, k)
+        there_BR = (drawn.positions_BR >= 0) & (found.items_BK[:, -1:] >= 0)
+        codes_BR = np.searchsorted(starts, drawn.positions_BR, side="right") - 1
+        log_p_BR = np.take_along_axis(asked.log_p_BC, codes_BR.clip(min=0), axis=1)
+        ids_BR = self.lists.item_ids_N[drawn.positions_BR]
+        last_B1 = found.scores_BK[:, kept - 1 : kept] if kept else np.zeros((len(histories), 1))
+        last_BR = np.broadcast_to(last_B1, ids_BR.shape).astype(np.float32)
+        chosen_BK = np.arange(k + ids_BR.shape[1])[None].repeat(len(histories), 0)
+        chosen_BK = np.delete(chosen_BK, np.s_[kept:k], axis=1)
+        for b in np.flatnonzero(~there_BR.all(axis=1)).tolist():  # ranked items fill the rest
+            others = np.flatnonzero(~np.isin(found.items_BK[b, kept:], ids_BR[b][there_BR[b]]))
+            missing = np.count_nonzero(~there_BR[b])
+            tail = [*(kept + others[:missing]), *(k + np.flatnonzero(there_BR[b]))]
+            chosen_BK[b, kept:] = tail
+            last_BR[b] = found.scores_BK[b, kept + others[missing - 1]]
+
+        def mixed(ranked_BK: NDArray[Any], drawn_BR: NDArray[Any]) -> NDArray[Any]:
+            return np.take_along_axis(np.hstack([ranked_BK, drawn_BR]), chosen_BK, axis=1)
+
+        item_codes_BK = mixed(found.item_codes_BK, codes_BR)
+        return replace(
+            found,
+            items_BK=mixed(found.items_BK, ids_BR),
+            scores_BK=mixed(found.scores_BK, last_BR),
+            item_codes_BK=item_codes_BK,
+            item_log_probabilities_BK=mixed(found.item_log_probabilities_BK, log_p_BR),
+            quota_BS=_places(found.searched_BS, item_codes_BK),
+            propensities_BK=mixed(found.propensities_BK, drawn.propensities_BR),
+        )
 
     def candidates(
         self, histories: Sequence[History], now_ms: NDArray[np.int64]
@@ -376,7 +452,6 @@ class SoftSearch:
         codes = np.searchsorted(self.lists.starts_C, positions, side="right") - 1
         log_p = np.take_along_axis(log_p_BC, codes, axis=1)
         codes = np.where(there, codes, -1)
-        quota_BS = np.stack([(codes == s[:, None]).sum(axis=1) for s in searched_BS.T], axis=1)
         return Answers(
             padded(np.where(there, np.take_along_axis(items, order, axis=1), -1), k, -1),
             padded(np.where(there, scores, np.float32(-np.inf)), k, -np.inf),
@@ -384,8 +459,15 @@ class SoftSearch:
             padded(np.where(there, log_p, np.float32(-np.inf)), k, -np.inf),
             searched_BS,
             np.exp(log_p_BS),
-            np.where(searched_BS >= 0, quota_BS, 0),
+            _places(searched_BS, codes),
+            np.ones((len(codes), k), np.float32),
         )
+
+
+def _places(searched_BS: NDArray[np.int64], codes_BK: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many places of an answer each searched code fills."""
+    quota_BS = np.stack([(codes_BK == s[:, None]).sum(axis=1) for s in searched_BS.T], axis=1)
+    return np.where(searched_BS >= 0, quota_BS, 0)
 
 
 @dataclass(frozen=True)

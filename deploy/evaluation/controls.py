@@ -77,9 +77,17 @@ TRAINED: dict[str, type[ServedSparc]] = {
     "one_user_vector": OneUserVector,
     "no_content": NoContent,
 }
-SERVED = ("hard_top_1", "equal_quota", "stale_consumer", "stale_towers", "published_never")
+SERVED = (
+    "no_reserve",
+    "hard_top_1",
+    "equal_quota",
+    "stale_consumer",
+    "stale_towers",
+    "published_never",
+)
 NAMES = {
     "sparc": "SPARC",
+    "no_reserve": "no place reserved for exploration",
     "frozen_codebook": "frozen codebook after the warm-up",
     "hard_top_1": "hard top-1 code instead of soft search",
     "equal_quota": "equal quota for each code",

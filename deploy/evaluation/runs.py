@@ -147,6 +147,7 @@ def all_ways(model: ServedSparc, settings: Settings) -> dict[str, Way]:
 
 ALL_WAYS = (
     "hard_top_1",
+    "no_reserve",
     "equal_quota",
     "stale_consumer",
     "stale_towers",

@@ -5,6 +5,7 @@ queries of a day beside the served answer, before the day is learnt.
 
     hard_top_1         the most probable code alone (further ones only where it holds fewer than
                        50 items): matching in place of soft search
+    no_reserve         no place is reserved for exploration: the ranking alone
     equal_quota        the searched codes get equal places in the answer, whatever p(c|u) says
     stale_consumer     the codebook of today under the towers, item vectors and lists of the end of
                        the warm-up: the interest head and the user tower are asked with codewords
@@ -27,6 +28,7 @@ from typing import Protocol
 
 from deploy.evaluation.served import Handover, Publisher, Served, ask
 from indexer.answers import Answers
+from indexer.exploration import NOTHING
 from indexer.soft_search import Config as SearchConfig
 from indexer.soft_search import SoftSearch
 from model.evaluation.protocol import Queries
@@ -121,7 +123,8 @@ class Mixed:
 def search_ways(search: SearchConfig) -> dict[str, Way]:
     """Controls that change the search alone."""
     return {
-        "hard_top_1": Searched(replace(search, codes=1, evidence=0)),
+        "hard_top_1": Searched(replace(search, codes=1, evidence=0, explore=NOTHING)),
+        "no_reserve": Searched(replace(search, explore=NOTHING)),
         "equal_quota": Searched(replace(search, quota="equal")),
     }
 

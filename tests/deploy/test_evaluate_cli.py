@@ -103,8 +103,8 @@ def test_controls_give_a_table_with_a_row_for_each(log: list[str], study: Path):
     result = json.loads((study / "controls.json").read_bytes())
     assert result["seeds"] == [0, 1]
     rows = {
-        "sparc", "frozen_codebook", "hard_top_1", "equal_quota", "one_user_vector", "no_content",
-        "stale_consumer", "stale_towers", "published_never",
+        "sparc", "no_reserve", "frozen_codebook", "hard_top_1", "equal_quota", "one_user_vector",
+        "no_content", "stale_consumer", "stale_towers", "published_never",
     }  # fmt: skip
     assert set(result["metrics"]) == rows
     assert len(printed.splitlines()) == 2 + len(rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from indexer.exploration import NOTHING
 from indexer.indexer import Config, Indexer
 from indexer.snapshot import Snapshot, load_served
 from indexer.soft_search import Config as SearchConfig
@@ -73,7 +74,9 @@ NOW = np.full(3, 3 * DAY)
 def test_all_codes_searched_is_the_exhaustive_ranking_of_the_model(snapshots):
     snapshot = snapshots[1][1]
     model, C = snapshot.model, snapshot.model.first_level_codes
-    answers = SoftSearch(model, snapshot.lists).search(HISTORIES, NOW, 300, codes=C, exclude=False)
+    answers = SoftSearch(model, snapshot.lists, SearchConfig(explore=NOTHING)).search(
+        HISTORIES, NOW, 300, codes=C, exclude=False
+    )
     encoded = model.encode(HISTORIES, NOW)
     log_p_BC = model.log_interests(encoded)
     users_BCD = model.user_vectors(encoded, np.tile(np.arange(C), (3, 1)))

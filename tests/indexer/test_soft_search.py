@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from indexer import lists as lists_module
 from indexer import soft_search as soft_search_module
 from indexer.errors import IndexerError
+from indexer.exploration import NOTHING
 from indexer.lists import CodeLists
 from indexer.quota import quotas
 from indexer.soft_search import Config, SoftSearch
@@ -85,7 +86,9 @@ def test_soft_search_equals_brute_force(
     seed, items, codes, searched, k, quota, temperature, normalise, long_list, faiss_from
 ):
     model = StandIn.make(items, codes, seed=seed, normalise_lists=normalise)
-    search = SoftSearch(model, lists_of(model), Config(searched, quota, temperature))
+    search = SoftSearch(
+        model, lists_of(model), Config(searched, quota, temperature, explore=NOTHING)
+    )
     histories = histories_of(model, 5, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(soft_search_module, "LONG_LIST", long_list)
