@@ -6,7 +6,8 @@ pickled. The snapshot's digests are verified before any of it is parsed.
 
 Input columns: `history` (item ids, oldest first), and optionally `history_times` (ms, as many),
 `now_ms`, `k`, `codes`, `exclude_seen`. Output columns: `items` (ids, best first), `scores`,
-`codes` (first-level code of each item) and `code_probabilities`; a row per input row.
+`codes` (first-level code of each item), `code_probabilities` and `propensities` (1 for what was
+ranked, less for what was drawn); a row per input row.
 
     model = mlflow.pyfunc.load_model("models:/sparc@champion")
     model.predict(pd.DataFrame({"history": [[11, 12]], "k": [10]}))
@@ -20,8 +21,11 @@ from typing import Any
 import mlflow.models
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
+from pydantic import TypeAdapter
 
 ARTIFACT = "snapshot"
+OUTPUT = ("items", "scores", "codes", "code_probabilities", "propensities")
+"""Columns of an answer."""
 
 
 def input_example() -> pd.DataFrame:
@@ -49,7 +53,8 @@ class SnapshotModel(PythonModel):
         from deploy.serving_state import ServingState
         from indexer.soft_search import Config
 
-        search = Config(**(context.model_config or {}).get("search", {}))
+        given = (context.model_config or {}).get("search", {})
+        search = TypeAdapter(Config).validate_python(given)
         self._state = ServingState.load(Path(context.artifacts[ARTIFACT]), search)
 
     def predict(
@@ -73,8 +78,8 @@ class SnapshotModel(PythonModel):
                 exclude_seen=bool(given.get("exclude_seen", True)),
             )
             answer = self._state.answer(query)
-            rows.append((answer.items, answer.scores, answer.codes, answer.code_probabilities))
-        return pd.DataFrame(rows, columns=["items", "scores", "codes", "code_probabilities"])
+            rows.append(tuple(getattr(answer, name) for name in OUTPUT))
+        return pd.DataFrame(rows, columns=list(OUTPUT))
 
 
 def _present(value: Any) -> bool:

@@ -83,6 +83,7 @@ def signature() -> ModelSignature:
                 column(numbers, "scores", required=True),
                 column(integers, "codes", required=True),
                 column(numbers, "code_probabilities", required=True),
+                column(numbers, "propensities", required=True),
             ]
         ),
     )

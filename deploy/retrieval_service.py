@@ -11,6 +11,7 @@ import structlog
 from fastapi import HTTPException
 
 from deploy import service_schema as schema
+from deploy.answer_log import AnswerLog
 from deploy.dashboard.flow import Flow
 from deploy.explanation import explained
 from deploy.judging import RecentEvents
@@ -52,6 +53,7 @@ class RetrievalService:
         timeout_seconds: float = 2.0,
         popularity: PopularityPeer | None = None,
         recent: RecentEvents | None = None,
+        answers: AnswerLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.data_dir = data_dir
@@ -60,6 +62,7 @@ class RetrievalService:
         self.sequences = sequences
         self.popularity = popularity or PopularityPeer()
         self.recent = recent or RecentEvents(4096)
+        self.answers = answers
         self.answered = 0
         self.clock = clock
         self.queue = WorkQueue("retrieve", threads, queue, timeout_seconds)
@@ -142,6 +145,9 @@ class RetrievalService:
     ) -> list[schema.RetrieveResponse]:
         asked = [self._query(request) for request in requests]
         answers = state.answers([query for query, _ in asked], self.histories.latest_event_time_ms)
+        if self.answers is not None:
+            for request, (query, _), answer in zip(requests, asked, answers, strict=True):
+                self.answers.add(state.version, request.user_id, query, answer)
         return [
             self._response(state, answer, known)
             for answer, (_, known) in zip(answers, asked, strict=True)
@@ -158,13 +164,19 @@ class RetrievalService:
             now_ms=answer.now_ms,
             items=[
                 schema.RetrievedItem(
-                    item_id=item, score=score, code=code, code_probability=probability, **text
+                    item_id=item,
+                    score=score,
+                    code=code,
+                    code_probability=probability,
+                    propensity=propensity,
+                    **text,
                 )
-                for item, score, code, probability, text in zip(
+                for item, score, code, probability, propensity, text in zip(
                     answer.items,
                     answer.scores,
                     answer.codes,
                     answer.code_probabilities,
+                    answer.propensities,
                     state.titles(answer.items),
                     strict=True,
                 )
@@ -268,6 +280,18 @@ class RetrievalService:
                 "history_event_time_seconds",
                 "Newest click known, seconds since 1970.",
                 lambda: histories.latest_event_time_ms / 1000,
+            ),
+            Reading(
+                "answers_logged",
+                "Answers in the log's files.",
+                lambda: self.answers.written if self.answers else 0,
+                True,
+            ),
+            Reading(
+                "answers_not_logged",
+                "Answers that the log lost.",
+                lambda: self.answers.lost if self.answers else 0,
+                True,
             ),
             Reading("queue_requests", "Waiting or being answered.", lambda: self.queue.waiting),
             Reading("queue_refused", "Answered 429.", lambda: self.queue.refused, True),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from deploy.answer_log import Config as AnswerLogConfig
 from deploy.judging import Config as JudgeConfig
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Config:
         timeout_seconds: after which a request is given up with 504.
         token: asked of every request as `Authorization: Bearer ...`; empty: nobody is asked.
         judge: how a newer version is compared with the served one before it takes over.
+        answers: the log of what was answered, with the probability of each item.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +55,7 @@ class Config:
     timeout_seconds: float = 2.0
     token: str = ""
     judge: JudgeConfig = JudgeConfig()
+    answers: AnswerLogConfig = AnswerLogConfig()
 
 
 def run(
@@ -131,6 +134,7 @@ def _serve(
     import torch
     import uvicorn
 
+    from deploy.answer_log import AnswerLog
     from deploy.judging import Judge, RecentEvents
     from deploy.popularity_peer import PopularityPeer
     from deploy.retrieval_service import RetrievalService
@@ -150,6 +154,7 @@ def _serve(
 
     histories = UserHistories(data_dir / "service" / "histories", learnt)
     sequences = SequenceFollower(histories, bootstrap_servers, topic, client_settings)
+    answers = AnswerLog(data_dir / "service" / "answers", config.answers)
     service = RetrievalService(
         data_dir,
         follower,
@@ -160,6 +165,7 @@ def _serve(
         timeout_seconds=config.timeout_seconds,
         popularity=popularity,
         recent=recent,
+        answers=answers,
     )
     server = uvicorn.Server(
         uvicorn.Config(
@@ -178,6 +184,7 @@ def _serve(
             ("snapshots", follower.run, (stop, config.poll_seconds)),
             ("sequences", sequences.run, (stop,)),
             ("flow", service.flow.run, (stop,)),
+            ("answers", answers.run, (stop,)),
         )
     ]
     for thread in threads:

@@ -77,9 +77,16 @@ class RetrievedItem(BaseModel):
     title: str
     category: str
     external_id: str = Field(description="The shop's own id.")
-    score: float = Field(description="log p(code | user) + s(user, item, code).")
+    score: float = Field(
+        description="s(user, item, code), never ascending; a drawn item has that of the last "
+        "ranked one."
+    )
     code: int = Field(description="First-level code that brought the item.")
     code_probability: float = Field(description="p(code | user).")
+    propensity: float = Field(
+        description="Probability with which the item came to its place, given those before it: 1 "
+        "if it was ranked, less if it was drawn for exploration."
+    )
 
 
 class SearchedCode(BaseModel):

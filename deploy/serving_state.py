@@ -76,9 +76,11 @@ class Answer:
 
     Attributes:
         items: item ids.
-        scores: log p(c|u) + s(u, i, c).
+        scores: never ascending; a drawn item has the score of the last ranked one.
         codes: first-level code of each item.
         code_probabilities: p(c|u) of that code.
+        propensities: probability with which the item came to its place, given those before it: 1
+            for what was ranked, less for what was drawn.
         searched: the codes that were searched, most probable first.
         now_ms: the time that the query was answered for.
     """
@@ -87,6 +89,7 @@ class Answer:
     scores: list[float]
     codes: list[int]
     code_probabilities: list[float]
+    propensities: list[float]
     searched: list[SearchedCode]
     now_ms: int
 
@@ -103,7 +106,12 @@ class ServingState:
         self.snapshot = snapshot
         facts = snapshot.manifest.facts
         self.event_time_ms = int((facts.get("event_time_range") or [0, 0])[1])
-        self._search = SoftSearch(snapshot.model, snapshot.lists, search)
+        self._search = SoftSearch(
+            snapshot.model,
+            snapshot.lists,
+            search,
+            _listed_ms(snapshot) if search.explore.young else None,
+        )
         self._labels: dict[int, str] | None = None
 
     @classmethod
@@ -190,6 +198,13 @@ class ServingState:
         return [next(rows) if one else nothing for one in known]
 
 
+def _listed_ms(snapshot: Snapshot) -> NDArray[np.int64]:
+    """When the item of each position in the lists was first listed, in milliseconds."""
+    at = np.searchsorted(snapshot.items.item_ids_N, snapshot.lists.item_ids_N)
+    listed: NDArray[np.int64] = snapshot.items.rows["first_seen"].to_numpy()[at]
+    return listed
+
+
 def _answer(found: Answers, row: int, now_ms: int) -> Answer:
     there = found.items_BK[row] >= 0
     searched = [
@@ -204,6 +219,7 @@ def _answer(found: Answers, row: int, now_ms: int) -> Answer:
         found.scores_BK[row][there].astype(np.float64).tolist(),
         found.item_codes_BK[row][there].tolist(),
         np.exp(found.item_log_probabilities_BK[row][there].astype(np.float64)).tolist(),
+        found.propensities_BK[row][there].astype(np.float64).tolist(),
         searched,
         now_ms,
     )
