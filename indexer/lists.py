@@ -1,16 +1,17 @@
 """The index: for each first-level code the items that carry it, ready for inner products.
 
-A list is a faiss `IndexFlatIP` and the item ids of its rows. Lists are immutable: a change makes
+A list is a matrix of vectors and the item ids of its rows. Lists are immutable: a change makes
 a new `CodeLists` that shares every untouched list with the old one, so searches that are under
-way never see half a change. On disk a list is one file named by its code, holding ids and
-vectors; an untouched list is hard-linked from the parent snapshot. The faiss index is filled from
-arrays that were checked here: faiss itself never parses a file.
+way never see half a change. A list that grows shares its memory with the list it grew from: the
+new rows go behind the old ones, where the old list does not look. On disk a list is one file
+named by its code, holding ids and vectors; an untouched list is hard-linked from the parent
+snapshot.
 
-Scores are matrix products over the faiss index's own memory, and faiss's search where that is
-quicker (one query, a long list). Measured with 12,101 items, 66 dimensions, 10 of 256 codes a
-query, one core, best 100 of the union: 512 queries take 7 ms so, 23 ms by one faiss search per
-code, 28 ms by one IVF's `search_preassigned`; a single query 0.05, 0.10 and 0.04 ms. Of 64 codes:
-14, 51 and 66 ms; 0.06, 0.17 and 0.12 ms.
+Scores are matrix products, and faiss's flat search where that is quicker (one query, a long
+list). Faiss sees arrays that were checked here, and parses no file. Measured with 12,101 items, 66
+dimensions, 10 of 256 codes a query, one core, best 100 of the union: 512 queries take 7 ms so,
+23 ms by one faiss search per code, 28 ms by one IVF's `search_preassigned`; a single query 0.05,
+0.10 and 0.04 ms. Of 64 codes: 14, 51 and 66 ms; 0.06, 0.17 and 0.12 ms.
 
 Shapes: N items of the catalogue, n items of a list, D dimension, C codes, b queries.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from indexer.errors import IndexerError, SnapshotError
+from indexer.places import Places
 
 try:
     import faiss
@@ -51,9 +54,9 @@ def _checked(
         raise IndexerError(f"{where}: ids {ids.shape} and vectors {rows.shape} do not match")
     if not 1 <= rows.shape[1] <= MAX_DIMENSION or len(ids) > MAX_ITEMS:
         raise IndexerError(f"{where}: absurd size {rows.shape}")
-    if not np.isfinite(rows).all():
-        bad = ids[~np.isfinite(rows).all(axis=1)][0]
-        raise IndexerError(f"{where}: the vector of item {bad} is not finite")
+    # Where the sum of a row is finite, all of it is, and a sum is quicker than as many questions.
+    if not np.isfinite(rows.sum(axis=1)).all() and not (finite := np.isfinite(rows).all(1)).all():
+        raise IndexerError(f"{where}: the vector of item {ids[~finite][0]} is not finite")
     if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
         order = np.argsort(ids, kind="stable")
         ids, rows = ids[order], rows[order]
@@ -64,29 +67,82 @@ def _checked(
     return ids, rows
 
 
-class CodeList:
-    """The items of one code: immutable ids (n,) int64 ascending and vectors (n, D) float32."""
+class _Memory:
+    """Room for the rows of a list and of those that grow from it."""
 
-    __slots__ = ("_index", "item_ids", "vectors")
+    def __init__(self, room: int, dimension: int) -> None:
+        self.ids = np.empty(room, np.int64)
+        self.vectors = np.empty((room, dimension), np.float32)
+        self._used = 0
+        self._alone = threading.Lock()
+
+    def claim(self, first: int, count: int) -> bool:
+        """Take the rows from `first` on; False if they are taken or there are too few."""
+        with self._alone:
+            if first != self._used or first + count > len(self.ids):
+                return False
+            self._used += count
+            return True
+
+
+class CodeList:
+    """The items of one code: immutable ids (n,) int64 and vectors (n, D) float32.
+
+    Ids ascend, but for items that were appended.
+    """
+
+    __slots__ = ("_memory", "item_ids", "vectors")
 
     def __init__(
         self, item_ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str = "list"
     ) -> None:
-        ids, rows = _checked(item_ids, vectors, where)
-        self._index = None
-        if faiss is not None and len(rows):
-            self._index = faiss.IndexFlatIP(rows.shape[1])
-            self._index.add(rows)
-            rows = faiss.rev_swig_ptr(self._index.get_xb(), rows.size).reshape(rows.shape)
-        else:
-            rows = rows.copy()
-        ids = ids.copy()
-        ids.flags.writeable = rows.flags.writeable = False
-        self.item_ids = ids
-        self.vectors = rows
+        self._fill(*_checked(item_ids, vectors, where))
+
+    @classmethod
+    def of_checked(cls, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> CodeList:
+        """A list of rows that are known to be distinct and finite."""
+        one = cls.__new__(cls)
+        one._fill(ids, rows)
+        return one
+
+    def _fill(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
+        """Copy rows into memory with room to grow."""
+        memory = _Memory(len(ids) + len(ids) // 8 + 16, rows.shape[1])
+        memory.claim(0, len(ids))
+        memory.ids[: len(ids)], memory.vectors[: len(ids)] = ids, rows
+        self._show(memory, len(ids))
+
+    def _show(self, memory: _Memory, count: int) -> None:
+        self._memory = memory
+        self.item_ids, self.vectors = memory.ids[:count], memory.vectors[:count]
+        self.item_ids.flags.writeable = self.vectors.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def with_items(
+        self, item_ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str = "list"
+    ) -> CodeList:
+        """These items, which must not be there yet, behind the others.
+
+        Raises:
+            IndexerError: as the constructor.
+        """
+        ids, rows = _checked(item_ids, vectors, where)
+        before, after = len(self), len(self) + len(ids)
+        if not self._memory.claim(before, len(ids)):  # full, or another list grew from this one
+            return CodeList.of_checked(
+                np.concatenate([self.item_ids, ids]), np.concatenate([self.vectors, rows])
+            )
+        self._memory.ids[before:after], self._memory.vectors[before:after] = ids, rows
+        grown = CodeList.__new__(CodeList)
+        grown._show(self._memory, after)
+        return grown
+
+    def without(self, item_ids: NDArray[np.int64]) -> CodeList:
+        """The list without some items."""
+        stay = ~np.isin(self.item_ids, item_ids)
+        return CodeList.of_checked(self.item_ids[stay], self.vectors[stay])
 
     def scores(self, users_bD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Inner products (b, n) of every user vector with every item of the list."""
@@ -101,8 +157,10 @@ class CodeList:
         count = min(count, len(self))
         if count < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        if self._index is not None and len(self) >= FAISS_FROM:
-            scores, rows = self._index.search(user_D[None], count)
+        if faiss is not None and len(self) >= FAISS_FROM:
+            scores, rows = faiss.knn(
+                user_D[None], self.vectors, count, metric=faiss.METRIC_INNER_PRODUCT
+            )
             return scores[0], rows[0]
         scores = self.vectors @ user_D
         rows = np.argpartition(scores, len(self) - count)[len(self) - count :]
@@ -117,7 +175,9 @@ class CodeLists:
     items: the *position* of an item is its row in that order.
     """
 
-    def __init__(self, lists: Sequence[CodeList], dimension: int) -> None:
+    def __init__(
+        self, lists: Sequence[CodeList], dimension: int, places: Places | None = None
+    ) -> None:
         for code, one in enumerate(lists):
             if one.vectors.shape[1] != dimension:
                 raise IndexerError(
@@ -128,11 +188,8 @@ class CodeLists:
         self.sizes_C = np.array([len(one) for one in lists], np.int64)
         self.starts_C = np.cumsum(self.sizes_C) - self.sizes_C
         self.item_ids_N = np.concatenate([np.empty(0, np.int64)] + [x.item_ids for x in lists])
-        self._order_N = np.argsort(self.item_ids_N, kind="stable")
-        self._sorted_N = self.item_ids_N[self._order_N]
-        same = self._sorted_N[1:] == self._sorted_N[:-1]
-        if same.any():
-            raise IndexerError(f"item {self._sorted_N[1:][same][0]} is in two lists")
+        # where each item is; those who change a few lists know it without counting anew
+        self._places = places or Places.of([one.item_ids for one in lists])
 
     def __len__(self) -> int:
         return len(self.item_ids_N)
@@ -161,8 +218,12 @@ class CodeLists:
 
     def replaced(self, lists: Mapping[int, CodeList]) -> CodeLists:
         """The same lists but for those given; the others are shared, not copied."""
+        if not lists:
+            return self
         return CodeLists(
-            [lists.get(code, one) for code, one in enumerate(self.lists)], self.dimension
+            [lists.get(code, one) for code, one in enumerate(self.lists)],
+            self.dimension,
+            self._places.replaced({code: one.item_ids for code, one in lists.items()}),
         )
 
     def with_items(
@@ -184,28 +245,33 @@ class CodeLists:
             )
         if len(np.unique(item_ids)) != len(item_ids):
             raise IndexerError("an appended item is given twice")
+        if not len(item_ids):
+            return self
         before, _ = self.locate(item_ids)
-        lists = {}
-        for code in np.union1d(codes, before[before >= 0]).tolist():
-            old, new = self.lists[code], codes == code
-            stay = ~np.isin(old.item_ids, item_ids)
-            lists[code] = CodeList(
-                np.concatenate([old.item_ids[stay], item_ids[new]]),
-                np.concatenate([old.vectors[stay], vectors[new]]),
-                f"list of code {code}",
+        moved = item_ids[before >= 0]
+        left = self.replaced(
+            {
+                code: self.lists[code].without(moved)
+                for code in np.unique(before[before >= 0]).tolist()
+            }
+        )
+        order = np.argsort(codes, kind="stable")
+        item_ids, codes = item_ids[order], codes[order]
+        lists, rows = list(left.lists), np.empty(len(codes), np.int64)
+        found, starts = np.unique(codes, return_index=True)
+        for code, start, end in zip(found.tolist(), starts, [*starts[1:], len(codes)], strict=True):
+            here = order[start:end]
+            lists[code] = lists[code].with_items(
+                item_ids[start:end], vectors[here], f"list of code {code}"
             )
-        return self.replaced(lists)
+            added = lists[code].item_ids[len(left.lists[code]) :]
+            item_ids[start:end] = added
+            rows[start:end] = np.arange(len(left.lists[code]), len(lists[code]))
+        return CodeLists(lists, self.dimension, left._places.appended(item_ids, codes, rows))
 
     def locate(self, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First-level code and row in its list of each item; -1, -1 for an unknown one."""
-        if not len(self):
-            missing = np.full(len(item_ids), -1, np.int64)
-            return missing, missing
-        at = np.minimum(np.searchsorted(self._sorted_N, item_ids), len(self) - 1)
-        position = self._order_N[at]
-        codes = np.searchsorted(self.starts_C, position, side="right") - 1
-        known = self._sorted_N[at] == item_ids
-        return np.where(known, codes, -1), np.where(known, position - self.starts_C[codes], -1)
+        return self._places.locate(np.asarray(item_ids, np.int64))
 
     def vectors_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors (n, D) of items that are in the lists, as the lists hold them."""
@@ -231,18 +297,41 @@ class CodeLists:
                 save_file({"item_ids": one.item_ids, "vectors": one.vectors}, path)
 
     @classmethod
-    def load(cls, directory: Path, first_level_codes: int, dimension: int) -> CodeLists:
+    def load(
+        cls,
+        directory: Path,
+        first_level_codes: int,
+        dimension: int,
+        holding: tuple[NDArray[np.int64], NDArray[np.integer]] | None = None,
+    ) -> CodeLists:
         """Read what `write` wrote, after the digests were verified.
+
+        All files are checked before the first list is made of any.
+
+        Args:
+            directory: of the files.
+            first_level_codes: how many lists there must be.
+            dimension: of their vectors.
+            holding: ids, ascending, and codes of the items that they must hold, None for any.
 
         Raises:
             SnapshotError: naming the file that is missing, malformed, of another dimension or
-                inconsistent.
+                inconsistent, or that holds other items.
         """
         try:
-            lists = [
+            read = [
                 _read(directory / file_name(code), dimension) for code in range(first_level_codes)
             ]
-            return cls(lists, dimension)
+            if holding is not None:
+                ids_N, codes_N = holding
+                rows_C = members(codes_N, ids_N, first_level_codes)
+                for code, ((ids, _), rows) in enumerate(zip(read, rows_C, strict=True)):
+                    if not np.array_equal(ids, ids_N[rows]):
+                        raise SnapshotError(
+                            f"{file_name(code)} does not hold the items that have its code"
+                        )
+            places = Places.of([ids for ids, _ in read])
+            return cls([CodeList.of_checked(*one) for one in read], dimension, places)
         except (OSError, SafetensorError, IndexerError) as error:
             raise SnapshotError(f"{directory}: {error}") from error
 
@@ -252,7 +341,8 @@ def file_name(code: int) -> str:
     return f"{code:05d}.safetensors"
 
 
-def _read(path: Path, dimension: int) -> CodeList:
+def _read(path: Path, dimension: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ids, ascending, and finite vectors of a list's file."""
     with safe_open(path, framework="numpy") as file:
         if sorted(file.keys()) != ["item_ids", "vectors"]:
             raise SnapshotError(f"{path.name} holds {sorted(file.keys())}, not a list")
@@ -266,7 +356,7 @@ def _read(path: Path, dimension: int) -> CodeList:
                 f"{path.name}: vectors of shape {vectors.get_shape()} for ids of shape "
                 f"{ids.get_shape()}, the model has dimension {dimension}"
             )
-        return CodeList(file.get_tensor("item_ids"), file.get_tensor("vectors"), path.name)
+        return _checked(file.get_tensor("item_ids"), file.get_tensor("vectors"), path.name)
 
 
 def _codes(

@@ -139,18 +139,10 @@ def load_snapshot(
     if manifest.files.keys() != expected:
         odd = sorted(manifest.files.keys() ^ expected)
         raise SnapshotError(f"{directory}: {odd[0]!r} is missing or too much for {C} codes")
-    lists = CodeLists.load(directory / INDEX, C, model.dimension)
     items = read_items(directory / ITEMS, model.levels, C)
-    _check_membership(directory, lists, items)
+    holding = (items.item_ids_N, items.codes_NQ[:, 0])
+    lists = CodeLists.load(directory / INDEX, C, model.dimension, holding)
     return Snapshot(version, directory, manifest, model, lists, items)
-
-
-def _check_membership(directory: Path, lists: CodeLists, items: ItemTable) -> None:
-    codes, _ = lists.locate(items.item_ids_N)
-    if len(lists) != len(items) or (codes != items.codes_NQ[:, 0]).any():
-        raise SnapshotError(
-            f"{directory}: {INDEX} and {ITEMS} do not hold the same items and codes"
-        )
 
 
 def load_weights(directory: Path, manifest: Manifest) -> RetrievalModel:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from model.histories import History
@@ -114,7 +115,10 @@ class StandIn:
 
     @classmethod
     def load(cls, directory: Path, manifest: Manifest, device: str = "cpu") -> StandIn:
-        t = load_file(directory / "weights.safetensors")
+        try:
+            t = load_file(directory / "weights.safetensors")
+        except SafetensorError as error:
+            raise ValueError(f"weights.safetensors: {error}") from error
         if not np.isfinite(t["vectors"]).all():
             raise ValueError("weights.safetensors holds NaN")
         more = manifest.facts["model"]["normalise_lists"]

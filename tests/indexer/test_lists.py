@@ -59,6 +59,29 @@ def test_appending_shares_the_lists_of_the_other_codes():
     ]
 
 
+def test_lists_that_grow_from_the_same_one_do_not_see_each_others_items():
+    lists, known = make()
+    one = np.ones((1, D), np.float32)
+    left = lists.with_items(np.array([70_000]), np.array([2]), one)
+    right = lists.with_items(np.array([80_000]), np.array([2]), 2 * one)
+    further = left.with_items(np.array([60_000]), np.array([2]), 3 * one)
+    assert 70_000 not in content(lists) and 70_000 not in content(right)
+    assert content(right) == content(lists) | {80_000: (2, (2 * one).tobytes())}
+    assert content(further) == content(left) | {60_000: (2, (3 * one).tobytes())}
+    np.testing.assert_array_equal(
+        further.vectors_of(np.array([60_000, 70_000])), [[3] * D, [1] * D]
+    )
+
+
+def test_a_list_grows_without_copying_what_it_held():
+    lists, _ = make(400)
+    for n in range(40):
+        grown = lists.with_items(np.array([20_000 + n]), np.array([2]), np.ones((1, D), np.float32))
+        shared = np.shares_memory(grown.lists[2].vectors, lists.lists[2].vectors)
+        lists = grown
+    assert shared and len(lists) == 440
+
+
 def test_written_lists_load_equal_and_linked_files_are_the_same_file(tmp_path):
     lists, _ = make()
     lists.write(tmp_path / "a")

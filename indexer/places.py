@@ -1,0 +1,136 @@
+"""Where each item is: the code whose list holds it, and its row there.
+
+A table of all items in order of id is shared from version to version; what changed since it was
+made lies in a small second table, and the codes whose lists were replaced are struck out of the
+first. So a change costs what it changes, not what there is.
+
+Shapes: N items of the big table, M of the small one, C codes, n items asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import IndexerError
+
+Ids = NDArray[np.int64]
+Small = NDArray[np.int32]
+
+LARGEST_SHARE = 8
+"""The small table is merged into the big one when it holds more than an eighth of it."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Items ascending by id, with their code and row."""
+
+    ids: Ids
+    codes: Small
+    rows: Small
+
+    @classmethod
+    def of(cls, lists: Mapping[int, Ids]) -> _Table:
+        """The items of some codes; `lists` holds their ids in the order of their rows."""
+        if not lists:
+            return cls(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
+        sizes = [len(ids) for ids in lists.values()]
+        ids = np.concatenate(list(lists.values()))
+        order = np.argsort(ids, kind="stable")
+        codes = np.repeat(np.fromiter(lists, np.int32, len(lists)), sizes)
+        rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+        return cls(ids[order], codes[order], rows[order])
+
+    def find(self, item_ids: Ids) -> tuple[NDArray[np.bool_], Ids]:
+        """Whether each item is here, and where."""
+        if not len(self.ids):
+            return np.zeros(len(item_ids), bool), np.zeros(len(item_ids), np.int64)
+        at = np.searchsorted(self.ids, item_ids).clip(max=len(self.ids) - 1)
+        return self.ids[at] == item_ids, at
+
+    def kept(self, keep: NDArray[np.bool_]) -> _Table:
+        return _Table(self.ids[keep], self.codes[keep], self.rows[keep])
+
+    def merged(self, other: _Table) -> _Table:
+        """Both; no item may be in both."""
+        at = np.searchsorted(self.ids, other.ids)
+        return _Table(
+            np.insert(self.ids, at, other.ids),
+            np.insert(self.codes, at, other.codes),
+            np.insert(self.rows, at, other.rows),
+        )
+
+    def refuse_repeats(self) -> None:
+        same = self.ids[1:] == self.ids[:-1]
+        if same.any():
+            raise IndexerError(f"item {self.ids[1:][same][0]} is in two lists")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Code and row of every item; immutable."""
+
+    _big: _Table
+    _small: _Table
+    _struck_C: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, lists: Sequence[Ids]) -> Places:
+        """From the ids of every code's list, in the order of their rows.
+
+        Raises:
+            IndexerError: if an item is in two lists.
+        """
+        table = _Table.of(dict(enumerate(lists)))
+        table.refuse_repeats()
+        return cls(table, _Table.of({}), np.zeros(len(lists), bool))
+
+    def locate(self, item_ids: Ids) -> tuple[Ids, Ids]:
+        """Code and row of each item, int64 (n,); -1, -1 for an unknown one."""
+        here, at = self._big.find(item_ids)
+        codes, rows = np.full(len(item_ids), -1), np.full(len(item_ids), -1)
+        if here.any():
+            found = at[here]
+            live = ~self._struck_C[self._big.codes[found]]
+            codes[here] = np.where(live, self._big.codes[found], -1)
+            rows[here] = np.where(live, self._big.rows[found], -1)
+        if len(self._small.ids):
+            here, at = self._small.find(item_ids)
+            codes[here], rows[here] = self._small.codes[at[here]], self._small.rows[at[here]]
+        return codes, rows
+
+    def replaced(self, lists: Mapping[int, Ids]) -> Places:
+        """With other lists for some codes.
+
+        Raises:
+            IndexerError: if an item is then in two lists.
+        """
+        struck_C = self._struck_C.copy()
+        struck_C[list(lists)] = True
+        small = self._small.kept(~np.isin(self._small.codes, list(lists)))
+        return self._with(small, _Table.of(lists), struck_C)
+
+    def appended(self, item_ids: Ids, codes: Ids, rows: Ids) -> Places:
+        """With items behind the last ones of their lists.
+
+        Raises:
+            IndexerError: if an item is then in two lists.
+        """
+        order = np.argsort(item_ids, kind="stable")
+        new = _Table(item_ids[order], codes[order].astype(np.int32), rows[order].astype(np.int32))
+        return self._with(self._small, new, self._struck_C)
+
+    def _with(self, small: _Table, new: _Table, struck_C: NDArray[np.bool_]) -> Places:
+        new.refuse_repeats()
+        places = Places(self._big, small, struck_C)
+        known = places.locate(new.ids)[0] >= 0
+        if known.any():
+            raise IndexerError(f"item {new.ids[known][0]} is in two lists")
+        places = replace(places, _small=small.merged(new))
+        if len(places._small.ids) * LARGEST_SHARE <= len(self._big.ids):
+            return places
+        big = self._big.kept(~struck_C[self._big.codes]).merged(places._small)
+        return Places(big, _Table.of({}), np.zeros(len(struck_C), bool))
