@@ -37,6 +37,8 @@ from streaming.events import Item
 WEIGHTS = "weights.safetensors"
 CHUNK = 65_536
 """Items embedded at once; bounds the memory."""
+MOST_KEYS = 4096
+"""No list is helped by longer keys, and each item has one."""
 
 
 class ModelError(ValueError):
@@ -144,6 +146,7 @@ class RetrievalModel:
                 raise ModelError(f"tensor {name!r} holds NaN or infinity")
         prefix = "sparc."
         own = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+        self._refuse_other_sizes(own)
         self._sparc = Sparc(self._config).to(self._device).eval()
         self._sparc.load_state_dict(own)
         self._words_WD = tensors["words_WD"]
@@ -174,6 +177,24 @@ class RetrievalModel:
         self.dimension = self.vectors_ND.shape[1]
         if len({len(self.item_ids_N), len(self._z_ND), len(self.codes_NQ), len(self._id_ND)}) > 1:
             raise ModelError("the item tensors differ in length")
+
+    def _refuse_other_sizes(self, own: dict[str, Tensor]) -> None:
+        """Before anything is allocated: facts that were forged may declare any size."""
+        if not 0 <= self._config.key_dimension <= MOST_KEYS:
+            raise ModelError(
+                f"key_dimension is {self._config.key_dimension}, not within 0..{MOST_KEYS}"
+            )
+        with torch.device("meta"):
+            declared = {
+                name: value.shape for name, value in Sparc(self._config).state_dict().items()
+            }
+        there = {name: value.shape for name, value in own.items()}
+        for name in sorted(declared.keys() | there.keys()):
+            if declared.get(name) != there.get(name):
+                raise ModelError(
+                    f"the weights do not fit the model's facts: {name!r} is "
+                    f"{list(there.get(name, ()))}, they declare {list(declared.get(name, ()))}"
+                )
 
     def _keys(self, places_n: np.ndarray) -> np.ndarray:
         """Keys (n, d) of places; zeros for `NO_ROW`."""
