@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 stream_app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode="markdown",
-    help="Keep the job `clicks` -> `sequences` running on the Flink cluster, or replace it.",
+    help="Keep the job `clicks` -> `sequences` running on the Flink cluster, or replace it.\n\n"
+    "Example: `sparc stream --config sparc.toml`",
 )
 dead_letters_app = typer.Typer(
     no_args_is_help=True,

@@ -22,6 +22,7 @@ from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
 from model.manifest import write_atomically
+from replay.datasets import find_dataset
 from replay.staging import stage
 
 MARK = ".sparc"
@@ -173,7 +174,7 @@ def check_log(settings: Settings) -> None:
     """Stage the log before anything is started, so that a bad file is refused at once.
 
     Raises:
-        ReplayError: naming the file, the line and the remedy.
+        ReplayError: naming the file, the line and the remedy, or similar datasets.
     """
     replay = settings.replay
     if replay.events is not None:
@@ -185,6 +186,8 @@ def check_log(settings: Settings) -> None:
             strict=replay.strict,
             memory_mb=replay.sort_memory_mb,
         )
+    elif replay.dataset:
+        find_dataset(replay.dataset)
 
 
 def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:

@@ -15,13 +15,14 @@ ask for them are skipped, with the reason. Everything is ended by process id, al
 from __future__ import annotations
 
 import ctypes
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,12 +116,21 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def free_ports() -> Callable[[int], list[int]]:
+    # Not from the range that outgoing connections take theirs from (32768 upwards): while a test
+    # has killed a broker, a client anywhere on the machine could be given its port.
+    candidates = iter(random.SystemRandom().sample(range(10_240, 29_000), 5_000))
+
     def pick(count: int) -> list[int]:
         with ExitStack() as stack:
-            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-            for probe in probes:
-                probe.bind(("127.0.0.1", 0))
-            return [probe.getsockname()[1] for probe in probes]
+            found: list[int] = []
+            for port in candidates:
+                probe = stack.enter_context(socket.socket())
+                with suppress(OSError):
+                    probe.bind(("127.0.0.1", port))
+                    found.append(port)
+                if len(found) == count:
+                    return found
+        raise RuntimeError("no free ports left")
 
     return pick
 

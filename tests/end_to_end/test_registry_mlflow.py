@@ -224,15 +224,15 @@ def test_the_registered_model_answers_as_the_service_does(
     serving.wait_for(lambda s: s.get("version") == 4 and s.get("users") == 20)
     serving.wait_for(lambda s: s["history_lag_records"] == 0)
     url = f"{serving.status['address']}/v1/retrieve"
-    answer = httpx.post(url, json={"user_id": 5, "k": 12}).json()
+    answer = httpx.post(url, json={"user_id": 5, "k": 30}).json()
     mine = [s for s in clicks() if s.user_id == 5]
     row = {
         "history": [s.target for s in mine],
         "history_times": [s.event_time for s in mine],
         "now_ms": answer["now_ms"],
-        "k": 12,
+        "k": 30,
     }
-    prior = httpx.post(url, json={"history": [], "k": 12, "now_ms": answer["now_ms"]}).json()
+    prior = httpx.post(url, json={"history": [], "k": 30, "now_ms": answer["now_ms"]}).json()
     serving.end()
     rows = [row, {**row, "history": [], "history_times": []}]
     ended = subprocess.run(
@@ -243,7 +243,7 @@ def test_the_registered_model_answers_as_the_service_does(
     )
     assert ended.returncode == 0, ended.stderr
     predicted = json.loads(ended.stdout.splitlines()[-1])
-    for (items, scores, codes, probabilities), served in zip(
+    for (items, scores, codes, probabilities, propensities), served in zip(
         predicted, (answer, prior), strict=True
     ):
         assert items == [item["item_id"] for item in served["items"]]
@@ -252,6 +252,8 @@ def test_the_registered_model_answers_as_the_service_does(
         assert probabilities == pytest.approx(
             [item["code_probability"] for item in served["items"]]
         )
+        assert propensities == pytest.approx([item["propensity"] for item in served["items"]])
+        assert propensities[-2] == 1 > propensities[-1]  # one place of 30 is drawn
 
 
 def test_an_alias_moved_in_the_registry_moves_the_service_within_five_seconds(
