@@ -25,6 +25,7 @@ import structlog
 
 from indexer.assignment import embed
 from indexer.building import Build, build
+from indexer.difference import difference
 from indexer.errors import IndexerError, SnapshotError
 from indexer.handovers import (
     Handover,
@@ -106,6 +107,7 @@ class Indexer:
         self.store = store
         self.data_dir = data_dir
         self.serving: Serving | None = None
+        self._stored: Serving | None = None  # what the store holds, where that is known
         self._now_ms = now_ms
         self._load_model = load_model
         self._protected = protected
@@ -130,6 +132,7 @@ class Indexer:
                 self.serving = Serving.of(self.data_dir, snapshot, pointer)
             if self.store.state != self.serving.state:
                 self._commit(self.serving)
+            self._stored = self.serving
         self.listing.recount(self.serving)
 
     def _follow(self) -> None:
@@ -188,6 +191,7 @@ class Indexer:
         item_ids = np.array([one.item.item_id for one in listed], np.int64)
         events_n = np.zeros(len(listed), np.int64)
         self.store.commit_index(item_ids, codes_nQ, vectors_nD, events_n, self.serving.state)
+        self._stored = self.serving
         if merged:
             for one in before:
                 (self.data_dir / one.file).unlink(missing_ok=True)
@@ -299,15 +303,23 @@ class Indexer:
         return write_version(self.data_dir, version, handover, made, facts, parent)
 
     def _commit(self, serving: Serving) -> None:
-        items = serving.served.items
+        """Bring the store to what is served, from what it is known to hold."""
+        served = serving.served
+        if self._stored is not None:
+            item_ids, gone = difference(self._stored.served, served)
+        else:
+            item_ids = served.items.item_ids_N
+            gone = np.setdiff1d(self.store.indexed_ids(), item_ids, assume_unique=True)
+        rows = np.searchsorted(served.items.item_ids_N, item_ids)
         self.store.commit_index(
-            items.item_ids_N,
-            items.codes_NQ,
-            serving.served.lists.vectors_of(items.item_ids_N),
-            items.rows["events"].to_numpy(),
+            item_ids,
+            served.items.codes_NQ[rows],
+            served.lists.vectors_of(item_ids),
+            served.items.rows["events"].to_numpy()[rows],
             serving.state,
-            alone=True,
+            gone=gone.tolist(),
         )
+        self._stored = serving
 
     def _remove_old(self, snapshot: Snapshot) -> None:
         spared = {snapshot.version, snapshot.manifest.facts["parent"], *self._protected()}

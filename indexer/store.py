@@ -216,24 +216,23 @@ class Store:
         events_n: NDArray[np.int64],
         state: Mapping[str, Any],
         *,
-        alone: bool = False,
+        gone: Iterable[int] = (),
     ) -> None:
         """Vectors, codes, events and list places of items, and what they are served by, at once.
 
-        `state` names at least the "version" and the "handover" that are served.
-
-        With `alone` these items are all that is served, and any other is taken out.
+        `state` names at least the "version" and the "handover" that are served. Items that are
+        `gone` are taken out.
         """
         batch = WriteBatch(raw_mode=True)
         codes_nQ = codes_nQ.astype(np.int16)
-        if alone:
-            stay = {_id(item_id) for item_id in item_ids.tolist()}
-            for key, codes in self._scan("codes", b""):
-                if key not in stay:
-                    first = int(np.frombuffer(codes, np.int16)[0])
-                    batch.delete(first.to_bytes(2, "big") + key, self._handles["lists"])
-                    for name in ("codes", "vectors", "events"):
-                        batch.delete(key, self._handles[name])
+        for item_id in gone:
+            key = _id(item_id)
+            codes = self._families["codes"].get(key)
+            if codes is not None:
+                first = int(np.frombuffer(codes, np.int16)[0])
+                batch.delete(first.to_bytes(2, "big") + key, self._handles["lists"])
+                for name in ("codes", "vectors", "events"):
+                    batch.delete(key, self._handles[name])
         for item_id, codes, vector, events in zip(
             item_ids.tolist(), codes_nQ, vectors_nD, events_n.tolist(), strict=True
         ):
@@ -253,6 +252,11 @@ class Store:
         for what in ("version", "handover"):
             self._put_meta(batch, f"newest_{what}", max(self.newest(what), state[what]))
         self._db.write(batch, self._durable)
+
+    def indexed_ids(self) -> NDArray[np.int64]:
+        """Ids of all items that are in a list, ascending."""
+        keys = b"".join(cast(Iterator[bytes], self._families["codes"].keys()))
+        return np.frombuffer(keys, ">i8").astype(np.int64)
 
     def list_of(self, code: int) -> list[int]:
         """Ids of the items in the list of a first-level code, ascending."""

@@ -2,65 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 
-import indexer.indexer as indexer_module
-import indexer.publication as publication_module
-import indexer.serving as serving_module
 import indexer.snapshot as snapshot_module
 from indexer.errors import IndexerError
 from indexer.indexer import Config, Indexer
 from indexer.pointer import read_pointer
 from indexer.snapshot import Snapshot, load_served, versions
 from indexer.soft_search import SoftSearch
-from indexer.store import Store
 from model.histories import History
 from streaming.events import Item
+from tests.indexer.driving import (
+    EXACT,
+    STEPS,
+    KillAt,
+    announce,
+    catch_up,
+    drive,
+    in_another_process,
+    items_of,
+    running,
+)
 from tests.indexer.stand_in import StandIn
-
-
-@contextmanager
-def running(data_dir: Path, config: Config | None = None, **more) -> Iterator[Indexer]:
-    store = Store(data_dir / "indexer" / "rocksdb")
-    try:
-        indexer = Indexer(config or Config(), store, data_dir, lambda: 1_000, StandIn.load, **more)
-        indexer.recover()
-        yield indexer
-    finally:
-        store.close()
-
-
-def items_of(model: StandIn) -> list[Item]:
-    return [
-        Item(int(i), f"title {i}", "3", f"B{i}", 100 + n) for n, i in enumerate(model.item_ids_N)
-    ]
-
-
-def announce(indexer: Indexer, items: list[Item]) -> None:
-    start = indexer.store.position.get(0, 0)
-    records = [(0, start + n, item.to_bytes()) for n, item in enumerate(items)]
-    indexer.listen(records, {0: start + len(records)})
 
 
 def served(data_dir: Path) -> Snapshot | None:
     return load_served(data_dir, StandIn.load)
-
-
-def catch_up(indexer: Indexer) -> None:
-    indexer.append_waiting()
-    while (number := indexer.next_handover()) is not None:
-        indexer.index_handover(number)
 
 
 def membership(snapshot: Snapshot) -> dict[int, int]:
@@ -427,27 +403,6 @@ def test_protected_versions_and_the_parent_survive_retention(tmp_path):
         assert versions(tmp_path) == [2, 4, 5]
 
 
-# What a publication does to disk, in order; a crash before or after each of them must be healed.
-STEPS = [
-    (indexer_module.Store, "reserve_version"),
-    (snapshot_module, "link"),
-    (snapshot_module, "write_items"),
-    (snapshot_module.CodeLists, "write"),
-    (snapshot_module, "publish"),
-    (publication_module, "load_snapshot"),
-    (indexer_module, "write_pointer"),
-    (indexer_module.Store, "commit_index"),
-    (indexer_module, "remove_versions"),
-    (indexer_module.Store, "add_listed"),
-    (serving_module, "write_appended"),
-    (serving_module, "write_pointer"),
-]
-
-
-class Crash(BaseException):
-    """As if the process had been killed there."""
-
-
 def seen_versions(data_dir: Path, seen: dict[int, str]) -> None:
     """No version ever has two contents, and what the pointer names is always whole."""
     for version in versions(data_dir):
@@ -457,92 +412,78 @@ def seen_versions(data_dir: Path, seen: dict[int, str]) -> None:
         served(data_dir)
 
 
-def drive(indexer: Indexer, data_dir: Path, models: list[StandIn], done: int) -> None:
-    """The work of one run: announce all items (again), index every handover, append one item."""
-    announce(indexer, items_of(models[0]))
-    for number, model in enumerate(models, start=1):
-        if not (data_dir / "handover" / f"{number:08d}").exists():
-            model.hand_over(data_dir, number)
-        catch_up(indexer)
-    announce(indexer, [Item(900_000, "new", "", "", 1)])
-    indexer.append_waiting()
+def digest_of(data_dir: Path, indexer: Indexer) -> dict[str, str]:
+    """What is served and what the store holds, file by file and item by item."""
+    snapshot = served(data_dir)
+    found = {name: digest for name, (digest, _) in snapshot.manifest.files.items()}
+    found |= {f"appended {n}": one.sha256 for n, one in enumerate(snapshot.appended)}
+    stored = hashlib.sha256()
+    for code in range(8):
+        for item_id in indexer.store.list_of(code):
+            codes, vector, events = indexer.store.indexed(item_id)
+            stored.update(f"{code} {item_id} {codes} {vector.tobytes().hex()} {events}".encode())
+    vectors = snapshot.lists.vectors_of(snapshot.items.item_ids_N)
+    found["vectors"] = hashlib.sha256(vectors.tobytes()).hexdigest()
+    return found | {"store": stored.hexdigest()}
 
 
-def contents(snapshot: Snapshot) -> dict[str, str]:
-    return {name: digest for name, (digest, _) in snapshot.manifest.files.items()}
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> tuple[list[StandIn], dict[str, str]]:
+    """Models to be handed over, and the index of the last one and an appended item, from scratch.
 
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("owner", "name"), STEPS, ids=[name for _, name in STEPS])
-def test_a_crash_at_any_step_is_healed_by_starting_again(tmp_path, owner, name, when):
-    models = [StandIn.make(40).moved(0.3, n, 0.2) for n in (1, 2, 3)]
-    clean, crashed = tmp_path / "clean", tmp_path / "crashed"
-    with running(clean) as indexer:
-        drive(indexer, clean, models, 0)
-    seen: dict[int, str] = {}
-    original = getattr(owner, name)
-    for nth in (1, 2):  # the first call in a run, and a later one
-        calls = 0
-
-        def crash(*args, nth=nth, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == nth and when == "before":
-                raise Crash
-            result = original(*args, **kwargs)
-            if calls == nth:
-                raise Crash
-            return result
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, crash)
-            try:
-                with running(crashed) as indexer:
-                    drive(indexer, crashed, models, 0)
-            except Crash:
-                pass
-        seen_versions(crashed, seen)
-    with running(crashed) as indexer:
-        drive(indexer, crashed, models, 0)
-        seen_versions(crashed, seen)
-        stored = {c: indexer.store.list_of(c) for c in range(8)}
-        assert indexer.status()["snapshots_published"] == 3
-    healed, expected = served(crashed), served(clean)
-    assert contents(healed) == contents(expected)
-    assert membership(healed) == membership(expected)
-    assert {i: c for c in stored for i in stored[c]} == membership(expected)
-    handovers = [json.loads(text)["facts"]["handover"] for text in seen.values()]
-    assert sorted(handovers) == [1, 2, 3]
-
-
-def test_kill_9_at_any_time_leaves_the_index_that_an_undisturbed_run_builds(tmp_path):
+    From scratch: by an indexer that never saw another model.
+    """
     models = [StandIn.make(40).moved(0.3, n, 0.2) for n in range(1, 7)]
+    data_dir = tmp_path_factory.mktemp("scratch")
+    models[-1].hand_over(data_dir, len(models))
+    with running(data_dir, EXACT) as indexer:
+        announce(indexer, items_of(models[0]))
+        catch_up(indexer)
+        announce(indexer, [Item(900_000, "new", "", "", 1)])
+        indexer.append_waiting()
+        return models, digest_of(data_dir, indexer)
+
+
+@pytest.mark.parametrize(("when", "nth"), [("before", 1), ("after", 2)])
+@pytest.mark.parametrize("step", STEPS)
+def test_kill_9_at_any_step_leaves_the_index_that_is_built_from_scratch(
+    tmp_path, work, step, when, nth
+):
+    models, expected = work
+    models, handovers = models[-3:], range(4, 7)
+    at = KillAt(step, when, 1 if "append" in step else nth)  # the run appends once
+    assert in_another_process(tmp_path, models, handovers, at) == -signal.SIGKILL
+    seen: dict[int, str] = {}
+    seen_versions(tmp_path, seen)
+    with running(tmp_path, EXACT) as indexer:
+        drive(indexer, tmp_path, models, handovers)
+        seen_versions(tmp_path, seen)
+        healed = digest_of(tmp_path, indexer)
+        assert indexer.status()["snapshots_published"] == 3
+    assert healed == expected
+    numbers = [json.loads(text)["facts"]["handover"] for text in seen.values()]
+    assert sorted(numbers) == [4, 5, 6]
+
+
+def test_kill_9_at_any_time_leaves_the_index_that_is_built_from_scratch(tmp_path, work):
+    models, expected = work
     clean, killed = tmp_path / "clean", tmp_path / "killed"
+    handovers = range(1, 7)
     began = time.monotonic()
-    with running(clean) as indexer:
-        drive(indexer, clean, models, 0)
+    with running(clean, EXACT) as indexer:
+        drive(indexer, clean, models, handovers)
     whole = time.monotonic() - began
     for number, model in enumerate(models, start=1):
         model.hand_over(killed, number)
     seen: dict[int, str] = {}
     rng = np.random.default_rng(0)
-    for _ in range(24):
-        child = os.fork()
-        if child == 0:
-            try:
-                with running(killed, Config(max_backlog=99)) as indexer:
-                    drive(indexer, killed, models, 0)
-            finally:
-                os._exit(0)
-        time.sleep(rng.uniform(0, 0.5 * whole))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    for _ in range(12):
+        in_another_process(killed, models, handovers, seconds=rng.uniform(0, whole))
         seen_versions(killed, seen)
-    with running(killed, Config(max_backlog=99)) as indexer:
-        drive(indexer, killed, models, 0)
-        stored = {i: c for c in range(8) for i in indexer.store.list_of(c)}
-    assert contents(served(killed)) == contents(served(clean))
-    assert membership(served(killed)) == membership(served(clean)) == stored
+    with running(killed, EXACT) as indexer:
+        drive(indexer, killed, models, handovers)
+        healed = digest_of(killed, indexer)
+    assert healed == expected
 
 
 @pytest.mark.parametrize("setting", ["drift_threshold", "keep_versions", "max_backlog"])

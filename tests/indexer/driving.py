@@ -1,0 +1,135 @@
+"""An indexer driven without Kafka, also in a process that is killed with signal 9."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import indexer.indexer as indexer_module
+import indexer.publication as publication_module
+import indexer.serving as serving_module
+import indexer.snapshot as snapshot_module
+from indexer.indexer import Config, Indexer
+from indexer.store import Store
+from streaming.events import Item
+from tests.indexer.stand_in import StandIn
+
+EXACT = Config(vector_tolerance=0, max_backlog=99)
+"""Lists are shared only where they are bit-equal: the index is then the one built from scratch."""
+
+
+STEPS: dict[str, tuple[object, str]] = {
+    "reserve_version": (indexer_module.Store, "reserve_version"),
+    "link": (snapshot_module, "link"),
+    "write_items": (snapshot_module, "write_items"),
+    "write": (snapshot_module.CodeLists, "write"),
+    "publish": (snapshot_module, "publish"),
+    "load_snapshot": (publication_module, "load_snapshot"),
+    "write_pointer": (indexer_module, "write_pointer"),
+    "commit_index": (indexer_module.Store, "commit_index"),
+    "remove_versions": (indexer_module, "remove_versions"),
+    "add_listed": (indexer_module.Store, "add_listed"),
+    "write_appended": (serving_module, "write_appended"),
+    "write_pointer of appended": (serving_module, "write_pointer"),
+}
+"""What a publication does to disk, in order; a kill before or after each must be healed."""
+
+
+@contextmanager
+def running(data_dir: Path, config: Config | None = None, **more) -> Iterator[Indexer]:
+    store = Store(data_dir / "indexer" / "rocksdb")
+    try:
+        indexer = Indexer(config or Config(), store, data_dir, lambda: 1_000, StandIn.load, **more)
+        indexer.recover()
+        yield indexer
+    finally:
+        store.close()
+
+
+def items_of(model: StandIn) -> list[Item]:
+    return [
+        Item(int(i), f"title {i}", "3", f"B{i}", 100 + n) for n, i in enumerate(model.item_ids_N)
+    ]
+
+
+def announce(indexer: Indexer, items: list[Item]) -> None:
+    start = indexer.store.position.get(0, 0)
+    records = [(0, start + n, item.to_bytes()) for n, item in enumerate(items)]
+    indexer.listen(records, {0: start + len(records)})
+
+
+def catch_up(indexer: Indexer) -> None:
+    indexer.append_waiting()
+    while (number := indexer.next_handover()) is not None:
+        indexer.index_handover(number)
+
+
+def drive(
+    indexer: Indexer, data_dir: Path, models: list[StandIn], handovers: Iterable[int]
+) -> None:
+    """The work of one run: announce all items (again), index every handover, append one item."""
+    announce(indexer, items_of(models[0]))
+    for number, model in zip(handovers, models, strict=True):
+        if not (data_dir / "handover" / f"{number:08d}").exists():
+            model.hand_over(data_dir, number)
+        catch_up(indexer)
+    announce(indexer, [Item(900_000, "new", "", "", 1)])
+    indexer.append_waiting()
+
+
+@dataclass(frozen=True)
+class KillAt:
+    """Before or after the `nth` call of a step."""
+
+    step: str
+    when: str
+    nth: int
+
+    def arm(self) -> None:
+        owner, name = STEPS[self.step]
+        original, calls = getattr(owner, name), 0
+
+        def step(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == self.nth and self.when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*args, **kwargs)
+            if calls == self.nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, step)
+
+
+def _drive(
+    data_dir: Path, models: list[StandIn], handovers: Iterable[int], at: KillAt | None
+) -> None:
+    if at is not None:
+        at.arm()
+    with running(data_dir, EXACT) as indexer:
+        drive(indexer, data_dir, models, handovers)
+
+
+def in_another_process(
+    data_dir: Path,
+    models: list[StandIn],
+    handovers: Iterable[int],
+    at: KillAt | None = None,
+    seconds: float = 60,
+) -> int | None:
+    """`drive`, killed at a step or after `seconds`; how the process ended."""
+    # A fork of this process would lack the threads that rocksdb has in it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    child = context.Process(target=_drive, args=(data_dir, models, handovers, at))
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
+    return child.exitcode
