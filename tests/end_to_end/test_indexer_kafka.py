@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -51,12 +53,14 @@ def produce(kafka_broker, topics) -> Iterator[Callable[[list[Item]], None]]:
 class Running:
     """The process in a thread, and the status that it reported last."""
 
-    def __init__(self, bootstrap: str, topics: Topics, data_dir: Path) -> None:
+    def __init__(
+        self, bootstrap: str, topics: Topics, data_dir: Path, config: Config | None = None
+    ) -> None:
         self.status: dict[str, Any] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=run,
-            args=(Config(),),
+            args=(config or Config(),),
             kwargs={
                 "kafka": {"bootstrap_servers": bootstrap},
                 "topics": topics,
@@ -197,3 +201,39 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_is_away_are_one_clear_lin
             topics=Topics(),
             **more,
         )
+
+
+def test_all_state_deleted_and_kafka_read_again_gives_the_same_index(
+    kafka_broker, topics, produce, tmp_path
+):
+    first = StandIn.make(300, 8)
+    produce(catalogue(first))
+    first.hand_over(tmp_path, 1, {"0": 300})
+    exact = Config(vector_tolerance=0)
+    with Running(kafka_broker.bootstrap, topics, tmp_path, exact) as process:
+        process.wait_for(lambda s: s["caught_up"] and s["version"] == 1)
+        produce([Item(900_000 + n, f"new {n}", listed_at=9) for n in range(20)])
+        produce([Item(int(first.item_ids_N[7]), "another title", listed_at=10)])
+        process.wait_for(lambda s: s["caught_up"] and s["indexed_items"] == 320)
+        first.moved(0.2, 2, share=0.1).hand_over(tmp_path, 2, {"0": 310})
+        process.wait_for(lambda s: s["caught_up"] and s["version"] == 2)
+        produce([Item(950_000, "newest", listed_at=11)])
+        process.wait_for(lambda s: s["caught_up"] and s["indexed_items"] == 321)
+    before = digest(tmp_path)
+    for name in ("indexer", "snapshots", "appended"):
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / "current.json").unlink()
+    with Running(kafka_broker.bootstrap, topics, tmp_path, exact) as process:
+        process.wait_for(lambda s: s["caught_up"] and s["indexed_items"] == 321)
+        process.wait_for(lambda s: s["handover"] == 2)
+    assert digest(tmp_path) == before
+
+
+def digest(data_dir: Path) -> str:
+    """Of every served item: codes, vector and features."""
+    snapshot = load_served(data_dir, StandIn.load)
+    assert snapshot is not None
+    found = hashlib.sha256(snapshot.lists.vectors_of(snapshot.items.item_ids_N).tobytes())
+    for item in snapshot.items.describe(snapshot.items.item_ids_N.tolist()):
+        found.update(orjson.dumps(item))
+    return found.hexdigest()
