@@ -23,7 +23,14 @@ import structlog
 from deploy.evaluation import machine
 from deploy.evaluation.observation import Observation
 from deploy.evaluation.online_sparc import ServedSparc
-from deploy.evaluation.ways import PublishedEvery, Way, interval_ways, search_ways, stale_ways
+from deploy.evaluation.ways import (
+    RESERVES,
+    PublishedEvery,
+    Way,
+    interval_ways,
+    search_ways,
+    stale_ways,
+)
 from deploy.settings import Settings
 from model.evaluation import curves, metrics, predictions, prequential_run, protocol, runner
 from model.evaluation.predictions import Predictions
@@ -148,6 +155,7 @@ def all_ways(model: ServedSparc, settings: Settings) -> dict[str, Way]:
 ALL_WAYS = (
     "hard_top_1",
     "no_reserve",
+    *RESERVES,
     "equal_quota",
     "stale_consumer",
     "stale_towers",

@@ -6,6 +6,9 @@ queries of a day beside the served answer, before the day is learnt.
     hard_top_1         the most probable code alone (further ones only where it holds fewer than
                        50 items): matching in place of soft search
     no_reserve         no place is reserved for exploration: the ranking alone
+    reserve_10, reserve_25, reserve_40
+                       so many of 100 places are reserved for codes the user never touched: what
+                       exploration costs, and what it brings in coverage and diversity
     equal_quota        the searched codes get equal places in the answer, whatever p(c|u) says
     stale_consumer     the codebook of today under the towers, item vectors and lists of the end of
                        the warm-up: the interest head and the user tower are asked with codewords
@@ -37,6 +40,9 @@ from model.retrieval_model import RetrievalModel
 CODEBOOK = ("sparc.quantizer.",)
 CONSUMERS = ("sparc.user_towers.", "sparc.interest_head.", "sparc.evidence.")
 """Prefixes of the weights that turn a history into codes and user vectors."""
+
+RESERVES = {"reserve_10": 0.1, "reserve_25": 0.25, "reserve_40": 0.4}
+"""Shares of an answer that are reserved for codes the user never touched."""
 
 MakeModel = Callable[..., RetrievalModel]
 """(tensors, facts) -> the model that these weights make."""
@@ -125,6 +131,10 @@ def search_ways(search: SearchConfig) -> dict[str, Way]:
     return {
         "hard_top_1": Searched(replace(search, codes=1, evidence=0, explore=NOTHING)),
         "no_reserve": Searched(replace(search, explore=NOTHING)),
+        **{
+            name: Searched(replace(search, explore=replace(NOTHING, untouched=share)))
+            for name, share in RESERVES.items()
+        },
         "equal_quota": Searched(replace(search, quota="equal")),
     }
 

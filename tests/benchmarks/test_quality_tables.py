@@ -28,7 +28,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_part_of_a_study_has_its_table(out: Path):
     found = quality_tables.render(out, ["small"])
-    parts = ("models", "targets", "trade-off", "exploration", "codebook", "controls", "intervals")
+    parts = ("models", "targets", "trade-off", "reserve", "exploration", "codebook")
+    parts += ("controls", "intervals")
     assert set(found) == {f"small-{part}" for part in parts}
     for table in found.values():
         widths = {line.count("|") for line in table.splitlines()}
