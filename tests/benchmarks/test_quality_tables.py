@@ -36,7 +36,7 @@ def test_every_part_of_a_study_has_its_table(out: Path):
         assert len(widths) == 1, table
     assert "sparc" in found["small-models"]
     assert "no_content" not in found["small-models"], "a control is no model of its own"
-    assert len(found["small-controls"].splitlines()) == 2 + 7
+    assert len(found["small-controls"].splitlines()) == 2 + 8
     assert "over popularity" in found["small-targets"]
 
 
