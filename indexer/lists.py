@@ -85,6 +85,10 @@ class _Memory:
             return True
 
 
+def _room(count: int) -> int:
+    return count + count // 8 + 16
+
+
 class CodeList:
     """The items of one code: immutable ids (n,) int64 and vectors (n, D) float32.
 
@@ -107,7 +111,7 @@ class CodeList:
 
     def _fill(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
         """Copy rows into memory with room to grow."""
-        memory = _Memory(len(ids) + len(ids) // 8 + 16, rows.shape[1])
+        memory = _Memory(_room(len(ids)), rows.shape[1])
         memory.claim(0, len(ids))
         memory.ids[: len(ids)], memory.vectors[: len(ids)] = ids, rows
         self._show(memory, len(ids))
@@ -120,15 +124,8 @@ class CodeList:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def with_items(
-        self, item_ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str = "list"
-    ) -> CodeList:
-        """These items, which must not be there yet, behind the others.
-
-        Raises:
-            IndexerError: as the constructor.
-        """
-        ids, rows = _checked(item_ids, vectors, where)
+    def with_checked(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> CodeList:
+        """These finite rows of items that are not there yet, behind the others."""
         before, after = len(self), len(self) + len(ids)
         if not self._memory.claim(before, len(ids)):  # full, or another list grew from this one
             return CodeList.of_checked(
@@ -139,10 +136,18 @@ class CodeList:
         grown._show(self._memory, after)
         return grown
 
-    def without(self, item_ids: NDArray[np.int64]) -> CodeList:
-        """The list without some items."""
-        stay = ~np.isin(self.item_ids, item_ids)
-        return CodeList.of_checked(self.item_ids[stay], self.vectors[stay])
+    def without(self, rows: NDArray[np.int64]) -> CodeList:
+        """The list without some of its rows."""
+        stay = np.ones(len(self), bool)
+        stay[rows] = False
+        count = int(stay.sum())
+        memory = _Memory(_room(len(self)), self.vectors.shape[1])
+        memory.claim(0, count)
+        np.compress(stay, self.item_ids, out=memory.ids[:count])
+        np.compress(stay, self.vectors, axis=0, out=memory.vectors[:count])
+        left = CodeList.__new__(CodeList)
+        left._show(memory, count)
+        return left
 
     def scores(self, users_bD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Inner products (b, n) of every user vector with every item of the list."""
@@ -237,37 +242,36 @@ class CodeLists:
         Raises:
             IndexerError: as `build`.
         """
-        codes = _codes(codes, item_ids, len(self.lists))
+        codes_n = _codes(codes, item_ids, len(self.lists))
         if vectors.shape != (len(item_ids), self.dimension):
             raise IndexerError(
                 f"{len(item_ids)} appended items have vectors of shape {vectors.shape}; the lists "
                 f"have dimension {self.dimension}"
             )
-        if len(np.unique(item_ids)) != len(item_ids):
-            raise IndexerError("an appended item is given twice")
         if not len(item_ids):
             return self
-        before, _ = self.locate(item_ids)
-        moved = item_ids[before >= 0]
+        order = np.lexsort((item_ids, codes_n))
+        item_ids, codes_n = np.asarray(item_ids, np.int64)[order], codes_n[order]
+        vectors = vectors[order]
+        _checked(item_ids, vectors, "appended items")
+        before, rows = self.locate(item_ids)
+        there = before >= 0
         left = self.replaced(
             {
-                code: self.lists[code].without(moved)
-                for code in np.unique(before[before >= 0]).tolist()
+                code: self.lists[code].without(rows[before == code])
+                for code in np.unique(before[there]).tolist()
             }
         )
-        order = np.argsort(codes, kind="stable")
-        item_ids, codes = item_ids[order], codes[order]
-        lists, rows = list(left.lists), np.empty(len(codes), np.int64)
-        found, starts = np.unique(codes, return_index=True)
-        for code, start, end in zip(found.tolist(), starts, [*starts[1:], len(codes)], strict=True):
-            here = order[start:end]
-            lists[code] = lists[code].with_items(
-                item_ids[start:end], vectors[here], f"list of code {code}"
-            )
-            added = lists[code].item_ids[len(left.lists[code]) :]
-            item_ids[start:end] = added
-            rows[start:end] = np.arange(len(left.lists[code]), len(lists[code]))
-        return CodeLists(lists, self.dimension, left._places.appended(item_ids, codes, rows))
+        lists, rows = list(left.lists), np.empty(len(codes_n), np.int64)
+        found, starts = np.unique(codes_n, return_index=True)
+        for code, start, end in zip(
+            found.tolist(), starts, [*starts[1:], len(codes_n)], strict=True
+        ):
+            first = len(lists[code])
+            rows[start:end] = np.arange(first, first + end - start)
+            lists[code] = lists[code].with_checked(item_ids[start:end], vectors[start:end])
+        places = left._places.appended(item_ids, codes_n, rows)
+        return CodeLists(lists, self.dimension, places)
 
     def locate(self, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First-level code and row in its list of each item; -1, -1 for an unknown one."""
@@ -279,8 +283,11 @@ class CodeLists:
         if (codes < 0).any():
             raise IndexerError(f"item {item_ids[codes < 0][0]} is in no list")
         found = np.empty((len(item_ids), self.dimension), np.float32)
-        for code in np.unique(codes):
-            here = codes == code
+        if not len(item_ids):
+            return found
+        order = np.argsort(codes, kind="stable")
+        present, starts = np.unique(codes[order], return_index=True)
+        for code, here in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
             found[here] = self.lists[code].vectors[rows[here]]
         return found
 

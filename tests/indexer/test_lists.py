@@ -119,7 +119,7 @@ def test_duplicate_ids_are_refused_within_a_list_and_across_lists():
         CodeLists.build(np.array([7, 7]), np.array([1, 1]), vectors, C)
     with pytest.raises(IndexerError, match="item 7 is in two lists"):
         CodeLists.build(np.array([7, 7]), np.array([1, 2]), vectors, C)
-    with pytest.raises(IndexerError, match="given twice"):
+    with pytest.raises(IndexerError, match="item 7 is there more than once"):
         make()[0].with_items(np.array([7, 7]), np.array([1, 2]), vectors)
 
 

@@ -1,0 +1,201 @@
+"""What a change of the index costs, beside building it: in memory, and on disk with the store.
+
+    python -m tests.benchmarks.index_update --items 1000000 --out index_update.json
+
+In memory: lists of all items, then a share of the items changes in three ways. On disk: the indexer
+publishes a first version of all items (read from a handover, written, verified, committed to
+rocksdict, pointed to), then the same share of the items is listed anew, and once more under other
+titles, so that vectors and codes change. Every figure is the median of `--repeats` changes, each of
+other items; the shares are of the time that the full build took in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from deploy.evaluation.machine import machine, peak_memory_gib, versions
+from indexer.indexer import Config, Indexer
+from indexer.lists import CodeList, CodeLists, members
+from indexer.store import Store
+from model.manifest import Manifest
+from streaming.events import Item
+from tests.benchmarks.clustered_items import clustered
+from tests.indexer.stand_in import StandIn
+
+TARGET = 0.05
+
+
+class WideStandIn(StandIn):
+    """A stand-in whose codes are found in pieces, so that many items fit."""
+
+    def _codes(self, vectors: np.ndarray) -> np.ndarray:
+        squares_C = (self.centroids_CD**2).sum(axis=1)
+        parts = []
+        for a in range(0, len(vectors), 65_536):
+            near = vectors[a : a + 65_536] @ self.centroids_CD.T - squares_C / 2
+            first = near.argmax(axis=1)
+            parts.append(np.repeat(first[:, None], self.levels, axis=1))
+        return np.concatenate([np.empty((0, self.levels), np.int64), *parts])
+
+
+@contextmanager
+def timed(found: list[float]) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    found.append(time.perf_counter() - began)
+
+
+def in_memory(
+    items: int, codes: int, dimension: int, share: float, repeats: int, seed: int
+) -> dict:
+    """Seconds of a build and of three kinds of change."""
+    made = clustered(items, codes, dimension, seed)
+    rng = np.random.default_rng(seed + 1)
+    count = max(1, int(items * share))
+    build: list[float] = []
+    for _ in range(repeats):
+        with timed(build):
+            lists = CodeLists.build(made.item_ids_N, made.codes_N, made.vectors_ND, codes)
+    members_C = members(made.codes_N, made.item_ids_N, codes)
+    found: dict[str, list[float]] = {}
+
+    def change(name: str, work: Callable[[], CodeLists], size: int) -> None:
+        with timed(found.setdefault(name, [])):
+            after = work()
+        assert len(after) == size
+
+    for n in range(repeats):
+        order = rng.permutation(codes)
+        sizes = np.cumsum(lists.sizes_C[order])
+        drifted = order[: max(1, int((sizes <= count).sum()))].tolist()
+        vectors_ND = made.vectors_ND * np.float32(1.01)
+        change(
+            "drifted codes that hold as many items",
+            lambda vectors_ND=vectors_ND, drifted=drifted: lists.replaced(
+                {
+                    code: CodeList(made.item_ids_N[members_C[code]], vectors_ND[members_C[code]])
+                    for code in drifted
+                }
+            ),
+            items,
+        )
+        ids = np.arange(count) + (n + 2) * 10 * items
+        some = rng.integers(0, items, count)
+        new = made.vectors_ND[some]
+        change(
+            "new items of all codes",
+            lambda ids=ids, some=some, new=new: lists.with_items(ids, made.codes_N[some], new),
+            items + count,
+        )
+        rows = rng.choice(items, count, replace=False)
+        other = rng.integers(0, codes, count)
+        change(
+            "items of all codes move to any other",
+            lambda rows=rows, other=other, new=new: lists.with_items(
+                made.item_ids_N[rows], other, new
+            ),
+            items,
+        )
+    return _beside_build(statistics.median(build), found)
+
+
+def on_disk(
+    items: int, codes: int, dimension: int, share: float, repeats: int, seed: int
+) -> dict[str, Any]:
+    """Seconds of a first publication, and of items listed after it until readers can find them."""
+    made = clustered(items, codes, dimension, seed)
+    count = max(1, int(items * share))
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        data_dir = Path(place)
+        model = WideStandIn(made.item_ids_N, made.vectors_ND, made.centroids_CD)
+        model.hand_over(data_dir, 1)
+        store = Store(data_dir / "store")
+        indexer = Indexer(Config(), store, data_dir, lambda: 0, load)
+        indexer.recover()
+        offset = 0
+        build: list[float] = []
+        catalogue = [Item(int(i), listed_at=1) for i in made.item_ids_N]
+        with timed(build):
+            for a in range(0, items, 5000):
+                offset = _listen(indexer, catalogue[a : a + 5000], offset)
+            indexer.index_handover(1)
+        for n in range(repeats):
+            first = 10 * items + n * count
+            new = [Item(first + i, f"new {i}", listed_at=2) for i in range(count)]
+            rows = rng.choice(items, count, replace=False)
+            again = [Item(int(made.item_ids_N[r]), f"title {n}", listed_at=3) for r in rows]
+            for name, listed in (("new items", new), ("items under other titles", again)):
+                with timed(found.setdefault(name, [])):
+                    offset = _listen(indexer, listed, offset)
+                    assert indexer.append_waiting() == count
+        store.close()
+    return _beside_build(build[0], found)
+
+
+def load(directory: Path, manifest: Manifest) -> WideStandIn:
+    return WideStandIn.load(directory, manifest)  # type: ignore[return-value]
+
+
+def _listen(indexer: Indexer, items: list[Item], offset: int) -> int:
+    records = [(0, offset + n, item.to_bytes()) for n, item in enumerate(items)]
+    indexer.listen(records, {0: offset + len(records)})
+    return offset + len(records)
+
+
+def _beside_build(build_s: float, found: dict[str, list[float]]) -> dict[str, Any]:
+    changes = {}
+    for name, seconds in found.items():
+        median = statistics.median(seconds)
+        changes[name] = {
+            "seconds": round(median, 5),
+            "slowest_seconds": round(max(seconds), 5),
+            "share_of_build": round(median / build_s, 5),
+            "within_target": median / build_s <= TARGET,
+        }
+    return {"build_seconds": round(build_s, 4), "changes": changes}
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--codes", type=int, default=1024)
+    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--share", type=float, default=0.01)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    settings = {k: v for k, v in vars(options).items() if k != "out"}
+    on_disk(1000, 8, 8, 0.01, 1, 0)  # what is imported at the first use is not the index's cost
+    result = {
+        "benchmark": "index_update",
+        "settings": settings,
+        "machine": machine("cpu"),
+        "versions": versions(),
+        "in_memory": in_memory(**settings),
+        "on_disk": on_disk(**settings),
+        "peak_memory_gib": peak_memory_gib(),
+    }
+    text = json.dumps(result, indent=1)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return result
+
+
+if __name__ == "__main__":
+    main()
