@@ -71,13 +71,14 @@ def test_every_command_of_a_page_works(page: Path, running: str, shelf: Shelf) -
         assert asked.exit_code in expected, f"{line}: {asked.output}"
 
 
-def test_the_examples_of_the_service_are_answered(running: str) -> None:
-    (example,) = PYTHON.findall((ROOT / "docs" / "SERVICE.md").read_text())
-    names: dict[str, object] = {}
+def test_the_examples_of_the_service_are_answered(running: str, shelf: Shelf) -> None:
+    example = "\n".join(PYTHON.findall((ROOT / "docs" / "SERVICE.md").read_text()))
+    names: dict[str, object] = {"data_dir": shelf.data_dir}
     exec(re.sub(r'"http://127[^"]*"', repr(running), example), names)  # noqa: S102
     assert len(names["known"]["items"]) == 10  # type: ignore[index]
     assert len(names["both"]["answers"]) == 2  # type: ignore[index]
     assert names["why"]["codes"]  # type: ignore[index]
+    assert names["table"].column_names[-1] == "propensities"  # type: ignore[attr-defined]
     for path in re.findall(r"`GET (/\S+)`", (ROOT / "docs" / "SERVICE.md").read_text()):
         assert httpx.get(f"{running}{path}", timeout=20).status_code == 200
 
