@@ -114,6 +114,7 @@ def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
         stop,
         report,
         client=settings.kafka.client_settings,
+        librdkafka=settings.kafka.security.librdkafka(),
         partitions=settings.kafka.partitions,
         replication=settings.kafka.replication,
     )

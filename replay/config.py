@@ -8,6 +8,8 @@ from pathlib import Path
 from replay.errors import ReplayError
 from replay.synthetic import SyntheticConfig
 
+CLIENTS = ("kafka-python", "confluent-kafka")
+
 
 @dataclass(frozen=True)
 class ReplayConfig:
@@ -27,6 +29,8 @@ class ReplayConfig:
             that much after the last event, so that the job lets everything go.
         heartbeat_seconds: real time between heartbeats and between reports.
         patience_seconds: how long Kafka may take nothing before the replay gives up.
+        client: what produces: "kafka-python", or "confluent-kafka" (the extra `fast`), which needs
+            a fraction of the processor time.
         sort_memory_mb: memory of the sort in MiB; what does not fit goes to the data directory.
         synthetic: the log that is made when none is given.
     """
@@ -40,6 +44,7 @@ class ReplayConfig:
     watermark_delay_ms: int = 5000
     heartbeat_seconds: float = 1.0
     patience_seconds: float = 120.0
+    client: str = CLIENTS[0]
     sort_memory_mb: int = 512
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
@@ -51,5 +56,7 @@ class ReplayConfig:
             raise ReplayError("rate and speedup exclude each other; give one of them")
         if self.dataset and (self.events or self.items):
             raise ReplayError("a dataset and files exclude each other; give --dataset or --events")
+        if self.client not in CLIENTS:
+            raise ReplayError(f"[replay] client is {self.client!r}: one of {CLIENTS}")
         if self.items and not self.events:
             raise ReplayError("a catalogue without a log; give the events file too")

@@ -10,12 +10,14 @@ its defaults. A third of that goes into CRC-32C in pure Python; with large batch
 gzip leaves fewer bytes to check, 31,000 uncompressed, and 75,000 uncompressed when the C extension
 `crc32c` is installed. (zstd would reach 50,000, but Flink's connector cannot read it.)
 
-`Producer` is all that the replay asks of a client; another one may stand behind it.
+`Producer` is all that the replay asks of a client; librdkafka may stand behind it
+(`replay/librdkafka_producer.py`).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,6 +29,7 @@ from kafka.errors import (
     AuthorizationError,
     KafkaConfigurationError,
     KafkaError,
+    KafkaTimeoutError,
     SaslAuthenticationFailedError,
     UnsupportedVersionError,
 )
@@ -83,6 +86,22 @@ class Producer(Protocol):
         """Let go of the connection; what was not flushed may be lost."""
 
 
+class _Cause(logging.Handler):
+    """Why no broker could be reached: kafka-python logs it, and raises a timeout only."""
+
+    error: Exception | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the exception that a message is about; best one that waiting does not mend."""
+        for argument in record.args or ():
+            if isinstance(argument, HOPELESS) or (
+                isinstance(argument, Exception)
+                and not isinstance(argument, KafkaTimeoutError)
+                and not isinstance(self.error, HOPELESS)
+            ):
+                self.error = argument
+
+
 @lru_cache(maxsize=65_536)
 def partition_of(key: bytes, partitions: int) -> int:
     """Kafka's own choice for a key (murmur2), the same in every client."""
@@ -121,16 +140,26 @@ class Patience:
             ReplayError: if there is none in time.
         """
         began = self._now()
+        cause = _Cause(logging.WARNING)
+        bootstrap_log = logging.getLogger("kafka.net.manager")
+        bootstrap_log.addHandler(cause)
+        try:
+            return self._until(attempt, began, cause)
+        finally:
+            bootstrap_log.removeHandler(cause)
+
+    def _until(self, attempt: Callable[[], Result], began: float, cause: _Cause) -> Result:
         while True:
             started = self._now()
             try:
                 return attempt()
-            except HOPELESS as error:
-                raise ReplayError(
-                    f"Kafka at {self.bootstrap} lets nobody in ({_reason(error)}); correct the "
-                    "[kafka] section of the configuration"
-                ) from error
-            except (KafkaError, OSError) as error:
+            except (KafkaError, OSError) as raised:
+                error = (cause.error or raised) if isinstance(raised, KafkaTimeoutError) else raised
+                if isinstance(error, HOPELESS):
+                    raise ReplayError(
+                        f"Kafka at {self.bootstrap} lets nobody in ({_reason(error)}); correct the "
+                        "[kafka] section of the configuration"
+                    ) from error
                 waited = self._now() - began
                 if waited >= self.seconds:
                     raise ReplayError(

@@ -25,6 +25,7 @@ from replay.clock import SimulatedClock
 from replay.config import ReplayConfig
 from replay.exclusive import exclusive
 from replay.heartbeat import Pulse
+from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.log_in_kafka import find_clicks, find_items
 from replay.producer import CONNECTION, KafkaPythonProducer, Patience, Producer, partition_of
 from replay.resumption import CHUNK
@@ -53,6 +54,7 @@ class Replay:
         stop: ends the run early when set.
         report: called about every second with `totals`.
         client: further settings of kafka-python.
+        librdkafka: further settings of librdkafka, for `config.client` "confluent-kafka".
         partitions: of `clicks`, when it is created.
         replication: of the topics that are created.
         now: real time in seconds, from any origin.
@@ -69,6 +71,7 @@ class Replay:
         report: Callable[[dict[str, Any]], None],
         *,
         client: Mapping[str, Any] | None = None,
+        librdkafka: Mapping[str, Any] | None = None,
         partitions: int = 1,
         replication: int = 1,
         now: Callable[[], float] = time.monotonic,
@@ -92,6 +95,7 @@ class Replay:
         self._stop = stop
         self._report = report
         self._client = dict(client or {})
+        self._librdkafka = dict(librdkafka or {})
         self._spread = partitions
         self._replication = replication
         self._now = now
@@ -205,6 +209,8 @@ class Replay:
 
         if created := self._patience.until(create):
             logger.info("topics_created", topics=created)
+        if self.config.client == "confluent-kafka":
+            return LibrdkafkaProducer(self._patience, self._librdkafka)
         return KafkaPythonProducer(self._patience, self._client)
 
     def _announce(self, producer: Producer, log: StagedLog) -> None:

@@ -19,7 +19,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from replay import synthetic
-from replay.config import ReplayConfig
+from replay.config import CLIENTS, ReplayConfig
 from replay.errors import ReplayError
 from replay.replay import run
 from replay.staging import stage
@@ -39,7 +39,9 @@ from replay.replay import run
 from replay.synthetic import SyntheticConfig
 from streaming.topics import Topics
 a = json.loads(sys.argv[1])
-config = ReplayConfig(synthetic=SyntheticConfig(**a["synthetic"]), heartbeat_seconds=0.1)
+config = ReplayConfig(
+    synthetic=SyntheticConfig(**a["synthetic"]), heartbeat_seconds=0.1, client=a["client"]
+)
 run(config, a["bootstrap"], Topics().prefixed(a["prefix"]), Path(a["data_dir"]), threading.Event(),
     lambda status: print(json.dumps(status), flush=True), partitions=a["partitions"])
 """
@@ -66,9 +68,10 @@ class Target:
             partitions=PARTITIONS,
         )
 
-    def process(self, size: SyntheticConfig) -> subprocess.Popen[str]:
+    def process(self, size: SyntheticConfig, client: str) -> subprocess.Popen[str]:
         arguments = {
             "synthetic": vars(size),
+            "client": client,
             "bootstrap": self.bootstrap,
             "prefix": self.prefix,
             "data_dir": str(self.data_dir),
@@ -152,9 +155,10 @@ def test_every_event_arrives_in_order_and_items_before_the_first(target, log):
     assert len(target.records(target.topics.clicks)) == before
 
 
-def test_killed_again_and_again_it_loses_nothing_and_sends_nothing_twice(target, log):
+@pytest.mark.parametrize("client", CLIENTS)
+def test_killed_again_and_again_it_loses_nothing_and_sends_nothing_twice(target, log, client):
     for threshold in (1, 9_000, 17_000):
-        process = target.process(SMALL)
+        process = target.process(SMALL, client)
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{") and json.loads(line)["clicks_produced"] >= threshold:
@@ -165,7 +169,7 @@ def test_killed_again_and_again_it_loses_nothing_and_sends_nothing_twice(target,
         process.stdout.close()
     stored = len(target.clicks()[0])
     assert stored >= 17_000
-    process = target.process(SMALL)
+    process = target.process(SMALL, client)
     output, _ = process.communicate()
     assert process.returncode == 0
     last = json.loads(output.splitlines()[-1])
@@ -173,7 +177,8 @@ def test_killed_again_and_again_it_loses_nothing_and_sends_nothing_twice(target,
     target.assert_complete(log)
 
 
-def test_a_broker_that_is_killed_on_the_way_costs_nothing(target, log, kafka_broker):
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_broker_that_is_killed_on_the_way_costs_nothing(target, log, kafka_broker, client):
     seen = list[str]()
 
     def report(status: dict[str, Any]) -> None:
@@ -184,7 +189,7 @@ def test_a_broker_that_is_killed_on_the_way_costs_nothing(target, log, kafka_bro
         elif seen.count("waiting for Kafka") == 3:
             kafka_broker.start()
 
-    totals = target.run(ReplayConfig(synthetic=SMALL), report=report)
+    totals = target.run(ReplayConfig(synthetic=SMALL, client=client), report=report)
     assert totals["clicks_produced"] == 20_000
     assert "waiting for Kafka" in seen
     target.assert_complete(log)

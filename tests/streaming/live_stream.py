@@ -11,6 +11,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
+from deploy import kafka_broker as kafka
 from streaming import job_keeper
 from streaming.accounting import Accounts, StreamEnd, consumer, count
 from streaming.dead_letters import OURS
@@ -116,6 +117,8 @@ class LiveStream:
 
     def read(self, topic: str) -> list:
         """What a topic has got since it was read last, committed records only."""
+        # On a busy machine a broker may be fenced for a moment, and is then in no metadata.
+        kafka.wait_until_ready(self.broker.bootstrap, client=self.client)
         reader = consumer(self.broker.bootstrap, self.client)
         try:
             partitions = [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic)]
