@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from deploy import flink_cluster as flink
 from deploy import kafka_broker as kafka
@@ -112,6 +113,13 @@ class Cluster:
             self.address,
             still_running=lambda: self.job_manager.running and self.task_manager.running,
         )
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command run in this process logs to the output of its own test; later ones have another."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
