@@ -6,7 +6,7 @@ Shapes: N items, C first-level codes.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from indexer.assignment import Assignment, assign
 from indexer.drift import Drift, Geometry, measure_drift
+from indexer.health import Health
 from indexer.rebuild import Rebuild, rebuild
 from indexer.snapshot import Snapshot
 from indexer.store import ListedItem
@@ -31,12 +32,14 @@ class Build:
         first_seen_N: int64 ms; 0 for an item that only the model knows.
         rebuild: the lists, and why each of them was built anew.
         drift: against the parent; None without one, or one of another shape.
+        health: of the codebook as a whole.
     """
 
     assignment: Assignment
     first_seen_N: NDArray[np.int64]
     rebuild: Rebuild
     drift: Drift | None
+    health: Health
 
     def facts(self, parent: Snapshot | None, drift_threshold: float) -> dict[str, Any]:
         """What the manifest says of the indexer's part."""
@@ -53,7 +56,10 @@ class Build:
             "codes": len(codes_C),
             "codes_in_use": int((codes_C > 0).sum()),
             "largest_list": int(codes_C.max(initial=0)),
+            "codebook_health": asdict(self.health),
         }
+        if self.rebuild.deferred:
+            facts["deferred_codes"] = list(self.rebuild.deferred)
         if self.drift is not None:
             facts["code_drift"] = {
                 "movement": _rounded(self.drift.movement_C),
@@ -73,6 +79,7 @@ def build(
     *,
     drift_threshold: float,
     vector_tolerance: float,
+    drift_rebuilds: int | None = None,
 ) -> Build:
     """Assign every item, measure drift, and build the lists that cannot be shared.
 
@@ -84,6 +91,7 @@ def build(
         geometry: where the parent's codes lie.
         drift_threshold: as in `indexer.Config`.
         vector_tolerance: as in `indexer.Config`.
+        drift_rebuilds: as in `indexer.Config`; None for any number.
 
     Raises:
         IndexerError: if the model gives vectors or codes that must not be served.
@@ -119,8 +127,14 @@ def build(
             drift,
             drift_threshold=drift_threshold,
             vector_tolerance=vector_tolerance,
+            drift_rebuilds=drift_rebuilds,
         ),
         drift,
+        Health.measure(
+            model.centroids_CD,
+            model.quantizer_space(None),
+            np.asarray(model.codes_NQ[:, 0], np.int64),
+        ),
     )
 
 

@@ -1,8 +1,11 @@
 """How far each code has moved between the served snapshot and a new model.
 
 Drift of a code = movement of its centroid relative to its radius + the share of its items that
-changed code, each item weighted by its traffic. Codes keep their numbers across versions (the
-trainer's moving averages see to that), so a code is compared with itself.
+changed code, each item weighted by its traffic. A code is compared with the one that it continues.
+That is the code of its own number, as the trainer's moving averages swap no two; but where a
+codebook was begun anew, the numbers say nothing, and old and new codes are matched by the items
+that they share (Kuhn 1955, by `scipy.optimize.linear_sum_assignment`): drift is movement then, too,
+and not renumbering.
 
 Shapes: C first-level codes, D dimension of the quantizer's space, N items known to both versions.
 """
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,15 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Drift:
-    """Drift per code, float32 (C,), and the weight of each code in the traffic (sums to 1)."""
+    """Drift per code, float32 (C,), and the weight of each code in the traffic (sums to 1).
+
+    `renumbered` codes continue one of another number.
+    """
 
     movement_C: NDArray[np.float32]
     churn_C: NDArray[np.float32]
     weight_C: NDArray[np.float32]
+    renumbered: int = 0
 
     @property
     def drift_C(self) -> NDArray[np.float32]:
@@ -66,7 +74,30 @@ class Drift:
             "over_threshold": int((drift_C > threshold).sum()),
             "movement": round(float((self.movement_C * self.weight_C).sum()), 6),
             "churn": round(float((self.churn_C * self.weight_C).sum()), 6),
+            "renumbered": self.renumbered,
         }
+
+
+def continued(
+    old_codes_N: NDArray[np.int64],
+    new_codes_N: NDArray[np.int64],
+    traffic_N: NDArray[np.floating],
+    codes: int,
+) -> NDArray[np.int64]:
+    """The old code that each new one continues, int64 (C,): a permutation.
+
+    Together the pairs share as much traffic as can be; of equals the code's own number is taken.
+
+    >>> continued(np.array([0, 0, 1, 2]), np.array([2, 2, 0, 1]), np.ones(4), 3).tolist()
+    [1, 2, 0]
+    """
+    shared = np.bincount(new_codes_N * codes + old_codes_N, traffic_N, codes * codes)
+    shared_CC = shared.reshape(codes, codes)
+    own = shared_CC.diagonal()
+    if (own >= shared_CC.max(axis=1)).all():  # nearly always, and then there is nothing to solve
+        return np.arange(codes)
+    preference = np.eye(codes) * (1e-6 * max(float(traffic_N.sum()), 1.0) / codes)
+    return linear_sum_assignment(shared_CC + preference, maximize=True)[1]
 
 
 def measure_drift(
@@ -89,6 +120,11 @@ def measure_drift(
     ([0.5, 0.0], [0.5, 0.5])
     """
     C = len(old.centroids_CD)
+    continued_C = continued(old_codes_N, new_codes_N, traffic_N, C)
+    renumbered = int((continued_C != np.arange(C)).sum())
+    if renumbered:
+        old = Geometry(old.centroids_CD[continued_C], old.radii_C[continued_C])
+        old_codes_N = np.argsort(continued_C)[old_codes_N]
     known = old.radii_C[old.radii_C > 0]
     typical = float(known.mean()) if len(known) else 1.0
     radii_C = np.where(old.radii_C > 0, old.radii_C, typical)
@@ -101,5 +137,8 @@ def measure_drift(
     churn_C = (leaving_C + entering_C) / np.where(total_C > 0, total_C, 1.0)
     weight_C = total_C / total_C.sum() if total_C.sum() > 0 else np.full(C, 1 / C)
     return Drift(
-        movement_C.astype(np.float32), churn_C.astype(np.float32), weight_C.astype(np.float32)
+        movement_C.astype(np.float32),
+        churn_C.astype(np.float32),
+        weight_C.astype(np.float32),
+        renumbered,
     )

@@ -15,6 +15,7 @@ model and appended: file, then pointer, then store. Appending again changes noth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,11 @@ class Config:
     Attributes:
         drift_threshold: drift of a code (centroid movement in radii + churn) above which its list
             is rebuilt.
+        drift_rebuilds: lists built in one version for drift alone, the most drifted by traffic
+            first; further ones are shared, which changes no answer beyond the tolerance.
         vector_tolerance: how far an item's new vector may be from the one in its list, as a share
-            of the root mean square norm, for the list to be shared. 0: bit-equal lists only.
+            of the root mean square norm, for the list to be shared. 0: bit-equal lists only, so
+            that the index is, byte for byte, the one built from scratch.
         max_backlog: with more handovers waiting than this the newest is taken, the others are
             skipped.
         max_appended: with more appended files than this they are merged into one.
@@ -63,6 +67,7 @@ class Config:
     """
 
     drift_threshold: float = 0.1
+    drift_rebuilds: int = 16
     vector_tolerance: float = 0.001
     max_backlog: int = 3
     max_appended: int = 16
@@ -73,7 +78,7 @@ class Config:
         for name in ("drift_threshold", "vector_tolerance", "items_wait_s"):
             if not getattr(self, name) >= 0:
                 raise IndexerError(f"indexer.{name} is {getattr(self, name)}; use 0 or more")
-        for name in ("max_backlog", "max_appended", "keep_versions"):
+        for name in ("max_backlog", "max_appended", "keep_versions", "drift_rebuilds"):
             if not getattr(self, name) >= 1:
                 raise IndexerError(f"indexer.{name} is {getattr(self, name)}; use 1 or more")
 
@@ -260,6 +265,13 @@ class Indexer:
         if skipped:
             log.warning("handovers skipped", first=skipped[0], last=skipped[-1], taken=number)
             self._skipped += len(skipped)
+        if made.rebuild.deferred:
+            log.warning(
+                "a flood of drift: some lists wait",
+                version=snapshot.version,
+                lists=len(made.rebuild.deferred),
+                built=self.config.drift_rebuilds,
+            )
         log.info(
             "snapshot published",
             version=snapshot.version,
@@ -288,6 +300,7 @@ class Indexer:
             self.serving.geometry if self.serving else None,
             drift_threshold=self.config.drift_threshold,
             vector_tolerance=self.config.vector_tolerance,
+            drift_rebuilds=self.config.drift_rebuilds,
         )
 
     def _write(
@@ -344,6 +357,9 @@ class Indexer:
             "rebuilt_codes": len(facts.get("rebuilt_codes", [])),
             "shared_codes": facts.get("shared_codes", 0),
             "drift": facts.get("code_drift", {}).get("summary"),
+            "rebuild_reasons": _counted(facts.get("reasons", {})),
+            "deferred_codes": len(facts.get("deferred_codes", [])),
+            "codebook_health": facts.get("codebook_health"),
             "codes": facts.get("codes", 0),
             "codes_in_use": facts.get("codes_in_use", 0),
             "last_refusal": self._last_refusal,
@@ -352,3 +368,8 @@ class Indexer:
             "handovers_skipped": self._skipped,
             "items_refused": self.listing.refused,
         }
+
+
+def _counted(reasons: dict[str, list[str]]) -> dict[str, int]:
+    """How many lists were built anew for each reason."""
+    return dict(Counter(why for some in reasons.values() for why in some))
