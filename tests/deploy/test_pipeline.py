@@ -60,7 +60,9 @@ def test_a_drain_waits_for_each_part_in_turn() -> None:
     statuses["index"] = {"caught_up": True, "handover": 3, "version": 3}
     statuses["register"] = {"caught_up": True, "last_registered": 2}
     statuses["serve"] = {"version": 3}
-    assert [step.done(statuses) for step in steps] == [True, True, False, True]
+    assert [step.done(statuses) for step in steps] == [True, True, True, False]
+    statuses["register"]["last_registered"] = 3
+    assert all(step.done(statuses) for step in steps)
 
 
 def test_a_trainer_that_is_idle_before_the_stream_has_ended_is_not_done() -> None:
