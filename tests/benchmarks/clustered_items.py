@@ -65,21 +65,24 @@ def clustered(items: int, codes: int, dimension: int, seed: int) -> Clustered:
 
 
 class ClusteredModel:
-    """What soft search asks of a model; a history names a user by its row, and says no more.
+    """What soft search asks of a model; a history holds the number of a user's vector alone.
 
     The same user vector for every code, so that every index can be asked the same question.
+
+    Attributes:
+        users_BD: whom the histories name.
     """
 
     normalise_lists = False
     weigh_codes = False
 
-    def __init__(self, made: Clustered, users_BD: np.ndarray) -> None:
-        self.first_level_codes, self.dimension = made.centroids_CD.shape
-        self._centroids_CD = made.centroids_CD
-        self._users_BD = users_BD
+    def __init__(self, centroids_CD: np.ndarray) -> None:
+        self.first_level_codes, self.dimension = centroids_CD.shape
+        self._centroids_CD = centroids_CD
+        self.users_BD = np.empty((0, self.dimension), np.float32)
 
     def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> np.ndarray:
-        return self._users_BD[[history.items[0] for history in histories]]
+        return self.users_BD[[history.items[0] for history in histories]]
 
     def log_interests(self, encoded: np.ndarray) -> np.ndarray:
         logits = encoded @ self._centroids_CD.T

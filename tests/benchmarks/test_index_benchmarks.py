@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.benchmarks import index_update
+from tests.benchmarks import index_update, search
+from tests.benchmarks.searchers import SEARCHERS
 
 
 def test_the_update_benchmark_says_what_each_change_costs_beside_a_build(tmp_path):
@@ -17,3 +18,17 @@ def test_the_update_benchmark_says_what_each_change_costs_beside_a_build(tmp_pat
         changes = result[place]["changes"].values()
         assert result[place]["build_seconds"] > 0 and len(changes) == kinds
         assert all(change["seconds"] > 0 and change["share_of_build"] > 0 for change in changes)
+
+
+def test_the_search_benchmark_compares_at_equal_recall_and_draws_the_growth(tmp_path):
+    out, picture = tmp_path / "search.json", tmp_path / "growth.png"
+    arguments = ["--growth", "1000,2000", "--dimension", "8", "--queries", "20", "--k", "5"]
+    search.main([*arguments, "--plot", str(picture), "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert picture.stat().st_size > 5000 and result["settings"]["seed"] == 0
+    for found in result["growth"].values():
+        assert found.keys() == SEARCHERS.keys()
+        assert found["exhaustive"]["recall"] == 1.0
+        for one in found.values():
+            assert one["recall"] > 0.8 and 0 < one["p50_ms"] <= one["p99_ms"]
+            assert one["queries_per_s_two_cores"] > 0 and one["fresh_cpu_s_per_minute"] >= 0
