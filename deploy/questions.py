@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from deploy.freshness import quantiles
 from deploy.progress import describe
 from deploy.registry import registered_versions
 from deploy.settings import Settings
@@ -55,7 +56,7 @@ def status(settings: Settings) -> dict[str, Any]:
             "mlflow": settings.tracking_uri,
             "service": _service(settings),
         },
-        "freshness": _freshness(settings, found["serve"], now),
+        "freshness": _freshness(settings, found["serve"], now) | _delays(settings),
         "parts": found,
     }
 
@@ -69,6 +70,23 @@ def _freshness(settings: Settings, serve: dict[str, Any], now: float) -> dict[st
         "snapshot_age_seconds": round(now - pointer.published_at / 1000, 1) if pointer else None,
         "event_seconds_behind": behind,
     }
+
+
+def _delays(settings: Settings) -> dict[str, Any]:
+    """Quantiles of the delays that the service measured, in seconds; None where it is away."""
+    try:
+        answer = httpx.get(f"{_service(settings)}/metrics", timeout=2.0, headers=bearer(settings))
+        text = answer.raise_for_status().text
+    except httpx.HTTPError:
+        return {"delays": None}
+    return {"delays": quantiles(text)}
+
+
+DELAYS = {
+    "item_retrievable": "an item that is listed can be retrieved",
+    "click_in_history": "a click is known to the next answer",
+    "click_learnt": "a click is learnt in what serves",
+}
 
 
 def show_status(facts: dict[str, Any]) -> None:
@@ -94,6 +112,14 @@ def show_status(facts: dict[str, Any]) -> None:
             ),
             highlight=False,
         )
+    for name, words in DELAYS.items():
+        delay = (fresh["delays"] or {}).get(name)
+        if delay is not None and delay["count"]:
+            console.print(
+                f"{'':<10} {words} after {delay['p50']:.1f} s; 95 % within {delay['p95']:.1f} s "
+                f"(of {delay['count']:,} measured)",
+                highlight=False,
+            )
     for name, address in facts["addresses"].items():
         console.print(f"{name:<10} {address}", highlight=False)
     console.print(f"{'data':<10} {facts['data_dir']}", highlight=False)

@@ -14,6 +14,7 @@ from deploy import service_schema as schema
 from deploy.answer_log import AnswerLog
 from deploy.dashboard.flow import Flow
 from deploy.explanation import explained
+from deploy.freshness import Freshness
 from deploy.judging import RecentEvents
 from deploy.metrics import Reading, ServiceMetrics
 from deploy.part_metrics import PartMetrics
@@ -68,8 +69,12 @@ class RetrievalService:
         self.queue = WorkQueue("retrieve", threads, queue, timeout_seconds)
         # A page that somebody looks at must not keep queries waiting.
         self.slow = WorkQueue("dashboard", 1, 8, 60.0)
-        self.metrics = ServiceMetrics(self._readings(), [PartMetrics(data_dir)])
+        self.freshness = Freshness(clock)
+        histories.listeners.append(self.freshness.taken_in)
+        sequences.measure(self.freshness)
+        self.metrics = ServiceMetrics(self._readings(), [PartMetrics(data_dir), self.freshness])
         follower.served = self._began_to_serve
+        follower.swapped = self.freshness.serves
         self.flow = Flow(self, clock)
 
     def state(self) -> ServingState:

@@ -46,6 +46,7 @@ class SnapshotFollower:
         load_seconds: what the last load took.
         search: how queries are searched.
         served: is told of every version that takes over.
+        swapped: is told of every state that does: a version, or one with more items appended.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class SnapshotFollower:
         self.pointer: Pointer | None = None
         self.pinned = False
         self.served: Callable[[ServingState], None] = lambda _: None
+        self.swapped: Callable[[ServingState], None] = lambda _: None
         self.swaps = 0
         self.failures = 0
         self.last_error = ""
@@ -215,6 +217,7 @@ class SnapshotFollower:
         self.swaps += 1
         if before is None or before.version != state.version:
             self.served(state)
+        self.swapped(state)
         log.info(
             "snapshot serves",
             version=state.version,

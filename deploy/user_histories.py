@@ -25,8 +25,10 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from rocksdict import Options, Rdict, WriteBatch
 
+from deploy.freshness import Arrivals, Freshness
 from model.source import parse_sequence
 from streaming.events import HISTORY_LENGTH, EventError, UserSequence
+from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -67,14 +69,14 @@ Listener = Callable[[list[tuple[int, int, UserSequence]]], None]
 class UserHistories:
     """The store: one writer, any number of reading threads.
 
-    `listener` is told of every batch of (partition, offset, sequence) that was taken in.
+    `listeners` are told of every batch of (partition, offset, sequence) that was taken in.
 
     Raises:
         HistoryStoreError: if another process holds the store, or it cannot be read.
     """
 
     def __init__(self, directory: Path, listener: Listener | None = None) -> None:
-        self._listener = listener
+        self.listeners = [listener] if listener is not None else []
         directory.mkdir(parents=True, exist_ok=True)
         try:
             # All families that exist must be opened; "default" always does.
@@ -156,8 +158,8 @@ class UserHistories:
         self._db.write(batch)
         self.users += added
         self.latest_event_time_ms = latest
-        if self._listener is not None:
-            self._listener(taken)
+        for listener in self.listeners:
+            listener(taken)
         return len(taken)
 
 
@@ -224,9 +226,18 @@ class SequenceFollower:
         self.lag_records: int | None = None
         """Committed records not stored yet, over all partitions; None while unknown."""
         self.stored_records = 0
+        self._arrivals: Arrivals | None = None
+
+    def measure(self, freshness: Freshness) -> None:
+        """Tell `freshness` of clicks and items as they reach the same Kafka, beside `run`."""
+        prefix = self._topic.removesuffix(Topics().sequences)
+        self._arrivals = Arrivals(freshness, Topics().prefixed(prefix), self._settings)
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set."""
+        if self._arrivals is not None:
+            run = self._arrivals.run
+            threading.Thread(target=run, args=(stop,), name="arrivals", daemon=True).start()
         while not stop.is_set():
             try:
                 self._follow(stop)
