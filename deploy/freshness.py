@@ -227,23 +227,28 @@ def quantiles(exposition: str) -> dict[str, dict[str, float | int | None]]:
 
     Within a bucket values count as spread evenly, as Prometheus has it; None before the first.
     """
-    buckets: dict[str, list[tuple[float, float]]] = {name: [] for name in METRICS.values()}
-    for family in text_string_to_metric_families(exposition):
-        for sample in family.samples:
-            if sample.name.endswith("_bucket") and family.name in buckets:
-                buckets[family.name].append((float(sample.labels["le"]), sample.value))
     return {
         name: {
-            "p50": _quantile(buckets[metric], 0.5),
-            "p95": _quantile(buckets[metric], 0.95),
-            "count": int(buckets[metric][-1][1]) if buckets[metric] else 0,
+            "p50": quantile(cumulative, 0.5),
+            "p95": quantile(cumulative, 0.95),
+            "count": int(cumulative[-1][1]) if cumulative else 0,
         }
-        for name, metric in METRICS.items()
+        for name, cumulative in buckets(exposition).items()
     }
 
 
-def _quantile(cumulative: list[tuple[float, float]], q: float) -> float | None:
-    """Of (upper bound, count up to it), ascending, the last bound being infinite."""
+def buckets(exposition: str) -> dict[str, list[tuple[float, float]]]:
+    """(upper bound in seconds, count up to it) of each delay, ascending."""
+    found: dict[str, list[tuple[float, float]]] = {metric: [] for metric in METRICS.values()}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if family.name in found and sample.name.endswith("_bucket"):
+                found[family.name].append((float(sample.labels["le"]), sample.value))
+    return {name: found[metric] for name, metric in METRICS.items()}
+
+
+def quantile(cumulative: list[tuple[float, float]], q: float) -> float | None:
+    """Of (upper bound, count up to it), ascending, the last bound infinite; None of nothing."""
     if not cumulative or cumulative[-1][1] == 0:
         return None
     wanted, low, below = q * cumulative[-1][1], 0.0, 0.0
