@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.benchmarks import index_update, search
+from tests.benchmarks import index_update, search, swap
 from tests.benchmarks.searchers import SEARCHERS
 
 
@@ -32,3 +32,13 @@ def test_the_search_benchmark_compares_at_equal_recall_and_draws_the_growth(tmp_
         for one in found.values():
             assert one["recall"] > 0.8 and 0 < one["p50_ms"] <= one["p99_ms"]
             assert one["queries_per_s_two_cores"] > 0 and one["fresh_cpu_s_per_minute"] >= 0
+
+
+def test_no_search_fails_or_mixes_versions_while_snapshots_are_swapped_and_memory_stays(tmp_path):
+    out = tmp_path / "swap.json"
+    arguments = ["--items", "2000", "--codes", "16", "--dimension", "16", "--rate", "200"]
+    swap.main([*arguments, "--swaps", "30", "--pause", "0.05", "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert result["swaps"] >= 30 and result["versions_that_answered"] == [1, 2, 3, 4]
+    assert result["errors"] == 0 and result["mixed"] == 0 and result["answers"] > 100
+    assert result["memory_mib_at_the_end"] < result["memory_mib_when_settled"] + 30
