@@ -193,8 +193,8 @@ class CodeLists:
         self.sizes_C = np.array([len(one) for one in lists], np.int64)
         self.starts_C = np.cumsum(self.sizes_C) - self.sizes_C
         self.item_ids_N = np.concatenate([np.empty(0, np.int64)] + [x.item_ids for x in lists])
-        # where each item is; those who change a few lists know it without counting anew
-        self._places = places or Places.of([one.item_ids for one in lists])
+        # those who change a few lists know where everything is without counting anew
+        self.places = places or Places.of([one.item_ids for one in lists])
 
     def __len__(self) -> int:
         return len(self.item_ids_N)
@@ -228,7 +228,7 @@ class CodeLists:
         return CodeLists(
             [lists.get(code, one) for code, one in enumerate(self.lists)],
             self.dimension,
-            self._places.replaced({code: one.item_ids for code, one in lists.items()}),
+            self.places.replaced({code: one.item_ids for code, one in lists.items()}),
         )
 
     def with_items(
@@ -270,12 +270,12 @@ class CodeLists:
             first = len(lists[code])
             rows[start:end] = np.arange(first, first + end - start)
             lists[code] = lists[code].with_checked(item_ids[start:end], vectors[start:end])
-        places = left._places.appended(item_ids, codes_n, rows)
+        places = left.places.appended(item_ids, codes_n, rows)
         return CodeLists(lists, self.dimension, places)
 
     def locate(self, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First-level code and row in its list of each item; -1, -1 for an unknown one."""
-        return self._places.locate(np.asarray(item_ids, np.int64))
+        return self.places.locate(np.asarray(item_ids, np.int64))
 
     def vectors_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors (n, D) of items that are in the lists, as the lists hold them."""
