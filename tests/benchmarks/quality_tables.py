@@ -92,7 +92,7 @@ def models(reports: Reports) -> str:
     rows = {}
     for name in order:
         runs = reports[name]
-        minutes = max(run["wall_seconds"] for run in runs) / 60
+        minutes = max(map(_minutes, runs))
         seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
         rows[f"{name} ({minutes:.0f} min{seeds})"] = named[name]
     return metric_table(rows)
@@ -153,8 +153,9 @@ def targets(place: Path, reports: Reports) -> str:
         beside = percent(against(never, stale)["mean"])
         text = f"{percent(change)} against SPARC, {beside} against everything stale"
         rows.append(["stale consumer", f"bad: {percent(BAD)} or less", text, _yes(change <= BAD)])
-    minutes = max(run["wall_seconds"] for run in runs) / 60
-    rows.append(["wall time of a run", "40 min", f"{minutes:.0f} min", _yes(minutes <= 40)])
+    minutes = max(map(_minutes, runs))
+    label = "wall time of a run, without the other ways asked beside it"
+    rows.append([label, "40 min", f"{minutes:.0f} min", _yes(minutes <= 40)])
     return markdown(["what", "asked for", "measured", "met"], rows)
 
 
@@ -198,6 +199,12 @@ def _change(label: str, mine: Summary, control: Summary) -> list[str]:
     """A row: how much better than the control, seed by seed."""
     change = against(control, mine)["mean"]
     return [label, "better", percent(change), _yes(change is not None and change > 0)]
+
+
+def _minutes(run: dict[str, Any]) -> float:
+    """Wall time of what a model needs to learn and to answer."""
+    observing: float = run.get("seconds", {}).get("observe", 0.0)
+    return float(run["wall_seconds"] - observing) / 60
 
 
 def _lists_alone(run: dict[str, Any]) -> dict[str, Any] | None:
