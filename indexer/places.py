@@ -88,6 +88,12 @@ class Places:
         table.refuse_repeats()
         return cls(table, _Table.of({}), np.zeros(len(lists), bool))
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tables."""
+        tables = (self._big, self._small)
+        return sum(t.ids.nbytes + t.codes.nbytes + t.rows.nbytes for t in tables)
+
     def locate(self, item_ids: Ids) -> tuple[Ids, Ids]:
         """Code and row of each item, int64 (n,); -1, -1 for an unknown one."""
         here, at = self._big.find(item_ids)

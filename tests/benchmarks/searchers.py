@@ -27,9 +27,14 @@ class Searcher:
     """An index, its knob's values ascending, and how it takes new vectors for some items."""
 
     knobs: tuple[int, ...] = (1,)
+    index: Any
 
     def __init__(self, made: Clustered) -> None:
         self.made = made
+
+    def memory(self) -> int:
+        """Bytes that the index holds."""
+        return int(faiss.serialize_index(self.index).nbytes)
 
     def search(self, users_BD: np.ndarray, k: int, knob: int) -> np.ndarray:
         raise NotImplementedError
@@ -184,6 +189,9 @@ class QuantizedLists(_Preassigned):
         index.train(self.made.vectors_ND[:: max(1, len(self.made.vectors_ND) // 20_000)])
         return index
 
+    def memory(self) -> int:
+        return super().memory() + int(self.made.vectors_ND.nbytes)
+
     def search(self, users_BD: np.ndarray, k: int, knob: int) -> np.ndarray:
         found = super().search(users_BD, self.kept * k, knob)
         scores = np.einsum("bkd,bd->bk", self.made.vectors_ND[found], users_BD)
@@ -200,6 +208,11 @@ class CodeListsAlone(Searcher):
     def __init__(self, made: Clustered) -> None:
         super().__init__(made)
         self.lists = self._build()
+
+    def memory(self) -> int:
+        lists = self.lists
+        rows = sum(one.item_ids.nbytes + one.vectors.nbytes for one in lists.lists)
+        return int(rows + lists.item_ids_N.nbytes + lists.places.nbytes)
 
     def _build(self) -> CodeLists:
         made = self.made
