@@ -30,7 +30,7 @@ class ReplayConfig:
         heartbeat_seconds: real time between heartbeats and between reports.
         patience_seconds: how long Kafka may take nothing before the replay gives up.
         client: what produces: "kafka-python", or "confluent-kafka" (the extra `fast`), which needs
-            a fraction of the processor time.
+            less processor time.
         sort_memory_mb: memory of the sort in MiB; what does not fit goes to the data directory.
         synthetic: the log that is made when none is given.
     """

@@ -1,8 +1,7 @@
 """The same producer over librdkafka, for logs of tens of millions of events (the extra `fast`).
 
 It keeps what the replay relies on: records of a partition in order and once, and a `flush` that
-returns when everything sent so far is stored. `tests/benchmarks/streaming.py --parts clients`
-measures it beside kafka-python.
+returns when everything sent so far is stored.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import pytest
 from kafka import KafkaAdminClient
 
 from streaming.failure import StreamingError
-from streaming.flink_rest import FINAL_STATES, FlinkRest
 from tests.streaming.keeper_process import Sparc
 from tests.streaming.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, heartbeat
@@ -35,11 +34,7 @@ def stream(kafka_broker, flink_cluster, tmp_path, request) -> Iterator[LiveStrea
     stream = LiveStream(kafka_broker, flink_cluster, tmp_path, name, partitions=2)
     yield stream
     stream.stop()
-    flink = FlinkRest(flink_cluster.address)
-    for job, state in flink.jobs(name):  # one whose keeper was killed runs on, and takes slots
-        if state not in FINAL_STATES:
-            flink.cancel(job)
-    flink.close()
+    stream.cancel()
 
 
 def vertices(stream: LiveStream, job: str) -> dict[str, int]:

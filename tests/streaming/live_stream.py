@@ -16,7 +16,7 @@ from streaming import job_keeper
 from streaming.accounting import Accounts, StreamEnd, consumer, count
 from streaming.dead_letters import OURS
 from streaming.events import UserSequence
-from streaming.flink_rest import FlinkRest, FlinkUnavailable
+from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job import Config, Surroundings
 from streaming.topics import Topics, create_topics
 from tests.streaming.oracle import Expected, Record
@@ -66,6 +66,14 @@ class LiveStream:
             self._thread.join(60)
             assert not self._thread.is_alive()
         self._thread = None
+
+    def cancel(self) -> None:
+        """Cancel a job that its keeper has left behind, so that its slots are free again."""
+        flink = FlinkRest(self.cluster.address)
+        for job, state in flink.jobs(self.config.name):
+            if state not in FINAL_STATES:
+                flink.cancel(job)
+        flink.close()
 
     def send(
         self, records: Sequence[Record], partition: Callable[[Record], int] = lambda _: 0
