@@ -79,10 +79,13 @@ def in_memory(
     members_C = members(made.codes_N, made.item_ids_N, codes)
     found: dict[str, list[Took]] = {}
 
-    def change(name: str, work: Callable[[], CodeLists], size: int) -> None:
+    def change(name: str, work: Callable[[], CodeLists], size: int) -> CodeLists:
         with timed(found.setdefault(name, [])):
             after = work()
         assert len(after) == size
+        return after
+
+    grown = lists  # each addition to the one before, as they come
 
     for n in range(repeats):
         order = rng.permutation(codes)
@@ -102,10 +105,12 @@ def in_memory(
         ids = np.arange(count) + (n + 2) * 10 * items
         some = rng.integers(0, items, count)
         new = made.vectors_ND[some]
-        change(
+        grown = change(
             "new items of all codes",
-            lambda ids=ids, some=some, new=new: lists.with_items(ids, made.codes_N[some], new),
-            items + count,
+            lambda grown=grown, ids=ids, some=some, new=new: grown.with_items(
+                ids, made.codes_N[some], new
+            ),
+            len(grown) + count,
         )
         rows = rng.choice(items, count, replace=False)
         other = rng.integers(0, codes, count)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -146,6 +147,7 @@ def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
         swapping.append(time.perf_counter() - started)
         gc.collect()
         levels.append(psutil.Process().memory_info().rss / MIB)
+        print(f"{n} swaps, {counted.answers:,} answers", file=sys.stderr, flush=True)
         time.sleep(options.pause)
     took = time.perf_counter() - began
     # A person goes back: the decision is made on disk, and the follower sees it at its next look.
