@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.drift import Drift, Geometry, continued, measure_drift
@@ -20,6 +20,7 @@ from tests.indexer.stand_in import StandIn
 C, D, N = 6, 3, 90
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_a_codebook_that_was_only_renumbered_has_not_drifted(seed):
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -28,6 +28,7 @@ def content(lists: CodeLists) -> dict[int, tuple[int, bytes]]:
     }
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 60), st.integers(0, 30))
 def test_lists_hold_what_was_put_in_whatever_the_order(seed, items, more):
     lists, known = make(items, seed)
