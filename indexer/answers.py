@@ -64,6 +64,8 @@ class Candidates:
 
 def padded(x: NDArray[Any], k: int, value: float) -> NDArray[Any]:
     """Rows widened to k."""
+    if x.shape[1] == k:
+        return x
     return np.pad(x, ((0, 0), (0, k - x.shape[1])), constant_values=value)
 
 
