@@ -121,7 +121,7 @@ class Reserve:
             histories: B histories.
             now_ms: (B,) time of each query.
             log_p_BC: log p(c|u).
-            taken: for each query the distinct positions that must not be drawn.
+            taken: for each query the distinct positions that must not be drawn, ascending.
             k: places of the answer.
         """
         untouched, young = self._config.places(k)
@@ -130,7 +130,7 @@ class Reserve:
         young_by_code = self._young() if young else []
         for b, history in enumerate(histories):
             dice = _dice(history, int(now_ms[b]), untouched + young)
-            gone = np.sort(taken[b])
+            gone = taken[b]
             p_C = np.exp(log_p_BC[b].astype(np.float64))
             codes, _ = self._lists.locate(np.array(history.items, np.int64))
             p_new_C = p_C.copy()

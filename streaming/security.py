@@ -109,19 +109,25 @@ class Security:
             settings["ssl_check_hostname"] = self.check_hostname
         return settings
 
+    def _dotted(self) -> dict[str, str]:
+        """What Java's and librdkafka's clients call by the same names."""
+        settings = {}
+        if self._sasl or self._tls:
+            settings["security.protocol"] = self.protocol
+        if self._sasl:
+            settings["sasl.mechanism"] = self.mechanism
+        return settings
+
     def java(self) -> dict[str, str]:
         """For the Kafka clients in Flink.
 
         Raises:
             SecurityError: if a file cannot be read.
         """
-        settings = {}
-        if self._sasl or self._tls:
-            settings["security.protocol"] = self.protocol
+        settings = self._dotted()
         if self._sasl:
             module = LOGIN_MODULE.format(MECHANISMS[self.mechanism])
             settings |= {
-                "sasl.mechanism": self.mechanism,
                 "sasl.jaas.config": f"{module} required username={_jaas(self.username)} "
                 f"password={_jaas(self._secret())};",
             }
@@ -146,12 +152,9 @@ class Security:
         Raises:
             SecurityError: if a file cannot be read.
         """
-        settings = {}
-        if self._sasl or self._tls:
-            settings["security.protocol"] = self.protocol
+        settings = self._dotted()
         if self._sasl:
             settings |= {
-                "sasl.mechanism": self.mechanism,
                 "sasl.username": self.username,
                 "sasl.password": self._secret(),
             }

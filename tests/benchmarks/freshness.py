@@ -11,7 +11,6 @@ what is reported lies between the two.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -25,11 +24,11 @@ import httpx
 from kafka import KafkaProducer
 
 from deploy import settings as configuration
-from deploy.evaluation.machine import machine, versions
 from deploy.freshness import buckets, quantile
 from deploy.settings import ROOT, Settings
 from deploy.status import read_status
 from streaming.events import Item
+from tests.benchmarks.reports import begun, write
 
 TARGETS = {"item_retrievable": 2.0, "click_in_history": 2.0, "click_learnt": 60.0}
 """Seconds within which 95 % are to be."""
@@ -136,18 +135,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--listing", type=float, default=0.5, help="seconds between new items")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    result: dict[str, Any] = {
-        "benchmark": "freshness",
-        "settings": {k: v for k, v in vars(options).items() if k != "out"},
-        "machine": machine("cpu"),
-        "versions": versions(),
-    }
+    result = begun("freshness", options)
     with tempfile.TemporaryDirectory() as place:
         result |= play(options, Path(place) / "state")
-    text = json.dumps(result, indent=1)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write(result, options)
     return result
 
 

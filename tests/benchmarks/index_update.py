@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import structlog
 
-from deploy.evaluation.machine import machine, peak_memory_gib, versions
+from deploy.evaluation.machine import peak_memory_gib
 from indexer.indexer import Config, Indexer
 from indexer.lists import CodeList, CodeLists, members
 from indexer.store import Store
 from model.manifest import Manifest
 from streaming.events import Item
 from tests.benchmarks.clustered_items import clustered
+from tests.benchmarks.reports import begun, write
 from tests.indexer.stand_in import StandIn
 
 TARGET = 0.05
@@ -204,20 +205,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     settings = {k: v for k, v in vars(options).items() if k != "out"}
     on_disk(1000, 8, 8, 0.01, 1, 0)  # what is imported at the first use is not the index's cost
-    result: dict[str, Any] = {
-        "benchmark": "index_update",
-        "settings": settings,
-        "machine": machine("cpu"),
-        "versions": versions(),
-    }
+    result = begun("index_update", options)
     for name, part in (("in_memory", in_memory), ("on_disk", on_disk)):
         result[name] = part(**settings)
         print(name, json.dumps(result[name]), file=sys.stderr, flush=True)
     result["peak_memory_gib"] = peak_memory_gib()
-    text = json.dumps(result, indent=1)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write(result, options)
     return result
 
 

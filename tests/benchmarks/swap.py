@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import tempfile
 import threading
@@ -26,7 +25,6 @@ import numpy as np
 import psutil
 import structlog
 
-from deploy.evaluation.machine import machine, versions
 from deploy.served import Decision, decide
 from deploy.serving_state import Query, ServingState
 from deploy.snapshot_follower import SnapshotFollower
@@ -36,6 +34,7 @@ from indexer.recovery import pointer_to
 from indexer.snapshot import load_snapshot
 from indexer.soft_search import Config as SearchConfig
 from indexer.store import Store
+from tests.benchmarks.reports import begun, write
 from tests.indexer.stand_in import StandIn
 
 VERSIONS = 4
@@ -195,18 +194,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    result: dict[str, Any] = {
-        "benchmark": "swap",
-        "settings": {k: v for k, v in vars(options).items() if k != "out"},
-        "machine": machine("cpu"),
-        "versions": versions(),
-    }
+    result = begun("swap", options)
     with tempfile.TemporaryDirectory() as place:
         result |= play(options, Path(place))
-    text = json.dumps(result, indent=1)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write(result, options)
     return result
 
 
