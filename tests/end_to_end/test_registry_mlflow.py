@@ -146,6 +146,19 @@ def start_registrar(shelf: Shelf, server: MlflowServer, kafka_broker, topics: To
     )
 
 
+def start_service(shelf: Shelf, kafka_broker, topics: Topics) -> Part:
+    return Part(
+        service.run,
+        service.Config(),
+        shelf.data_dir,
+        0,
+        bootstrap_servers=kafka_broker.bootstrap,
+        topic=topics.sequences,
+        search=SEARCH,
+        client_settings={},
+    )
+
+
 def announcements(kafka_broker, topic: str) -> list[dict[str, Any]]:
     consumer = KafkaConsumer(
         topic,
@@ -211,16 +224,7 @@ def test_the_registered_model_answers_as_the_service_does(
         producer.send(topics.sequences, key=sequence.key(), value=sequence.to_bytes())
     producer.flush()
     producer.close()
-    serving = Part(
-        service.run,
-        service.Config(),
-        shelf.data_dir,
-        0,
-        bootstrap_servers=kafka_broker.bootstrap,
-        topic=topics.sequences,
-        search=SEARCH,
-        client_settings={},
-    )
+    serving = start_service(shelf, kafka_broker, topics)
     serving.wait_for(lambda s: s.get("version") == 4 and s.get("users") == 20)
     serving.wait_for(lambda s: s["history_lag_records"] == 0)
     url = f"{serving.status['address']}/v1/retrieve"
@@ -261,16 +265,7 @@ def test_an_alias_moved_in_the_registry_moves_the_service_within_five_seconds(
 ) -> None:
     if not registered_versions(shelf.data_dir):
         pytest.skip("needs the versions that the first test registers")
-    serving = Part(
-        service.run,
-        service.Config(),
-        shelf.data_dir,
-        0,
-        bootstrap_servers=kafka_broker.bootstrap,
-        topic=topics.sequences,
-        search=SEARCH,
-        client_settings={},
-    )
+    serving = start_service(shelf, kafka_broker, topics)
     serving.wait_for(lambda s: s.get("version") == 4)
     registering = start_registrar(shelf, server, kafka_broker, topics)
     registering.wait_for(lambda s: s["caught_up"])
