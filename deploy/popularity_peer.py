@@ -69,6 +69,13 @@ class PopularityPeer:
         filled = min(self.queries, len(self._hits))
         return float(self._hits[:filled].mean()) if filled else None
 
+    def best(self, k: int) -> list[int]:
+        """The k most popular items now, best first; at most `DEPTH`."""
+        with self._lock:
+            if self._stale >= REFRESH_EVENTS or not self._top:
+                self._rank()
+            return self._top[: min(k, DEPTH)]
+
     def add(self, events: Sequence[tuple[int, int, UserSequence]]) -> None:
         """Take (partition, offset, sequence) in, in order of arrival."""
         with self._lock:
@@ -163,5 +170,8 @@ class PopularityPeer:
         if exponent > _LARGEST_EXPONENT:
             self._weights *= 2.0**-exponent
             self._reference_ms, exponent = sequence.event_time, 0.0
-        self._weights[self._row(sequence.target)] += 2.0 ** max(exponent, -_LARGEST_EXPONENT)
+        row = self._row(
+            sequence.target
+        )  # first: it may put a longer array in the place of this one
+        self._weights[row] += 2.0 ** max(exponent, -_LARGEST_EXPONENT)
         self._stale += 1

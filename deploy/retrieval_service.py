@@ -116,6 +116,17 @@ class RetrievalService:
 
         return await self.queued(work)
 
+    def popular(self, k: int) -> schema.PopularResponse:
+        """The k most popular items, the same for everybody; raises 503 as `state`."""
+        ids = self.popularity.best(k)
+        titles = self.state().titles(ids)
+        return schema.PopularResponse(
+            items=[
+                schema.PopularItem(item_id=item, **text)
+                for item, text in zip(ids, titles, strict=True)
+            ]
+        )
+
     async def queued(self, work: Callable[[], T], queue: WorkQueue | None = None) -> T:
         """Do `work` in a thread of the queue; refusals become 429 and 504."""
         queue = queue or self.queue

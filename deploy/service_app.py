@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 
@@ -57,6 +57,13 @@ def create_app(service: RetrievalService, body_limit: int, token: str = "") -> F
     async def explain(request: Question) -> schema.Explanation:
         """The answer, the clicks it rests on, and what each searched code brought."""
         return await service.explain(request)
+
+    @app.get("/v1/popular", summary="What many click now", responses=_some(401, 422, 503))
+    async def popular(
+        k: Annotated[int, Query(ge=1, le=50, description="Number of items.")] = 50,
+    ) -> schema.PopularResponse:
+        """The same for everybody: the yardstick of a recommender, and its last resort."""
+        return service.popular(k)
 
     @app.get("/v1/snapshots", summary="Published snapshots, newest first", responses=_some(401))
     def snapshots() -> list[schema.SnapshotVersion]:

@@ -109,6 +109,21 @@ class RetrieveResponse(BaseModel):
     searched: list[SearchedCode]
 
 
+class PopularItem(BaseModel):
+    """An item that many click."""
+
+    item_id: int
+    title: str
+    category: str
+    external_id: str = Field(description="The shop's own id.")
+
+
+class PopularResponse(BaseModel):
+    """The items with the most clicks, each click halved every seven days of event time."""
+
+    items: list[PopularItem]
+
+
 class BatchRequest(BaseModel):
     """Several queries, answered from one snapshot."""
 

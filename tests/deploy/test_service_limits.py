@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import urljoin
 
 import numpy as np
@@ -230,6 +231,24 @@ def test_popularity_answers_before_it_counts() -> None:
     peer.add([click(3, 9, [3], 5000 * day)])  # long after: weights are scaled, none overflows
     assert np.isfinite(peer._weights).all()
     assert peer.window_recall == pytest.approx(1 / 3)
+
+
+def test_popularity_makes_room_for_every_item() -> None:
+    peer = PopularityPeer()
+    click = UserSequence("e", 1, 0, 1, [], [], 0)
+    peer.add([(0, n, replace(click, target=n)) for n in range(5_000)])
+    peer.add([(0, 0, replace(click, target=4_321))] * 300)
+    assert peer.best(1) == [4_321]
+    assert len(peer.best(500)) == 50
+
+
+def test_what_is_popular_is_the_same_for_everybody(serving: Serving) -> None:
+    answer = serving.http.get("/v1/popular", params={"k": 5})
+    assert answer.status_code == 200
+    found = [item["item_id"] for item in answer.json()["items"]]
+    assert found == serving.popularity.best(5)
+    assert all(item["title"] for item in answer.json()["items"])
+    assert serving.http.get("/v1/popular", params={"k": 0}).status_code == 422
 
 
 def test_popularity_goes_on_after_a_restart(tmp_path: object) -> None:
