@@ -33,11 +33,16 @@ class InterestHead(nn.Module):
         nn.init.zeros_(self.evidence.weight)
         nn.init.constant_(self.evidence.bias, 0.3)
 
+    def reads(self, codebook_CD: Tensor) -> Tensor:
+        """What codewords in quantizer space look for in their contexts: (C, D)."""
+        found_CD: Tensor = self.code(codebook_CD) * codebook_CD.shape[1] ** -0.5
+        return found_CD
+
     def forward(
         self,
         state_BD: Tensor,
         context_BCD: Tensor,
-        codebook_CD: Tensor,
+        read_CD: Tensor,
         centroid_CD: Tensor,
         evidence_BCF: Tensor,
     ) -> Tensor:
@@ -46,12 +51,12 @@ class InterestHead(nn.Module):
         Args:
             state_BD: users' states.
             context_BCD: what each code's attention reads.
-            codebook_CD: first-level codewords in quantizer space.
-            centroid_CD: the same in the space of z.
+            read_CD: see `reads`.
+            centroid_CD: first-level codewords in the space of z.
             evidence_BCF: evidence for each code.
         """
         match_BC = self.interest(state_BD) @ centroid_CD.T
-        read_BC = (context_BCD * self.code(codebook_CD)).sum(2) * codebook_CD.shape[1] ** -0.5
+        read_BC = (context_BCD * read_CD).sum(2)
         weights_BF1 = self.evidence(state_BD).unsqueeze(2)
         evidence_BC = (evidence_BCF @ weights_BF1.to(evidence_BCF)).squeeze(2)
         return torch.log_softmax(match_BC.float() + read_BC.float() + evidence_BC, dim=1)

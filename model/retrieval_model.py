@@ -50,6 +50,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         histories: what the user tower keeps.
+        contexts: what each member's attention reads for every code.
         interest_evidence_BCF: evidence for each code.
         popularity_weights_BP: user part of the popularity dimensions.
         near_rows_BK: neighbours of the history, `NO_ROW` padded.
@@ -57,6 +58,7 @@ class Encoded(NamedTuple):
     """
 
     histories: list[EncodedHistory]
+    contexts: list[Tensor]
     interest_evidence_BCF: Tensor
     popularity_weights_BP: Tensor
     near_rows_BK: np.ndarray
@@ -149,6 +151,8 @@ class RetrievalModel:
         self._refuse_other_sizes(own)
         self._sparc = Sparc(self._config).to(self._device).eval()
         self._sparc.load_state_dict(own)
+        with torch.inference_mode():
+            self._views = self._sparc.code_views()
         self._words_WD = tensors["words_WD"]
         self._idf_W = tensors["words.idf_W"]
         # one row more, so that NO_ROW (-1) reads zeros and no code
@@ -284,12 +288,17 @@ class RetrievalModel:
         popularity_weights_BP = torch.stack([w for w, _ in weights]).mean(0)
         near_weights_BH = torch.stack([w for _, w in weights]).mean(0)
         near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
-        return Encoded(encoded, evidence_BCF, popularity_weights_BP, near.rows_BK, near_BK)
+        contexts = self._sparc.contexts(encoded, self._views)
+        return Encoded(
+            encoded, contexts, evidence_BCF, popularity_weights_BP, near.rows_BK, near_BK
+        )
 
     @torch.inference_mode()
     def log_interests(self, encoded: Encoded) -> np.ndarray:
         """Log p(c | u): (B, C) float32, rows normalised."""
-        logs_BC = self._sparc.log_interests(encoded.histories, encoded.interest_evidence_BCF)
+        logs_BC = self._sparc.log_interests(
+            encoded.histories, encoded.contexts, self._views, encoded.interest_evidence_BCF
+        )
         return logs_BC.cpu().numpy()
 
     def near_items(self, encoded: Encoded) -> np.ndarray:
@@ -309,9 +318,10 @@ class RetrievalModel:
     def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
         """One retrieval vector for each (user, chosen code): (B, K, D) float32."""
         codes = torch.from_numpy(np.array(codes_BK, dtype=np.int64)).to(self._device)
-        query_BKD = self._sparc.quantizer.codebooks_QCD[0][codes]
+        rows_B1 = torch.arange(len(codes), device=self._device).unsqueeze(1)
+        chosen = [context_BCd[rows_B1, codes] for context_BCd in encoded.contexts]
         # the members' mean: each has its part of z, and they are weighed alike
-        members = self._sparc.user_vectors(encoded.histories, query_BKD)
+        members = self._sparc.user_vectors(encoded.histories, chosen)
         users_BKD = torch.cat(members, dim=2) / len(members)
         weights_BKP = encoded.popularity_weights_BP.unsqueeze(1).expand(-1, codes.shape[1], -1)
         rows_BM = torch.from_numpy(encoded.near_rows_BK).to(self._device)

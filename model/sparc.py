@@ -143,6 +143,20 @@ class Batch(NamedTuple):
     history_code_BL: Tensor
 
 
+class CodeViews(NamedTuple):
+    """What is made of the first-level codebook, whoever the user is.
+
+    Attributes:
+        queries: each member's queries (C, d).
+        read_CD: what the interest head looks for in a code's context.
+        centroid_CD: codewords in the space of z.
+    """
+
+    queries: list[Tensor]
+    read_CD: Tensor
+    centroid_CD: Tensor
+
+
 class Users(NamedTuple):
     """What is made of B histories.
 
@@ -244,24 +258,42 @@ class Sparc(nn.Module):
             for tower, part_BLd in zip(self.towers, parts, strict=True)
         ]
 
-    def user_vectors(self, encoded: list[EncodedHistory], query_KD: Tensor) -> list[Tensor]:
-        """Each member's user vectors (B, K, d) for codewords (K, D) or (B, K, D)."""
+    def code_views(self) -> CodeViews:
+        """What the towers and the head make of the codebook as it is now."""
+        codebook_CD = self.quantizer.codebooks_QCD[0]
+        return CodeViews(
+            [tower.queries(codebook_CD) for tower in self.towers],
+            self.interest_head.reads(codebook_CD),
+            self.quantizer.centroids(),
+        )
+
+    def contexts(self, encoded: list[EncodedHistory], views: CodeViews) -> list[Tensor]:
+        """What each member's attention reads for every code: (B, C, d)."""
         return [
-            tower(history, query_KD) for tower, history in zip(self.towers, encoded, strict=True)
+            tower.contexts(history, query_Cd)
+            for tower, history, query_Cd in zip(self.towers, encoded, views.queries, strict=True)
         ]
 
-    def log_interests(self, encoded: list[EncodedHistory], evidence_BCF: Tensor) -> Tensor:
-        """Log p(c | u): (B, C) float32."""
-        codebook_CD = self.quantizer.codebooks_QCD[0]
-        contexts = [
-            tower.contexts(history, codebook_CD)
-            for tower, history in zip(self.towers, encoded, strict=True)
+    def user_vectors(self, encoded: list[EncodedHistory], contexts: list[Tensor]) -> list[Tensor]:
+        """Each member's user vectors (B, K, d), for contexts (B, K, d) of some codes."""
+        return [
+            tower(history, context_BKd)
+            for tower, history, context_BKd in zip(self.towers, encoded, contexts, strict=True)
         ]
+
+    def log_interests(
+        self,
+        encoded: list[EncodedHistory],
+        contexts: list[Tensor],
+        views: CodeViews,
+        evidence_BCF: Tensor,
+    ) -> Tensor:
+        """Log p(c | u): (B, C) float32."""
         logs_BC: Tensor = self.interest_head(
             torch.cat([history.state_BD for history in encoded], dim=1).detach(),
             torch.cat(contexts, dim=2).detach(),
-            codebook_CD,
-            self.quantizer.centroids(),
+            views.read_CD,
+            views.centroid_CD,
             evidence_BCF,
         )
         return logs_BC
@@ -359,7 +391,7 @@ class Sparc(nn.Module):
         events_ED = F.pad(events_ED * kept_ED / (1 - dropout), (0, 0, 1, 0))
         event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
         order_B = torch.argsort(known_BL.sum(1), stable=True)
-        codebook_CD = self.quantizer.codebooks_QCD[0]
+        views = self.code_views()
         parts: list[Users] = []
         for part in order_B.chunk(LENGTH_PARTS):
             length = max(1, int(known_BL[part[-1]].sum()))
@@ -368,11 +400,14 @@ class Sparc(nn.Module):
                 batch.age_BL[part, -length:],
                 known_BL[part, -length:],
             )
+            contexts = self.contexts(encoded, views)
             parts.append(
                 Users(
                     torch.cat([history.state_BD for history in encoded], dim=1),
-                    [v.float() for v in self.user_vectors(encoded, codebook_CD)],
-                    self.log_interests(encoded, evidence_BCF.index_select(0, part)),
+                    [v.float() for v in self.user_vectors(encoded, contexts)],
+                    self.log_interests(
+                        encoded, contexts, views, evidence_BCF.index_select(0, part)
+                    ),
                     self.evidence_weights(encoded),
                 )
             )

@@ -111,22 +111,20 @@ class UserTower(nn.Module):
         base_BD = pooled_BAD.mean(1) + self.mix(pooled_BAD.flatten(1))
         return EncodedHistory(tokens_BED, bias_BEa[..., -1], base_BD, self.norm(base_BD))
 
-    def forward(self, encoded: EncodedHistory, query_KD: Tensor) -> Tensor:
-        """User vectors (B, K, D) for codewords in quantizer space.
+    def queries(self, codebook_CD: Tensor) -> Tensor:
+        """What codewords in quantizer space ask of a history: (C, D)."""
+        scale = self.keys.out_features**-0.5
+        return self.query(codebook_CD) * scale
 
-        Args:
-            encoded: the histories.
-            query_KD: the same codewords for all users (K, D), or each user's own (B, K, D).
-        """
-        context_BKD = self.contexts(encoded, query_KD)
+    def contexts(self, encoded: EncodedHistory, query_CD: Tensor) -> Tensor:
+        """What the attention reads for each of `queries`: (B, C, D)."""
+        keys_BED = self.keys(encoded.tokens_BED)
+        logits_BCE = query_CD @ keys_BED.transpose(1, 2)
+        weights_BCE = torch.softmax(logits_BCE + encoded.bias_BE.unsqueeze(1), dim=2)
+        return weights_BCE @ encoded.tokens_BED
+
+    def forward(self, encoded: EncodedHistory, context_BKD: Tensor) -> Tensor:
+        """User vectors (B, K, D) of codes, from what their attention read."""
         mixed_BKD = context_BKD * self.context_gain_D
         vectors_BKD: Tensor = self.output_norm(mixed_BKD + encoded.base_BD.unsqueeze(1))
         return vectors_BKD
-
-    def contexts(self, encoded: EncodedHistory, query_KD: Tensor) -> Tensor:
-        """What the attention reads for each query: (B, K, D)."""
-        keys_BED = self.keys(encoded.tokens_BED)
-        scale = keys_BED.shape[2] ** -0.5
-        logits_BKE = (self.query(query_KD) * scale) @ keys_BED.transpose(1, 2)
-        weights_BKE = torch.softmax(logits_BKE + encoded.bias_BE.unsqueeze(1), dim=2)
-        return weights_BKE @ encoded.tokens_BED
