@@ -46,7 +46,7 @@ class Candidates:
     A row holds the lists that have items one after the other, the most probable code's first.
 
     Attributes:
-        items_BN: int64 item ids.
+        items_BN: int64 item ids, -1 at rows whose item is gone.
         scores_BN: float32, -inf for what must not be answered.
         searched_BS: int64 codes in the order of the row.
         starts_BS: int64 where in the row each of their lists begins.
@@ -74,6 +74,8 @@ def joined(parts: Sequence[Answers], k: int) -> Answers:
     if not parts:
         none, some = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
         return Answers(none, some, none, some, none[:, :1], some[:, :1], none[:, :1], some)
+    if len(parts) == 1:
+        return parts[0]
     S = max(part.searched_BS.shape[1] for part in parts)
     return Answers(
         np.concatenate([p.items_BK for p in parts]),

@@ -104,7 +104,8 @@ class Reserve:
         self._clock = clock
         self._young_N = self._listed_N = np.empty(0, np.int64)
         if config.young and listed_ms_N is not None:
-            self._young_N = np.argsort(listed_ms_N, kind="stable")
+            order = np.argsort(listed_ms_N, kind="stable")
+            self._young_N = order[lists.item_ids_N[order] >= 0]
             self._listed_N = listed_ms_N[self._young_N]
 
     def draw(
@@ -150,15 +151,17 @@ class Reserve:
         self, weights_C: NDArray[np.float64], gone: NDArray[np.int64], dice: NDArray[np.float64]
     ) -> tuple[int, float] | None:
         starts, sizes = self._lists.starts_C, self._lists.sizes_C
-        gone_C = np.searchsorted(gone, starts + sizes) - np.searchsorted(gone, starts)
+        first_C = np.searchsorted(gone, starts)
+        gone_C = np.searchsorted(gone, starts + self._lists.lengths_C) - first_C
         chosen = _choose(np.where(sizes > gone_C, weights_C, 0.0), dice[0])
         if chosen is None:
             return None
         code, p = chosen
         left = int(sizes[code] - gone_C[code])
-        at = int(starts[code]) + min(int(dice[1] * left), left - 1)
-        first = np.searchsorted(gone, starts[code])
-        for position in gone[first : first + gone_C[code]].tolist():  # ascending
+        start, first = int(starts[code]), int(first_C[code])
+        at = start + min(int(dice[1] * left), left - 1)
+        here = gone[first : first + gone_C[code]].tolist()
+        for position in sorted([*here, *(start + self._lists.lists[code].gone).tolist()]):
             at += position <= at
         return at, p / left
 

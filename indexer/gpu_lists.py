@@ -47,10 +47,11 @@ class GpuCodeList(CodeList):
         import faiss
         import torch
 
-        self._memory, self.item_ids, self.vectors = one._memory, one.item_ids, one.vectors
+        self._memory, self.gone = one._memory, one.gone
+        self.item_ids, self.vectors = one.item_ids, one.vectors
         self._matrix = torch.from_numpy(one.vectors.copy()).cuda()
         self._index = faiss.GpuIndexFlatIP(_resources(), one.vectors.shape[1])
-        if len(one):
+        if len(one.vectors):
             self._index.add(one.vectors)
 
     def scores(self, users_bD: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -64,7 +65,7 @@ class GpuCodeList(CodeList):
         self, user_D: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As `CodeList.best`."""
-        count = min(count, len(self))
+        count = min(count, len(self.vectors))
         if count < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         scores, rows = self._index.search(np.ascontiguousarray(user_D[None], np.float32), count)

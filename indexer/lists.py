@@ -2,9 +2,10 @@
 
 A list is a matrix of vectors and the item ids of its rows. Lists are immutable: a change makes
 a new `CodeLists` that shares every untouched list with the old one, so searches that are under
-way never see half a change. A list that grows shares its memory with the list it grew from: the
-new rows go behind the old ones, where the old list does not look. On disk a list is one file
-named by its code, holding ids and vectors; an untouched list is hard-linked from the parent
+way never see half a change. A list that changes shares its memory with the list that it was: new
+rows go behind the old ones, where the old list does not look, and a row whose item left stays, as
+*gone*, until there are too many of them. So a change costs what it changes. On disk a list is one
+file named by its code, holding ids and vectors; an untouched list is hard-linked from the parent
 snapshot.
 
 Scores are matrix products, and faiss's flat search where that is quicker (one query, a long
@@ -40,6 +41,10 @@ except ImportError:  # a device machine without faiss still evaluates, by matrix
 FAISS_FROM = 8192
 """From this length on faiss answers a single query quicker than a product and a partition
 (16,000 x 66 dimensions on one core: 152 against 220 microseconds; 4,000: 29 against 31)."""
+GONE_SHARE = 0.2
+"""A list is copied without its gone rows when they are more than this share of its rows."""
+ROOM_SHARE = 0.2
+"""Room that a list is given to grow, of its rows."""
 MAX_DIMENSION = 4096
 MAX_ITEMS = 2**31 - 1
 
@@ -78,6 +83,8 @@ class _Memory:
 
     def claim(self, first: int, count: int) -> bool:
         """Take the rows from `first` on; False if they are taken or there are too few."""
+        if not count:
+            return True
         with self._alone:
             if first != self._used or first + count > len(self.ids):
                 return False
@@ -86,16 +93,20 @@ class _Memory:
 
 
 def _room(count: int) -> int:
-    return count + count // 8 + 16
+    return count + int(count * ROOM_SHARE) + 16
+
+
+NO_ROWS = np.empty(0, np.int64)
 
 
 class CodeList:
-    """The items of one code: immutable ids (n,) int64 and vectors (n, D) float32.
+    """The items of one code: immutable ids (n,) int64 and vectors (n, D) float32 of its rows.
 
-    Ids ascend, but for items that were appended.
+    Ids ascend, but for items that were appended. The rows `gone`, ascending, hold items that have
+    left; `len` counts those that are there.
     """
 
-    __slots__ = ("_memory", "item_ids", "vectors")
+    __slots__ = ("_memory", "gone", "item_ids", "vectors")
 
     def __init__(
         self, item_ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str = "list"
@@ -114,43 +125,72 @@ class CodeList:
         memory = _Memory(_room(len(ids)), rows.shape[1])
         memory.claim(0, len(ids))
         memory.ids[: len(ids)], memory.vectors[: len(ids)] = ids, rows
-        self._show(memory, len(ids))
+        self._show(memory, len(ids), NO_ROWS)
 
-    def _show(self, memory: _Memory, count: int) -> None:
-        self._memory = memory
+    def _show(self, memory: _Memory, count: int, gone: NDArray[np.int64]) -> None:
+        self._memory, self.gone = memory, gone
         self.item_ids, self.vectors = memory.ids[:count], memory.vectors[:count]
         self.item_ids.flags.writeable = self.vectors.flags.writeable = False
 
     def __len__(self) -> int:
-        return len(self.item_ids)
+        return len(self.item_ids) - len(self.gone)
 
-    def with_checked(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> CodeList:
-        """These finite rows of items that are not there yet, behind the others."""
-        before, after = len(self), len(self) + len(ids)
-        if not self._memory.claim(before, len(ids)):  # full, or another list grew from this one
-            return CodeList.of_checked(
-                np.concatenate([self.item_ids, ids]), np.concatenate([self.vectors, rows])
-            )
-        self._memory.ids[before:after], self._memory.vectors[before:after] = ids, rows
-        grown = CodeList.__new__(CodeList)
-        grown._show(self._memory, after)
-        return grown
+    @property
+    def is_long(self) -> bool:
+        """Whether `best` is quicker than the scores of all rows."""
+        return len(self.item_ids) >= FAISS_FROM
 
-    def without(self, rows: NDArray[np.int64]) -> CodeList:
-        """The list without some of its rows."""
-        stay = np.ones(len(self), bool)
-        stay[rows] = False
-        count = int(stay.sum())
-        memory = _Memory(_room(len(self)), self.vectors.shape[1])
+    @property
+    def present_ids(self) -> NDArray[np.int64]:
+        """Ids by row, -1 where the item is gone."""
+        if not len(self.gone):
+            return self.item_ids
+        ids = self.item_ids.copy()
+        ids[self.gone] = -1
+        return ids
+
+    def packed(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids and vectors without the rows that are gone."""
+        if not len(self.gone):
+            return self.item_ids, self.vectors
+        stay = np.delete(np.arange(len(self.item_ids)), self.gone)
+        return self.item_ids[stay], self.vectors[stay]
+
+    def changed(
+        self,
+        leaving: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+    ) -> CodeList:
+        """The items of some rows leave, and others, with finite vectors, come behind the last.
+
+        Where the rows are copied, because too many are gone, the memory is full, or another list
+        grew from this one, those that stay are numbered anew and none is gone.
+        """
+        gone = np.sort(np.concatenate([self.gone, leaving])) if len(leaving) else self.gone
+        before, after = len(self.item_ids), len(self.item_ids) + len(ids)
+        few = len(gone) <= before * GONE_SHARE
+        after_it = CodeList.__new__(CodeList)
+        if few and self._memory.claim(before, len(ids)):
+            self._memory.ids[before:after] = ids
+            self._memory.vectors[before:after] = vectors
+            after_it._show(self._memory, after, gone)
+            return after_it
+        stay = np.delete(np.arange(before), gone)
+        count = len(stay) + len(ids)
+        memory = _Memory(_room(count), self.vectors.shape[1])
         memory.claim(0, count)
-        np.compress(stay, self.item_ids, out=memory.ids[:count])
-        np.compress(stay, self.vectors, axis=0, out=memory.vectors[:count])
-        left = CodeList.__new__(CodeList)
-        left._show(memory, count)
-        return left
+        for to, kept, new in (
+            (memory.ids, self.item_ids, ids),
+            (memory.vectors, self.vectors, vectors),
+        ):
+            np.take(kept, stay, axis=0, out=to[: len(stay)], mode="clip")
+            to[len(stay) : count] = new
+        after_it._show(memory, count, NO_ROWS)
+        return after_it
 
     def scores(self, users_bD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Inner products (b, n) of every user vector with every item of the list."""
+        """Inner products (b, n) of every user vector with every row of the list."""
         if len(users_bD) == 1:  # a matrix-vector product spares BLAS the packing
             return (self.vectors @ users_bD[0])[None]
         return users_bD @ self.vectors.T
@@ -158,17 +198,21 @@ class CodeList:
     def best(
         self, user_D: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The `count` best scores of one user vector, best first, and their rows."""
-        count = min(count, len(self))
+        """The `count` best scores of one user vector, best first, and their rows.
+
+        Rows that are gone are among them.
+        """
+        size = len(self.item_ids)
+        count = min(count, size)
         if count < 1:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        if faiss is not None and len(self) >= FAISS_FROM:
+            return np.empty(0, np.float32), NO_ROWS
+        if faiss is not None and self.is_long:
             scores, rows = faiss.knn(
                 user_D[None], self.vectors, count, metric=faiss.METRIC_INNER_PRODUCT
             )
             return scores[0], rows[0]
         scores = self.vectors @ user_D
-        rows = np.argpartition(scores, len(self) - count)[len(self) - count :]
+        rows = np.argpartition(scores, size - count)[size - count :]
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         return scores[rows], rows
 
@@ -178,6 +222,15 @@ class CodeLists:
 
     `lists[c]` are the items of code c. The concatenation of all lists, code by code, numbers the
     items: the *position* of an item is its row in that order.
+
+    Attributes:
+        lists: C of them.
+        dimension: of their vectors.
+        sizes_C: int64, how many items each holds.
+        lengths_C: int64, how many rows each has; more than items where some are gone.
+        starts_C: int64, the position of the first row of each.
+        item_ids_N: int64 by position, -1 where the item is gone.
+        places: where every item is.
     """
 
     def __init__(
@@ -191,13 +244,14 @@ class CodeLists:
         self.lists = tuple(lists)
         self.dimension = dimension
         self.sizes_C = np.array([len(one) for one in lists], np.int64)
-        self.starts_C = np.cumsum(self.sizes_C) - self.sizes_C
-        self.item_ids_N = np.concatenate([np.empty(0, np.int64)] + [x.item_ids for x in lists])
+        self.lengths_C = np.array([len(one.item_ids) for one in lists], np.int64)
+        self.starts_C = np.cumsum(self.lengths_C) - self.lengths_C
+        self.item_ids_N = np.concatenate([NO_ROWS, *(one.present_ids for one in lists)])
         # those who change a few lists know where everything is without counting anew
-        self.places = places or Places.of([one.item_ids for one in lists])
+        self.places = places or Places.of([one.present_ids for one in lists])
 
     def __len__(self) -> int:
-        return len(self.item_ids_N)
+        return int(self.sizes_C.sum())
 
     @classmethod
     def build(
@@ -228,7 +282,7 @@ class CodeLists:
         return CodeLists(
             [lists.get(code, one) for code, one in enumerate(self.lists)],
             self.dimension,
-            self.places.replaced({code: one.item_ids for code, one in lists.items()}),
+            self.places.replaced({code: one.present_ids for code, one in lists.items()}),
         )
 
     def with_items(
@@ -255,22 +309,28 @@ class CodeLists:
         vectors = vectors[order]
         _checked(item_ids, vectors, "appended items")
         before, rows = self.locate(item_ids)
-        there = before >= 0
-        left = self.replaced(
-            {
-                code: self.lists[code].without(rows[before == code])
-                for code in np.unique(before[there]).tolist()
-            }
-        )
-        lists, rows = list(left.lists), np.empty(len(codes_n), np.int64)
-        found, starts = np.unique(codes_n, return_index=True)
-        for code, start, end in zip(
-            found.tolist(), starts, [*starts[1:], len(codes_n)], strict=True
-        ):
-            first = len(lists[code])
-            rows[start:end] = np.arange(first, first + end - start)
-            lists[code] = lists[code].with_checked(item_ids[start:end], vectors[start:end])
-        places = left.places.appended(item_ids, codes_n, rows)
+        from_n = np.argsort(before, kind="stable")
+        every_code = np.arange(len(self.lists) + 1)
+        leaving = np.searchsorted(before[from_n], every_code)
+        coming = np.searchsorted(codes_n, every_code)
+        lists, new_rows, renumbered = list(self.lists), np.empty_like(rows), []
+        for code in np.flatnonzero((np.diff(leaving) > 0) | (np.diff(coming) > 0)).tolist():
+            here = slice(coming[code], coming[code + 1])
+            gone = rows[from_n[leaving[code] : leaving[code + 1]]]
+            old, new = lists[code], lists[code].changed(gone, item_ids[here], vectors[here])
+            last = len(new.item_ids)
+            new_rows[here] = np.arange(last - (here.stop - here.start), last)
+            if len(old.gone) + len(gone) > len(new.gone):
+                renumbered.append(code)
+            lists[code] = new
+        places = self.places.moved(item_ids, codes_n, new_rows)
+        if renumbered:
+            sizes = [len(lists[code]) for code in renumbered]
+            places = places.moved(
+                np.concatenate([lists[code].item_ids for code in renumbered]),
+                np.repeat(renumbered, sizes),
+                np.concatenate([np.arange(size) for size in sizes]),
+            )
         return CodeLists(lists, self.dimension, places)
 
     def locate(self, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -301,7 +361,8 @@ class CodeLists:
             if source is not None and code in linked:
                 link(source / file_name(code), path)
             else:
-                save_file({"item_ids": one.item_ids, "vectors": one.vectors}, path)
+                ids, vectors = one.packed()
+                save_file({"item_ids": ids, "vectors": vectors}, path)
 
     @classmethod
     def load(

@@ -1,8 +1,8 @@
 """Where each item is: the code whose list holds it, and its row there.
 
 A table of all items in order of id is shared from version to version; what changed since it was
-made lies in a small second table, and the codes whose lists were replaced are struck out of the
-first. So a change costs what it changes, not what there is.
+made lies in a small second table, which overrides it, and the codes whose lists were replaced are
+struck out of the first. So a change costs what it changes, not what there is.
 
 Shapes: N items of the big table, M of the small one, C codes, n items asked for.
 """
@@ -34,12 +34,13 @@ class _Table:
 
     @classmethod
     def of(cls, lists: Mapping[int, Ids]) -> _Table:
-        """The items of some codes; `lists` holds their ids in the order of their rows."""
+        """The items of some codes; `lists` holds their ids by row, -1 where a row holds none."""
         if not lists:
             return cls(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
         sizes = [len(ids) for ids in lists.values()]
         ids = np.concatenate(list(lists.values()))
         order = np.argsort(ids, kind="stable")
+        order = order[np.count_nonzero(ids < 0) :]
         codes = np.repeat(np.fromiter(lists, np.int32, len(lists)), sizes)
         rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
         return cls(ids[order], codes[order], rows[order])
@@ -54,13 +55,17 @@ class _Table:
     def kept(self, keep: NDArray[np.bool_]) -> _Table:
         return _Table(self.ids[keep], self.codes[keep], self.rows[keep])
 
-    def merged(self, other: _Table) -> _Table:
-        """Both; no item may be in both."""
-        at = np.searchsorted(self.ids, other.ids)
+    def overridden(self, other: _Table) -> _Table:
+        """Both; where an item is in both, it is where `other` has it."""
+        here, at = self.find(other.ids)
+        stay = np.ones(len(self.ids), bool)
+        stay[at[here]] = False
+        left = self.kept(stay)
+        at = np.searchsorted(left.ids, other.ids)
         return _Table(
-            np.insert(self.ids, at, other.ids),
-            np.insert(self.codes, at, other.codes),
-            np.insert(self.rows, at, other.rows),
+            np.insert(left.ids, at, other.ids),
+            np.insert(left.codes, at, other.codes),
+            np.insert(left.rows, at, other.rows),
         )
 
     def refuse_repeats(self) -> None:
@@ -71,7 +76,10 @@ class _Table:
 
 @dataclass(frozen=True)
 class Places:
-    """Code and row of every item; immutable."""
+    """Code and row of every item; immutable.
+
+    In the small table, code and row -1 say that an item of the big one is nowhere.
+    """
 
     _big: _Table
     _small: _Table
@@ -116,27 +124,27 @@ class Places:
         """
         struck_C = self._struck_C.copy()
         struck_C[list(lists)] = True
-        small = self._small.kept(~np.isin(self._small.codes, list(lists)))
-        return self._with(small, _Table.of(lists), struck_C)
-
-    def appended(self, item_ids: Ids, codes: Ids, rows: Ids) -> Places:
-        """With items behind the last ones of their lists.
-
-        Raises:
-            IndexerError: if an item is then in two lists.
-        """
-        order = np.argsort(item_ids, kind="stable")
-        new = _Table(item_ids[order], codes[order].astype(np.int32), rows[order].astype(np.int32))
-        return self._with(self._small, new, self._struck_C)
-
-    def _with(self, small: _Table, new: _Table, struck_C: NDArray[np.bool_]) -> Places:
+        out = np.isin(self._small.codes, list(lists))
+        nowhere = (np.where(out, np.int32(-1), x) for x in (self._small.codes, self._small.rows))
+        left = Places(self._big, _Table(self._small.ids, *nowhere), struck_C)
+        new = _Table.of(lists)
         new.refuse_repeats()
-        places = Places(self._big, small, struck_C)
-        known = places.locate(new.ids)[0] >= 0
+        known = left.locate(new.ids)[0] >= 0
         if known.any():
             raise IndexerError(f"item {new.ids[known][0]} is in two lists")
-        places = replace(places, _small=small.merged(new))
-        if len(places._small.ids) * LARGEST_SHARE <= len(self._big.ids):
-            return places
-        big = self._big.kept(~struck_C[self._big.codes]).merged(places._small)
-        return Places(big, _Table.of({}), np.zeros(len(struck_C), bool))
+        return left._with(new)
+
+    def moved(self, item_ids: Ids, codes: Ids, rows: Ids) -> Places:
+        """With items, each once, at these places, wherever they were before."""
+        order = np.argsort(item_ids, kind="stable")
+        return self._with(
+            _Table(item_ids[order], codes[order].astype(np.int32), rows[order].astype(np.int32))
+        )
+
+    def _with(self, new: _Table) -> Places:
+        small = self._small.overridden(new)
+        if len(small.ids) * LARGEST_SHARE <= len(self._big.ids):
+            return replace(self, _small=small)
+        big = self._big.kept(~self._struck_C[self._big.codes]).overridden(small)
+        everyone = big.kept(big.codes >= 0)
+        return Places(everyone, _Table.of({}), np.zeros(len(self._struck_C), bool))

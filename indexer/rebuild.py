@@ -84,7 +84,7 @@ def rebuild(
     rows_C = members(codes_N, item_ids_N, first_level_codes)
     for code, (old, rows) in enumerate(zip(parent.lists, rows_C, strict=True)):
         why = []
-        if not np.array_equal(old.item_ids, item_ids_N[rows]):
+        if not np.array_equal(old.present_ids, item_ids_N[rows]):
             why.append("membership")
         elif not _furthest(old.vectors, vectors_ND[rows]) <= tolerance:
             why.append("vectors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from indexer import soft_search as soft_search_module
+from indexer import list_scores
 from indexer.errors import IndexerError
 from indexer.exploration import Config as Exploration
 from indexer.gpu_lists import on_gpu, why_no_gpu
@@ -28,7 +28,7 @@ def lists_of(model: StandIn) -> CodeLists:
 @pytest.mark.parametrize("long_list", [0, 2048])
 @pytest.mark.parametrize("quota", ["joint", "proportional"])
 def test_soft_search_answers_alike_on_cpu_and_gpu(monkeypatch, long_list, quota):
-    monkeypatch.setattr(soft_search_module, "LONG_LIST", long_list)
+    monkeypatch.setattr(list_scores, "LONG_LIST", long_list)
     model = StandIn.make(3000, 12, 32)
     config = Config(4, quota, explore=Exploration(untouched=0))
     rng = np.random.default_rng(0)

@@ -24,7 +24,7 @@ def content(lists: CodeLists) -> dict[int, tuple[int, bytes]]:
     return {
         int(i): (code, v.tobytes())
         for code, one in enumerate(lists.lists)
-        for i, v in zip(one.item_ids, one.vectors, strict=True)
+        for i, v in zip(*one.packed(), strict=True)
     }
 
 
@@ -81,6 +81,44 @@ def test_a_list_grows_without_copying_what_it_held():
         shared = np.shares_memory(grown.lists[2].vectors, lists.lists[2].vectors)
         lists = grown
     assert shared and len(lists) == 440
+
+
+def test_items_leave_a_list_without_a_copy_until_many_are_gone():
+    lists, known = make(400)
+    first, copied = content(lists), 0
+    for n in range(60):
+        ids = np.random.default_rng(n).choice(list(known), 8, replace=False)
+        codes, vectors = (ids + n) % C, np.full((8, D), n, np.float32)
+        before, lists = lists, lists.with_items(ids, codes, vectors)
+        known |= {int(i): (int(c), v) for i, c, v in zip(ids, codes, vectors, strict=True)}
+        assert content(lists) == {i: (c, v.tobytes()) for i, (c, v) in known.items()}
+        for old, new in zip(before.lists, lists.lists, strict=True):
+            copied += not np.shares_memory(old.vectors, new.vectors)
+            assert len(new.gone) <= 0.2 * len(new.item_ids) + 8
+        asked = np.array(sorted(known))
+        codes_found, rows = lists.locate(asked)
+        assert all(
+            lists.lists[c].item_ids[r] == i
+            for i, c, r in zip(asked, codes_found, rows, strict=True)
+        )
+        np.testing.assert_array_equal(np.sort(lists.item_ids_N[lists.item_ids_N >= 0]), asked)
+    assert content(CodeLists.build(*_arrays(first), C)) == first
+    assert 0 < copied < 60
+
+
+def _arrays(held: dict[int, tuple[int, bytes]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    codes = np.array([code for code, _ in held.values()])
+    vectors = np.stack([np.frombuffer(v, np.float32) for _, v in held.values()])
+    return np.array(list(held)), codes, vectors
+
+
+def test_lists_with_rows_that_are_gone_are_written_without_them(tmp_path):
+    lists, known = make()
+    some = np.array(sorted(known))[:6]
+    lists = lists.with_items(some, (lists.locate(some)[0] + 1) % C, np.ones((6, D), np.float32))
+    assert any(len(one.gone) for one in lists.lists)
+    lists.write(tmp_path)
+    assert content(CodeLists.load(tmp_path, C, D)) == content(lists)
 
 
 def test_written_lists_load_equal_and_linked_files_are_the_same_file(tmp_path):

@@ -39,7 +39,21 @@ def test_after_any_changes_items_are_found_where_the_lists_hold_them(seed, steps
                 for n, code in enumerate(codes):
                     rows[n] = len(lists[code])
                     lists[code] = np.append(lists[code], new[n])
-                places = places.appended(new, codes, rows)
+                # some that are elsewhere leave their row and go to another list's end
+                rows_of = [
+                    (code, row)
+                    for code in range(CODES)
+                    for row in np.flatnonzero((lists[code] >= 0) & ~np.isin(lists[code], new))
+                ]
+                for at in rng.choice(len(rows_of), min(len(rows_of), 4), replace=False):
+                    code, row = rows_of[at]
+                    other = int(rng.integers(0, CODES))
+                    item, lists[code] = lists[code][row], lists[code].copy()
+                    lists[code][row] = -1
+                    new = np.append(new, item)
+                    codes, rows = np.append(codes, other), np.append(rows, len(lists[other]))
+                    lists[other] = np.append(lists[other], item)
+                places = places.moved(new, codes, rows)
             for table, holds in ((places, lists), (before, held)):
                 codes, rows = table.locate(ids)
                 for item, code, row in zip(ids, codes, rows, strict=True):
@@ -55,7 +69,9 @@ def test_an_item_in_two_lists_is_refused_however_it_got_there():
         Places.of([np.array([1, 2]), np.array([2])])
     with pytest.raises(IndexerError, match="item 2 is in two lists"):
         places.replaced({1: np.array([2, 3])})
+    moved = places.moved(np.array([3]), np.array([0]), np.array([2]))
+    assert moved.locate(np.array([3]))[0] == 0 and places.locate(np.array([3]))[0] == 1
     with pytest.raises(IndexerError, match="item 3 is in two lists"):
-        places.appended(np.array([3]), np.array([0]), np.array([2]))
+        moved.replaced({1: np.array([3])})
     with pytest.raises(IndexerError, match="item 9 is in two lists"):
         places.replaced({0: np.array([1, 9]), 1: np.array([9])})

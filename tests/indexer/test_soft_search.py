@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer import list_scores, soft_search
 from indexer import lists as lists_module
-from indexer import soft_search as soft_search_module
+from indexer.answers import Answers
 from indexer.errors import IndexerError
 from indexer.exploration import NOTHING
+from indexer.exploration import Config as Exploration
 from indexer.lists import CodeLists
 from indexer.quota import quotas
 from indexer.soft_search import Config, SoftSearch
@@ -91,8 +95,8 @@ def test_soft_search_equals_brute_force(
     )
     histories = histories_of(model, 5, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(soft_search_module, "LONG_LIST", long_list)
-        patch.setattr(soft_search_module, "CHUNK", 2)
+        patch.setattr(list_scores, "LONG_LIST", long_list)
+        patch.setattr(soft_search, "CHUNK", 2)
         patch.setattr(lists_module, "FAISS_FROM", faiss_from)
         answers = search.search(histories, np.zeros(5, np.int64), k)
     for b, history in enumerate(histories):
@@ -109,6 +113,116 @@ def test_soft_search_equals_brute_force(
         assert answers.quota_BS[b].sum() == count
         if quota == "joint":  # order of float32 scores; sets differ only by rounding
             assert set(answers.items_BK[b, :count].tolist()) == {i for _, i in expected}
+
+
+class WithEvidence(StandIn):
+    """Some items are hot, and every user has neighbours, some of them unknown."""
+
+    weigh_codes = False
+
+    def hot_items(self, count: int) -> np.ndarray:
+        return self.item_ids_N[::3][:count]
+
+    def near_items(self, encoded: np.ndarray) -> np.ndarray:
+        rows = (np.abs(encoded[:, :1]) * 1000).astype(int) + np.arange(7)
+        near = self.item_ids_N[rows % len(self.item_ids_N)]
+        near[:, -1] = -1
+        return near
+
+
+def assert_equal(a: Answers, b: Answers) -> None:
+    for name, value in vars(a).items():
+        np.testing.assert_array_equal(value, getattr(b, name), err_msg=name)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 120),
+    codes=st.integers(1, 12),
+    searched=st.integers(1, 14),
+    k=st.integers(1, 60),
+    quota=st.sampled_from(["joint", "joint", "proportional", "equal"]),
+    kind=st.sampled_from([StandIn, WithEvidence]),
+    normalise=st.booleans(),
+    explore=st.sampled_from([0.0, 0.1, 0.6]),
+    long_list=st.sampled_from([0, 5, 2048]),
+    left_out=st.sampled_from(["history", "nothing", "much"]),
+)
+def test_a_query_alone_is_answered_as_a_batch_of_one(
+    seed, items, codes, searched, k, quota, kind, normalise, explore, long_list, left_out
+):
+    model = kind.make(items, codes, seed=seed, normalise_lists=normalise)
+    config = Config(searched, quota, evidence=9, explore=Exploration(explore, explore / 2))
+    rng = np.random.default_rng(seed)
+    lists = changed(lists_of(model), model, rng) if rng.random() < 0.5 else lists_of(model)
+    listed = rng.integers(0, 2, len(lists.item_ids_N)) * 2**60
+    search = SoftSearch(model, lists, config, listed)
+    (history,) = histories_of(model, 1, seed)
+    leave = {"history": True, "nothing": False, "much": [[*model.item_ids_N[: items // 2], 10**9]]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_scores, "LONG_LIST", long_list)
+        alone = search.search([history], np.zeros(1), k, exclude=leave[left_out])
+        search._single = None
+        assert_equal(alone, search.search([history], np.zeros(1), k, exclude=leave[left_out]))
+
+
+def changed(lists: CodeLists, model: StandIn, rng: np.random.Generator) -> CodeLists:
+    """Lists after some items moved, so that rows are gone; at last every item is back."""
+    for _ in range(rng.integers(1, 4)):
+        some = rng.choice(len(model.item_ids_N), rng.integers(0, len(model.item_ids_N)))
+        some = np.unique(some)
+        codes = rng.integers(0, model.first_level_codes, len(some))
+        lists = lists.with_items(model.item_ids_N[some], codes, model.vectors_ND[some])
+    moved = lists.locate(model.item_ids_N)[0] != model.codes_NQ[:, 0]
+    return lists.with_items(
+        model.item_ids_N[moved], model.codes_NQ[moved, 0], model.vectors_ND[moved]
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 200),
+    codes=st.integers(1, 6),
+    queries=st.integers(1, 3),
+    quota=st.sampled_from(["joint", "proportional"]),
+    kind=st.sampled_from([StandIn, WithEvidence]),
+    normalise=st.booleans(),
+    long_list=st.sampled_from([0, 5, 2048]),
+    faiss_from=st.sampled_from([1, 8192]),
+)
+def test_changed_lists_answer_as_those_built_from_scratch(
+    seed, items, codes, queries, quota, kind, normalise, long_list, faiss_from
+):
+    model = kind.make(items, codes, seed=seed, normalise_lists=normalise)
+    fresh, rng = lists_of(model), np.random.default_rng(seed)
+    lists = changed(fresh, model, rng)
+    np.testing.assert_array_equal(lists.sizes_C, fresh.sizes_C)
+    assert len(lists) == len(fresh) == items
+    histories = histories_of(model, queries, seed)
+    config = Config(2, quota, evidence=9, explore=Exploration(0.1, 0.3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_scores, "LONG_LIST", long_list)
+        patch.setattr(lists_module, "FAISS_FROM", faiss_from)
+        found, expected = (
+            SoftSearch(model, one, replace(config, explore=NOTHING)).search(
+                histories, np.zeros(queries), 20
+            )
+            for one in (lists, fresh)
+        )
+        young = np.full(len(lists.item_ids_N), 2**60)
+        drawn = SoftSearch(model, lists, config, young).search(histories, np.zeros(queries), 20)
+    np.testing.assert_array_equal(found.searched_BS, expected.searched_BS)
+    np.testing.assert_array_equal(found.quota_BS, expected.quota_BS)
+    np.testing.assert_allclose(found.scores_BK, expected.scores_BK, rtol=1e-4, atol=1e-5)
+    assert [set(row) for row in found.items_BK] == [set(row) for row in expected.items_BK]
+    for b, history in enumerate(histories):
+        answer = drawn.items_BK[b][drawn.items_BK[b] >= 0]
+        assert len(np.unique(answer)) == len(answer) == min(20, items - len(set(history.items)))
+        assert not set(answer.tolist()) & set(history.items)
+        codes_found = fresh.locate(answer)[0]
+        np.testing.assert_array_equal(codes_found, drawn.item_codes_BK[b, : len(answer)])
 
 
 def test_every_item_says_which_code_brought_it_and_with_which_probability():
