@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from model import cooccurrence, features, item_tower, quantizer, sparc, user_tower
 from model.cooccurrence import Neighbours, look_up
 from model.features import hash_features
-from model.histories import NO_ROW, History, pad_histories
+from model.histories import NO_ROW, History, HistoryBatch, pad_histories
 from model.item_tower import ItemInputs, initial_ids
 from model.manifest import Manifest
+from model.single_user import SingleUser
 from model.sparc import Sparc, neighbour_features
-from model.user_tower import EncodedHistory
 from streaming.events import Item
 
 WEIGHTS = "weights.safetensors"
@@ -46,23 +46,21 @@ class ModelError(ValueError):
 
 
 class Encoded(NamedTuple):
-    """Encoded histories: opaque outside this module.
+    """What the model says of B histories, in numpy; opaque outside this module.
 
     Attributes:
-        histories: what the user tower keeps.
-        contexts: what each member's attention reads for every code.
-        interest_evidence_BCF: evidence for each code.
+        users_BCD: user vector of each code, without what the evidence adds.
+        log_interests_BC: log p(c | u).
         popularity_weights_BP: user part of the popularity dimensions.
         near_rows_BK: neighbours of the history, `NO_ROW` padded.
         near_scores_BK: their contribution to the score.
     """
 
-    histories: list[EncodedHistory]
-    contexts: list[Tensor]
-    interest_evidence_BCF: Tensor
-    popularity_weights_BP: Tensor
+    users_BCD: np.ndarray
+    log_interests_BC: np.ndarray
+    popularity_weights_BP: np.ndarray
     near_rows_BK: np.ndarray
-    near_scores_BK: Tensor
+    near_scores_BK: np.ndarray
 
 
 def config_from_dict(value: dict[str, Any]) -> sparc.Config:
@@ -160,6 +158,9 @@ class RetrievalModel:
         self._z_ND = self._padded_z[:-1]
         self._id_ND = tensors["items.id_ND"]
         self._code_popularity_CP = tensors["codes.popularity_CP"]
+        # a device answers batches; one history alone is quicker beside it
+        self._z_numpy = self._z_ND.cpu().numpy()
+        self._single = SingleUser(self._sparc, self._code_popularity_CP.cpu().numpy())
         self.item_ids_N = tensors["items.ids_N"].cpu().numpy()
         self.item_events_N = tensors["items.events_N"].cpu().numpy()
         self.codes_NQ = tensors["items.codes_NQ"].cpu().numpy().astype(np.int64)
@@ -167,12 +168,13 @@ class RetrievalModel:
         places_N = tensors["items.places_N"].cpu().numpy().astype(np.int64)
         keys_Nd = self._keys(places_N)
         self.vectors_ND = np.concatenate([self._z_ND.cpu().numpy(), popularity_NP, keys_Nd], axis=1)
-        self._padded_places = torch.from_numpy(np.append(places_N, 0)).to(self._device)
+        self._places = np.append(places_N, 0)
         self._near_rows_NM = tensors["neighbours.rows_NM"].cpu().numpy()
         self._near_weights_NMH = tensors["neighbours.weights_NMH"].cpu().numpy()
         self._near_times_N = tensors["neighbours.times_N"].cpu().numpy()
-        first_N = np.append(self.codes_NQ[:, 0], NO_ROW)
-        self._padded_codes = torch.from_numpy(first_N).to(self._device)
+        self._first_codes = np.append(self.codes_NQ[:, 0], NO_ROW)
+        self._padded_codes = torch.from_numpy(self._first_codes).to(self._device)
+        self._padded_ids = np.append(self.item_ids_N, -1)
         self._order = np.argsort(self.item_ids_N, kind="stable")
         self._sorted_ids = self.item_ids_N[self._order]
         codebooks_QCD = self._sparc.quantizer.codebooks_QCD
@@ -256,18 +258,11 @@ class RetrievalModel:
         z_ND = self._z_ND if items is None else self._place(items)[0]
         return self._sparc.quantizer.standardise(z_ND).cpu().numpy()
 
-    @torch.inference_mode()
     def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> Encoded:
         """Encode histories as of `now_ms` (B,). An empty history gives the prior."""
         batch = pad_histories(histories, self.rows)
         now_B = np.asarray(now_ms, dtype=np.int64)
-        known_BL = torch.from_numpy(batch.known_BL).to(self._device)
-        age_BL = np.where(batch.known_BL, now_B[:, None] - batch.times_BL, 0).astype(np.float32)
-        rows_BL = torch.from_numpy(batch.rows_BL).to(self._device)
-        encoded = self._sparc.encode(
-            self._padded_z[rows_BL], torch.from_numpy(age_BL).to(self._device), known_BL
-        )
-        near: Neighbours = look_up(
+        near = look_up(
             self._config.neighbours,
             self._near_rows_NM,
             self._near_weights_NMH,
@@ -275,36 +270,69 @@ class RetrievalModel:
             batch,
             now_B,
         )
+        if len(histories) == 1:
+            return self._encode_one(batch, now_B, near)
+        return self._encode_many(batch, now_B, near)
+
+    def _encode_one(self, batch: HistoryBatch, now_B: np.ndarray, near: Neighbours) -> Encoded:
+        known_L = batch.known_BL[0]
+        rows_L = batch.rows_BL[0, known_L]
+        said = self._single.answers(
+            self._z_numpy[rows_L],
+            (now_B[0] - batch.times_BL[0, known_L]).astype(np.float32),
+            self._first_codes[rows_L],
+            self._first_codes[near.rows_BK[0]],
+            near.scores_BKH[0],
+        )
+        return Encoded(
+            said.users_CD[None],
+            said.log_interests_C[None],
+            said.popularity_weights_P[None],
+            near.rows_BK,
+            said.near_K[None],
+        )
+
+    @torch.inference_mode()
+    def _encode_many(self, batch: HistoryBatch, now_B: np.ndarray, near: Neighbours) -> Encoded:
+        sparc = self._sparc
+        known_BL = torch.from_numpy(batch.known_BL).to(self._device)
+        age_BL = np.where(batch.known_BL, now_B[:, None] - batch.times_BL, 0).astype(np.float32)
+        rows_BL = torch.from_numpy(batch.rows_BL).to(self._device)
+        histories = sparc.encode(
+            self._padded_z[rows_BL], torch.from_numpy(age_BL).to(self._device), known_BL
+        )
         near_rows_BK = torch.from_numpy(near.rows_BK).to(self._device)
         near_BKH = neighbour_features(torch.from_numpy(near.scores_BKH).to(self._device))
-        size = len(histories)
-        evidence_BCF = self._sparc.interest_evidence(
-            self._code_popularity_CP.expand(size, -1, -1),
+        evidence_BCF = sparc.interest_evidence(
+            self._code_popularity_CP.expand(len(known_BL), -1, -1),
             self._padded_codes[near_rows_BK],
             near_BKH,
             self._padded_codes[rows_BL],
         )
-        weights = self._sparc.evidence_weights(encoded)
+        weights = sparc.evidence_weights(histories)
         popularity_weights_BP = torch.stack([w for w, _ in weights]).mean(0)
         near_weights_BH = torch.stack([w for _, w in weights]).mean(0)
         near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
-        contexts = self._sparc.contexts(encoded, self._views)
+        contexts = sparc.contexts(histories, self._views)
+        log_interests_BC = sparc.log_interests(histories, contexts, self._views, evidence_BCF)
+        # the members' mean: each has its part of z, and they are weighed alike
+        members = sparc.user_vectors(histories, contexts)
+        users_BCD = torch.cat(members, dim=2) / len(members)
         return Encoded(
-            encoded, contexts, evidence_BCF, popularity_weights_BP, near.rows_BK, near_BK
+            users_BCD.cpu().numpy(),
+            log_interests_BC.cpu().numpy(),
+            popularity_weights_BP.cpu().numpy(),
+            near.rows_BK,
+            near_BK.cpu().numpy(),
         )
 
-    @torch.inference_mode()
     def log_interests(self, encoded: Encoded) -> np.ndarray:
         """Log p(c | u): (B, C) float32, rows normalised."""
-        logs_BC = self._sparc.log_interests(
-            encoded.histories, encoded.contexts, self._views, encoded.interest_evidence_BCF
-        )
-        return logs_BC.cpu().numpy()
+        return encoded.log_interests_BC
 
     def near_items(self, encoded: Encoded) -> np.ndarray:
         """Neighbours of the histories: ids (B, K) int64, -1 padded."""
-        padded_ids = np.append(self.item_ids_N, -1)
-        return padded_ids[encoded.near_rows_BK]
+        return self._padded_ids[encoded.near_rows_BK]
 
     def hot_items(self, count: int) -> np.ndarray:
         """Ids of the items of the greatest recency prior, weighed as for the mean user."""
@@ -314,23 +342,24 @@ class RetrievalModel:
         prior_N = self.vectors_ND[:, d : d + len(weights_P)] @ weights_P
         return self.item_ids_N[np.argsort(-prior_N, kind="stable")[:count]]
 
-    @torch.inference_mode()
     def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
         """One retrieval vector for each (user, chosen code): (B, K, D) float32."""
-        codes = torch.from_numpy(np.array(codes_BK, dtype=np.int64)).to(self._device)
-        rows_B1 = torch.arange(len(codes), device=self._device).unsqueeze(1)
-        chosen = [context_BCd[rows_B1, codes] for context_BCd in encoded.contexts]
-        # the members' mean: each has its part of z, and they are weighed alike
-        members = self._sparc.user_vectors(encoded.histories, chosen)
-        users_BKD = torch.cat(members, dim=2) / len(members)
-        weights_BKP = encoded.popularity_weights_BP.unsqueeze(1).expand(-1, codes.shape[1], -1)
-        rows_BM = torch.from_numpy(encoded.near_rows_BK).to(self._device)
-        inside_BKM = self._padded_codes[rows_BM].unsqueeze(1) == codes.unsqueeze(2)
-        scores_BKM = encoded.near_scores_BK.unsqueeze(1) * inside_BKM
-        places_BKM = self._padded_places[rows_BM].unsqueeze(1).expand_as(scores_BKM)
-        keys_BKd = users_BKD.new_zeros(*codes.shape, self._config.key_dimension)
-        keys_BKd.scatter_add_(2, places_BKM, scores_BKM)
-        return torch.cat([users_BKD, weights_BKP, keys_BKd], dim=2).cpu().numpy()
+        codes_BK = np.asarray(codes_BK)
+        size, chosen = codes_BK.shape
+        users_BCD, weights_BP = encoded.users_BCD, encoded.popularity_weights_BP
+        d, p = users_BCD.shape[2], weights_BP.shape[1]
+        every = self.first_level_codes
+        keys_BCd = np.zeros((size, every + 1, self._config.key_dimension), np.float32)
+        near_BM = encoded.near_rows_BK
+        # without a code: the row that is not read
+        where = (np.arange(size)[:, None], self._first_codes[near_BM], self._places[near_BM])
+        np.add.at(keys_BCd, where, encoded.near_scores_BK)
+        rows_B1 = np.arange(size)[:, None]
+        vectors_BKD = np.empty((size, chosen, d + p + keys_BCd.shape[2]), np.float32)
+        vectors_BKD[:, :, :d] = users_BCD[rows_B1, codes_BK]
+        vectors_BKD[:, :, d : d + p] = weights_BP[:, None]
+        vectors_BKD[:, :, d + p :] = keys_BCd[rows_B1, codes_BK]
+        return vectors_BKD
 
 
 def model_facts(

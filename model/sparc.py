@@ -40,6 +40,8 @@ from model.item_tower import ItemInputs, ItemTower
 from model.quantizer import ResidualQuantizer
 from model.user_tower import EncodedHistory, UserTower
 
+OWN_DECAY = 0.85
+"""Weight of an event for each newer one, in how often a user was at a code."""
 LENGTH_PARTS = 6
 """Parts of a batch that are padded on their own."""
 
@@ -244,7 +246,7 @@ class Sparc(nn.Module):
         near_BCH = code_mass(neighbour_code_BK, neighbour_score_BKH.expm1() / 4, codes)
         length = history_code_BL.shape[1]
         places_L = torch.arange(length - 1, -1, -1, device=history_code_BL.device)
-        decay_BL1 = (0.85**places_L).expand(history_code_BL.shape).unsqueeze(2)
+        decay_BL1 = (OWN_DECAY**places_L).expand(history_code_BL.shape).unsqueeze(2)
         own_BC1 = code_mass(history_code_BL, decay_BL1, codes)
         return torch.cat(
             [code_popularity_BCP, neighbour_features(near_BCH), torch.log1p(4 * own_BC1)], dim=2

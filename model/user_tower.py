@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from streaming.events import HISTORY_LENGTH
 
-_AGES = 44
-_HOUR_MS = 3_600_000.0
+AGES = 44
+HOUR_MS = 3_600_000.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def age_buckets(age_ms: Tensor) -> Tensor:
     >>> age_buckets(torch.tensor([0.0, 3.6e6, 86.4e6])).tolist()
     [0, 2, 9]
     """
-    octaves = torch.log2(1 + age_ms.clamp(min=0) / _HOUR_MS)
-    return (2 * octaves).long().clamp(max=_AGES - 1)
+    octaves = torch.log2(1 + age_ms.clamp(min=0) / HOUR_MS)
+    return (2 * octaves).long().clamp(max=AGES - 1)
 
 
 class UserTower(nn.Module):
@@ -78,7 +78,7 @@ class UserTower(nn.Module):
         self.start_D = nn.Parameter(torch.randn(d) * 0.02)
         self.content = nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, a))
         # one head more: that of the codes
-        self.age = nn.Embedding(_AGES, a + 1)
+        self.age = nn.Embedding(AGES, a + 1)
         self.rank = nn.Embedding(HISTORY_LENGTH + 1, a + 1)
         for table in (self.age, self.rank):
             nn.init.zeros_(table.weight)
