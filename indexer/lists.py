@@ -41,9 +41,9 @@ except ImportError:  # a device machine without faiss still evaluates, by matrix
 FAISS_FROM = 8192
 """From this length on faiss answers a single query quicker than a product and a partition
 (16,000 x 66 dimensions on one core: 152 against 220 microseconds; 4,000: 29 against 31)."""
-GONE_SHARE = 0.2
+GONE_SHARE = 0.25
 """A list is copied without its gone rows when they are more than this share of its rows."""
-ROOM_SHARE = 0.2
+ROOM_SHARE = 0.25
 """Room that a list is given to grow, of its rows."""
 MAX_DIMENSION = 4096
 MAX_ITEMS = 2**31 - 1
@@ -78,6 +78,8 @@ class _Memory:
     def __init__(self, room: int, dimension: int) -> None:
         self.ids = np.empty(room, np.int64)
         self.vectors = np.empty((room, dimension), np.float32)
+        self.read_ids, self.read_vectors = self.ids.view(), self.vectors.view()
+        self.read_ids.flags.writeable = self.read_vectors.flags.writeable = False
         self._used = 0
         self._alone = threading.Lock()
 
@@ -102,7 +104,7 @@ NO_ROWS = np.empty(0, np.int64)
 class CodeList:
     """The items of one code: immutable ids (n,) int64 and vectors (n, D) float32 of its rows.
 
-    Ids ascend, but for items that were appended. The rows `gone`, ascending, hold items that have
+    Ids ascend, but for items that were appended. The rows `gone`, in no order, hold items that have
     left; `len` counts those that are there.
     """
 
@@ -129,8 +131,7 @@ class CodeList:
 
     def _show(self, memory: _Memory, count: int, gone: NDArray[np.int64]) -> None:
         self._memory, self.gone = memory, gone
-        self.item_ids, self.vectors = memory.ids[:count], memory.vectors[:count]
-        self.item_ids.flags.writeable = self.vectors.flags.writeable = False
+        self.item_ids, self.vectors = memory.read_ids[:count], memory.read_vectors[:count]
 
     def __len__(self) -> int:
         return len(self.item_ids) - len(self.gone)
@@ -167,7 +168,7 @@ class CodeList:
         Where the rows are copied, because too many are gone, the memory is full, or another list
         grew from this one, those that stay are numbered anew and none is gone.
         """
-        gone = np.sort(np.concatenate([self.gone, leaving])) if len(leaving) else self.gone
+        gone = np.concatenate([self.gone, leaving]) if len(leaving) else self.gone
         before, after = len(self.item_ids), len(self.item_ids) + len(ids)
         few = len(gone) <= before * GONE_SHARE
         after_it = CodeList.__new__(CodeList)
@@ -243,10 +244,13 @@ class CodeLists:
                 )
         self.lists = tuple(lists)
         self.dimension = dimension
-        self.sizes_C = np.array([len(one) for one in lists], np.int64)
         self.lengths_C = np.array([len(one.item_ids) for one in lists], np.int64)
+        gone_C = np.array([len(one.gone) for one in lists], np.int64)
+        self.sizes_C = self.lengths_C - gone_C
         self.starts_C = np.cumsum(self.lengths_C) - self.lengths_C
-        self.item_ids_N = np.concatenate([NO_ROWS, *(one.present_ids for one in lists)])
+        self.item_ids_N = np.concatenate([NO_ROWS, *(one.item_ids for one in lists)])
+        gone = np.concatenate([NO_ROWS, *(one.gone for one in lists)])
+        self.item_ids_N[np.repeat(self.starts_C, gone_C) + gone] = -1
         # those who change a few lists know where everything is without counting anew
         self.places = places or Places.of([one.present_ids for one in lists])
 
@@ -304,33 +308,34 @@ class CodeLists:
             )
         if not len(item_ids):
             return self
-        order = np.lexsort((item_ids, codes_n))
+        order = np.argsort(item_ids, kind="stable")
         item_ids, codes_n = np.asarray(item_ids, np.int64)[order], codes_n[order]
         vectors = vectors[order]
         _checked(item_ids, vectors, "appended items")
         before, rows = self.locate(item_ids)
-        from_n = np.argsort(before, kind="stable")
+        from_n, to_n = np.argsort(before, kind="stable"), np.argsort(codes_n, kind="stable")
         every_code = np.arange(len(self.lists) + 1)
         leaving = np.searchsorted(before[from_n], every_code)
-        coming = np.searchsorted(codes_n, every_code)
-        lists, new_rows, renumbered = list(self.lists), np.empty_like(rows), []
+        coming = np.searchsorted(codes_n[to_n], every_code)
+        going_rows, new_ids, new_vectors = rows[from_n], item_ids[to_n], vectors[to_n]
+        lists, renumbered = list(self.lists), []
+        firsts_C = np.zeros(len(lists), np.int64)
         for code in np.flatnonzero((np.diff(leaving) > 0) | (np.diff(coming) > 0)).tolist():
-            here = slice(coming[code], coming[code + 1])
-            gone = rows[from_n[leaving[code] : leaving[code + 1]]]
-            old, new = lists[code], lists[code].changed(gone, item_ids[here], vectors[here])
-            last = len(new.item_ids)
-            new_rows[here] = np.arange(last - (here.stop - here.start), last)
+            a, b = coming[code], coming[code + 1]
+            old, gone = lists[code], going_rows[leaving[code] : leaving[code + 1]]
+            lists[code] = new = old.changed(gone, new_ids[a:b], new_vectors[a:b])
+            firsts_C[code] = len(new.item_ids) - (b - a)
             if len(old.gone) + len(gone) > len(new.gone):
                 renumbered.append(code)
-            lists[code] = new
-        places = self.places.moved(item_ids, codes_n, new_rows)
+        new_codes = codes_n[to_n]
+        new_rows = firsts_C[new_codes] + np.arange(len(new_codes)) - coming[new_codes]
         if renumbered:
+            others = ~np.isin(new_codes, renumbered)
             sizes = [len(lists[code]) for code in renumbered]
-            places = places.moved(
-                np.concatenate([lists[code].item_ids for code in renumbered]),
-                np.repeat(renumbered, sizes),
-                np.concatenate([np.arange(size) for size in sizes]),
-            )
+            new_ids = np.concatenate([new_ids[others], *(lists[c].item_ids for c in renumbered)])
+            new_codes = np.concatenate([new_codes[others], np.repeat(renumbered, sizes)])
+            new_rows = np.concatenate([new_rows[others], *(np.arange(size) for size in sizes)])
+        places = self.places.moved(new_ids, new_codes, new_rows)
         return CodeLists(lists, self.dimension, places)
 
     def locate(self, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ from indexer.errors import IndexerError
 Ids = NDArray[np.int64]
 Small = NDArray[np.int32]
 
-LARGEST_SHARE = 8
-"""The small table is merged into the big one when it holds more than an eighth of it."""
+LARGEST_SHARE = 4
+"""The small table is merged into the big one when it holds more than a fourth of it."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,23 @@ class _Table:
     def overridden(self, other: _Table) -> _Table:
         """Both; where an item is in both, it is where `other` has it."""
         here, at = self.find(other.ids)
-        stay = np.ones(len(self.ids), bool)
-        stay[at[here]] = False
-        left = self.kept(stay)
-        at = np.searchsorted(left.ids, other.ids)
+        left = self
+        if here.any():
+            stay = np.ones(len(self.ids), bool)
+            stay[at[here]] = False
+            left = self.kept(stay)
+        at = np.searchsorted(left.ids, other.ids) + np.arange(len(other.ids))
+        theirs = np.zeros(len(left.ids) + len(other.ids), bool)
+        theirs[at] = True
+        mine = ~theirs
+
+        def both(kept: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+            column = np.empty(len(theirs), kept.dtype)
+            column[theirs], column[mine] = new, kept
+            return column
+
         return _Table(
-            np.insert(left.ids, at, other.ids),
-            np.insert(left.codes, at, other.codes),
-            np.insert(left.rows, at, other.rows),
+            both(left.ids, other.ids), both(left.codes, other.codes), both(left.rows, other.rows)
         )
 
     def refuse_repeats(self) -> None:
@@ -145,6 +155,10 @@ class Places:
         small = self._small.overridden(new)
         if len(small.ids) * LARGEST_SHARE <= len(self._big.ids):
             return replace(self, _small=small)
-        big = self._big.kept(~self._struck_C[self._big.codes]).overridden(small)
-        everyone = big.kept(big.codes >= 0)
-        return Places(everyone, _Table.of({}), np.zeros(len(self._struck_C), bool))
+        big = self._big
+        if self._struck_C.any():
+            big = big.kept(~self._struck_C[big.codes])
+        big = big.overridden(small)
+        if (small.codes < 0).any():
+            big = big.kept(big.codes >= 0)
+        return Places(big, _Table.of({}), np.zeros(len(self._struck_C), bool))
