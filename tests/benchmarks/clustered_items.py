@@ -8,6 +8,7 @@ Shapes: N items, B users, C codes, D dimension.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,9 +69,7 @@ class ClusteredModel:
     """What soft search asks of a model; a history holds the number of a user's vector alone.
 
     The same user vector for every code, so that every index can be asked the same question.
-
-    Attributes:
-        users_BD: whom the histories name.
+    `users_BD`, whom the histories name, is each thread's own.
     """
 
     normalise_lists = False
@@ -79,10 +78,16 @@ class ClusteredModel:
     def __init__(self, centroids_CD: np.ndarray) -> None:
         self.first_level_codes, self.dimension = centroids_CD.shape
         self._centroids_CD = centroids_CD
-        self.users_BD = np.empty((0, self.dimension), np.float32)
+        self._asking = threading.local()
+
+    def ask_for(self, users_BD: np.ndarray) -> None:
+        """Histories that this thread asks about name rows of these."""
+        self._asking.users_BD = users_BD
 
     def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> np.ndarray:
-        return self.users_BD[[history.items[0] for history in histories]]
+        if len(histories) == 1:
+            return self._asking.users_BD[histories[0].items]
+        return self._asking.users_BD[[history.items[0] for history in histories]]
 
     def log_interests(self, encoded: np.ndarray) -> np.ndarray:
         logits = encoded @ self._centroids_CD.T
@@ -90,4 +95,4 @@ class ClusteredModel:
         return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
     def user_vectors(self, encoded: np.ndarray, codes_BK: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(encoded[:, None], (*codes_BK.shape, encoded.shape[1]))
+        return encoded[:, None].repeat(codes_BK.shape[1], axis=1)

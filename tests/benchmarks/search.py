@@ -6,22 +6,24 @@
 
 All answer the same question: the K items of the greatest inner product with a user's vector. For
 each the smallest knob is taken that finds `--recall` of what the exhaustive search finds, on users
-that are not those of the measurement. Latencies are of one query at a time on one core, by the
-clock, and by the processor time of the thread, which another process does not lengthen; queries per
-second are of batches, on one core and on two. Memory is what the index holds. "Fresh" is the
-processor time that one minute's changes (`--changes` of the items get another vector) cost.
+that are not those of the measurement. Latencies are of one query at a time on one core, the median
+of three, by the clock, and by the processor time of the thread, which another process does not
+lengthen; queries per second are of batches, on one core and on two. Indexes are built on all cores.
+Memory is what the index holds. "Fresh" is the processor time that one minute's changes (`--changes`
+of the items get another vector) cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -33,6 +35,8 @@ from tests.benchmarks.clustered_items import Clustered, clustered
 from tests.benchmarks.searchers import SEARCHERS, Exhaustive, Searcher
 
 BATCH = 256
+ROUNDS = 3
+RENEWALS, RENEWING_S = 40, 4.0
 MIB = 2**20
 
 
@@ -53,6 +57,14 @@ class Question:
         return cls(tuning, users, exact.search(tuning, k, 1), exact.search(users, k, 1), k)
 
 
+class Prepared(NamedTuple):
+    """A searcher with its knob set, and what is known of it so far."""
+
+    searcher: Searcher
+    knob: int
+    facts: dict[str, Any]
+
+
 def recall(found_BK: np.ndarray, true_BK: np.ndarray) -> float:
     hits = [len(np.intersect1d(f, t)) for f, t in zip(found_BK, true_BK, strict=True)]
     return float(np.sum(hits) / true_BK.size)
@@ -63,39 +75,49 @@ def in_batches(searcher: Searcher, users_BD: np.ndarray, k: int, knob: int) -> n
     return np.concatenate([searcher.search(part, k, knob) for part in parts])
 
 
-def measure(
-    kind: type[Searcher], made: Clustered, asked: Question, wanted: float, changes: float, seed: int
-) -> dict[str, Any]:
-    """Build, set the knob, and measure one searcher."""
+def prepare(kind: type[Searcher], made: Clustered, asked: Question, wanted: float) -> Prepared:
+    """Build one searcher and set its knob."""
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
     began, worked = time.perf_counter(), time.process_time()
     searcher = kind(made)
     build_s, build_cpu_s = time.perf_counter() - began, time.process_time() - worked
+    faiss.omp_set_num_threads(1)
     for knob in searcher.knobs:
         if recall(in_batches(searcher, asked.tuning_BD, asked.k, knob), asked.tuning_BK) >= wanted:
             break
     found = in_batches(searcher, asked.users_BD, asked.k, knob)
-    times, worked_times = [], []
-    for user in asked.users_BD:
-        began, worked = time.perf_counter(), time.thread_time()
-        searcher.search(user[None], asked.k, knob)
-        times.append(time.perf_counter() - began)
-        worked_times.append(time.thread_time() - worked)
-    p50, p99 = np.quantile(times, [0.5, 0.99]) * 1000
-    cpu_p50, cpu_p99 = np.quantile(worked_times, [0.5, 0.99]) * 1000
-    return {
+    facts = {
         "knob": knob,
         "recall": round(recall(found, asked.true_BK), 4),
-        "p50_ms": round(float(p50), 4),
-        "p99_ms": round(float(p99), 4),
-        "cpu_p50_ms": round(float(cpu_p50), 4),
-        "cpu_p99_ms": round(float(cpu_p99), 4),
-        "queries_per_s_one_core": round(_rate(searcher, asked, knob, 1), 1),
-        "queries_per_s_two_cores": round(_rate(searcher, asked, knob, 2), 1),
         "build_s": round(build_s, 3),
         "build_cpu_s": round(build_cpu_s, 3),
         "memory_mib": round(searcher.memory() / MIB, 1),
-        "fresh_cpu_s_per_minute": round(_renewal(searcher, made, changes, seed), 4),
     }
+    return Prepared(searcher, knob, facts)
+
+
+def latencies(prepared: Sequence[Prepared], asked: Question) -> None:
+    """Ask one query at a time, `ROUNDS` times, all searchers in turn.
+
+    A query's latency is the median of its rounds: what else the machine did at that moment is not
+    the searcher's.
+    """
+    times = np.empty((len(prepared), ROUNDS, len(asked.users_BD), 2))
+    for number in range(ROUNDS):
+        for n, one in enumerate(prepared):
+            for q, user in enumerate(asked.users_BD):
+                began, worked = time.perf_counter(), time.thread_time()
+                one.searcher.search(user[None], asked.k, one.knob)
+                took = time.perf_counter() - began, time.thread_time() - worked
+                times[n, number, q] = took
+    for one, by_round in zip(prepared, times, strict=True):
+        p50, p99 = np.quantile(np.median(by_round, axis=0), [0.5, 0.99], axis=0) * 1000
+        one.facts.update(
+            p50_ms=round(float(p50[0]), 4),
+            p99_ms=round(float(p99[0]), 4),
+            cpu_p50_ms=round(float(p50[1]), 4),
+            cpu_p99_ms=round(float(p99[1]), 4),
+        )
 
 
 def _rate(searcher: Searcher, asked: Question, knob: int, threads: int) -> float:
@@ -107,17 +129,21 @@ def _rate(searcher: Searcher, asked: Question, knob: int, threads: int) -> float
 
 
 def _renewal(searcher: Searcher, made: Clustered, changes: float, seed: int) -> float:
-    """Processor seconds for one minute's changes; the second of two, so that buffers are warm."""
+    """Processor seconds for one minute's changes: the mean of some minutes after the first.
+
+    Many, where they are cheap: lists are copied now and then.
+    """
     rng = np.random.default_rng(seed)
     count = max(1, int(changes * len(made.item_ids_N)))
-    for _ in range(2):
+    took: list[float] = []
+    while len(took) < 3 or (len(took) <= RENEWALS and sum(took) < RENEWING_S):
         rows = rng.choice(len(made.item_ids_N), count, replace=False)
         codes = rng.integers(0, len(made.centroids_CD), count)
         vectors = made.vectors_ND[rng.permutation(rows)]
         worked = time.process_time()
         searcher.renew(rows, codes, vectors)
-        seconds = time.process_time() - worked
-    return seconds
+        took.append(time.process_time() - worked)
+    return float(np.mean(took[1:]))
 
 
 def of_snapshot(directory: Path) -> Clustered:
@@ -145,14 +171,23 @@ def compare(
     found: dict[str, dict[str, Any]],
     note: Callable[[], None],
 ) -> None:
-    """Fill `found`, and `note` it after each searcher: a run may take long."""
+    """Fill `found`, and `note` it step by step: a run may take long."""
     asked = Question.of(made, options.queries, options.k, options.seed)
+    prepared = []
     for name in names:
-        found[name] = measure(
-            SEARCHERS[name], made, asked, options.recall, options.changes, options.seed
-        )
-        note()
+        prepared.append(prepare(SEARCHERS[name], made, asked, options.recall))
+        found[name] = prepared[-1].facts
         print(f"{len(made.item_ids_N):>9,} items  {name:<18} {json.dumps(found[name])}", flush=True)
+        note()
+    latencies(prepared, asked)
+    note()
+    for name, (searcher, knob, facts) in zip(names, prepared, strict=True):
+        facts["queries_per_s_one_core"] = round(_rate(searcher, asked, knob, 1), 1)
+        facts["queries_per_s_two_cores"] = round(_rate(searcher, asked, knob, 2), 1)
+        renewal = _renewal(searcher, made, options.changes, options.seed)
+        facts["fresh_cpu_s_per_minute"] = round(renewal, 4)
+        note()
+        print(f"{len(made.item_ids_N):>9,} items  {name:<18} {json.dumps(facts)}", flush=True)
 
 
 def codes_for(items: int) -> int:

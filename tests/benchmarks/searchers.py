@@ -6,7 +6,6 @@ its knob trades recall for time. Positions are rows of `Clustered.vectors_ND`.
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 import faiss
@@ -61,7 +60,7 @@ class Exhaustive(Searcher):
 class Hnsw(Searcher):
     """A graph takes no item back: what is renewed stays in it, struck out, until it is rebuilt."""
 
-    knobs = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+    knobs = (16, 24, 32, 48, 64, 80, 96, 112, *range(128, 384, 16), *range(384, 1024, 32))
 
     def __init__(self, made: Clustered) -> None:
         super().__init__(made)
@@ -78,7 +77,7 @@ class Hnsw(Searcher):
 class Ivf(Searcher):
     """Faiss's inverted file with centroids of its own."""
 
-    knobs = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+    knobs = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256)
 
     def __init__(self, made: Clustered) -> None:
         super().__init__(made)
@@ -139,7 +138,7 @@ class PreassignedIvf(_Preassigned):
 class TwoLevelLists(_Preassigned):
     """Cells of the first two codes; the sum of both codewords' scores chooses among them."""
 
-    knobs = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
+    knobs = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
     first = 128
     """First-level codes whose cells are looked at."""
 
@@ -228,7 +227,8 @@ class CodeListsAlone(Searcher):
             codes = np.argpartition(weights_C, -knob)[-knob:] if knob < len(weights_C) else ...
             chosen = np.arange(len(weights_C))[codes]
             scores = np.concatenate([lists[code].vectors @ user_D for code in chosen])
-            ids = np.concatenate([lists[code].item_ids for code in chosen])
+            ids = np.concatenate([lists[code].present_ids for code in chosen])
+            scores[ids < 0] = -np.inf
             count = min(k, len(ids))
             best = np.argpartition(scores, len(ids) - count)[len(ids) - count :]
             answers[b, :count] = ids[best] - 1
@@ -248,16 +248,12 @@ class Soft(CodeListsAlone):
     def _ready(self) -> None:
         model: Any = ClusteredModel(self.made.centroids_CD)
         config = Config(evidence=0, explore=Exploration(untouched=0))
-        self._search = SoftSearch(model, self.lists, config)
+        self._model, self._search = model, SoftSearch(model, self.lists, config)
 
     def search(self, users_BD: np.ndarray, k: int, knob: int) -> np.ndarray:
-        # a model of its own for each call: two threads ask for different users
-        search = copy(self._search)
-        model: Any = ClusteredModel(self.made.centroids_CD)
-        model.users_BD, search.model = users_BD, model
+        self._model.ask_for(users_BD)
         asked = [History([row], [0]) for row in range(len(users_BD))]
-        nothing: list[tuple[int, ...]] = [()] * len(users_BD)
-        return search.search(asked, np.zeros(1, np.int64), k, knob, exclude=nothing).items_BK - 1
+        return self._search.search(asked, np.zeros(1), k, knob, exclude=False).items_BK - 1
 
     def renew(self, rows: np.ndarray, codes: np.ndarray, vectors: np.ndarray) -> None:
         super().renew(rows, codes, vectors)

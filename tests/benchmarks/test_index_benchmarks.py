@@ -10,11 +10,11 @@ from tests.benchmarks.searchers import SEARCHERS
 
 def test_the_update_benchmark_says_what_each_change_costs_beside_a_build(tmp_path):
     out = tmp_path / "update.json"
-    arguments = ["--items", "3000", "--codes", "16", "--dimension", "8", "--repeats", "2"]
+    arguments = ["--items", "3000", "--codes", "16", "--dimension", "8", "--changes", "2"]
     index_update.main([*arguments, "--out", str(out)])
     result = json.loads(out.read_text())
     assert result["settings"]["seed"] == 0 and result["machine"]["cores"] and result["versions"]
-    for place, kinds in (("in_memory", 3), ("on_disk", 2)):
+    for place, kinds in (("in_memory", 4), ("on_disk", 2)):
         changes = result[place]["changes"].values()
         assert result[place]["build_seconds"] > 0 and len(changes) == kinds
         assert all(change["seconds"] > 0 and change["share_of_build"] > 0 for change in changes)
