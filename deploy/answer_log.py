@@ -79,11 +79,16 @@ class AnswerLog:
     """
 
     def __init__(
-        self, directory: Path, config: Config, clock: Callable[[], float] = time.time
+        self,
+        directory: Path,
+        config: Config,
+        clock: Callable[[], float] = time.time,
+        worker: int = 1,
     ) -> None:
         self._directory = directory
         self._config = config
         self._clock = clock
+        self._worker = worker
         self._waiting: queue.Queue[tuple[object, ...]] = queue.Queue(4 * config.rows)
         self._files = 0
         self.written = 0
@@ -130,7 +135,7 @@ class AnswerLog:
             pa.array(column, kind)
             for column, kind in zip(zip(*rows, strict=True), SCHEMA.types, strict=True)
         ]
-        path = self._directory / f"{rows[0][0]:015d}-{self._files:06d}{SUFFIX}"
+        path = self._directory / f"{rows[0][0]:015d}-{self._worker}-{self._files:06d}{SUFFIX}"
         partial = path.with_suffix(".partial")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)

@@ -117,12 +117,14 @@ def config_show(
             print(configuration.as_toml(configuration.complete(settings)), end="")
 
 
-def _part(name: str, config: Path | None, data_dir: Path | None) -> None:
+def _part(name: str, config: Path | None, data_dir: Path | None, **more: Any) -> None:
     from deploy import parts
 
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
-    run_part(name, settings, lambda stop, report: getattr(parts, name)(settings, stop, report))
+    run_part(
+        name, settings, lambda stop, report: getattr(parts, name)(settings, stop, report, **more)
+    )
 
 
 @app.command()
@@ -165,12 +167,19 @@ def register(config: ConfigFile = None, data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def serve(config: ConfigFile = None, data_dir: DataDir = None) -> None:
+def serve(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    worker: Annotated[
+        int,
+        typer.Option(help="Which of the `service.workers` that share the port this one is.", min=1),
+    ] = 1,
+) -> None:
     """Answer queries over HTTP from the snapshot that is current.
 
     Example: `SPARC_PORTS__SERVICE=8000 sparc serve --data-dir state`
     """
-    _part("serve", config, data_dir)
+    _part("serve", config, data_dir, worker=worker)
 
 
 @app.command()

@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from deploy.workers import AddedUp
+
 _DELAYS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 300.0)
 _LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -44,10 +46,22 @@ class _Readings(Collector):
 
 
 class ServiceMetrics:
-    """Metrics of one retrieval service: its requests, and `readings` of its other parts."""
+    """Metrics of one retrieval service: its requests, and `readings` of its other parts.
 
-    def __init__(self, readings: Sequence[Reading], more: Sequence[Collector] = ()) -> None:
+    Args:
+        readings: read at each scrape.
+        more: further collectors.
+        workers: gives the metrics of the other workers, as text.
+    """
+
+    def __init__(
+        self,
+        readings: Sequence[Reading],
+        more: Sequence[Collector] = (),
+        workers: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._registry = CollectorRegistry()
+        self._workers = workers
         for collector in (_Readings(readings), *more):
             self._registry.register(collector)
         self.request_seconds = Histogram(
@@ -91,4 +105,9 @@ class ServiceMetrics:
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
-        return generate_latest(self._registry)
+        texts = self._workers()
+        if not texts:
+            return generate_latest(self._registry)
+        whole = CollectorRegistry()
+        whole.register(AddedUp(self._registry.collect, texts))
+        return generate_latest(whole)

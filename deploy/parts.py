@@ -179,7 +179,7 @@ def register(settings: Settings, stop: threading.Event, report: Report) -> None:
     )
 
 
-def serve(settings: Settings, stop: threading.Event, report: Report) -> None:
+def serve(settings: Settings, stop: threading.Event, report: Report, worker: int = 1) -> None:
     """Answer queries over HTTP."""
     from deploy import service
 
@@ -193,4 +193,5 @@ def serve(settings: Settings, stop: threading.Event, report: Report) -> None:
         client_settings=settings.kafka.client_settings,
         stop=stop,
         report=report,
+        worker=worker,
     )

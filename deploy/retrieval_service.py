@@ -24,6 +24,7 @@ from deploy.service_queue import QueueFull, TooSlow, WorkQueue
 from deploy.serving_state import Answer, Query, ServingState
 from deploy.snapshot_follower import SnapshotFollower
 from deploy.user_histories import SequenceFollower, UserHistories
+from deploy.workers import read_metrics
 from indexer.snapshot import versions
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,8 @@ NOT_READY = (
 class RetrievalService:
     """Answers from the snapshot that serves now.
 
-    `follower` and `histories` are brought up to date by threads of their own.
+    `follower` and `histories` are brought up to date by threads of their own. Only the `first`
+    worker measures freshness, and shows the metrics of all.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class RetrievalService:
         recent: RecentEvents | None = None,
         answers: AnswerLog | None = None,
         clock: Callable[[], float] = time.time,
+        token: str = "",
+        first: bool = True,
     ) -> None:
         self.data_dir = data_dir
         self.follower = follower
@@ -69,12 +73,19 @@ class RetrievalService:
         self.queue = WorkQueue("retrieve", threads, queue, timeout_seconds)
         # A page that somebody looks at must not keep queries waiting.
         self.slow = WorkQueue("dashboard", 1, 8, 60.0)
-        self.freshness = Freshness(clock)
-        histories.listeners.append(self.freshness.taken_in)
-        sequences.measure(self.freshness)
-        self.metrics = ServiceMetrics(self._readings(), [PartMetrics(data_dir), self.freshness])
+        if first:
+            self.freshness = Freshness(clock)
+            histories.listeners.append(self.freshness.taken_in)
+            sequences.measure(self.freshness)
+            follower.swapped = self.freshness.serves
+            self.metrics = ServiceMetrics(
+                self._readings(),
+                [PartMetrics(data_dir), self.freshness],
+                lambda: read_metrics(data_dir, token),
+            )
+        else:
+            self.metrics = ServiceMetrics(self._readings())
         follower.served = self._began_to_serve
-        follower.swapped = self.freshness.serves
         self.flow = Flow(self, clock)
 
     def state(self) -> ServingState:

@@ -19,10 +19,15 @@ from deploy.answer_log import Config as AnswerLogConfig
 from deploy.judging import Config as JudgeConfig
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from indexer.soft_search import Config as SearchConfig
     from streaming.events import UserSequence
 
 log = structlog.get_logger(__name__)
+
+
+MOST_WORKERS = 64
 
 
 class ServiceError(RuntimeError):
@@ -35,7 +40,8 @@ class Config:
 
     Attributes:
         host: address to bind; anything but loopback exposes an unauthenticated service.
-        threads: queries answered at the same time.
+        workers: processes that answer on the port, see `deploy.workers`.
+        threads: queries that each of them answers at the same time.
         torch_threads: threads of one query's model.
         poll_seconds: how often the pointer is looked at.
         body_limit_bytes: longest request body.
@@ -47,6 +53,7 @@ class Config:
     """
 
     host: str = "127.0.0.1"
+    workers: int = 1
     threads: int = 2
     torch_threads: int = 1
     poll_seconds: float = 0.2
@@ -56,6 +63,10 @@ class Config:
     token: str = ""
     judge: JudgeConfig = JudgeConfig()
     answers: AnswerLogConfig = AnswerLogConfig()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise ValueError(f"service.workers is {self.workers}: use 1 to {MOST_WORKERS}")
 
 
 def run(
@@ -69,6 +80,7 @@ def run(
     client_settings: Mapping[str, Any],
     stop: threading.Event,
     report: Callable[[dict[str, Any]], None],
+    worker: int = 1,
 ) -> None:
     """Serve until `stop` is set.
 
@@ -81,34 +93,46 @@ def run(
         search: how queries are searched.
         client_settings: further settings of kafka-python.
         stop: ends the run.
-        report: takes the status, about once a second.
+        report: takes the status of the first worker, about once a second.
+        worker: which of `config.workers` this one is.
 
     Raises:
-        ServiceError: if the port is taken.
+        ServiceError: if the port is taken, or there is no such worker.
         HistoryStoreError: if another service uses the data directory.
     """
-    listener = _listen(config.host, port)
+    if not 1 <= worker <= config.workers:
+        raise ServiceError(
+            f"worker {worker} of a service that has {config.workers}: raise service.workers"
+        )
+    together = config.workers > 1
+    listeners = [_listen(config.host, port, shared=together)]
+    if together:
+        listeners.append(_listen("127.0.0.1", 0))
     try:
         _serve(
             config,
             data_dir,
-            listener,
+            listeners,
             bootstrap_servers,
             topic,
             search,
             client_settings,
             stop,
             report,
+            worker,
         )
     finally:
-        listener.close()
+        for listener in listeners:
+            listener.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends answers at once (TCP_NODELAY): 40 ms less.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:  # the kernel deals connections out to those that listen
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -123,13 +147,14 @@ def _listen(host: str, port: int) -> socket.socket:
 def _serve(
     config: Config,
     data_dir: Path,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     bootstrap_servers: str,
     topic: str,
     search: SearchConfig,
     client_settings: Mapping[str, Any],
     stop: threading.Event,
     report: Callable[[dict[str, Any]], None],
+    worker: int,
 ) -> None:
     import torch
     import uvicorn
@@ -141,20 +166,23 @@ def _serve(
     from deploy.service_app import create_app
     from deploy.snapshot_follower import SnapshotFollower
     from deploy.user_histories import SequenceFollower, UserHistories
+    from deploy.workers import Forwarding, note
 
     torch.set_num_threads(config.torch_threads)
+    first = worker == 1
+    folder = data_dir / "service" if first else data_dir / "service" / f"worker-{worker}"
     recent = RecentEvents(config.judge.remembered)
-    judge = Judge(config.judge, recent, topic)
-    follower = SnapshotFollower(data_dir, search, judge=judge)
-    popularity = PopularityPeer(path=data_dir / "service" / "popularity.json")
+    judge = Judge(config.judge, recent, topic) if first else None
+    follower = SnapshotFollower(data_dir, search, judge=judge, follow_decisions=not first)
+    popularity = PopularityPeer(path=folder / "popularity.json")
 
     def learnt(events: list[tuple[int, int, UserSequence]]) -> None:
         recent.add(events)
         popularity.add(events)
 
-    histories = UserHistories(data_dir / "service" / "histories", learnt)
+    histories = UserHistories(folder / "histories", learnt)
     sequences = SequenceFollower(histories, bootstrap_servers, topic, client_settings)
-    answers = AnswerLog(data_dir / "service" / "answers", config.answers)
+    answers = AnswerLog(data_dir / "service" / "answers", config.answers, worker=worker)
     service = RetrievalService(
         data_dir,
         follower,
@@ -166,10 +194,16 @@ def _serve(
         popularity=popularity,
         recent=recent,
         answers=answers,
+        token=config.token,
+        first=first,
     )
+    app: ASGIApp = create_app(service, config.body_limit_bytes, config.token)
+    own_port = listeners[-1].getsockname()[1]
+    if not first:
+        app = Forwarding(app, data_dir, own_port)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(service, config.body_limit_bytes, config.token),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -180,7 +214,7 @@ def _serve(
     threads = [
         threading.Thread(target=target, args=arguments, name=name, daemon=True)
         for name, target, arguments in (
-            ("http", server.run, ([listener],)),
+            ("http", server.run, (listeners,)),
             ("snapshots", follower.run, (stop, config.poll_seconds)),
             ("sequences", sequences.run, (stop,)),
             ("flow", service.flow.run, (stop,)),
@@ -189,11 +223,14 @@ def _serve(
     ]
     for thread in threads:
         thread.start()
-    address = "http://{}:{}".format(*listener.getsockname()[:2])
-    log.info("service up", address=address)
+    address = "http://{}:{}".format(*listeners[0].getsockname()[:2])
+    log.info("service up", address=address, worker=worker)
     try:
         while not stop.is_set():
-            report(_status(service, address))
+            if config.workers > 1:
+                note(data_dir, worker, own_port, service.answered)
+            if first:
+                report(_status(service, address))
             stop.wait(1.0)
             for thread in threads:
                 if not (thread.is_alive() or stop.is_set()):
@@ -205,15 +242,18 @@ def _serve(
             thread.join(timeout=10)
         service.close()
         histories.close()
-        report(_status(service, address) | {"ready": False})
+        if first:
+            report(_status(service, address) | {"ready": False})
 
 
 def _status(service: Any, address: str) -> dict[str, Any]:
+    from deploy.workers import others
+
     health = service.health().model_dump()
     return {
         **health,
         "version": health["version"] or 0,
         "address": address,
-        "requests": service.answered,
+        "requests": service.answered + sum(one["answered"] for one in others(service.data_dir)),
         "popularity_recall_at_50": service.popularity.recall,
     }

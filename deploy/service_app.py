@@ -87,8 +87,8 @@ def create_app(service: RetrievalService, body_limit: int, token: str = "") -> F
         response_class=Response,
         responses=_some(401),
     )
-    async def metrics() -> Response:
-        """Counters, gauges and the latency histogram."""
+    def metrics() -> Response:
+        """Counters, gauges and the latency histogram, of all workers."""
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)

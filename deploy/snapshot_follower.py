@@ -33,7 +33,8 @@ log = structlog.get_logger(__name__)
 class SnapshotFollower:
     """Holds the `ServingState` to answer from.
 
-    Without a judge the newest version is served as soon as it is built, unless one is pinned.
+    Without a judge the newest version is served as soon as it is built, unless one is pinned; with
+    `follow_decisions`, once the judge of another process has promoted it.
 
     Attributes:
         state: to be read once per request; None before the first snapshot.
@@ -57,6 +58,7 @@ class SnapshotFollower:
         load_model: ModelLoader | None = None,
         clock: Callable[[], float] = time.monotonic,
         judge: Judge | None = None,
+        follow_decisions: bool = False,
     ) -> None:
         self._data_dir = data_dir
         self.search = search
@@ -64,6 +66,7 @@ class SnapshotFollower:
         self._load_model = load_model
         self._clock = clock
         self._judge = judge
+        self._decided_elsewhere = follow_decisions
         self._newcomers = Newcomers(data_dir)
         self._seen: object = ()
         self._retry_at = float("inf")
@@ -133,7 +136,8 @@ class SnapshotFollower:
             return
         self.pointer = pointer
         wanted = pointer.version
-        if served is not None and (self._judge is not None or served.pinned):
+        judged = self._judge is not None or self._decided_elsewhere
+        if served is not None and (judged or served.pinned):
             wanted = served.version
         if wanted == pointer.version:
             self._challenging = None

@@ -84,7 +84,8 @@ def test_promtool_accepts_rules_and_configuration() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool on the PATH (apt-get install prometheus)")
-    for kind, path in (("rules", ALERTS), ("config", ALERTS.with_name("prometheus.yml"))):
+    configs = [("config", ALERTS.with_name(name)) for name in ("prometheus.yml", "compose.yml")]
+    for kind, path in [("rules", ALERTS), *configs]:
         asked = subprocess.run([promtool, "check", kind, path], capture_output=True, text=True)
         assert asked.returncode == 0, asked.stdout + asked.stderr
 
