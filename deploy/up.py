@@ -121,6 +121,8 @@ def programs(settings: Settings) -> list[Program]:
         found.append(Program("mlflow", command, nice=STAND_BACK))
     sparc = [sys.executable, "-m", "deploy.cli"]
     found.append(Program("serve", [*sparc, "serve"]))
+    for worker in range(2, settings.service.workers + 1):
+        found.append(Program(f"serve-{worker}", [*sparc, "serve", "--worker", str(worker)]))
     # A job that Flink has given up is not begun again and again: the pipeline ends with the cause.
     stream = Program("stream", [*sparc, "stream"], nice=STAND_BACK, stop_seconds=30, one_shot=True)
     found.append(stream)
@@ -205,7 +207,9 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
     data_dir = (wish.data_dir or configuration.DATA / name).resolve()
     with only_one(data_dir):
         claim(data_dir, fresh=wish.fresh)
-        settings = configuration.load(wish.config, data_dir, written=False, replay=section)
+        # who waits for the end of a log wants it learnt well, not soon
+        more = {"trainer": {"hurry_from": 0}} if wish.drain else {}
+        settings = configuration.load(wish.config, data_dir, written=False, replay=section, **more)
         settings = with_ports(settings)
         check_log(settings)
         every = programs(settings)

@@ -74,12 +74,14 @@ class Plan:
         sequences, items: partition -> [start, end).
         events: sequences in it, poison not counted.
         checksum: CRC-32 over the sequences in training order.
+        hurried: too many sequences waited when it was cut, so it is learnt without replay.
     """
 
     sequences: Ranges
     items: Ranges
     events: int
     checksum: int
+    hurried: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -88,6 +90,7 @@ class Plan:
             ITEMS: {str(p): r for p, r in self.items.items()},
             "events": self.events,
             "checksum": self.checksum,
+            "hurried": self.hurried,
         }
 
     @classmethod
@@ -97,7 +100,8 @@ class Plan:
         def ranges(stream: str) -> Ranges:
             return {int(p): (int(start), int(end)) for p, (start, end) in body[stream].items()}
 
-        return cls(ranges(SEQUENCES), ranges(ITEMS), int(body["events"]), int(body["checksum"]))
+        numbers = int(body["events"]), int(body["checksum"])
+        return cls(ranges(SEQUENCES), ranges(ITEMS), *numbers, bool(body.get("hurried", False)))
 
 
 @dataclass(frozen=True)
@@ -156,13 +160,19 @@ class _Merged:
 class Backlog:
     """What has been fetched and not yet trained, and the rule that cuts micro-batches off it.
 
-    `start` holds the offsets at which the next plan begins: stream -> partition -> offset.
+    `start` holds the offsets at which the next plan begins: stream -> partition -> offset. With
+    more than `hurry_from` sequences left behind it a micro-batch is hurried; 0: none is.
     """
 
     def __init__(
-        self, start: Mapping[str, Mapping[int, int]], batch_size: int, items_per_plan: int
+        self,
+        start: Mapping[str, Mapping[int, int]],
+        batch_size: int,
+        items_per_plan: int,
+        hurry_from: int = 0,
     ) -> None:
         self._polled = False
+        self._hurry_from = hurry_from
         self._batch_size = batch_size
         self._items_per_plan = items_per_plan
         self._begin = {s: dict(start.get(s, {})) for s in (SEQUENCES, ITEMS)}
@@ -265,6 +275,7 @@ class Backlog:
             self._advance(ITEMS, item_ends, self._items),
             len(merged.sequences),
             checksum(merged.sequences),
+            hurried=0 < self._hurry_from < (self.lag() or 0),
         )
         return MicroBatch(plan, listed, merged.sequences, poison)
 

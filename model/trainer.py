@@ -58,6 +58,8 @@ class Config:
     Attributes:
         batch_size: sequences in a full micro-batch.
         items_per_plan: at most so many new items are listed with one micro-batch.
+        hurry_from: while more sequences than this wait, they are learnt without replay, and fewer
+            of them are answered first, so that what is served stays fresh; 0: never.
         linger_seconds: a micro-batch that does not fill up is trained after this time.
         publish: when handovers are due.
         checkpoint_events, checkpoint_seconds: a checkpoint is written at every publication, and
@@ -73,6 +75,7 @@ class Config:
 
     batch_size: int = 256
     items_per_plan: int = 10_000
+    hurry_from: int = 4096
     linger_seconds: float = 1.0
     publish: publication.Config = field(default_factory=publication.Config)
     checkpoint_events: int = 20_000
@@ -94,6 +97,8 @@ class Config:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}, it must be at least 1")
+        if self.hurry_from < 0:
+            raise ValueError(f"trainer.hurry_from is {self.hurry_from}, it must not be negative")
         if self.keep_handovers < self.keep_checkpoints:
             raise ValueError(
                 f"trainer.keep_handovers is {self.keep_handovers}, below keep_checkpoints "
@@ -184,7 +189,10 @@ class Trainer:
         progress = self._state.progress
         self._source.seek(progress.offsets)
         self._backlog = Backlog(
-            progress.offsets, self._config.batch_size, self._config.items_per_plan
+            progress.offsets,
+            self._config.batch_size,
+            self._config.items_per_plan,
+            self._config.hurry_from,
         )
         self._schedule = Schedule(self._config.publish, self._clock.now())
         self._tend("training")  # a crash may have come before the decision to publish
@@ -200,7 +208,7 @@ class Trainer:
                 self._decide(batch.plan, batch)
                 self._schedule.trained(self._clock.now())
                 filling_since = self._clock.now()
-                self._tend("training")
+                self._tend("catching up" if batch.plan.hurried else "training")
                 continue
             if final and self._backlog.exhausted():
                 if progress.unpublished_events:

@@ -4,7 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,25 @@ def test_a_partial_batch_is_trained_after_lingering() -> None:
     assert 5 <= seen[14] < 7
 
 
+def test_it_hurries_while_much_waits_and_takes_its_time_again() -> None:
+    shares: list[float | None] = []
+
+    class Noting(StandInLearner):
+        def learn(
+            self, batch: Sequence[UserSequence], replay: float | None = None
+        ) -> dict[str, float]:
+            shares.append(replay)
+            return super().learn(batch, replay)
+
+    arrivals = [(0.0, 10), (20.0, 70), (60.0, 80)]
+    progress, _, _ = live(arrivals, learner=Noting, hurry_from=30)
+    assert progress.trained_events == 80
+    assert shares == [None] + 2 * [0.0] + 5 * [None]  # 50 and 40 wait behind the second and third
+    shares.clear()
+    live(arrivals, learner=Noting, hurry_from=0)
+    assert shares == 8 * [None]
+
+
 def test_a_repeated_sequence_is_counted_and_not_trained() -> None:
     (log,), items = make_log(40, partitions=1)
     doubled = [s for n, s in enumerate(log) for s in ([s, log[n // 2]] if n % 3 == 0 else [s])]
@@ -194,9 +213,9 @@ def test_only_poison_leaves_no_lag_behind() -> None:
 
 def test_an_event_on_an_unlisted_item_is_trained_and_counted() -> None:
     class Tolerant(StandInLearner):
-        def learn(self, batch: Any) -> dict[str, float]:
+        def learn(self, batch: Any, replay: float | None = None) -> dict[str, float]:
             self.list_items([Item(s.target) for s in batch])
-            return super().learn(batch)
+            return super().learn(batch, replay)
 
     (log,), items = make_log(30, partitions=1)
     progress, _, _ = _recorded(log, items[1:], Tolerant)
@@ -234,7 +253,7 @@ def test_a_source_that_stays_away_ends_the_trainer_with_the_reason() -> None:
 
 def test_weights_that_are_not_finite_are_never_handed_over() -> None:
     class Exploding(StandInLearner):
-        def learn(self, batch: Any) -> dict[str, float]:
+        def learn(self, batch: Any, replay: float | None = None) -> dict[str, float]:
             self.weights_C = torch.full_like(self.weights_C, torch.nan)
             return {}
 

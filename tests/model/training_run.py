@@ -28,6 +28,7 @@ from tests.model.stand_in_learner import StandInAnswerer, StandInLearner, StandI
 EVENTS = 150
 CONFIG = Config(
     batch_size=16,
+    hurry_from=60,  # the first half of the log
     items_per_plan=30,
     publish=publication.Config(events=40, seconds=1e9, drift=1e9),
     checkpoint_events=32,
