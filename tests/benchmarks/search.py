@@ -203,12 +203,15 @@ def plot(by_items: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    sizes = [int(items) for items in by_items]
-    for n, name in enumerate(next(iter(by_items.values()))):
+    names = list(dict.fromkeys(name for found in by_items.values() for name in found))
+    for n, name in enumerate(names):
+        there = {int(items): found[name] for items, found in by_items.items() if name in found}
         for key, style in (("cpu_p50_ms", "-"), ("cpu_p99_ms", "--")):
-            times = [found[name][key] for found in by_items.values()]
+            times = [found[key] for found in there.values()]
             label = name if style == "-" else "_nolegend_"
-            axes.plot(sizes, times, style, color=f"C{n}", marker="o", markersize=3, label=label)
+            axes.plot(
+                list(there), times, style, color=f"C{n}", marker="o", markersize=3, label=label
+            )
     axes.set(
         xscale="log",
         yscale="log",
