@@ -23,6 +23,10 @@ HEARTBEAT = "heartbeat"
 partition and reaches no output topic."""
 
 
+INTEGERS = frozenset({int})
+"""Types of an integer: a truth value is none."""
+
+
 class EventError(ValueError):
     """A record breaks its schema; the message names the field."""
 
@@ -53,7 +57,7 @@ def _text(record: dict[str, Any], field: str, default: str | None = None) -> str
 
 def _integers(record: dict[str, Any], field: str) -> list[int]:
     value = record.get(field)
-    if not isinstance(value, list) or any(type(v) is not int for v in value):
+    if not isinstance(value, list) or not INTEGERS.issuperset(map(type, value)):
         raise EventError(f"{field} is not a list of integers")
     return value
 

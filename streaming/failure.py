@@ -14,7 +14,11 @@ def innermost_cause(trace: str) -> str:
     'C: c'
     >>> innermost_cause("A: a\n\tat x")
     'A: a'
+    >>> innermost_cause("An error occurred while calling o1.x.\n: A: a\n\tat x")
+    'A: a'
     """
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    if lines and lines[0].startswith("An error occurred while calling"):  # Py4J's own line
+        lines = [lines[1].removeprefix(": "), *lines[2:]] if len(lines) > 1 else lines
     causes = [s.removeprefix("Caused by: ") for s in lines if s.startswith("Caused by: ")]
     return (causes or lines[:1] or [""])[-1]

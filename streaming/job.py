@@ -1,13 +1,12 @@
-"""The job `clicks` -> `sequences`, `clicks.late`, `clicks.dlq`, described with the Table API.
+"""The job `clicks` -> `sequences`, `clicks.late`, `clicks.dlq`: its settings.
 
-The pipeline of operators, all of them Java; Python only describes them:
+The pipeline of operators, all of them Java (`streaming/java`); Python configures and submits them:
 
-    source           raw bytes with their metadata; `click_time` gives each partition its watermark,
-                     and a record that is no click cannot move it
-    read_click       one parse per record: fields, or the reason why it is a dead letter
+    clicks           one parse per record: a click, a heartbeat, or a dead letter with the reason;
+                     each partition has its own watermark, which no dead letter can move
     user_sequences   per user: duplicates out, late clicks aside, the others in the order of event
-                     time with position and history (a process table function with keyed state)
-    sink             one transactional Kafka sink for the three topics, raw bytes
+                     time with position and history (keyed state and timers)
+    topics           one transactional Kafka sink for the three topics
 
 A click goes out when the watermark has passed its event time. Clicks of one user with equal event
 times keep the order of their arrival: they come from one partition, as the key is the user.
@@ -127,113 +126,51 @@ class Surroundings:
     client: dict[str, str] = field(default_factory=dict)
 
 
-def quoted(text: str) -> str:
-    """A string literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
+CONSUMER = {"max.poll.records": "5000"}
+PRODUCER = {
+    "max.request.size": str(8 << 20),
+    # A sequence is a kilobyte: the defaults of 16 KiB without waiting mean a request for a dozen.
+    "batch.size": str(256 << 10),
+    "linger.ms": "10",
+}
+"""Ours for Kafka's clients; those of the configuration come after."""
 
 
-def _options(options: dict[str, str]) -> str:
-    return ",\n  ".join(f"{quoted(k)} = {quoted(v)}" for k, v in options.items())
+@dataclass(frozen=True)
+class JavaSettings:
+    """What `SequencesJob.java` is called with: settings of the job and of its Kafka clients."""
+
+    job: dict[str, str]
+    consumer: dict[str, str]
+    producer: dict[str, str]
 
 
-def statements(config: Config, around: Surroundings) -> tuple[list[str], str]:
-    """The definitions, and the one INSERT that is the job."""
+def java_settings(config: Config, around: Surroundings) -> JavaSettings:
+    """The settings of the operators, all of them as text."""
     topics = around.topics
-    client = around.client | config.properties
-    properties = {f"properties.{name}": value for name, value in client.items()}
-    raw = {
-        "key.format": "raw",
-        "key.fields": "key",
-        "value.format": "raw",
-        "value.fields-include": "EXCEPT_KEY",
+    own = around.client | config.properties
+    consumer = CONSUMER | {
+        "partition.discovery.interval.ms": str(int(config.discovery_interval_s * 1000))
     }
-    source = {
-        "connector": "kafka",
-        "topic": topics.clicks,
-        "properties.bootstrap.servers": around.bootstrap,
-        "properties.group.id": config.name,
-        # Where there is no checkpoint to go on from, the topic is read from its beginning.
-        "scan.startup.mode": "earliest-offset",
-        # With each record rather than five times a second: what is late is then a property of the
-        # log (while no restart intervenes), and a click goes out as soon as it may.
-        "scan.topic-partition-discovery.interval": f"{int(config.discovery_interval_s * 1000)} ms",
-        "scan.watermark.emit.strategy": "on-event",
-        "scan.watermark.idle-timeout": f"{int(config.idle_timeout_s * 1000)} ms",
-        **properties,
-        **raw,
-    }
-    sink = {
-        "connector": "kafka",
-        "topic": ";".join((topics.sequences, topics.clicks_late, topics.clicks_dlq)),
-        "properties.bootstrap.servers": around.bootstrap,
-        "properties.max.request.size": str(8 * 1024 * 1024),
-        "sink.delivery-guarantee": config.delivery,
-        **properties,
-        **raw,
-    }
+    producer = dict(PRODUCER)
     if config.delivery == "exactly-once":
-        sink |= {
-            "sink.transactional-id-prefix": f"{config.name}-",
-            # Takes over the transactions of a job that was killed, by asking the broker.
-            "sink.transaction-naming-strategy": "POOLING",
-            "properties.transaction.timeout.ms": str(3600 * 1000),
-        }
-    classes = {
-        "click_time": "ClickTime",
-        "read_click": "ReadClick",
-        "user_sequences": "ExpiringUserSequences" if config.user_ttl else "UserSequences",
+        producer["transaction.timeout.ms"] = str(3600 * 1000)
+    job = {
+        "name": config.name,
+        "bootstrap": around.bootstrap,
+        "clicks": topics.clicks,
+        "sequences": topics.sequences,
+        "late": topics.clicks_late,
+        "dead_letters": topics.clicks_dlq,
+        "out_of_orderness_ms": str(config.out_of_orderness_ms),
+        "idle_timeout_ms": str(int(config.idle_timeout_s * 1000)),
+        "max_ahead_ms": str(config.max_ahead_ms),
+        "max_value_bytes": str(config.max_value_bytes),
+        "remembered": str(config.dedup_horizon),
+        "user_ttl": config.user_ttl,
+        "delivery": config.delivery,
     }
-    functions = [
-        f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS 'sparc.streaming.{java}' LANGUAGE JAVA"
-        for name, java in classes.items()
-    ]
-    bounds = f"CAST({config.max_ahead_ms} AS BIGINT), {config.max_value_bytes}"
-    seconds, ms = divmod(config.out_of_orderness_ms, 1000)
-    digits = max(2, len(str(seconds)))
-    clicks = f"""
-CREATE TEMPORARY TABLE clicks (
-  `key` BYTES,
-  `value` BYTES,
-  `topic` STRING NOT NULL METADATA VIRTUAL,
-  `partition` INT NOT NULL METADATA VIRTUAL,
-  `offset` BIGINT NOT NULL METADATA VIRTUAL,
-  `timestamp` TIMESTAMP_LTZ(3) NOT NULL METADATA VIRTUAL,
-  headers MAP<STRING NOT NULL, BYTES NOT NULL> NOT NULL METADATA VIRTUAL,
-  clock AS click_time(`value`, `key`, `timestamp`, {bounds}),
-  WATERMARK FOR clock AS clock - INTERVAL '{seconds}.{ms:03d}' SECOND({digits}, 3)
-) WITH (
-  {_options(source)}
-)"""
-    output = f"""
-CREATE TEMPORARY TABLE output_topics (
-  `topic` STRING METADATA,
-  `key` BYTES,
-  `value` BYTES,
-  headers MAP<STRING, BYTES> METADATA
-) WITH (
-  {_options(sink)}
-)"""
-    view = f"""
-CREATE TEMPORARY VIEW read_clicks AS
-SELECT user_id, event_id, item_id, event_time, dead_letter, `key`, `value`
-FROM clicks, LATERAL TABLE(read_click(
-  `key`, `value`, headers, `topic`, `partition`, `offset`, `timestamp`, {bounds}
-)) AS parsed(user_id, event_id, item_id, event_time, dead_letter)"""  # noqa: S608 (own numbers)
-    insert = f"""
-INSERT INTO output_topics
-SELECT
-  CASE kind
-    WHEN 'sequence' THEN {quoted(topics.sequences)}
-    WHEN 'late' THEN {quoted(topics.clicks_late)}
-    ELSE {quoted(topics.clicks_dlq)}
-  END,
-  output_key, output_value, output_headers
-FROM user_sequences(
-  click => TABLE read_clicks PARTITION BY user_id,
-  remembered => {config.dedup_horizon},
-  uid => 'user-sequences'
-)"""  # noqa: S608 (quoted)
-    return [*functions, clicks, output, view], insert
+    return JavaSettings(job, consumer | own, producer | own)
 
 
 def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
@@ -250,8 +187,8 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
         "pipeline.object-reuse": "true",
         "parallelism.default": str(config.parallelism),
         "pipeline.max-parallelism": str(config.max_parallelism),
-        "table.exec.uid.generation": "PLAN_ONLY",
-        "table.exec.uid.format": "<id>_<transformation>",
+        # How often a watermark goes out: few enough for the job to be busy with clicks.
+        "pipeline.auto-watermark-interval": "20 ms",
         "execution.checkpointing.interval": f"{config.checkpoint_interval_ms} ms",
         # A snapshot of much state must leave time for the work itself.
         "execution.checkpointing.min-pause": f"{config.checkpoint_interval_ms // 2} ms",
@@ -261,7 +198,8 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
         "execution.checkpointing.timeout": "5 min",
         "execution.checkpointing.tolerable-failed-checkpoints": "10",
         "state.backend.type": config.state_backend,
-        "table.exec.state.ttl": config.user_ttl or "0",
+        # Clicks that wait are few whatever the state.
+        "state.backend.rocksdb.timer-service.factory": "HEAP",
         "restart-strategy.type": "failure-rate",
         "restart-strategy.failure-rate.max-failures-per-interval": str(config.restart_attempts),
         "restart-strategy.failure-rate.failure-rate-interval": "5 min",

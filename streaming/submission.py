@@ -1,4 +1,4 @@
-"""Hands the job to Flink, with ids of its operators that stay the same.
+"""Hands the job to Flink.
 
 Run as `python -m streaming.submission`, with a description of the job on standard input, it submits
 the job and prints its id: the JVM of the PyFlink client ends with that process instead of staying.
@@ -6,12 +6,10 @@ the job and prints its id: the JVM of the PyFlink client ends with that process 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from streaming.failure import StreamingError, innermost_cause
 from streaming.job import (
@@ -19,38 +17,11 @@ from streaming.job import (
     Surroundings,
     flink_settings,
     from_json,
-    statements,
+    java_settings,
     to_json,
 )
 
 SUBMIT_SECONDS = 180.0
-
-STATEFUL = {"table-source-scan": 1, "process-table-function": 2, "sink": 3}
-"""The operators with state, by what the planner calls them, and the numbers that are their own."""
-
-
-def with_stable_ids(plan: dict[str, Any]) -> dict[str, Any]:
-    """A compiled plan in which the operators with state keep their ids whatever is between them.
-
-    Flink finds the state of an operator by an id, which a compiled plan takes from the number of
-    its node, and the planner numbers nodes one after the other. (The process table function goes by
-    its `uid`.) https://nightlies.apache.org/flink/flink-docs-stable/docs/dev/table/concepts/
-
-    Raises:
-        StreamingError: if the plan has not one of each.
-    """
-    ids = {}
-    for node in plan["nodes"]:
-        kind = str(node["type"]).removeprefix("stream-exec-").rpartition("_")[0]
-        ids[node["id"]] = STATEFUL.get(kind, 100 + int(node["id"]))
-    if sorted(i for i in ids.values() if i < 100) != sorted(STATEFUL.values()):
-        raise StreamingError(
-            f"the job's plan has not one each of {', '.join(STATEFUL)}: give every operator with "
-            "state a number of its own in streaming/job.py"
-        )
-    nodes = [node | {"id": ids[node["id"]]} for node in plan["nodes"]]
-    edges = [e | {end: ids[e[end]] for end in ("source", "target")} for e in plan["edges"]]
-    return plan | {"nodes": nodes, "edges": edges}
 
 
 def submit(config: Config, around: Surroundings, *, check_only: bool = False) -> str:
@@ -63,12 +34,8 @@ def submit(config: Config, around: Surroundings, *, check_only: bool = False) ->
     """
     from py4j.protocol import Py4JError
     from pyflink.common import Configuration
-    from pyflink.table import (
-        CompiledPlan,
-        EnvironmentSettings,
-        PlanReference,
-        TableEnvironment,
-    )
+    from pyflink.datastream import StreamExecutionEnvironment
+    from pyflink.java_gateway import get_gateway
     from pyflink.util.exceptions import JavaException
 
     missing = [jar for jar in around.jars if not Path(jar).is_file()]
@@ -80,26 +47,18 @@ def submit(config: Config, around: Surroundings, *, check_only: bool = False) ->
     configuration = Configuration()
     for name, value in flink_settings(config, around).items():
         configuration.set_string(name, value)
-    definitions, insert = statements(config, around)
+    settings = java_settings(config, around)
     try:
-        table = TableEnvironment.create(
-            EnvironmentSettings.new_instance()
-            .in_streaming_mode()
-            .with_configuration(configuration)
-            .build()
+        jvm = get_gateway().jvm
+        # `get_execution_environment` would make one that runs the job in this process.
+        java = jvm.StreamExecutionEnvironment(configuration._j_configuration)
+        jvm.sparc.streaming.SequencesJob.describe(
+            java, settings.job, settings.consumer, settings.producer
         )
-        for definition in definitions:
-            table.execute_sql(definition)
-        plan = with_stable_ids(json.loads(table.compile_plan_sql(insert).as_json_string()))
-        loaded = table.load_plan(PlanReference.from_json_string(json.dumps(plan)))
-        # What PyFlink 2.2 loads cannot be executed: it holds Java's environment for Python's.
-        compiled = CompiledPlan(loaded._j_compiled_plan, table)
         if check_only:
-            compiled.explain()
+            java.getStreamGraph(False)
             return ""
-        client = compiled.execute().get_job_client()
-        if client is None:
-            raise StreamingError(f"Flink at {around.flink} took the job and gave it no id")
+        client = StreamExecutionEnvironment(java).execute_async(config.name)
         return str(client.get_job_id())
     except (Py4JError, JavaException) as error:
         raise StreamingError(

@@ -158,6 +158,12 @@ class Peer:
 BASE = Config(parallelism=2, dedup_horizon=REMEMBERED)
 CONTENDERS: dict[str, Ours | Peer] = {
     "ours-heap": Ours(BASE),
+    "ours-heap-5s": Ours(replace(BASE, checkpoint_interval_ms=Peer.commit_ms)),
+    "ours-heap-5s-zstd": Ours(
+        replace(
+            BASE, checkpoint_interval_ms=Peer.commit_ms, properties={"compression.type": "zstd"}
+        )
+    ),
     "ours-rocksdb": Ours(replace(BASE, state_backend="rocksdb")),
     "ours-heap-at-least-once": Ours(replace(BASE, delivery="at-least-once")),
     "ours-heap-one-slot": Ours(replace(BASE, parallelism=1)),

@@ -21,8 +21,8 @@ from tests.streaming.oracle import Oracle, Record
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 OPERATORS = {
-    "d3f21cabc6fe0fdf76c8be915bdb22a2",  # 1_source
-    "336139cd5e57ecfd6fe5e54c40f18025",  # user-sequences, with 3_sink chained to it
+    "77a0f10083e1c8fb475a05f15f6a1a61",  # clicks
+    "336139cd5e57ecfd6fe5e54c40f18025",  # user-sequences, with topics chained to it
 }
 """Ids of the job's vertices: Flink's hash (MurmurHash3, 128 bits) of the operators' own ids. State
 is found by them, so a change here is one that no savepoint survives."""

@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from streaming.job import Config, Surroundings, flink_settings, from_json, statements, to_json
+from streaming.job import (
+    Config,
+    Surroundings,
+    flink_settings,
+    from_json,
+    java_settings,
+    to_json,
+)
 from streaming.topics import Topics
 
 AROUND = Surroundings(
@@ -21,27 +28,28 @@ def test_a_description_survives_the_way_to_the_submitting_process():
     assert from_json(to_json(config, AROUND)) == (config, AROUND)
 
 
-def test_names_are_quoted_in_sql():
-    definitions, insert = statements(Config(), AROUND)
-    assert "THEN 'it''s-sequences'" in insert
-    assert any("'it''s-sequences;it''s-clicks.late;it''s-clicks.dlq'" in d for d in definitions)
-
-
-def test_client_properties_reach_source_and_sink():
-    definitions, _ = statements(Config(properties={"security.protocol": "SSL"}), AROUND)
-    assert sum("'properties.security.protocol' = 'SSL'" in d for d in definitions) == 2
+def test_client_properties_reach_source_and_sink_and_win():
+    made = java_settings(Config(properties={"security.protocol": "SSL", "linger.ms": "1"}), AROUND)
+    for client in (made.consumer, made.producer):
+        assert client["security.protocol"] == "SSL"
+        assert client["linger.ms"] == "1"
 
 
 def test_only_exactly_once_has_transactions():
-    exactly, _ = statements(Config(), AROUND)
-    at_least, _ = statements(Config(delivery="at-least-once"), AROUND)
-    assert any("transactional-id-prefix" in d for d in exactly)
-    assert not any("transactional-id-prefix" in d for d in at_least)
+    exactly = java_settings(Config(), AROUND)
+    at_least = java_settings(Config(delivery="at-least-once"), AROUND)
+    assert "transaction.timeout.ms" in exactly.producer
+    assert "transaction.timeout.ms" not in at_least.producer
+    assert (exactly.job["delivery"], at_least.job["delivery"]) == ("exactly-once", "at-least-once")
 
 
-def test_the_watermark_is_behind_by_the_configured_time():
-    definitions, _ = statements(Config(out_of_orderness_ms=1250), AROUND)
-    assert any("INTERVAL '1.250' SECOND(2, 3)" in d for d in definitions)
+def test_java_gets_all_settings_as_text():
+    made = java_settings(Config(out_of_orderness_ms=1250, idle_timeout_s=0.5), AROUND)
+    assert made.job["out_of_orderness_ms"] == "1250"
+    assert made.job["idle_timeout_ms"] == "500"
+    assert made.job["late"] == "it's-clicks.late"
+    for settings in (made.job, made.consumer, made.producer):
+        assert all(isinstance(value, str) for value in settings.values())
 
 
 def test_a_job_is_restored_without_taking_the_state_away():

@@ -31,9 +31,6 @@ final class Click {
     private static final String NO_INTEGER = "not an integer";
     private static final String NO_STRING = "not a string";
 
-    /** The last record that this thread parsed: its watermark and its fields are asked for apart. */
-    private static final ThreadLocal<Click> LAST = new ThreadLocal<>();
-
     private byte[] value;
     private byte[] key;
     private long timestamp;
@@ -60,15 +57,6 @@ final class Click {
      */
     static Click parse(
             byte[] value, byte[] key, long timestamp, long maxAhead, int maxBytes) {
-        Click last = LAST.get();
-        // The arrays of two records are never the same: the Kafka client makes new ones.
-        if (last != null
-                && last.value == value
-                && last.key == key
-                && last.timestamp == timestamp
-                && value != null) {
-            return last;
-        }
         Click click = new Click();
         click.value = value;
         click.key = key;
@@ -77,7 +65,6 @@ final class Click {
         if (click.reason == null) {
             click.reason = click.check(maxAhead);
         }
-        LAST.set(click);
         return click;
     }
 

@@ -1,81 +1,110 @@
 package sparc.streaming;
 
 import java.nio.charset.StandardCharsets;
-import java.util.HashMap;
-import java.util.Map;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
 import java.util.Set;
 
-import org.apache.flink.table.annotation.DataTypeHint;
-import org.apache.flink.table.annotation.FunctionHint;
-import org.apache.flink.table.data.GenericMapData;
-import org.apache.flink.table.data.GenericRowData;
-import org.apache.flink.table.data.MapData;
-import org.apache.flink.table.data.RowData;
-import org.apache.flink.table.data.StringData;
-import org.apache.flink.table.data.TimestampData;
-import org.apache.flink.table.functions.TableFunction;
+import org.apache.flink.api.common.typeinfo.TypeInformation;
+import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDeserializationSchema;
+import org.apache.flink.kafka.shaded.org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Header;
+import org.apache.flink.util.Collector;
 
 /**
- * One row for each record of `clicks`, none for a heartbeat. A valid click has its fields and no
- * `dead_letter`; any other record has nothing but `dead_letter`: the headers that it gets in
- * `clicks.dlq`, which are those that it came with, and where it stood, and why it is there.
+ * One message for each record of `clicks`: a click, a heartbeat, or a dead letter with the headers
+ * that it gets in `clicks.dlq`, which are those that it came with, and where it stood, and why it is
+ * there.
+ *
+ * <p>A click so far behind the newest of its partition that it is late is marked here, where the
+ * order of the partition is known: what is late is then a property of the log (while no restart
+ * intervenes), and does not depend on when a watermark is sent.
  */
-@FunctionHint(
-        output =
-                @DataTypeHint(
-                        value =
-                                "ROW<user_id BIGINT, event_id STRING, item_id BIGINT, "
-                                        + "event_time BIGINT, dead_letter MAP<STRING, BYTES>>",
-                        bridgedTo = RowData.class))
-public final class ReadClick extends TableFunction<RowData> {
+final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
+    private static final long serialVersionUID = 1;
     private static final Set<String> OURS =
             Set.of("topic", "partition", "offset", "timestamp", "reason");
     private static final String ORIGINAL = "original.";
 
-    public void eval(
-            byte[] key,
-            byte[] value,
-            @DataTypeHint(value = "MAP<STRING, BYTES>", bridgedTo = MapData.class) MapData headers,
-            String topic,
-            Integer partition,
-            Long offset,
-            @DataTypeHint(value = "TIMESTAMP_LTZ(3)", bridgedTo = TimestampData.class)
-                    TimestampData timestamp,
-            Long maxAhead,
-            Integer maxBytes) {
-        long recordTime = timestamp.getMillisecond();
-        Click click = Click.parse(value, key, recordTime, maxAhead, maxBytes);
-        if (click.isHeartbeat()) {
-            return;
-        }
-        GenericRowData row = new GenericRowData(5);
-        if (click.reason == null) {
-            row.setField(0, click.userId);
-            row.setField(1, StringData.fromString(click.eventId));
-            row.setField(2, click.itemId);
-            row.setField(3, click.eventTime);
-        } else {
-            Map<StringData, byte[]> all = new HashMap<>();
-            for (int i = 0; headers != null && i < headers.size(); i++) {
-                String name = headers.keyArray().getString(i).toString();
-                // Ours must not hide the producer's own.
-                String kept = OURS.contains(name) ? ORIGINAL + name : name;
-                boolean empty = headers.valueArray().isNullAt(i);
-                all.put(
-                        StringData.fromString(kept),
-                        empty ? null : headers.valueArray().getBinary(i));
-            }
-            put(all, "topic", topic);
-            put(all, "partition", partition.toString());
-            put(all, "offset", offset.toString());
-            put(all, "timestamp", Long.toString(recordTime));
-            put(all, "reason", click.reason);
-            row.setField(4, new GenericMapData(all));
-        }
-        collect(row);
+    private final long maxAhead;
+    private final int maxBytes;
+    private final long delay;
+    /** The newest event time of each partition; -1 before the first. */
+    private long[] newest = {};
+
+    /**
+     * @param maxAhead how far an event time may be ahead of its record's timestamp, in ms
+     * @param maxBytes the largest value that is looked into
+     * @param delay a click so far behind the newest of its partition is late, in ms
+     */
+    ReadClick(long maxAhead, int maxBytes, long delay) {
+        this.maxAhead = maxAhead;
+        this.maxBytes = maxBytes;
+        this.delay = delay;
     }
 
-    private static void put(Map<StringData, byte[]> headers, String name, String value) {
-        headers.put(StringData.fromString(name), value.getBytes(StandardCharsets.UTF_8));
+    @Override
+    public void deserialize(ConsumerRecord<byte[], byte[]> record, Collector<Message> out) {
+        Click click =
+                Click.parse(record.value(), record.key(), record.timestamp(), maxAhead, maxBytes);
+        if (click.reason != null) {
+            out.collect(deadLetter(record, click.reason));
+            return;
+        }
+        boolean heartbeat = click.isHeartbeat();
+        Message message =
+                new Message(
+                        heartbeat ? Message.Kind.HEARTBEAT : Message.Kind.CLICK,
+                        record.key(),
+                        record.value(),
+                        record.headers().toArray());
+        message.user = click.userId;
+        message.item = click.itemId;
+        message.time = click.eventTime;
+        message.event = click.eventId.getBytes(StandardCharsets.UTF_8);
+        int partition = record.partition();
+        if (partition >= newest.length) {
+            int known = newest.length;
+            newest = Arrays.copyOf(newest, partition + 1);
+            Arrays.fill(newest, known, newest.length, -1);
+        }
+        message.late = newest[partition] >= 0 && message.time <= newest[partition] - delay;
+        newest[partition] = Math.max(newest[partition], message.time);
+        out.collect(message);
+    }
+
+    private static Message deadLetter(ConsumerRecord<byte[], byte[]> record, String reason) {
+        List<Header> headers = new ArrayList<>();
+        for (Header header : record.headers()) {
+            // Ours must not hide the producer's own.
+            String name = header.key();
+            headers.add(
+                    OURS.contains(name)
+                            ? Message.header(ORIGINAL + name, header.value())
+                            : header);
+        }
+        headers.add(text("topic", record.topic()));
+        headers.add(text("partition", Integer.toString(record.partition())));
+        headers.add(text("offset", Long.toString(record.offset())));
+        headers.add(text("timestamp", Long.toString(record.timestamp())));
+        headers.add(text("reason", reason));
+        Message letter =
+                new Message(
+                        Message.Kind.DEAD_LETTER,
+                        record.key(),
+                        record.value(),
+                        headers.toArray(Message.NO_HEADERS));
+        letter.user = record.partition(); // so that those of a partition keep their order
+        return letter;
+    }
+
+    private static Header text(String name, String value) {
+        return Message.header(name, value.getBytes(StandardCharsets.UTF_8));
+    }
+
+    @Override
+    public TypeInformation<Message> getProducedType() {
+        return MessageType.INSTANCE;
     }
 }

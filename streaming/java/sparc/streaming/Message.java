@@ -1,0 +1,55 @@
+package sparc.streaming;
+
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Header;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.internals.RecordHeader;
+
+/**
+ * What flows through the job: a record of `clicks` as it was read, with what was found in it, and
+ * behind the user's state one record of an output topic.
+ */
+final class Message {
+    enum Kind {
+        /** A clock and nothing more. */
+        HEARTBEAT,
+        /** A click; its fields are set. */
+        CLICK,
+        /** A click that came too late; key, value and headers are those that it was read with. */
+        LATE,
+        /** A record that is no click; its headers say why. */
+        DEAD_LETTER,
+        /** A record of `sequences`. */
+        SEQUENCE
+    }
+
+    static final Header[] NO_HEADERS = {};
+
+    final Kind kind;
+    final byte[] key;
+    final byte[] value;
+    final Header[] headers;
+    /** Of a dead letter any number: it has no state. */
+    long user;
+    long item;
+    /** Event time in ms, of clicks and heartbeats. */
+    long time;
+    /** The event id in UTF-8. */
+    byte[] event;
+    /** Whether the click came behind the watermark of its own partition. */
+    boolean late;
+
+    Message(Kind kind, byte[] key, byte[] value, Header[] headers) {
+        this.kind = kind;
+        this.key = key;
+        this.value = value;
+        this.headers = headers;
+    }
+
+    /** The same record on its way to another topic. */
+    Message as(Kind other) {
+        return new Message(other, key, value, headers);
+    }
+
+    static Header header(String name, byte[] value) {
+        return new RecordHeader(name, value);
+    }
+}
