@@ -21,7 +21,7 @@ def begun(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def write(result: dict[str, Any], options: argparse.Namespace) -> None:
     """Print a report, and keep it in the file of `--out`, where that is given."""
-    text = json.dumps(result, indent=1)
+    text = json.dumps(result, indent=1, default=str)  # paths of the command line
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
     print(text)
