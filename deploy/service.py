@@ -7,6 +7,7 @@ or the registry, and both may go away while it serves.
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 MOST_WORKERS = 64
+SWITCH_SECONDS = 0.0005
 
 
 class ServiceError(RuntimeError):
@@ -41,7 +43,8 @@ class Config:
     Attributes:
         host: address to bind; anything but loopback exposes an unauthenticated service.
         workers: processes that answer on the port, see `deploy.workers`.
-        threads: queries that each of them answers at the same time.
+        threads: queries that each of them answers at the same time. They share an interpreter, so
+            more than one helps little; further workers do.
         torch_threads: threads of one query's model.
         poll_seconds: how often the pointer is looked at.
         body_limit_bytes: longest request body.
@@ -54,7 +57,7 @@ class Config:
 
     host: str = "127.0.0.1"
     workers: int = 1
-    threads: int = 2
+    threads: int = 1
     torch_threads: int = 1
     poll_seconds: float = 0.2
     body_limit_bytes: int = 262_144
@@ -169,6 +172,8 @@ def _serve(
     from deploy.workers import Forwarding, note
 
     torch.set_num_threads(config.torch_threads)
+    # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
+    sys.setswitchinterval(SWITCH_SECONDS)
     first = worker == 1
     folder = data_dir / "service" if first else data_dir / "service" / f"worker-{worker}"
     recent = RecentEvents(config.judge.remembered)
