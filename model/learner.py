@@ -65,6 +65,7 @@ class Config:
         chunk: consecutive examples that share a clock.
         candidates: most items scored in a step; a larger catalogue is sampled, with the log-Q
             correction.
+        hurried_candidates: the same where learning is to be quick.
         session_dropout: share of examples whose history loses the events of the last
             `session_hours`. Who is asked after a day's pause has no session to go by, and a model
             that always had one learns little else.
@@ -82,6 +83,7 @@ class Config:
     replay_recency: float = 3.0
     chunk: int = 32
     candidates: int = 16_384
+    hurried_candidates: int = 4_096
     session_dropout: float = 0.0
     session_hours: float = 24.0
 
@@ -137,10 +139,17 @@ class Learner:
         self._codes_N = np.pad(self._codes_N, (0, more), constant_values=NO_ROW)
         self._events_N = np.pad(self._events_N, (0, more))
 
-    def learn(self, batch: Sequence[UserSequence], replay: float | None = None) -> dict[str, float]:
+    def learn(
+        self, batch: Sequence[UserSequence], replay: float | None = None, hurried: bool = False
+    ) -> dict[str, float]:
         """Learn one micro-batch, and replay. Returns the losses by name.
 
         A target that was never listed is listed without title and category.
+
+        Args:
+            batch: new examples.
+            replay: older examples for each of them; None: as configured.
+            hurried: without replay, and against few candidates: twice as quick.
 
         Raises:
             LearnerError: if the loss is not finite; the state is then useless.
@@ -161,10 +170,12 @@ class Learner:
         self._events_N += np.bincount(rows_B, minlength=len(self._events_N))
         self._clock_ms = max(self._clock_ms, int(times_B.max()))
         results = []
-        share = self.config.replay if replay is None else replay
-        for part in fresh.split(max(1, round(self.config.step / (1 + share)))):
-            replayed = self._draw_replay(share * len(part.targets_B), self.config.replay_recency)
-            results.append(self._step([part] if replayed is None else [part, replayed]))
+        config = self.config
+        share = 0.0 if hurried else config.replay if replay is None else replay
+        most = min(config.candidates, config.hurried_candidates) if hurried else config.candidates
+        for part in fresh.split(max(1, round(config.step / (1 + share)))):
+            replayed = self._draw_replay(share * len(part.targets_B), config.replay_recency)
+            results.append(self._step([part] if replayed is None else [part, replayed], most))
         self._code_popularity.add(self._codes_N[rows_B], times_B)
         self._neighbours.add(histories, rows_B, times_B)
         self._replay.add(fresh)
@@ -181,7 +192,7 @@ class Learner:
         replayed = self._draw_replay(examples, 1.0)
         if replayed is None:
             raise LearnerError("there is nothing to rehearse: learn a micro-batch first")
-        return self._step([replayed])
+        return self._step([replayed], self.config.candidates)
 
     def _draw_replay(self, examples: float, recency: float) -> Examples | None:
         chunks = int(examples / self.config.chunk)  # rounded down: a budget is kept
@@ -206,7 +217,8 @@ class Learner:
         )
         return Examples(rows_B, times_B, kept, self._neighbours.look_up(kept, times_B))
 
-    def _step(self, parts: list[Examples]) -> dict[str, float]:
+    def _step(self, parts: list[Examples], most: int) -> dict[str, float]:
+        """One step on examples, against `most` candidates."""
         config = self.config
         chunk = config.chunk
         clocks: list[np.ndarray] = []
@@ -215,7 +227,9 @@ class Learner:
             events = np.arange(len(part.times_B))
             groups.append(events // chunk + sum(len(c) for c in clocks))
             clocks.append(np.minimum.reduceat(part.times_B, events[::chunk]))
-        batch = self._batch(concatenate(parts), np.concatenate(groups), np.concatenate(clocks))
+        batch = self._batch(
+            concatenate(parts), np.concatenate(groups), np.concatenate(clocks), most
+        )
         self._sparc.train()
         if not bool(self._sparc.quantizer.ready):
             self._sparc.quantizer.start(self._catalogue_sample(), self._generator)
@@ -257,17 +271,18 @@ class Learner:
             torch._foreach_mul_(dense, scale)
         return scale
 
-    def _batch(self, examples: Examples, clock_B: np.ndarray, clocks_G: np.ndarray) -> Batch:
+    def _batch(
+        self, examples: Examples, clock_B: np.ndarray, clocks_G: np.ndarray, most: int
+    ) -> Batch:
         """Candidates, and everything else in their positions."""
         size = len(self._catalogue)
         given = np.unique(np.concatenate([examples.targets_B, examples.histories.rows_BL.ravel()]))
         given = given[given != NO_ROW]
-        if size <= self.config.candidates:
+        if size <= most:
             rows_S, share = np.arange(size), 1.0
         else:
-            draws = self.config.candidates
-            drawn = torch.randint(size, (draws,), generator=self._generator).numpy()
-            rows_S, share = np.union1d(given, drawn), -np.expm1(draws * np.log1p(-1 / size))
+            drawn = torch.randint(size, (most,), generator=self._generator).numpy()
+            rows_S, share = np.union1d(given, drawn), -np.expm1(most * np.log1p(-1 / size))
         position_N = np.full(size + 1, NO_ROW)  # the last one answers for NO_ROW
         position_N[rows_S] = np.arange(len(rows_S))
         counts_GSH = self._popularity.before(clocks_G, rows_S)

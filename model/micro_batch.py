@@ -74,7 +74,7 @@ class Plan:
         sequences, items: partition -> [start, end).
         events: sequences in it, poison not counted.
         checksum: CRC-32 over the sequences in training order.
-        hurried: too many sequences waited when it was cut, so it is learnt without replay.
+        hurried: too many sequences waited when it was cut, so it is learnt quickly.
     """
 
     sequences: Ranges

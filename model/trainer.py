@@ -58,8 +58,9 @@ class Config:
     Attributes:
         batch_size: sequences in a full micro-batch.
         items_per_plan: at most so many new items are listed with one micro-batch.
-        hurry_from: while more sequences than this wait, they are learnt without replay, and fewer
-            of them are answered first, so that what is served stays fresh; 0: never.
+        hurry_from: while more sequences than this wait, they are learnt without replay and against
+            fewer candidates, and fewer of them are answered first, so that what is served stays
+            fresh; 0: never.
         linger_seconds: a micro-batch that does not fill up is trained after this time.
         publish: when handovers are due.
         checkpoint_events, checkpoint_seconds: a checkpoint is written at every publication, and

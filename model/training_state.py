@@ -79,7 +79,7 @@ class TrainingState:
         hurried = batch.plan.hurried
         self._answer(fresh[::HURRIED_SHARE] if hurried else fresh)
         if fresh:
-            self.losses = self.learner.learn(fresh, replay=0.0 if hurried else None)
+            self.losses = self.learner.learn(fresh, hurried=hurried)
         self.prequential.learn(fresh)
         self.progress.count(batch, [s.event_time for s in fresh])
         self.progress.unlisted_targets += unlisted

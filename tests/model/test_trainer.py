@@ -140,22 +140,21 @@ def test_a_partial_batch_is_trained_after_lingering() -> None:
 
 
 def test_it_hurries_while_much_waits_and_takes_its_time_again() -> None:
-    shares: list[float | None] = []
+    hurries: list[bool] = []
 
     class Noting(StandInLearner):
-        def learn(
-            self, batch: Sequence[UserSequence], replay: float | None = None
-        ) -> dict[str, float]:
-            shares.append(replay)
-            return super().learn(batch, replay)
+        def learn(self, batch: Sequence[UserSequence], hurried: bool = False) -> dict[str, float]:
+            hurries.append(hurried)
+            return super().learn(batch, hurried)
 
     arrivals = [(0.0, 10), (20.0, 70), (60.0, 80)]
     progress, _, _ = live(arrivals, learner=Noting, hurry_from=30)
     assert progress.trained_events == 80
-    assert shares == [None] + 2 * [0.0] + 5 * [None]  # 50 and 40 wait behind the second and third
-    shares.clear()
+    # 50 and 40 wait behind the second and the third
+    assert hurries == [False] + 2 * [True] + 5 * [False]
+    hurries.clear()
     live(arrivals, learner=Noting, hurry_from=0)
-    assert shares == 8 * [None]
+    assert hurries == 8 * [False]
 
 
 def test_a_repeated_sequence_is_counted_and_not_trained() -> None:
@@ -213,9 +212,9 @@ def test_only_poison_leaves_no_lag_behind() -> None:
 
 def test_an_event_on_an_unlisted_item_is_trained_and_counted() -> None:
     class Tolerant(StandInLearner):
-        def learn(self, batch: Any, replay: float | None = None) -> dict[str, float]:
+        def learn(self, batch: Any, hurried: bool = False) -> dict[str, float]:
             self.list_items([Item(s.target) for s in batch])
-            return super().learn(batch, replay)
+            return super().learn(batch, hurried)
 
     (log,), items = make_log(30, partitions=1)
     progress, _, _ = _recorded(log, items[1:], Tolerant)
@@ -253,7 +252,7 @@ def test_a_source_that_stays_away_ends_the_trainer_with_the_reason() -> None:
 
 def test_weights_that_are_not_finite_are_never_handed_over() -> None:
     class Exploding(StandInLearner):
-        def learn(self, batch: Any, replay: float | None = None) -> dict[str, float]:
+        def learn(self, batch: Any, hurried: bool = False) -> dict[str, float]:
             self.weights_C = torch.full_like(self.weights_C, torch.nan)
             return {}
 
