@@ -6,6 +6,7 @@ or the registry, and both may go away while it serves.
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import threading
@@ -174,6 +175,9 @@ def _serve(
     torch.set_num_threads(config.torch_threads)
     # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
     sys.setswitchinterval(SWITCH_SECONDS)
+    # What was imported stays; to look through it again and again costs tens of milliseconds.
+    gc.collect()
+    gc.freeze()
     first = worker == 1
     folder = data_dir / "service" if first else data_dir / "service" / f"worker-{worker}"
     recent = RecentEvents(config.judge.remembered)

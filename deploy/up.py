@@ -126,8 +126,9 @@ def programs(settings: Settings) -> list[Program]:
     # A job that Flink has given up is not begun again and again: the pipeline ends with the cause.
     stream = Program("stream", [*sparc, "stream"], nice=STAND_BACK, stop_seconds=30, one_shot=True)
     found.append(stream)
-    for part in ("index", "train", "register"):
-        found.append(Program(part, [*sparc, part], nice=STAND_BACK, stop_seconds=30))
+    # The indexer works little, and new items wait for it.
+    for part, nice in (("index", STAND_BACK // 2), ("train", STAND_BACK), ("register", STAND_BACK)):
+        found.append(Program(part, [*sparc, part], nice=nice, stop_seconds=30))
     found.append(Program("replay", [*sparc, "replay"], nice=STAND_BACK, one_shot=True))
     return found
 

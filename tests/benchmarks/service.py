@@ -47,7 +47,7 @@ from tests.benchmarks.streaming_services import free_ports
 
 MICRO_BATCH = 256
 BODIES = 5_000
-CONNECTIONS = 200
+CONNECTIONS = 100
 """Of the load with a rate; each waits for a while, exponentially distributed, between requests."""
 FEW, MANY = 1, 8
 """Connections of the load without a rate."""
