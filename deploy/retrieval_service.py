@@ -24,7 +24,7 @@ from deploy.service_queue import QueueFull, TooSlow, WorkQueue
 from deploy.serving_state import Answer, Query, ServingState
 from deploy.snapshot_follower import SnapshotFollower
 from deploy.user_histories import SequenceFollower, UserHistories
-from deploy.workers import read_metrics
+from deploy.workers import others, read_metrics
 from indexer.snapshot import versions
 
 log = structlog.get_logger(__name__)
@@ -210,6 +210,10 @@ class RetrievalService:
             ],
             searched=[schema.SearchedCode(**vars(one)) for one in answer.searched],
         )
+
+    def answered_by_all(self) -> int:
+        """Queries that all workers have answered."""
+        return self.answered + sum(one["answered"] for one in others(self.data_dir))
 
     def health(self) -> schema.Health:
         """Where the service stands."""

@@ -256,13 +256,11 @@ def _serve(
 
 
 def _status(service: Any, address: str) -> dict[str, Any]:
-    from deploy.workers import others
-
     health = service.health().model_dump()
     return {
         **health,
         "version": health["version"] or 0,
         "address": address,
-        "requests": service.answered + sum(one["answered"] for one in others(service.data_dir)),
+        "requests": service.answered_by_all(),
         "popularity_recall_at_50": service.popularity.recall,
     }

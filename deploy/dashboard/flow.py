@@ -75,7 +75,7 @@ class Flow:
         statuses = read_statuses(self._service.data_dir)
         counts = {part: statuses[part].get(key) for part, key in COUNTERS.items() if statuses[part]}
         counts["stream"] = self._service.sequences.stored_records
-        counts["serve"] = self._service.answered
+        counts["serve"] = self._service.answered_by_all()
         for part, count in counts.items():
             at = now if part in ("stream", "serve") else float(statuses[part].get("updated_at", 0))
             self.rates[part] = self._rate(part, count, at)
@@ -149,7 +149,7 @@ class Flow:
             },
             "queries": {
                 "per_second": self.rates.get("serve"),
-                "answered": self._service.answered,
+                "answered": self._service.answered_by_all(),
                 "refused": self._service.queue.refused,
                 "waiting": self._service.queue.waiting,
                 **self._service.metrics.latency_ms(),
