@@ -170,8 +170,7 @@ class PopularityPeer:
         if exponent > _LARGEST_EXPONENT:
             self._weights *= 2.0**-exponent
             self._reference_ms, exponent = sequence.event_time, 0.0
-        row = self._row(
-            sequence.target
-        )  # first: it may put a longer array in the place of this one
+        # first, as it may put a longer array in the place of this one
+        row = self._row(sequence.target)
         self._weights[row] += 2.0 ** max(exponent, -_LARGEST_EXPONENT)
         self._stale += 1

@@ -16,15 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.answers import Answers
-from indexer.chosen_codes import CodeChoice, Unwanted, log_sum_exp
-from indexer.errors import IndexerError
+from indexer.chosen_codes import Asked, CodeChoice, Unwanted, log_sum_exp
 from indexer.evidence import Evidence
 from indexer.lists import CodeLists
 from indexer.reserved_places import ReservedPlaces
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
-    from model.retrieval_model import RetrievalModel
 
 Scored = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -33,9 +31,8 @@ class SingleQuery:
     """Answers one query at a time; safe to share by threads.
 
     Args:
-        model: of one version.
-        lists: built with it, of one item at least.
-        choice: chooses the codes.
+        lists: of one version, of one item at least.
+        choice: asks the model for codes and user vectors.
         reserved: fills the reserved places.
         normalise: lists are normalised by their softmax.
         weigh_codes: log p(c|u) is part of a score.
@@ -44,7 +41,6 @@ class SingleQuery:
 
     def __init__(
         self,
-        model: RetrievalModel,
         lists: CodeLists,
         choice: CodeChoice,
         reserved: ReservedPlaces,
@@ -53,14 +49,12 @@ class SingleQuery:
         weigh_codes: bool,
         evidence: Evidence | None,
     ) -> None:
-        self._model = model
         self._lists = lists
         self._choice = choice
         self._reserved = reserved
         self._normalise = normalise
         self._weigh_codes = weigh_codes
         self._evidence = evidence
-        self._every_1C = np.arange(len(lists.lists))[None]
 
     def answer(
         self,
@@ -75,24 +69,15 @@ class SingleQuery:
         Raises:
             IndexerError: for a model that answers NaN.
         """
-        encoded = self._model.encode([history], now_ms)
-        log_p_1C = self._choice.log_interests(encoded)
-        gone = self._choice.locate([unwanted])
-        (searched_S,) = self._choice.choose(log_p_1C, gone, k, codes)
-        log_p_C = log_p_1C[0]
-        log_p_S = log_p_C[searched_S]
-        if self._evidence is None:
-            (users_SD,) = self._model.user_vectors(encoded, searched_S[None])
-            evident = None
-        else:
-            users_1CD = self._model.user_vectors(encoded, self._every_1C)
-            users_SD = users_1CD[0, searched_S]
-            positions_1E, codes_1E = self._evidence.positions(encoded)
+        asked = self._choice.ask([history], now_ms, k, codes, [unwanted])
+        log_p_1C, gone = asked.log_p_BC, asked.everywhere
+        log_p_C, searched_S, log_p_S = log_p_1C[0], asked.searched_BS[0], asked.log_p_BS[0]
+        evident = None
+        if self._evidence is not None and asked.evidence is not None:
+            positions_1E, codes_1E, users_1CD = asked.evidence
             scores_1E = self._evidence.scores(positions_1E, codes_1E, users_1CD)
             evident = self._evident(scores_1E[0], positions_1E[0], codes_1E[0], searched_S, gone)
-        if not np.isfinite(users_SD).all():
-            raise IndexerError("the model answers user vectors that are not finite")
-        scores_W, positions_W = self._best(searched_S, users_SD, log_p_S, gone, evident, k)
+        scores_W, positions_W = self._best(asked, evident, k)
         items_W = self._lists.item_ids_N[positions_W]
         order = np.lexsort((items_W, -scores_W))
         order = order[: np.count_nonzero(scores_W > -np.inf)]
@@ -113,14 +98,15 @@ class SingleQuery:
 
     def _best(
         self,
-        searched_S: NDArray[np.int64],
-        users_SD: NDArray[np.float32],
-        log_p_S: NDArray[np.float32],
-        gone: Unwanted,
+        asked: Asked,
         evident: Scored | None,
         k: int,
     ) -> Scored:
         """Scores and positions of the k best candidates, in no order; -inf where unwanted."""
+        searched_S, users_SD, log_p_S = (
+            x[0] for x in (asked.searched_BS, asked.users_BSD, asked.log_p_BS)
+        )
+        gone, hits = asked.everywhere, asked.hits
         lists, cut = self._lists, {}
         parts = []
         for slot, code in enumerate(searched_S.tolist()):
@@ -145,8 +131,7 @@ class SingleQuery:
         widths = [len(part) for part in parts]
         starts = np.cumsum(widths) - widths
         scores_W = np.concatenate(parts)
-        if len(gone.code):
-            hits = gone.in_slots(searched_S[None])
+        if len(hits.code):
             whole = ~np.isin(hits.slot, list(cut)) if cut else ...
             scores_W[starts[hits.slot[whole]] + hits.row[whole]] = -np.inf
         W = len(scores_W)

@@ -117,7 +117,6 @@ class SoftSearch:
         self._single: SingleQuery | None = None
         if quota == "joint" and len(lists):
             self._single = SingleQuery(
-                model,
                 lists,
                 self._choice,
                 self._reserved,
