@@ -28,22 +28,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-from safetensors.torch import save_file
 
 from deploy.popularity_peer import PopularityPeer
 from deploy.user_histories import HistoryRecord, UserHistories
 from deploy.workers import noted
-from indexer.lists import CodeLists
 from indexer.pointer import Pointer, snapshot_path, write_pointer
-from indexer.snapshot import Source, write_snapshot
 from model.evaluation.protocol import read_events, read_items
 from model.evaluation.sequences import SequencesOfUsers
 from model.learner import Config, Learner
-from model.manifest import read_manifest, sha256
+from model.manifest import read_manifest
 from streaming.events import Item, UserSequence
 from tests.benchmarks.reports import begun, write
 from tests.benchmarks.streaming_services import free_ports
+from tests.deploy.snapshot_maker import publish
 
 MICRO_BATCH = 256
 BODIES = 5_000
@@ -75,41 +72,21 @@ end
 """
 
 
-def publish(data_dir: Path, items: list[Item], sequences: list[UserSequence]) -> None:
-    """A snapshot learnt from some events, as the indexer writes it."""
+def learnt(data_dir: Path, items: list[Item], sequences: list[UserSequence]) -> None:
+    """A snapshot learnt from some events, which serves."""
     learner = Learner(Config())
     learner.list_items(items)
     for a in range(0, len(sequences), MICRO_BATCH):
         learner.learn(sequences[a : a + MICRO_BATCH])
-    tensors, model_facts = learner.export()
-    model = learner.retrieval_model()
-    weights = data_dir / "weights.safetensors"
-    save_file({name: value.contiguous() for name, value in tensors.items()}, weights)
-    order = np.argsort(model.item_ids_N)
-    by_id = {item.item_id: item for item in items}
     facts = {
         "version": 1,
         "parent": None,
         "sequence": 1,
-        "model": model_facts,
         "event_time_range": [sequences[0].event_time, sequences[-1].event_time],
         "trained_events": len(sequences),
         "indexed_items": len(items),
     }
-    write_snapshot(
-        data_dir,
-        1,
-        facts,
-        weights=Source(weights, sha256(weights)),
-        lists=CodeLists.build(
-            model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
-        ),
-        items=[by_id[i] for i in model.item_ids_N[order].tolist()],
-        codes_NQ=model.codes_NQ[order],
-        first_seen_N=np.zeros(len(items), np.int64),
-        events_N=model.item_events_N[order],
-    )
-    weights.unlink()
+    publish(data_dir, 1, facts, learner, items)
     path = snapshot_path(1)
     digest = read_manifest(data_dir / path, "snapshot").digest
     write_pointer(data_dir, Pointer(1, path, digest, (), sequences[-1].event_time))
@@ -229,7 +206,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder)
         sequences = list(SequencesOfUsers().take(read_events(options.data / "events.csv")))
-        publish(data_dir, read_items(options.data / "items.csv"), sequences[-options.learnt :])
+        learnt(data_dir, read_items(options.data / "items.csv"), sequences[-options.learnt :])
         remember(data_dir / "service", sequences)
         bodies = data_dir / "bodies"
         bodies.write_text("\n".join(questions(sequences, options.seed)) + "\n")

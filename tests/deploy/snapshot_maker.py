@@ -75,10 +75,14 @@ def make_snapshots(data_dir: Path, versions: int, seed: int = 0) -> None:
             "catalogue_items": ITEMS,
             "indexed_items": ITEMS,
         }
-        _publish(data_dir, version, facts, learner)
+        publish(data_dir, version, facts, learner, items())
 
 
-def _publish(data_dir: Path, version: int, facts: dict[str, Any], learner: Learner) -> None:
+def publish(
+    data_dir: Path, version: int, facts: dict[str, Any], learner: Learner, listed: list[Item]
+) -> None:
+    """Write what a learner knows as a snapshot, as the indexer does; no pointer moves."""
+    by_id = {item.item_id: item for item in listed}
     tensors, model_facts = learner.export()
     model = learner.retrieval_model()
     weights = data_dir / "weights.safetensors"
@@ -93,7 +97,7 @@ def _publish(data_dir: Path, version: int, facts: dict[str, Any], learner: Learn
         facts | {"model": model_facts},
         weights=Source(weights, sha256(weights)),
         lists=lists,
-        items=[items()[i - 1] for i in model.item_ids_N[order].tolist()],
+        items=[by_id[i] for i in model.item_ids_N[order].tolist()],
         codes_NQ=model.codes_NQ[order],
         first_seen_N=np.full(len(lists), START_MS),
         events_N=model.item_events_N[order],
