@@ -4,11 +4,15 @@ No Kafka here: `indexing_process` feeds it. The order of a publication:
 
     1. a version number is reserved in the store: it is used once, whatever happens
     2. the directory `snapshots/<version>` appears whole, and is read back and verified
-    3. the pointer `current.json` is replaced: readers switch
-    4. vectors, codes, lists and what is served go to the store in one batch
-    5. old versions are removed
+    3. items that were listed meanwhile are appended to it
+    4. the pointer `current.json` is replaced: readers switch
+    5. vectors, codes, lists and what is served go to the store in one batch
+    6. old versions are removed
 
-A crash before 3 leaves the old version served; `recover` finishes 3 and 4 where 2 was done, so a
+1 and 2 (`prepare`) may run in another thread while items are listed and appended to what is served
+before: it takes seconds, and an item must not wait for it. The rest (`publish`) is quick.
+
+A crash before 4 leaves the old version served; `recover` finishes 4 and 5 where 2 was done, so a
 handover makes one snapshot. Items that are listed after the served snapshot are embedded with its
 model and appended: file, then pointer, then store. Appending again changes nothing.
 """
@@ -23,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from indexer.assignment import embed
 from indexer.building import Build, build
@@ -45,6 +50,23 @@ from indexer.store import Store
 from model.manifest import ManifestError
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A version that lies on disk and that nobody is served yet.
+
+    Attributes:
+        snapshot: as it was read back.
+        handover: number of what it was made of.
+        made: what was built anew, and why.
+        skipped: numbers of older handovers that it makes superfluous.
+    """
+
+    snapshot: Snapshot
+    handover: int
+    made: Build
+    skipped: list[int]
 
 
 @dataclass(frozen=True)
@@ -169,21 +191,33 @@ class Indexer:
     def append_waiting(self) -> int:
         """Make the items that are listed but not served retrievable; returns how many."""
         self._follow()
-        waiting = self.listing.waiting
-        if self.serving is None or not waiting:
+        waiting, before = self.listing.waiting, self.serving
+        if before is None or not waiting:
             return 0
-        before = self.serving.pointer.appended
-        merged = len(before) >= self.config.max_appended
-        listed = self.listing.of(
-            waiting | (self.serving.served.appended_items if merged else set())
-        )
+        appended = self._appended(before, waiting)
+        self.listing.waiting = set()
+        if appended is None:
+            return 0
+        self.serving = appended
+        self._commit(appended, np.array(sorted(waiting), np.int64))
+        files = {one.file for one in appended.pointer.appended}
+        for one in before.pointer.appended:
+            if one.file not in files:
+                (self.data_dir / one.file).unlink(missing_ok=True)
+        return len(waiting)
+
+    def _appended(self, serving: Serving, waiting: set[int]) -> Serving | None:
+        """What is served with these items, too, on disk; None where there is nothing to add."""
+        if not waiting:
+            return None
+        merged = len(serving.pointer.appended) >= self.config.max_appended
+        listed = self.listing.of(waiting | (serving.served.appended_items if merged else set()))
         try:
-            codes_nQ, vectors_nD = embed(self.serving.served.model, [one.item for one in listed])
+            codes_nQ, vectors_nD = embed(serving.served.model, [one.item for one in listed])
         except IndexerError as error:
             log.error("listed items wait for the next snapshot", reason=str(error))
-            self.listing.waiting = set()
-            return 0
-        self.serving = self.serving.append(
+            return None
+        appended = serving.append(
             self.data_dir,
             listed,
             codes_nQ,
@@ -192,16 +226,8 @@ class Indexer:
             self._now_ms(),
             merged=merged,
         )
-        self.listing.waiting = set()
-        item_ids = np.array([one.item.item_id for one in listed], np.int64)
-        events_n = np.zeros(len(listed), np.int64)
-        self.store.commit_index(item_ids, codes_nQ, vectors_nD, events_n, self.serving.state)
-        self._stored = self.serving
-        if merged:
-            for one in before:
-                (self.data_dir / one.file).unlink(missing_ok=True)
-        log.info("items appended", version=self.serving.base.version, items=len(waiting))
-        return len(waiting)
+        log.info("items appended", version=serving.base.version, items=len(waiting))
+        return appended
 
     def pending(self) -> list[int]:
         """Numbers of the handovers that are newer than what was indexed, ascending."""
@@ -224,27 +250,32 @@ class Indexer:
         return all(mine.get(p, 0) >= offset for p, offset in needed.items())
 
     def index_handover(self, number: int) -> int | None:
-        """Make a snapshot of a handover and serve it; older ones that wait are skipped.
+        """Make a snapshot of a handover and serve it: `prepare`, then `publish`."""
+        self._follow()
+        prepared = self.prepare(number)
+        return None if prepared is None else self.publish(prepared)
+
+    def prepare(self, number: int) -> Prepared | None:
+        """Make a snapshot of a handover; what is served stays as it is.
+
+        One at a time, from any thread, also while other methods than this are called from another.
 
         Returns:
-            Its version; None if the handover was refused (the reason is on record and the last
-            good version goes on serving) or has been removed meanwhile.
+            None if the handover was refused (the reason is on record) or has been removed
+            meanwhile.
 
         Raises:
-            OSError: if the snapshot cannot be written; the last good version goes on serving and
-                the handover is tried again.
+            OSError: if the snapshot cannot be written; the handover is tried again.
         """
-        self._follow()
-        position = self.store.position
-        parent = self.serving.base if self.serving else None
+        position, serving = self.store.position, self.serving
         skipped = [n for n in self.pending() if n < number]
         try:
             handover = load_handover(self.data_dir, number, self._load_model)
-            made = self._build(handover, parent)
-            snapshot = self._write(handover, made, position, parent)
+            made = self._build(handover, serving, serving.base if serving else None)
+            snapshot = self._write(handover, made, position, serving, share=True)
             if snapshot is None:  # a list shared with the parent was damaged on disk
-                made = self._build(handover, None)
-                snapshot = self._write(handover, made, position, None)
+                made = self._build(handover, serving, None)
+                snapshot = self._write(handover, made, position, serving, share=False)
         except (ValueError, OSError) as error:
             if not handover_path(self.data_dir, number).is_dir():
                 log.warning("handover was removed before it was indexed", number=number)
@@ -257,14 +288,31 @@ class Indexer:
             raise IndexerError(
                 f"the snapshot of handover {number} cannot be read back; see the log"
             )
-        pointer = pointer_to(snapshot, self._now_ms())
-        write_pointer(self.data_dir, pointer)
-        self.serving = Serving.of(self.data_dir, snapshot, pointer)
+        return Prepared(snapshot, number, made, skipped)
+
+    def publish(self, prepared: Prepared) -> int:
+        """Serve what was prepared, and the items that were listed meanwhile; returns its version.
+
+        Raises:
+            OSError: if the pointer cannot be written; the last good version goes on serving.
+        """
+        snapshot, made = prepared.snapshot, prepared.made
+        serving = Serving.of(self.data_dir, snapshot, pointer_to(snapshot, self._now_ms()))
+        self.listing.settle(serving)
+        appended = self._appended(serving, self.listing.waiting)
+        if appended is None:
+            write_pointer(self.data_dir, serving.pointer)
+        self.serving = appended or serving
         self.listing.waiting = set()
         self._commit(self.serving)
-        if skipped:
-            log.warning("handovers skipped", first=skipped[0], last=skipped[-1], taken=number)
-            self._skipped += len(skipped)
+        if prepared.skipped:
+            log.warning(
+                "handovers skipped",
+                first=prepared.skipped[0],
+                last=prepared.skipped[-1],
+                taken=prepared.handover,
+            )
+            self._skipped += len(prepared.skipped)
         if made.rebuild.deferred:
             log.warning(
                 "a flood of drift: some lists wait",
@@ -275,8 +323,8 @@ class Indexer:
         log.info(
             "snapshot published",
             version=snapshot.version,
-            handover=number,
-            items=len(snapshot.lists),
+            handover=prepared.handover,
+            items=len(self.serving.served.lists),
             rebuilt=len(made.rebuild.reasons),
             shared=len(made.rebuild.shared),
         )
@@ -288,7 +336,7 @@ class Indexer:
         self.store.refuse_handover(number, reason)
         self._last_refusal = f"handover {number}: {reason}"
 
-    def _build(self, handover: Handover, parent: Snapshot | None) -> Build:
+    def _build(self, handover: Handover, serving: Serving | None, parent: Snapshot | None) -> Build:
         listed = list(self.store.all_listed())
         learnt = handover.position
         changed = {one.item.item_id for one in listed if learnt and one.after(learnt)}
@@ -297,28 +345,38 @@ class Indexer:
             listed,
             changed,
             parent,
-            self.serving.geometry if self.serving else None,
+            serving.geometry if serving else None,
             drift_threshold=self.config.drift_threshold,
             vector_tolerance=self.config.vector_tolerance,
             drift_rebuilds=self.config.drift_rebuilds,
         )
 
     def _write(
-        self, handover: Handover, made: Build, position: dict[int, int], parent: Snapshot | None
+        self,
+        handover: Handover,
+        made: Build,
+        position: dict[int, int],
+        serving: Serving | None,
+        *,
+        share: bool,
     ) -> Snapshot | None:
-        pointed = self.serving.pointer.version if self.serving else 0
+        pointed = serving.pointer.version if serving else 0
+        base = serving.base if serving else None
         version = self.store.reserve_version(max([pointed, *versions(self.data_dir)]) + 1)
         facts = {
-            **made.facts(self.serving.base if self.serving else None, self.config.drift_threshold),
+            **made.facts(base, self.config.drift_threshold),
             "catalogue_items": self.listing.catalogue_items,
             "position": {str(p): offset for p, offset in position.items()},
         }
+        parent = base if share else None
         return write_version(self.data_dir, version, handover, made, facts, parent)
 
-    def _commit(self, serving: Serving) -> None:
-        """Bring the store to what is served, from what it is known to hold."""
-        served = serving.served
-        if self._stored is not None:
+    def _commit(self, serving: Serving, changed: NDArray[np.int64] | None = None) -> None:
+        """Bring the store to what is served: the items that changed, or what it does not hold."""
+        served, gone = serving.served, np.empty(0, np.int64)
+        if changed is not None:
+            item_ids = changed
+        elif self._stored is not None:
             item_ids, gone = difference(self._stored.served, served)
         else:
             item_ids = served.items.item_ids_N

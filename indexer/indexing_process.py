@@ -1,8 +1,9 @@
 """The indexer as a process: `items` from Kafka, handovers from disk, snapshots for readers.
 
 Offsets are kept in the indexer's own store, with what was read at them, so there is no consumer
-group. One thread does it all in turn: read items, append what can be served at once, index a
-handover. It goes on when a handover is damaged and waits when Kafka is away.
+group. One thread reads items, appends what can be served at once, and publishes; another prepares
+the next version, which takes seconds. It goes on when a handover is damaged and waits when Kafka is
+away.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
-from indexer.indexer import Config, Indexer
+from indexer.indexer import Config, Indexer, Prepared
 from indexer.snapshot import ModelLoader
 from indexer.store import Store
 from streaming.topics import Topics
@@ -151,25 +153,33 @@ def _loop(
 ) -> None:
     reported = float("-inf")
     waiting_since: tuple[int, float] | None = None
-    while not stop.is_set():
-        records, position = reader.read()
-        if records:
-            indexer.listen(records, position)
-        if len(records) < MAX_RECORDS:  # else the topic is being read from far behind
-            indexer.append_waiting()
-        number = indexer.next_handover()
-        if number is not None:
-            if waiting_since is None or waiting_since[0] != number:
-                waiting_since = (number, clock())
-            late = clock() - waiting_since[1] > config.items_wait_s
-            if late or indexer.has_items_of(number):
-                if late:
-                    log.warning("handover indexed before all of its items were read", number=number)
-                indexer.index_handover(number)
-                reported = float("-inf")
-        if clock() - reported >= REPORT_S:
-            reported = clock()
-            report(_status(indexer, reader))
+    building: Future[Prepared | None] | None = None
+    with ThreadPoolExecutor(1, "build") as builder:
+        while building is not None or not stop.is_set():
+            records, position = reader.read()
+            if records:
+                indexer.listen(records, position)
+            if len(records) < MAX_RECORDS:  # else the topic is being read from far behind
+                indexer.append_waiting()
+            if building is not None:
+                if building.done():
+                    prepared, building = building.result(), None
+                    if prepared is not None:
+                        indexer.publish(prepared)
+                    reported = float("-inf")
+            elif (number := indexer.next_handover()) is not None:
+                if waiting_since is None or waiting_since[0] != number:
+                    waiting_since = (number, clock())
+                late = clock() - waiting_since[1] > config.items_wait_s
+                if late or indexer.has_items_of(number):
+                    if late:
+                        log.warning(
+                            "handover indexed before all its items were read", number=number
+                        )
+                    building = builder.submit(indexer.prepare, number)
+            if clock() - reported >= REPORT_S:
+                reported = clock()
+                report(_status(indexer, reader))
     report(_status(indexer, reader) | {"state": "stopped"})
 
 

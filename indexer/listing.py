@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import structlog
@@ -26,6 +26,7 @@ class Listing:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.waiting: set[int] = set()
+        self._heard: dict[int, tuple[int, int]] = {}  # since the last version was published
         self.catalogue_items = 0
         self.refused = store.count_refused_items()
 
@@ -33,7 +34,13 @@ class Listing:
         """Go through all items for those that wait."""
         listed = list(self._store.all_listed())
         self.catalogue_items = len(listed)
-        self.waiting = _not_served(listed, serving)
+        self._heard = {one.item.item_id: (one.partition, one.offset) for one in listed}
+        self.settle(serving)
+
+    def settle(self, serving: Serving | None) -> None:
+        """Another version is served: what was listed while it was built may wait."""
+        self.waiting = self._not_served(self._heard, serving)
+        self._heard = {one: self._heard[one] for one in self.waiting}
 
     def listen(
         self,
@@ -60,19 +67,23 @@ class Listing:
         new, changed = self._store.add_listed(listed, position, refused)
         self.refused += len(refused)
         self.catalogue_items += len(new)
-        self.waiting |= _not_served(self.of([*new, *changed]), serving)
+        heard = {one.item_id: (partition, offset) for one, partition, offset in listed}
+        heard = {item_id: heard[item_id] for item_id in (*new, *changed)}
+        self._heard |= heard
+        self.waiting |= self._not_served(heard, serving)
 
     def of(self, item_ids: Collection[int]) -> list[ListedItem]:
         """The records of some items, ascending by id."""
         found = map(self._store.listed, sorted(item_ids))
         return [one for one in found if one is not None]
 
-
-def _not_served(listed: Sequence[ListedItem], serving: Serving | None) -> set[int]:
-    if serving is None:
-        return {one.item.item_id for one in listed}
-    covered = serving.covered
-    ids = np.array([one.item.item_id for one in listed], np.int64)
-    codes, _ = serving.served.lists.locate(ids)
-    missing = set(ids[codes < 0].tolist())
-    return missing | {one.item.item_id for one in listed if one.after(covered)}
+    @staticmethod
+    def _not_served(heard: Mapping[int, tuple[int, int]], serving: Serving | None) -> set[int]:
+        """Of items and where they were announced those that are not served as announced there."""
+        if serving is None or not heard:
+            return set(heard)
+        ids = np.fromiter(heard, np.int64, len(heard))
+        codes, _ = serving.served.lists.locate(ids)
+        covered = serving.covered
+        late = {i for i, (part, offset) in heard.items() if offset >= covered.get(part, 0)}
+        return late | set(ids[codes < 0].tolist())

@@ -141,6 +141,45 @@ def test_a_new_item_is_retrievable_at_once_and_stays_so_over_a_restart(tmp_path)
     assert 999_003 in membership(load_served(tmp_path, StandIn.load, snapshot))
 
 
+def test_an_item_listed_while_a_version_is_prepared_waits_for_nothing(tmp_path):
+    model = StandIn.make(20)
+    with running(tmp_path) as indexer:
+        announce(indexer, items_of(model))
+        model.hand_over(tmp_path, 1)
+        catch_up(indexer)
+        model.hand_over(tmp_path, 2)
+        prepared = indexer.prepare(2)
+        announce(indexer, [Item(900_001, "early", "", "", 1)])
+        assert indexer.append_waiting() == 1  # to what is served meanwhile
+        assert served(tmp_path).version == 1 and 900_001 in membership(served(tmp_path))
+        announce(indexer, [Item(900_002, "late", "", "", 1)])
+        assert indexer.publish(prepared) == 2
+        # Never is a version served that lacks what was retrievable before.
+        assert served(tmp_path).version == 2
+        assert {900_001, 900_002} <= membership(served(tmp_path)).keys()
+        assert indexer.store.indexed(900_002) is not None
+        assert indexer.append_waiting() == 0
+    with running(tmp_path) as indexer:
+        assert indexer.append_waiting() == 0
+        assert {900_001, 900_002} <= membership(served(tmp_path)).keys()
+
+
+def test_a_version_prepared_but_not_published_is_taken_up_after_a_crash(tmp_path):
+    model = StandIn.make(20)
+    with running(tmp_path) as indexer:
+        announce(indexer, items_of(model))
+        model.hand_over(tmp_path, 1)
+        catch_up(indexer)
+        model.hand_over(tmp_path, 2)
+        indexer.prepare(2)
+        announce(indexer, [Item(900_001, "new", "", "", 1)])
+        indexer.append_waiting()
+    with running(tmp_path) as indexer:
+        assert indexer.pending() == []
+        assert indexer.append_waiting() == 1
+        assert served(tmp_path).version == 2 and 900_001 in membership(served(tmp_path))
+
+
 def test_an_item_listed_again_with_another_title_moves_to_its_new_code(tmp_path):
     model = StandIn.make(60)
     item = Item(int(model.item_ids_N[5]), "other title", "", "", 5)
