@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from indexer.errors import IndexerError
 from indexer.lists import CodeList, CodeLists
 
+MOST_AT_ONCE = 2048
+"""Answers that faiss gives on a GPU; more are found on the CPU, where the vectors are, too."""
+
 
 def why_no_gpu() -> str | None:
     """Why lists cannot be put on a GPU here; None where they can."""
@@ -61,13 +64,11 @@ class GpuCodeList(CodeList):
         users = torch.from_numpy(np.array(users_bD, np.float32)).cuda()
         return (users @ self._matrix.T).cpu().numpy()
 
-    def best(
+    def _first(
         self, user_D: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """As `CodeList.best`."""
-        count = min(count, len(self.vectors))
-        if count < 1:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
+        if count > MOST_AT_ONCE:
+            return super()._first(user_D, count)
         scores, rows = self._index.search(np.ascontiguousarray(user_D[None], np.float32), count)
         return scores[0], rows[0]
 

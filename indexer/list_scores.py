@@ -163,11 +163,8 @@ class ListScores:
         }
         none = np.empty(0, np.int64)
         if len(users) == 1 and not self._normalise:
-            one = self._lists.lists[code]
-            gone = np.concatenate([one.gone, unwanted.get(int(queries[0]), none)])
-            best, rows = one.best(users[0], int(counts[0]) + len(gone))
-            wanted = ~np.isin(rows, gone)
-            return [(best[wanted][: counts[0]], rows[wanted][: counts[0]])]
+            without = unwanted.get(int(queries[0]), none)
+            return [self._lists.lists[code].best(users[0], int(counts[0]), without)]
         scores_bn = self._list_scores(code, users)
         n = scores_bn.shape[1]
         ranked = []

@@ -197,23 +197,31 @@ class CodeList:
         return users_bD @ self.vectors.T
 
     def best(
-        self, user_D: NDArray[np.float32], count: int
+        self, user_D: NDArray[np.float32], count: int, without: NDArray[np.int64] = NO_ROWS
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The `count` best scores of one user vector, best first, and their rows.
 
-        Rows that are gone are among them.
+        Rows that are gone are left out, and the rows `without`, which are not among those.
         """
-        size = len(self.item_ids)
-        count = min(count, size)
+        size, leave = len(self.item_ids), np.concatenate([self.gone, without])
+        count = min(count, size - len(leave))
         if count < 1:
             return np.empty(0, np.float32), NO_ROWS
+        scores, rows = self._first(user_D, count + len(leave))
+        if len(leave):
+            wanted = ~np.isin(rows, leave)
+            scores, rows = scores[wanted][:count], rows[wanted][:count]
+        return scores, rows
+
+    def _first(
+        self, user_D: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best scores of all rows, gone ones among them; `count` is 1 to the number of rows."""
         if faiss is not None and self.is_long:
-            scores, rows = faiss.knn(
-                user_D[None], self.vectors, count, metric=faiss.METRIC_INNER_PRODUCT
-            )
-            return scores[0], rows[0]
+            found = faiss.knn(user_D[None], self.vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+            return found[0][0], found[1][0]
         scores = self.vectors @ user_D
-        rows = np.argpartition(scores, size - count)[size - count :]
+        rows = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         return scores[rows], rows
 

@@ -112,11 +112,7 @@ class SingleQuery:
         for slot, code in enumerate(searched_S.tolist()):
             one = lists.lists[code]
             if one.is_long and not self._normalise:
-                leave = np.concatenate([one.gone, gone.row[gone.code == code]])
-                count = min(len(one.item_ids) - len(leave), k)
-                scores, rows = one.best(users_SD[slot], count + len(leave))
-                wanted = ~np.isin(rows, leave)
-                scores, cut[slot] = scores[wanted][:count], rows[wanted][:count]
+                scores, cut[slot] = one.best(users_SD[slot], k, gone.row[gone.code == code])
             else:
                 scores = one.scores(users_SD[slot : slot + 1])[0]
                 if len(one.gone):

@@ -60,7 +60,19 @@ class Exhaustive(Searcher):
 class Hnsw(Searcher):
     """A graph takes no item back: what is renewed stays in it, struck out, until it is rebuilt."""
 
-    knobs = (16, 24, 32, 48, 64, 80, 96, 112, *range(128, 384, 16), *range(384, 1024, 32))
+    knobs = (
+        16,
+        24,
+        32,
+        48,
+        64,
+        80,
+        96,
+        112,
+        *range(128, 384, 16),
+        *range(384, 1024, 32),
+        *range(1024, 2049, 128),
+    )
 
     def __init__(self, made: Clustered) -> None:
         super().__init__(made)
