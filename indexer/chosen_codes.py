@@ -1,8 +1,9 @@
 """Which codes a query is searched in, by what user vectors, and what must not answer it.
 
-The K most probable codes that hold items are searched; where their lists hold fewer than k items
-that may be answered, further codes follow in order of probability, so an answer is short only where
-the catalogue is.
+The K most probable codes that hold items are searched, but for the last of them where their lists
+together are longer than a query may cost. Where their lists hold fewer than k items that may be
+answered, further codes follow in order of probability, so an answer is short only where the
+catalogue is.
 
 Shapes: B queries, S searched codes, C codes, D dimension, E items of evidence, n unwanted items.
 """
@@ -78,6 +79,7 @@ class CodeChoice:
         model: of one version.
         lists: built with it.
         temperature: of p(c|u).
+        largest_share: of all items, that the lists searched for an answer may hold together.
         evidence: what is scored whatever its code, None for nothing.
     """
 
@@ -86,6 +88,7 @@ class CodeChoice:
         model: RetrievalModel,
         lists: CodeLists,
         temperature: float,
+        largest_share: float,
         evidence: Evidence | None,
     ) -> None:
         self._model = model
@@ -94,6 +97,7 @@ class CodeChoice:
         self._evidence = evidence
         self._filled_C = lists.sizes_C > 0
         self._available = int(self._filled_C.sum())
+        self._most_items = largest_share * len(lists)
 
     def ask(
         self,
@@ -102,8 +106,12 @@ class CodeChoice:
         k: int,
         codes: int,
         unwanted: Sequence[Collection[int]],
+        *,
+        bounded: bool = True,
     ) -> Asked:
         """What the model says of some queries that want k items of `codes` codes or more.
+
+        Unless `bounded`, lists may be as long as they like.
 
         Raises:
             IndexerError: for probabilities that are NaN and user vectors that are not finite.
@@ -111,7 +119,8 @@ class CodeChoice:
         encoded = self._model.encode(histories, now_ms)
         log_p_BC = self.log_interests(encoded)
         everywhere = self.locate(unwanted)
-        searched_BS = self.choose(log_p_BC, everywhere, k, codes)
+        most_items = self._most_items if bounded else len(self._lists)
+        searched_BS = self.choose(log_p_BC, everywhere, k, codes, most_items)
         rows_B1 = np.arange(len(histories))[:, None]
         valid_BS = searched_BS >= 0
         log_p_BS = np.where(valid_BS, log_p_BC[rows_B1, searched_BS], -np.inf)
@@ -156,19 +165,30 @@ class CodeChoice:
         return Unwanted(query[found], code[found], row[found], nowhere)
 
     def choose(
-        self, log_p_BC: NDArray[np.float32], unwanted: Unwanted, k: int, codes: int
+        self,
+        log_p_BC: NDArray[np.float32],
+        unwanted: Unwanted,
+        k: int,
+        codes: int,
+        most_items: float,
     ) -> NDArray[np.int64]:
         """The codes to search (B, S), most probable first, as many more as k answers need."""
         order_BC = np.argsort(np.where(self._filled_C, -log_p_BC, np.inf), axis=1, kind="stable")
         searched_BS = order_BC[:, : min(codes, self._available)]
+        sums_BS = np.cumsum(self._lists.sizes_C[searched_BS], axis=1)
+        affordable_B = (sums_BS <= most_items).sum(axis=1).clip(min=1)
+        fewest = int(affordable_B.min(initial=searched_BS.shape[1]))
         unwanted_B = np.bincount(unwanted.query, minlength=len(log_p_BC))
-        if (self._lists.sizes_C[searched_BS].sum(axis=1) - unwanted_B >= k).all():
-            return searched_BS  # they hold enough, wherever the unwanted items are
+        if (
+            fewest == affordable_B.max(initial=fewest)
+            and (sums_BS[:, fewest - 1 : fewest].sum(axis=1) - unwanted_B >= k).all()
+        ):
+            return searched_BS[:, :fewest]  # they hold enough, wherever the unwanted items are
         room_BC = np.broadcast_to(self._lists.sizes_C, log_p_BC.shape).copy()
         np.subtract.at(room_BC, (unwanted.query, unwanted.code), 1)
         sums_BC = np.cumsum(np.take_along_axis(room_BC, order_BC, axis=1), axis=1)
         needed_B = (sums_BC < k).sum(axis=1) + 1
-        counts_B = np.minimum(np.maximum(needed_B, codes), self._available)
+        counts_B = np.minimum(np.maximum(needed_B, affordable_B), self._available)
         searched_BS = order_BC[:, : max(1, int(counts_B.max(initial=0)))]
         return np.where(np.arange(searched_BS.shape[1]) < counts_B[:, None], searched_BS, -1)
 

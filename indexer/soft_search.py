@@ -59,6 +59,9 @@ class Config:
         temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
         evidence: with joint quota so many items of the greatest recency prior are scored, too,
             and the neighbours of the history, whatever their code; 0: the lists alone.
+        largest_share: share of the catalogue that the lists of these codes may hold together: the
+            least probable codes are left out where they hold more, so that no query costs more than
+            it may. 1: no bound.
         explore: places that are reserved for what the ranking would not show.
     """
 
@@ -66,6 +69,7 @@ class Config:
     quota: Quota = "joint"
     temperature: float = 1.0
     evidence: int = 256
+    largest_share: float = 1.0
     explore: ExplorationConfig = field(default_factory=ExplorationConfig)
 
     def __post_init__(self) -> None:
@@ -73,6 +77,8 @@ class Config:
             raise IndexerError(
                 f"codes is {self.codes} and temperature {self.temperature}: both must be positive"
             )
+        if not 0 < self.largest_share <= 1:
+            raise IndexerError(f"largest_share is {self.largest_share}: use more than 0, at most 1")
         if self.evidence < 0:
             raise IndexerError(f"evidence is {self.evidence}: use 0 or more")
         if self.quota not in ("joint", "proportional", "equal"):
@@ -111,7 +117,9 @@ class SoftSearch:
         if self.config.evidence and quota == "joint" and not weigh_codes:
             evidence = Evidence(model, lists, self.config.evidence)
         normalise = bool(getattr(model, "normalise_lists", False))
-        self._choice = CodeChoice(model, lists, self.config.temperature, evidence)
+        self._choice = CodeChoice(
+            model, lists, self.config.temperature, self.config.largest_share, evidence
+        )
         self._scores = ListScores(lists, quota, normalise, weigh_codes, evidence)
         self._reserved = ReservedPlaces(lists, self.config.explore, listed_ms_N)
         self._single: SingleQuery | None = None
@@ -225,7 +233,8 @@ class SoftSearch:
         for a in range(0, len(histories), CHUNK):
             part = histories[a : a + CHUNK]
             unwanted = [history.items for history in part]
-            asked = self._choice.ask(part, now_ms[a : a + CHUNK], 1, every, unwanted)
+            now = now_ms[a : a + CHUNK]
+            asked = self._choice.ask(part, now, 1, every, unwanted, bounded=False)
             lengths_BS = self.lists.lengths_C[asked.searched_BS]
             scores_BN, positions_BN = self._scores.every(asked)
             evidence_BN = np.zeros((len(part), len(self.lists) + 1), bool)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError
 
 KEEP_FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 # Kafka deletes by *record* time: with the event times of 2002-2014 its default retention would
 # empty a topic within minutes.
 COMPACTED = {"cleanup.policy": "compact"}
+LEADER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ class Topics:
 def create_topics(
     admin: KafkaAdminClient, topics: Topics, *, partitions: int = 1, replication: int = 1
 ) -> list[str]:
-    """Create the topics that do not exist yet; returns their names."""
+    """Create the topics that do not exist yet; returns their names.
+
+    Raises:
+        KafkaError: a topic could not be created, or has no leaders `LEADER_SECONDS` later.
+    """
     existing = set(admin.list_topics())
     created = []
     for topic in topics.new_topics(partitions, replication):
@@ -60,5 +66,23 @@ def create_topics(
             admin.create_topics([topic])
         except TopicAlreadyExistsError:  # another part was quicker
             continue
-        created.append(topic.name)
-    return created
+        created.append(topic)
+    _wait_for_leaders(admin, created)
+    return [topic.name for topic in created]
+
+
+def _wait_for_leaders(admin: KafkaAdminClient, topics: Sequence[NewTopic]) -> None:
+    """Wait until every partition can be read and written.
+
+    The job would take a partition that it does not see at its start for one that was added later:
+    what had been written to it meanwhile might count as late.
+    """
+    until = time.monotonic() + LEADER_SECONDS
+    led: dict[str, int] = {}
+    while topics:
+        for told in admin.describe_topics([topic.name for topic in topics]):
+            led[told["name"]] = sum(part["leader_id"] >= 0 for part in told["partitions"])
+        topics = [topic for topic in topics if led.get(topic.name, 0) < topic.num_partitions]
+        if topics and time.monotonic() > until:
+            raise KafkaTimeoutError(f"no leaders for {', '.join(topic.name for topic in topics)}")
+        time.sleep(0.05 if topics else 0)

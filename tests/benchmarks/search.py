@@ -31,6 +31,9 @@ from threadpoolctl import threadpool_limits
 
 from deploy.evaluation.machine import machine, peak_memory_gib, versions
 from indexer.snapshot import load_snapshot
+from model.histories import History
+from model.popularity import DAY_MS
+from model.retrieval_model import RetrievalModel
 from tests.benchmarks.clustered_items import Clustered, clustered
 from tests.benchmarks.searchers import SEARCHERS, Exhaustive, Searcher
 
@@ -146,22 +149,41 @@ def _renewal(searcher: Searcher, made: Clustered, changes: float, seed: int) -> 
     return float(np.mean(took[1:]))
 
 
-def of_snapshot(directory: Path) -> Clustered:
-    """The items of a snapshot as they lie in its lists."""
-    snapshot = load_snapshot(directory)
-    ids_N = snapshot.items.item_ids_N
-    vectors_ND = snapshot.lists.vectors_of(ids_N)
-    codes_NQ = snapshot.items.codes_NQ.astype(np.int64)
-    C = len(snapshot.lists.lists)
-    counts_C = np.maximum(np.bincount(codes_NQ[:, 0], minlength=C), 1)
-    means_CD = np.stack([np.bincount(codes_NQ[:, 0], x, C) / counts_C for x in vectors_ND.T], 1)
-    return Clustered(
-        np.arange(1, len(ids_N) + 1),
-        codes_NQ[:, 0],
-        codes_NQ[:, 1],
-        vectors_ND,
-        means_CD.astype(np.float32),
-    )
+@dataclass(frozen=True)
+class Learnt(Clustered):
+    """The items of a snapshot as they lie in its lists, asked by users as its model sees them."""
+
+    model: RetrievalModel
+
+    @classmethod
+    def of(cls, directory: Path) -> Learnt:
+        snapshot = load_snapshot(directory)
+        ids_N = snapshot.items.item_ids_N
+        vectors_ND = snapshot.lists.vectors_of(ids_N)
+        codes_NQ = snapshot.items.codes_NQ.astype(np.int64)
+        C = len(snapshot.lists.lists)
+        counts_C = np.maximum(np.bincount(codes_NQ[:, 0], minlength=C), 1)
+        means_CD = np.stack([np.bincount(codes_NQ[:, 0], x, C) / counts_C for x in vectors_ND.T], 1)
+        return cls(
+            np.arange(1, len(ids_N) + 1),
+            codes_NQ[:, 0],
+            codes_NQ[:, 1],
+            vectors_ND,
+            means_CD.astype(np.float32),
+            snapshot.model,
+        )
+
+    def users(self, count: int, seed: int) -> np.ndarray:
+        """One to five items, clicked a day apart; the user vector of the most probable code."""
+        rng, model = np.random.default_rng(seed), self.model
+        histories = []
+        for length in rng.integers(1, 6, count).tolist():
+            items = rng.choice(model.item_ids_N, length, replace=False).tolist()
+            times = [model.clock_ms - n * DAY_MS for n in range(length, 0, -1)]
+            histories.append(History(items, times))
+        encoded = model.encode(histories, np.full(count, model.clock_ms))
+        top_B1 = model.log_interests(encoded).argmax(axis=1)[:, None]
+        return np.ascontiguousarray(model.user_vectors(encoded, top_B1)[:, 0])
 
 
 def compare(
@@ -264,7 +286,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 compare(made, options, names, found, note)
         else:
             if options.snapshot:
-                made = of_snapshot(options.snapshot)
+                made = Learnt.of(options.snapshot)
             else:
                 codes = options.codes or codes_for(options.items)
                 made = clustered(options.items, codes, options.dimension, options.seed)

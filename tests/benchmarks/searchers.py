@@ -251,25 +251,30 @@ class CodeListsAlone(Searcher):
 
 
 class Soft(CodeListsAlone):
-    """Soft search as it is served, evidence apart."""
+    """Soft search as it is served, evidence apart; the knob bounds its cost, in mean lists."""
 
     def __init__(self, made: Clustered) -> None:
         super().__init__(made)
-        self._ready()
-
-    def _ready(self) -> None:
-        model: Any = ClusteredModel(self.made.centroids_CD)
-        config = Config(evidence=0, explore=Exploration(untouched=0))
-        self._model, self._search = model, SoftSearch(model, self.lists, config)
+        self._model: Any = ClusteredModel(made.centroids_CD)
+        self._searches: dict[int, SoftSearch] = {}
 
     def search(self, users_BD: np.ndarray, k: int, knob: int) -> np.ndarray:
         self._model.ask_for(users_BD)
         asked = [History([row], [0]) for row in range(len(users_BD))]
-        return self._search.search(asked, np.zeros(1), k, knob, exclude=False).items_BK - 1
+        search = self._searches.get(knob) or self._ready(knob)
+        return search.search(asked, np.zeros(1), k, exclude=False).items_BK - 1
+
+    def _ready(self, knob: int) -> SoftSearch:
+        codes = len(self.made.centroids_CD)
+        share, explore = min(1.0, knob / codes), Exploration(untouched=0)
+        config = Config(codes, evidence=0, largest_share=share, explore=explore)
+        self._searches = {knob: SoftSearch(self._model, self.lists, config)}
+        return self._searches[knob]
 
     def renew(self, rows: np.ndarray, codes: np.ndarray, vectors: np.ndarray) -> None:
         super().renew(rows, codes, vectors)
-        self._ready()
+        for knob in tuple(self._searches):
+            self._ready(knob)
 
 
 SEARCHERS: dict[str, type[Searcher]] = {

@@ -159,9 +159,9 @@ BASE = Config(parallelism=2, dedup_horizon=REMEMBERED)
 CONTENDERS: dict[str, Ours | Peer] = {
     "ours-heap": Ours(BASE),
     "ours-heap-5s": Ours(replace(BASE, checkpoint_interval_ms=Peer.commit_ms)),
-    "ours-heap-5s-zstd": Ours(
+    "ours-heap-5s-lz4": Ours(
         replace(
-            BASE, checkpoint_interval_ms=Peer.commit_ms, properties={"compression.type": "zstd"}
+            BASE, checkpoint_interval_ms=Peer.commit_ms, properties={"compression.type": "lz4"}
         )
     ),
     "ours-rocksdb": Ours(replace(BASE, state_backend="rocksdb")),

@@ -19,7 +19,7 @@ DURABLE = ("bytewax-1", "bytewax-2", "quix-1", "quix-2", "quix-2-at-least-once",
 WORDS = {
     "ours-heap": "SPARC's job, heap state, exactly once",
     "ours-heap-5s": "SPARC's job, heap state, exactly once, checkpoints of 5 s as the peers commit",
-    "ours-heap-5s-zstd": "the same, batches compressed with zstd",
+    "ours-heap-5s-lz4": "the same, batches compressed with lz4",
     "ours-rocksdb": "SPARC's job, RocksDB state, exactly once",
     "ours-heap-at-least-once": "SPARC's job, heap state, at least once",
     "ours-heap-one-slot": "SPARC's job, heap state, exactly once, one slot",

@@ -252,6 +252,29 @@ def test_further_codes_are_visited_until_k_items_are_found():
     assert (np.diff(answers.probabilities_BS[0]) <= 0).all()
 
 
+@pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
+def test_no_query_searches_more_of_the_catalogue_than_it_may(share):
+    model = StandIn.make(200, 12)
+    lists = lists_of(model)
+    histories = histories_of(model, 30, 0)
+    now = np.zeros(30, np.int64)
+    most = SoftSearch(model, lists, Config(8, explore=NOTHING)).search(histories, now, 1)
+    search = SoftSearch(model, lists, Config(8, largest_share=share, explore=NOTHING))
+    bound = search.search(histories, now, 1)
+    for b, history in enumerate(histories):
+        searched = bound.searched_BS[b][bound.searched_BS[b] >= 0]
+        assert searched.tolist() == most.searched_BS[b][: len(searched)].tolist()
+        sums = np.cumsum(lists.sizes_C[most.searched_BS[b]])
+        assert len(searched) == max(1, (sums <= share * 200).sum())
+        alone = search.search([history], now[:1], 1)
+        assert alone.items_BK.tolist() == bound.items_BK[b : b + 1].tolist()
+        assert alone.searched_BS[0].tolist() == searched.tolist()
+    # An answer is not shorter for it, and what is judged as a whole is not bounded.
+    assert (search.search(histories, now, 60).items_BK >= 0).all()
+    one = next(search.candidates(histories, now))
+    assert one.items_BN.shape[1] == 200
+
+
 def test_all_codes_searched_is_the_exhaustive_ranking():
     model = StandIn.make(150, 9)
     search = SoftSearch(model, lists_of(model))
