@@ -160,9 +160,7 @@ CONTENDERS: dict[str, Ours | Peer] = {
     "ours-heap": Ours(BASE),
     "ours-heap-5s": Ours(replace(BASE, checkpoint_interval_ms=Peer.commit_ms)),
     "ours-heap-5s-lz4": Ours(
-        replace(
-            BASE, checkpoint_interval_ms=Peer.commit_ms, properties={"compression.type": "lz4"}
-        )
+        replace(BASE, checkpoint_interval_ms=Peer.commit_ms, properties={"compression.type": "lz4"})
     ),
     "ours-rocksdb": Ours(replace(BASE, state_backend="rocksdb")),
     "ours-heap-at-least-once": Ours(replace(BASE, delivery="at-least-once")),
