@@ -30,21 +30,28 @@ class Config:
             half-lives can follow.
         slots: neighbours kept of each item.
         window: newest history events that are paired with a target, and that are looked up.
+        gap_decay: weight of a pair for each event of the user's between the two.
+        backward: weight of the link from the later item of a pair to the earlier one; that from the
+            earlier to the later has 1.
         rank_decay: weight of an event for each newer one when a history is looked up.
+        source_power: power of an event's total weight by which its links are divided.
         answers: neighbours kept of a history.
     """
 
     half_lives_days: tuple[float, ...] = (1.5, 6.0, 30.0, 150.0)
     slots: int = 48
     window: int = 20
+    gap_decay: float = 1.0
+    backward: float = 1.0
     rank_decay: float = 0.85
+    source_power: float = 0.5
     answers: int = 64
 
 
 class Neighbours(NamedTuple):
     """Neighbours of histories: `rows_BK` (`NO_ROW` padded) and their `scores_BKH`.
 
-    A score is the sum over the history's events of the link's weight, divided by the root of one
+    A score is the sum over the history's events of the link's weight, divided by a power of one
     plus the event's total weight: who is linked with everybody says little.
     """
 
@@ -93,6 +100,8 @@ class Cooccurrence:
         item_P = np.concatenate([targets_B[owner_P], other_P])
         neighbour_P = np.concatenate([other_P, targets_B[owner_P]])
         time_P = np.tile(times_B[owner_P], 2)
+        near_P = self.config.gap_decay ** (recent_BL.shape[1] - 1 - column_P)
+        share_P = np.concatenate([self.config.backward * near_P, near_P])
         # bring the rows that are touched to one clock, the newest time at hand
         rows_R = np.unique(item_P)
         now = max(int(times_B.max()), int(self.times_N[rows_R].max()))
@@ -101,7 +110,8 @@ class Cooccurrence:
         self.times_N[rows_R] = now
         # one entry for each distinct pair
         pair_P = item_P * np.int64(1 << 32) + neighbour_P
-        weight_PH = np.exp2(-(now - time_P)[:, None] * self._rate_H).astype(np.float32)
+        weight_PH = np.exp2(-(now - time_P)[:, None] * self._rate_H) * share_P[:, None]
+        weight_PH = weight_PH.astype(np.float32)
         pair_U, weight_UH = _sum_by_key(pair_P, weight_PH)
         item_U, neighbour_U = pair_U >> 32, pair_U & 0xFFFFFFFF
         same_UM = self.rows_NM[item_U] == neighbour_U[:, None]
@@ -169,7 +179,8 @@ def look_up(
     place_E1 = config.rank_decay ** (length - 1 - column_E)[:, None]
     fade_EH = np.exp2(-age_EH).astype(np.float32)
     weight_EMH = weights_NMH[event_E] * fade_EH[:, None, :]
-    weight_EMH *= (place_E1 / np.sqrt(1 + weight_EMH.sum(1))).astype(np.float32)[:, None, :]
+    total_EH = (1 + weight_EMH.sum(1)) ** config.source_power
+    weight_EMH *= (place_E1 / total_EH).astype(np.float32)[:, None, :]
     neighbour_EM = rows_NM[event_E]
     filled_EM = neighbour_EM != NO_ROW
     owner_P = np.broadcast_to(owner_E[:, None], filled_EM.shape)[filled_EM]

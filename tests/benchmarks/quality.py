@@ -33,6 +33,7 @@ NEURAL = (
     "two_tower_recency", "two_tower", "sasrec_recency", "sasrec", "comirec_content", "comirec",
     "mind", "sasrec_frozen",
 )  # fmt: skip
+LOO_SETTINGS = Path(__file__).with_name("leave_one_out.toml")
 LOO_PEERS = ("neighbours", "sasrec", "two_tower", "comirec", "mind")
 
 
@@ -73,8 +74,9 @@ def commands(options: argparse.Namespace, dataset: str) -> list[list[str]]:
         for name in ("sparc", *LOO_PEERS):
             for seed in seeds if name == "sparc" else peer_seeds[:1]:
                 out = place / "loo" / f"seed-{seed}" / name
+                own = ["--config", str(LOO_SETTINGS)] if name == "sparc" else []
                 found.append(
-                    ["loo", "--interactions", str(file), *common, "--model", name,
+                    ["loo", "--interactions", str(file), *common, *own, "--model", name,
                      "--seed", str(seed), "--out", str(out)]
                 )  # fmt: skip
     return found

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,42 +12,49 @@ from model.histories import NO_ROW, History, pad_histories
 from model.popularity import DAY_MS
 
 CONFIG = Config(half_lives_days=(2.0, 50.0), slots=32, window=5, answers=64, rank_decay=0.8)
+DIRECTED = replace(CONFIG, gap_decay=0.7, backward=0.25, source_power=0.3)
 STREAM = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=2, max_size=60
 )  # (user, item), one a day
 
 
 def brute_force(
-    stream: list[tuple[int, int]], history: list[int], day: int
+    config: Config, stream: list[tuple[int, int]], history: list[int], day: int
 ) -> dict[int, np.ndarray]:
-    pairs: list[tuple[int, int, int]] = []
+    pairs: list[tuple[int, int, int, float]] = []
     past: dict[int, list[int]] = {}
     for time, (user, item) in enumerate(stream):
-        for other in past.get(user, [])[-CONFIG.window :]:
+        for gap, other in enumerate(past.get(user, [])[-config.window :][::-1]):
             if other != item:
-                pairs += [(other, item, time), (item, other, time)]
+                near = config.gap_decay**gap
+                pairs += [(other, item, time, near), (item, other, time, config.backward * near)]
         past.setdefault(user, []).append(item)
     scores: dict[int, np.ndarray] = {}
-    for place, event in enumerate(reversed(history[-CONFIG.window :])):
+    for place, event in enumerate(reversed(history[-config.window :])):
         links = [
-            (b, np.exp2(-(day - time) / np.array(CONFIG.half_lives_days)))
-            for a, b, time in pairs
+            (b, share * np.exp2(-(day - time) / np.array(config.half_lives_days)))
+            for a, b, time, share in pairs
             if a == event
         ]
         total = sum((decay for _, decay in links), np.zeros(2))
         for b, decay in links:
-            if b not in history[-CONFIG.window :]:
-                gain = CONFIG.rank_decay**place * decay / np.sqrt(1 + total)
+            if b not in history[-config.window :]:
+                gain = config.rank_decay**place * decay / (1 + total) ** config.source_power
                 scores[b] = scores.get(b, np.zeros(2)) + gain
     return scores
 
 
+@pytest.mark.parametrize("config", [CONFIG, DIRECTED], ids=["alike", "directed"])
 @settings(max_examples=60, deadline=None)
-@given(STREAM, st.integers(1, 9), st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True))
+@given(
+    stream=STREAM,
+    batch=st.integers(1, 9),
+    history=st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True),
+)
 def test_neighbours_equal_brute_force_when_every_neighbour_has_a_slot(
-    stream: list[tuple[int, int]], batch: int, history: list[int]
+    config: Config, stream: list[tuple[int, int]], batch: int, history: list[int]
 ) -> None:
-    memory = Cooccurrence(CONFIG)
+    memory = Cooccurrence(config)
     memory.grow(10)
     past: dict[int, list[int]] = {}
     for a in range(0, len(stream), batch):
@@ -61,7 +71,7 @@ def test_neighbours_equal_brute_force_when_every_neighbour_has_a_slot(
     query = pad_histories([History(history, [0] * len(history))], lambda ids: ids)
     day = len(stream)
     got = memory.look_up(query, np.array([day * DAY_MS]))
-    want = brute_force(stream, history, day)
+    want = brute_force(config, stream, history, day)
     found = {
         int(row): got.scores_BKH[0, k] for k, row in enumerate(got.rows_BK[0]) if row != NO_ROW
     }
