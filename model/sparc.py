@@ -85,8 +85,7 @@ class Config:
         user_tower: history encoder and code-conditioned attention.
         neighbours: co-occurrence memory.
         popularity_half_lives_days: half-lives of the recency prior.
-        evidence_start: first weight of popularity and neighbour features in a score, before training
-            makes it the user's own.
+        neighbour_start: weight of neighbour features in a score before anything is learnt.
         key_dimension: places in a list, one dimension each, that carry neighbour scores through
             the inner-product index; best above the length of most lists.
         contrast_temperature: of the reconstruction contrast (cosines).
@@ -99,7 +98,7 @@ class Config:
     user_tower: user_tower.Config = field(default_factory=user_tower.Config)
     neighbours: cooccurrence.Config = field(default_factory=cooccurrence.Config)
     popularity_half_lives_days: tuple[float, ...] = (2.0, 7.0, 30.0, 120.0)
-    evidence_start: float = 0.25
+    neighbour_start: float = 0.25
     key_dimension: int = 256
     contrast_temperature: float = 0.1
     losses: LossWeights = field(default_factory=LossWeights)
@@ -228,7 +227,8 @@ class Sparc(nn.Module):
         ]
         for linear in evidence:
             nn.init.zeros_(linear.weight)
-            nn.init.constant_(linear.bias, config.evidence_start)
+            nn.init.constant_(linear.bias[: config.popularity_features], 0.25)
+            nn.init.constant_(linear.bias[config.popularity_features :], config.neighbour_start)
         self.evidence = nn.ModuleList(evidence)
         self.binary_bias = nn.Parameter(torch.zeros(()))
 
