@@ -14,7 +14,9 @@ ask for them are skipped, with the reason. Everything is ended by process id, al
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import os
 import random
 import shutil
 import signal
@@ -35,6 +37,13 @@ from deploy.java import JARS, JavaError, find_jars, find_java
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = ROOT / "deploy" / "pom.xml"
+
+
+@atexit.register
+def _silence() -> None:
+    """The summary is the last line: what compiled libraries say of leaks at exit is not heard."""
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class JavaProcess:
