@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 
 from kafka.admin import KafkaAdminClient, NewTopic
@@ -58,17 +59,14 @@ def create_topics(
         KafkaError: a topic could not be created, or has no leaders `LEADER_SECONDS` later.
     """
     existing = set(admin.list_topics())
+    missing = [t for t in topics.new_topics(partitions, replication) if t.name not in existing]
     created = []
-    for topic in topics.new_topics(partitions, replication):
-        if topic.name in existing:
-            continue
-        try:
+    for topic in missing:
+        with suppress(TopicAlreadyExistsError):  # another part was quicker
             admin.create_topics([topic])
-        except TopicAlreadyExistsError:  # another part was quicker
-            continue
-        created.append(topic)
-    _wait_for_leaders(admin, created)
-    return [topic.name for topic in created]
+            created.append(topic.name)
+    _wait_for_leaders(admin, missing)
+    return created
 
 
 def _wait_for_leaders(admin: KafkaAdminClient, topics: Sequence[NewTopic]) -> None:
@@ -83,6 +81,8 @@ def _wait_for_leaders(admin: KafkaAdminClient, topics: Sequence[NewTopic]) -> No
         for told in admin.describe_topics([topic.name for topic in topics]):
             led[told["name"]] = sum(part["leader_id"] >= 0 for part in told["partitions"])
         topics = [topic for topic in topics if led.get(topic.name, 0) < topic.num_partitions]
-        if topics and time.monotonic() > until:
+        if not topics:
+            return
+        if time.monotonic() > until:
             raise KafkaTimeoutError(f"no leaders for {', '.join(topic.name for topic in topics)}")
-        time.sleep(0.05 if topics else 0)
+        time.sleep(0.05)
