@@ -69,6 +69,13 @@ def catch_up(indexer: Indexer) -> None:
         indexer.index_handover(number)
 
 
+def serve_first(indexer: Indexer, data_dir: Path, model: StandIn) -> None:
+    """All items of a model listed, and its first handover served."""
+    announce(indexer, items_of(model))
+    model.hand_over(data_dir, 1)
+    catch_up(indexer)
+
+
 def drive(
     indexer: Indexer, data_dir: Path, models: list[StandIn], handovers: Iterable[int]
 ) -> None:

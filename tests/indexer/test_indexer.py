@@ -31,6 +31,7 @@ from tests.indexer.driving import (
     in_another_process,
     items_of,
     running,
+    serve_first,
 )
 from tests.indexer.stand_in import StandIn
 
@@ -121,9 +122,7 @@ def test_undrifted_codes_share_their_files_with_the_parent(tmp_path):
 def test_a_new_item_is_retrievable_at_once_and_stays_so_over_a_restart(tmp_path):
     model = StandIn.make(60)
     with running(tmp_path) as indexer:
-        announce(indexer, items_of(model))
-        model.hand_over(tmp_path, 1)
-        catch_up(indexer)
+        serve_first(indexer, tmp_path, model)
         announce(indexer, [Item(999_001, "new", "", "", 5), Item(999_002, "newer", "", "", 6)])
         assert indexer.append_waiting() == 2
         assert indexer.status()["indexed_items"] == 62
@@ -144,9 +143,7 @@ def test_a_new_item_is_retrievable_at_once_and_stays_so_over_a_restart(tmp_path)
 def test_an_item_listed_while_a_version_is_prepared_waits_for_nothing(tmp_path):
     model = StandIn.make(20)
     with running(tmp_path) as indexer:
-        announce(indexer, items_of(model))
-        model.hand_over(tmp_path, 1)
-        catch_up(indexer)
+        serve_first(indexer, tmp_path, model)
         model.hand_over(tmp_path, 2)
         prepared = indexer.prepare(2)
         announce(indexer, [Item(900_001, "early", "", "", 1)])
@@ -167,9 +164,7 @@ def test_an_item_listed_while_a_version_is_prepared_waits_for_nothing(tmp_path):
 def test_a_version_prepared_but_not_published_is_taken_up_after_a_crash(tmp_path):
     model = StandIn.make(20)
     with running(tmp_path) as indexer:
-        announce(indexer, items_of(model))
-        model.hand_over(tmp_path, 1)
-        catch_up(indexer)
+        serve_first(indexer, tmp_path, model)
         model.hand_over(tmp_path, 2)
         indexer.prepare(2)
         announce(indexer, [Item(900_001, "new", "", "", 1)])
@@ -205,9 +200,7 @@ def test_an_item_listed_again_with_another_title_moves_to_its_new_code(tmp_path)
 def test_an_item_announced_again_unchanged_appends_nothing(tmp_path):
     model = StandIn.make(10)
     with running(tmp_path) as indexer:
-        announce(indexer, items_of(model))
-        model.hand_over(tmp_path, 1)
-        catch_up(indexer)
+        serve_first(indexer, tmp_path, model)
         announce(indexer, items_of(model))
         assert indexer.append_waiting() == 0
         assert indexer.status()["catalogue_items"] == 10
@@ -216,9 +209,7 @@ def test_an_item_announced_again_unchanged_appends_nothing(tmp_path):
 def test_appended_items_are_in_the_next_version_even_where_the_code_did_not_drift(tmp_path):
     model = StandIn.make(60)
     with running(tmp_path) as indexer:
-        announce(indexer, items_of(model))
-        model.hand_over(tmp_path, 1)
-        catch_up(indexer)
+        serve_first(indexer, tmp_path, model)
         announce(indexer, [Item(999_001, "new", "", "", 5)])
         indexer.append_waiting()
         model.hand_over(tmp_path, 2)
@@ -231,9 +222,7 @@ def test_appended_items_are_in_the_next_version_even_where_the_code_did_not_drif
 def test_appended_files_are_merged_before_they_become_many(tmp_path):
     model = StandIn.make(30)
     with running(tmp_path, Config(max_appended=3)) as indexer:
-        announce(indexer, items_of(model))
-        model.hand_over(tmp_path, 1)
-        catch_up(indexer)
+        serve_first(indexer, tmp_path, model)
         follower = served(tmp_path)
         for n in range(8):
             announce(indexer, [Item(900_000 + n, f"t{n}", "", "", n)])
@@ -379,9 +368,7 @@ def test_version_numbers_are_not_reused_when_directories_were_deleted(tmp_path):
 def test_a_lost_store_is_filled_again_and_numbers_go_on(tmp_path):
     model = StandIn.make(20)
     with running(tmp_path) as indexer:
-        announce(indexer, items_of(model))
-        model.hand_over(tmp_path, 1)
-        catch_up(indexer)
+        serve_first(indexer, tmp_path, model)
         before = {c: indexer.store.list_of(c) for c in range(8)}
     shutil.rmtree(tmp_path / "indexer")
     with running(tmp_path) as indexer:
