@@ -34,6 +34,9 @@ class Config:
         id_dropout: share of items whose id part is hidden in a training step.
         content_scale: half width of the uniform initial word and category vectors.
         id_scale: half width of the uniform initial id part; breaks ties of equal contents.
+        length: length that z is brought to, each member's part by itself; 0 leaves z as it is.
+            Then a score is a cosine, and an item is not found for having been seen often (CORE,
+            Hou et al., SIGIR 2022).
         features: the hashed feature spaces.
     """
 
@@ -41,6 +44,7 @@ class Config:
     id_dropout: float = 0.3
     content_scale: float = 0.035
     id_scale: float = 0.035
+    length: float = 0.0
     features: features.Config = field(default_factory=features.Config)
 
 
@@ -68,11 +72,15 @@ def initial_ids(seed: int, item_ids: np.ndarray, config: Config) -> Tensor:
 
 
 class ItemTower(nn.Module):
-    """Content plus id. Parameters here are dense; id and word tables are `RowTable`s."""
+    """Content plus id. Parameters here are dense; id and word tables are `RowTable`s.
 
-    def __init__(self, config: Config) -> None:
+    `members` is the number of user towers that read a part of z each.
+    """
+
+    def __init__(self, config: Config, members: int = 1) -> None:
         super().__init__()
         d = config.dimension
+        self._length, self._members = config.length, members
         self.category = nn.Embedding(config.features.category_buckets, d)
         nn.init.uniform_(self.category.weight, -config.content_scale, config.content_scale)
         self.no_title_D = nn.Parameter(torch.zeros(d))
@@ -92,7 +100,15 @@ class ItemTower(nn.Module):
 
     def forward(self, inputs: ItemInputs) -> Tensor:
         """Z of the items, (S, D) float32."""
-        return self.content(inputs) + inputs.id_SD
+        return self.whole(self.content(inputs), inputs.id_SD)
+
+    def whole(self, content_SD: Tensor, id_SD: Tensor) -> Tensor:
+        """Z of its two parts, (S, D) float32."""
+        z_SD = content_SD + id_SD
+        if not self._length:
+            return z_SD
+        parts_SMd = z_SD.unflatten(1, (self._members, -1))
+        return self._length * F.normalize(parts_SMd, dim=2).flatten(1)
 
 
 def initial_words(seed: int, config: Config, device: torch.device) -> RowTable:

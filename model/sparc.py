@@ -86,6 +86,9 @@ class Config:
         neighbours: co-occurrence memory.
         popularity_half_lives_days: half-lives of the recency prior.
         neighbour_start: weight of neighbour features in a score before anything is learnt.
+        neighbour_dropout: share of examples whose neighbours are hidden from the softmax in a
+            training step, so that the towers learn to stand alone. With 1 their weights stay at
+            `neighbour_start`.
         key_dimension: places in a list, one dimension each, that carry neighbour scores through
             the inner-product index; best above the length of most lists.
         contrast_temperature: of the reconstruction contrast (cosines).
@@ -99,6 +102,7 @@ class Config:
     neighbours: cooccurrence.Config = field(default_factory=cooccurrence.Config)
     popularity_half_lives_days: tuple[float, ...] = (2.0, 7.0, 30.0, 120.0)
     neighbour_start: float = 0.25
+    neighbour_dropout: float = 0.0
     key_dimension: int = 256
     contrast_temperature: float = 0.1
     losses: LossWeights = field(default_factory=LossWeights)
@@ -213,7 +217,7 @@ class Sparc(nn.Module):
                 f"item_tower.dimension is {d}: it must be a multiple of {config.members} members"
             )
         self.config = config
-        self.item_tower = ItemTower(config.item_tower)
+        self.item_tower = ItemTower(config.item_tower, config.members)
         self.quantizer = ResidualQuantizer(d, config.quantizer)
         self.user_towers = nn.ModuleList(
             UserTower(d // config.members, d, config.user_tower) for _ in range(config.members)
@@ -316,12 +320,12 @@ class Sparc(nn.Module):
         """All losses of one step. `generator` (CPU) draws shuffles, negatives and dropout."""
         weights = self.config.losses
         content_SD = self.item_tower.content(batch.items)
-        whole_SD = (content_SD + batch.items.id_SD).detach()
+        whole_SD = self.item_tower.whole(content_SD, batch.items.id_SD).detach()
         codes_SQ = self.quantizer.assign(self.quantizer.standardise(whole_SD))
         members = self.config.members
         kept_SM = _kept((len(content_SD), members), self.config.item_tower.id_dropout, generator)
         kept_SD = kept_SM.repeat_interleave(content_SD.shape[1] // members, dim=1)
-        z_SD = content_SD + batch.items.id_SD * kept_SD.to(content_SD.device)
+        z_SD = self.item_tower.whole(content_SD, batch.items.id_SD * kept_SD.to(content_SD.device))
         code_S = codes_SQ[:, 0]
         target_B = batch.target_B
         size = len(target_B)
@@ -334,6 +338,9 @@ class Sparc(nn.Module):
         )
         users = self._users(batch, z_SD, evidence_BCF, generator)
         log_interests_BC, state_BD = users.log_interests_BC, users.state_BD
+        if self.config.neighbour_dropout:  # the interest head saw them above, and keeps them
+            shown_B1 = _kept((size, 1), self.config.neighbour_dropout, generator).to(z_SD.device)
+            batch = batch._replace(neighbour_BK=batch.neighbour_BK.masked_fill(shown_B1 == 0, -1))
         items_loss, mass_BC = self._item_loss(batch, users, z_SD, code_S)
 
         positive_BD = z_SD.index_select(0, target_B)

@@ -100,6 +100,41 @@ def test_it_learns_who_likes_what() -> None:
     assert hits / 200 > 0.8
 
 
+def test_z_of_a_given_length_is_that_long_in_each_member_wherever_it_is_made() -> None:
+    tower = dataclasses.replace(SMALL.model.item_tower, length=2.0)
+    config = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, item_tower=tower))
+    items = make_items(60)
+    learner = Learner(config)
+    learner.list_items(items)
+    for batch in batches(make_sequences(items, 256)):
+        learner.learn(batch)
+    model = learner.retrieval_model()
+    assert np.allclose(np.linalg.norm(model.vectors_ND[:, :8], axis=1), 2, atol=1e-5)
+    assert np.allclose(np.linalg.norm(model.vectors_ND[:, 8:16], axis=1), 2, atol=1e-5)
+    assert np.allclose(model.embed(items)[0], model.vectors_ND, atol=1e-5)
+
+
+def test_towers_that_never_see_neighbours_learn_beside_them_with_their_first_weight() -> None:
+    parts = dataclasses.replace(SMALL.model, neighbour_dropout=1.0, neighbour_start=2.0)
+    items = make_items(60)
+    learner = Learner(dataclasses.replace(SMALL, model=parts))
+    learner.list_items(items)
+    sequences = make_sequences(items, 512)
+    for batch in batches(sequences):
+        learner.learn(batch)
+    tensors, _ = learner.export()
+    places = parts.popularity_features
+    for member in range(parts.members):
+        assert (tensors[f"sparc.evidence.{member}.bias"][places:] == 2).all()
+        assert (tensors[f"sparc.evidence.{member}.weight"][places:] == 0).all()
+        assert (tensors[f"sparc.evidence.{member}.weight"][:places] != 0).any()
+    found = learner.retrieval_model().encode(
+        [History(s.history_items, s.history_times) for s in sequences[-8:]],
+        np.array([s.event_time for s in sequences[-8:]]),
+    )
+    assert (found.near_scores_BK > 0).any()
+
+
 def test_items_without_title_or_category_are_learnt() -> None:
     items = make_items(80, titles=False)
     learner = Learner(SMALL)
