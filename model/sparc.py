@@ -85,10 +85,11 @@ class Config:
         user_tower: history encoder and code-conditioned attention.
         neighbours: co-occurrence memory.
         popularity_half_lives_days: half-lives of the recency prior.
-        neighbour_start: weight of neighbour features in a score before anything is learnt.
-        neighbour_dropout: share of examples whose neighbours are hidden from the softmax in a
-            training step, so that the towers learn to stand alone. With 1 their weights stay at
-            `neighbour_start`.
+        popularity_start: weight of the recency prior in a score before anything is learnt.
+        neighbour_start: the same of neighbour features.
+        evidence_dropout: share of examples whose recency prior and neighbours are hidden from the
+            softmax in a training step, so that the towers learn to stand alone. With 1 their
+            weights stay as they start.
         key_dimension: places in a list, one dimension each, that carry neighbour scores through
             the inner-product index; best above the length of most lists.
         contrast_temperature: of the reconstruction contrast (cosines).
@@ -101,15 +102,16 @@ class Config:
     user_tower: user_tower.Config = field(default_factory=user_tower.Config)
     neighbours: cooccurrence.Config = field(default_factory=cooccurrence.Config)
     popularity_half_lives_days: tuple[float, ...] = (2.0, 7.0, 30.0, 120.0)
+    popularity_start: float = 0.25
     neighbour_start: float = 0.25
-    neighbour_dropout: float = 0.0
+    evidence_dropout: float = 0.0
     key_dimension: int = 256
     contrast_temperature: float = 0.1
     losses: LossWeights = field(default_factory=LossWeights)
 
     @property
     def popularity_features(self) -> int:
-        """P: one for each half-life and one for "was clicked before"."""
+        """P: one for each half-life."""
         return len(self.popularity_half_lives_days)
 
 
@@ -127,7 +129,7 @@ class Batch(NamedTuple):
         age_BL: ages of the history's events in ms, float32.
         clock_B: which clock an example belongs to.
         popularity_GSP: popularity features of candidates at each clock.
-        code_popularity_GCP: the same of codes (without the "seen" column).
+        code_popularity_GCP: the same of codes.
         neighbour_BK: positions of the history's neighbours.
         neighbour_code_BK: their codes, also where they are no candidates.
         neighbour_score_BKH: features of their scores.
@@ -231,7 +233,7 @@ class Sparc(nn.Module):
         ]
         for linear in evidence:
             nn.init.zeros_(linear.weight)
-            nn.init.constant_(linear.bias[: config.popularity_features], 0.25)
+            nn.init.constant_(linear.bias[: config.popularity_features], config.popularity_start)
             nn.init.constant_(linear.bias[config.popularity_features :], config.neighbour_start)
         self.evidence = nn.ModuleList(evidence)
         self.binary_bias = nn.Parameter(torch.zeros(()))
@@ -338,9 +340,10 @@ class Sparc(nn.Module):
         )
         users = self._users(batch, z_SD, evidence_BCF, generator)
         log_interests_BC, state_BD = users.log_interests_BC, users.state_BD
-        if self.config.neighbour_dropout:  # the interest head saw them above, and keeps them
-            shown_B1 = _kept((size, 1), self.config.neighbour_dropout, generator).to(z_SD.device)
-            batch = batch._replace(neighbour_BK=batch.neighbour_BK.masked_fill(shown_B1 == 0, -1))
+        if self.config.evidence_dropout:
+            shown_B1 = _kept((size, 1), self.config.evidence_dropout, generator).to(z_SD.device)
+            weights_shown = [(p_BP * shown_B1, n_BH * shown_B1) for p_BP, n_BH in users.weights]
+            users = users._replace(weights=weights_shown)
         items_loss, mass_BC = self._item_loss(batch, users, z_SD, code_S)
 
         positive_BD = z_SD.index_select(0, target_B)

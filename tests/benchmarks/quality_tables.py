@@ -24,6 +24,7 @@ from deploy.evaluation.ways import RESERVES
 from model.peers.registry import PEERS
 
 SPARC = "sparc"
+FROZEN = "frozen_codebook"
 MULTI_INTEREST = ("comirec", "comirec_content", "mind")
 BAD = -0.25
 """Relative loss of Recall@50 from which a control counts as bad."""
@@ -49,6 +50,8 @@ def render(out: Path, datasets: list[str]) -> dict[str, str]:
             tables[f"{dataset}-exploration"] = exploration(sparc)
             tables[f"{dataset}-reserve"] = reserve(mine)
             tables[f"{dataset}-codebook"] = codebook(mine[SPARC])
+            if FROZEN in reports:
+                tables[f"{dataset}-frozen"] = frozen(mine[SPARC], reports[FROZEN])
         for study, names in (("controls", CONTROLS), ("intervals", {n: n for n in INTERVALS})):
             path = out / dataset / f"{study}.json"
             if path.is_file():
@@ -144,9 +147,9 @@ def targets(place: Path, reports: Reports) -> str:
         lists = summary([figures for run in runs if (figures := _lists_alone(run))])
         if lists and _seeds(lists) == len(runs):
             rows.append(_change("soft search, lists alone, over hard top-1", lists, top))
-    frozen = _control(place, "frozen_codebook")
-    if frozen and _seeds(frozen) == len(runs):
-        rows.append(_change("joint training over frozen codebook", mine, frozen))
+    fixed = _control(place, FROZEN)
+    if fixed and _seeds(fixed) == len(runs):
+        rows.append(_change("joint training over frozen codebook", mine, fixed))
     stale, never = _control(place, "stale_consumer"), _control(place, "published_never")
     if stale and never and _seeds(stale) == len(runs):
         change = against(mine, stale)["mean"]
@@ -240,6 +243,38 @@ def trade_off(report: dict[str, Any]) -> str:
         rows.append([f"{row['codes']}{served}", *_cost(row), *_cost(row.get("lists_alone"))])
     head = ["scored", "R@50", "N@50", "R@50 kept"]
     return markdown(["codes", *head, *(f"lists alone: {name}" for name in head)], rows)
+
+
+def frozen(runs: list[dict[str, Any]], frozen_runs: list[dict[str, Any]]) -> str:
+    """The codebook that learns on against the one of the warm-up, by codes searched."""
+    fixed = {run["seed"]: run["trade_off"] for run in frozen_runs}
+    pairs = [(run["trade_off"], fixed[run["seed"]]) for run in runs if run["seed"] in fixed]
+    kinds = ("lists alone", "with evidence")
+    shown = ("share_scored", "recall@50")
+    rows = []
+    for at, row in enumerate(pairs[0][0]) if pairs else ():
+        cells = [str(row["codes"])]
+        for kind in kinds:
+            joint, other = (
+                summary([{name: figures[name] for name in shown} for figures in side])
+                for side in zip(
+                    *([_of(kind, curve[at]) for curve in pair] for pair in pairs), strict=True
+                )
+            )
+            cells += [f"{cell(side['recall@50'])} ({_share(side)})" for side in (joint, other)]
+            cells.append(percent(against(other, joint)["mean"]))
+        rows.append(cells)
+    sides = ("joint (scored)", "frozen (scored)", "change")
+    return markdown(["codes", *(f"{kind}: {side}" for kind in kinds for side in sides)], rows)
+
+
+def _of(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+    figures: dict[str, Any] = row["lists_alone"] if kind == "lists alone" else row
+    return figures
+
+
+def _share(figures: Summary) -> str:
+    return f"{100 * figures['share_scored']['mean']:.1f} %"
 
 
 def _cost(row: dict[str, Any] | None) -> list[str]:

@@ -21,7 +21,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = folder / "small"
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     runs.play("popularity", data, settings, place / "seed-0" / "popularity")
-    studies.play_controls(data, settings, place, [0, 1], only=["no_content"], tracking_uri=uri)
+    studies.play_controls(data, settings, place, [0, 1], only=["frozen_codebook"], tracking_uri=uri)
     studies.play_intervals(data, settings, place, [0, 1], tracking_uri=uri)
     return folder
 
@@ -29,15 +29,18 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_part_of_a_study_has_its_table(out: Path):
     found = quality_tables.render(out, ["small"])
     parts = ("models", "targets", "trade-off", "reserve", "exploration", "codebook")
-    parts += ("controls", "intervals")
+    parts += ("controls", "frozen", "intervals")
     assert set(found) == {f"small-{part}" for part in parts}
     for table in found.values():
         widths = {line.count("|") for line in table.splitlines()}
         assert len(widths) == 1, table
     assert "sparc" in found["small-models"]
-    assert "no_content" not in found["small-models"], "a control is no model of its own"
+    assert "frozen_codebook" not in found["small-models"], "a control is no model of its own"
     assert len(found["small-controls"].splitlines()) == 2 + 8
     assert "over popularity" in found["small-targets"]
+    curve = found["small-frozen"].splitlines()[2:]
+    assert curve[0].startswith("| 1 |")
+    assert curve[-1].startswith("| all |")
 
 
 def test_tables_go_to_their_places_in_a_document_and_nowhere_else(tmp_path: Path):

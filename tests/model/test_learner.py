@@ -114,8 +114,10 @@ def test_z_of_a_given_length_is_that_long_in_each_member_wherever_it_is_made() -
     assert np.allclose(model.embed(items)[0], model.vectors_ND, atol=1e-5)
 
 
-def test_towers_that_never_see_neighbours_learn_beside_them_with_their_first_weight() -> None:
-    parts = dataclasses.replace(SMALL.model, neighbour_dropout=1.0, neighbour_start=2.0)
+def test_towers_that_never_see_the_evidence_leave_its_weights_as_they_start() -> None:
+    parts = dataclasses.replace(
+        SMALL.model, evidence_dropout=1.0, popularity_start=0.5, neighbour_start=2.0
+    )
     items = make_items(60)
     learner = Learner(dataclasses.replace(SMALL, model=parts))
     learner.list_items(items)
@@ -125,9 +127,9 @@ def test_towers_that_never_see_neighbours_learn_beside_them_with_their_first_wei
     tensors, _ = learner.export()
     places = parts.popularity_features
     for member in range(parts.members):
+        assert (tensors[f"sparc.evidence.{member}.bias"][:places] == 0.5).all()
         assert (tensors[f"sparc.evidence.{member}.bias"][places:] == 2).all()
-        assert (tensors[f"sparc.evidence.{member}.weight"][places:] == 0).all()
-        assert (tensors[f"sparc.evidence.{member}.weight"][:places] != 0).any()
+        assert (tensors[f"sparc.evidence.{member}.weight"] == 0).all()
     found = learner.retrieval_model().encode(
         [History(s.history_items, s.history_times) for s in sequences[-8:]],
         np.array([s.event_time for s in sequences[-8:]]),
