@@ -35,15 +35,12 @@ class Config:
         hidden: width of the network that mixes them.
         dropout: of history vectors in training, and in the mixing network.
         scale: initial gain of the final LayerNorm.
-        fixed_scale: whether that LayerNorm stays as it starts. Beside z of a given length the scale
-            is the inverse temperature of the softmax, which passes over the same events sharpen.
     """
 
     heads: int = 4
     hidden: int = 128
     dropout: float = 0.5
     scale: float = 1.0
-    fixed_scale: bool = False
 
 
 class EncodedHistory(NamedTuple):
@@ -97,7 +94,6 @@ class UserTower(nn.Module):
         self.context_gain_D = nn.Parameter(torch.zeros(d))
         self.output_norm = nn.LayerNorm(d)
         nn.init.constant_(self.output_norm.weight, config.scale)
-        self.output_norm.requires_grad_(not config.fixed_scale)
 
     def encode(self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor) -> EncodedHistory:
         """Encode histories: z of the events' items, ages in ms (float), and where they are."""
