@@ -139,7 +139,7 @@ def targets(place: Path, reports: Reports) -> str:
     share = sum(run["retrieval"]["share_scored"] for run in runs) / len(runs)
     rows.append(
         ["retrieval", "97 % of the exhaustive Recall@50, 20 % of the catalogue scored",
-         f"{100 * kept:.1f} %, {100 * share:.1f} %", _yes(kept >= 0.97 and share <= 0.20)]
+         f"{_percentage(kept)}, {_percentage(share)}", _yes(kept >= 0.97 and share <= 0.20)]
     )  # fmt: skip
     top = _control(place, "hard_top_1")
     if top and _seeds(top) == len(runs):
@@ -250,39 +250,36 @@ def frozen(runs: list[dict[str, Any]], frozen_runs: list[dict[str, Any]]) -> str
     fixed = {run["seed"]: run["trade_off"] for run in frozen_runs}
     pairs = [(run["trade_off"], fixed[run["seed"]]) for run in runs if run["seed"] in fixed]
     kinds = ("lists alone", "with evidence")
-    shown = ("share_scored", "recall@50")
     rows = []
     for at, row in enumerate(pairs[0][0]) if pairs else ():
         cells = [str(row["codes"])]
         for kind in kinds:
-            joint, other = (
-                summary([{name: figures[name] for name in shown} for figures in side])
-                for side in zip(
-                    *([_of(kind, curve[at]) for curve in pair] for pair in pairs), strict=True
-                )
-            )
-            cells += [f"{cell(side['recall@50'])} ({_share(side)})" for side in (joint, other)]
+            joint = summary([_found(mine[at], kind) for mine, _ in pairs])
+            other = summary([_found(theirs[at], kind) for _, theirs in pairs])
+            for side in (joint, other):
+                share = _percentage(side["share_scored"]["mean"])
+                cells.append(f"{cell(side['recall@50'])} ({share})")
             cells.append(percent(against(other, joint)["mean"]))
         rows.append(cells)
     sides = ("joint (scored)", "frozen (scored)", "change")
     return markdown(["codes", *(f"{kind}: {side}" for kind in kinds for side in sides)], rows)
 
 
-def _of(kind: str, row: dict[str, Any]) -> dict[str, Any]:
-    figures: dict[str, Any] = row["lists_alone"] if kind == "lists alone" else row
-    return figures
+def _found(row: dict[str, Any], kind: str) -> dict[str, float]:
+    figures = row["lists_alone"] if kind == "lists alone" else row
+    return {name: figures[name] for name in ("share_scored", "recall@50")}
 
 
-def _share(figures: Summary) -> str:
-    return f"{100 * figures['share_scored']['mean']:.1f} %"
+def _percentage(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _cost(row: dict[str, Any] | None) -> list[str]:
     if row is None:
         return ["-"] * 4
-    kept = "-" if row["kept"] is None else f"{100 * row['kept']:.1f} %"
-    share = f"{100 * row['share_scored']:.1f} %"
-    return [share, number(row["recall@50"]), number(row["ndcg@50"]), kept]
+    kept = "-" if row["kept"] is None else _percentage(row["kept"])
+    found = [number(row[metric]) for metric in ("recall@50", "ndcg@50")]
+    return [_percentage(row["share_scored"]), *found, kept]
 
 
 def exploration(report: dict[str, Any]) -> str:
