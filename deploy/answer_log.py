@@ -5,7 +5,7 @@ this one showed. Answers are gathered in memory and written by a thread of its o
 file a minute or per 4,096 answers, under a temporary name first, so that a reader never sees half
 a file. What was gathered since the last file is lost if the process is killed.
 
-    DIR/<first answer, wall clock ms>-<number>.parquet
+    DIR/<first answer, wall clock ms, but rising>-<worker>-<number>.parquet
         answered_ms int64    wall clock
         now_ms      int64    time that the query was answered for
         version     int64    snapshot
@@ -91,6 +91,7 @@ class AnswerLog:
         self._worker = worker
         self._waiting: queue.Queue[tuple[object, ...]] = queue.Queue(4 * config.rows)
         self._files = 0
+        self._newest_ms = 0
         self.written = 0
         self.lost = 0
 
@@ -130,12 +131,23 @@ class AnswerLog:
         if rows:
             self._write(rows)
 
+    def _stamp(self, rows: list[tuple[object, ...]]) -> int:
+        """The time of the first answer in ms, but later than any file before: names give the order.
+
+        Else, once the clock is put back, the newest files would be removed as the oldest.
+        """
+        names = [path.name.partition("-")[0] for path in self._directory.glob(f"*{SUFFIX}")]
+        newest = max([self._newest_ms, *(int(name) for name in names if name.isdigit())])
+        self._newest_ms = max(int(str(rows[0][0])), newest + 1)
+        return self._newest_ms
+
     def _write(self, rows: list[tuple[object, ...]]) -> None:
         columns = [
             pa.array(column, kind)
             for column, kind in zip(zip(*rows, strict=True), SCHEMA.types, strict=True)
         ]
-        path = self._directory / f"{rows[0][0]:015d}-{self._worker}-{self._files:06d}{SUFFIX}"
+        name = f"{self._stamp(rows):015d}-{self._worker}-{self._files:06d}"
+        path = self._directory / f"{name}{SUFFIX}"
         partial = path.with_suffix(".partial")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)

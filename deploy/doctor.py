@@ -180,12 +180,11 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    import time
-
+    from deploy import moment
     from deploy.status import is_alive, read_statuses
 
-    now = time.time()
-    running = any(is_alive(s, now) for s in read_statuses(settings.data_dir).values() if s)
+    now = moment.now()
+    running = any(is_alive(s, now) for s in read_statuses(settings.data_dir).values())
     if running:
         yield Finding("ports", "good", "in use by this pipeline, which runs")
         return

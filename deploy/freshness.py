@@ -6,10 +6,11 @@
                                      its user takes it into account
     click -> learnt in what serves   until a version answers that was trained on it
 
-The beginning of each is the time of its Kafka record, which the producer sets; the end is this
-service's clock. A sample is followed: at most `PER_SECOND` records a second, the newest, so that a
-log that is replayed as fast as can be costs no more than a live one. What is not seen to its end
-within `PATIENCE_SECONDS` is counted as lost to sight.
+The beginning of each is the time of its Kafka record, which the producer sets by its wall clock;
+from the moment that the record is seen here, time is this machine's monotonic clock's. A sample is
+followed: at most `PER_SECOND` records a second, the newest, so that a log that is replayed as fast
+as can be costs no more than a live one. What is not seen to its end within `PATIENCE_SECONDS` is
+counted as lost to sight.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from deploy import moment
+from deploy.moment import Moment
 from deploy.serving_state import ServingState
 from streaming.events import HEARTBEAT, UserSequence
 from streaming.topics import Topics
@@ -52,10 +55,10 @@ class Freshness(Collector):
     """What is on its way, and histograms of how long it took; safe to share by threads.
 
     Args:
-        clock: seconds since 1970, as Kafka's producers have them.
+        clock: its wall clock is compared with that of Kafka's producers.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], Moment] = moment.now) -> None:
         self._clock = clock
         self._alone = threading.Lock()
         self._items: dict[int, float] = {}
@@ -87,20 +90,25 @@ class Freshness(Collector):
         with self._alone:
             state = self._serving
             if state is None or int(_codes(state, [item_id])[0]) < 0:
-                self._items.setdefault(item_id, at_s)
+                self._items.setdefault(item_id, self._began(at_s))
 
     def clicked(self, event_id: str, at_s: float) -> None:
         """A click was made."""
         with self._alone:
             stored = self._stored.pop(event_id, None)
             if stored is None:
-                self._clicks[event_id] = at_s
+                self._clicks[event_id] = self._began(at_s)
             else:
-                self._in_history(at_s, *stored)
+                self._in_history(self._began(at_s), *stored)
+
+    def _began(self, at_s: float) -> float:
+        """The time of a record (seconds since 1970) by the clock that nobody puts back."""
+        now = self._clock()
+        return now.seconds - max(0.0, now.wall - at_s)
 
     def taken_in(self, sequences: Iterable[tuple[int, int, UserSequence]]) -> None:
         """(partition, offset, sequence) of what the histories hold from now on."""
-        now = self._clock()
+        now = self._clock().seconds
         with self._alone:
             for partition, offset, sequence in sequences:
                 event_id = str(sequence.event_id)
@@ -122,7 +130,7 @@ class Freshness(Collector):
 
     def serves(self, state: ServingState) -> None:
         """A state took over: another version, or the same with items appended."""
-        now = self._clock()
+        now = self._clock().seconds
         with self._alone:
             self._serving = state
             waiting = list(self._items)

@@ -7,7 +7,6 @@ and the unit; a counter ends in `_total`.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,9 @@ from typing import Any, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from deploy.status import PARTS, is_alive, read_statuses
+from deploy import moment
+from deploy.moment import Moment
+from deploy.status import PARTS, age_seconds, is_alive, read_statuses
 
 
 class Reported(NamedTuple):
@@ -72,7 +73,7 @@ REPORTED: tuple[Reported, ...] = (
 class PartMetrics(Collector):
     """Collects the reports of one data directory; a part that is silent is `sparc_part_up` 0."""
 
-    def __init__(self, data_dir: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, data_dir: Path, clock: Callable[[], Moment] = moment.now) -> None:
         self._data_dir = data_dir
         self._clock = clock
 
@@ -86,9 +87,9 @@ class PartMetrics(Collector):
         for part in PARTS:
             status = statuses[part]
             ended = part == "replay" and bool(status.get("done"))  # the end of a log is no failure
-            up.add_metric([part], float(ended or (bool(status) and is_alive(status, now))))
-            if status:
-                age.add_metric([part], max(0.0, now - float(status.get("updated_at", now))))
+            up.add_metric([part], float(ended or is_alive(status, now)))
+            if (seconds := age_seconds(status, now)) is not None:
+                age.add_metric([part], max(0.0, seconds))
         yield up
         yield age
         for one in REPORTED:

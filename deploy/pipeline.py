@@ -20,9 +20,10 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
+from deploy.moment import boot
 from deploy.progress import Progress
 from deploy.settings import Settings
-from deploy.status import read_statuses
+from deploy.status import read_statuses, reported_at
 from deploy.supervision import Supervisor, last_line
 from streaming.accounting import Accounts, StreamEnd, count
 from streaming.flink_rest import FlinkRest, FlinkUnavailable
@@ -68,6 +69,12 @@ def _number(status: dict[str, Any], key: str) -> int:
     return int(status.get(key) or 0)
 
 
+def _said_after(status: dict[str, Any], seconds: float) -> bool:
+    """Whether a part of this machine reported after a moment of its monotonic clock."""
+    at = reported_at(status)
+    return at is not None and at.boot == boot() and at.seconds > seconds
+
+
 def drain_steps(sequences: Callable[[], int]) -> list[Step]:
     """The steps after the stream has emitted everything, in order.
 
@@ -110,7 +117,7 @@ class Pipeline:
         supervisor: Supervisor,
         progress: Progress,
         stop: threading.Event,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.supervisor = supervisor
@@ -205,11 +212,11 @@ class Pipeline:
                 raise PipelineError(f"stopped while waiting for {name}")
             statuses = self._observe()
             # Only words spoken after the step before this one count.
-            fresh = all(statuses[p].get("updated_at", 0) > began for p in parts)
+            fresh = all(_said_after(statuses[p], began) for p in parts)
             if (fresh or name in ("replay", "streaming")) and done(statuses):
                 return
             seen = [
-                {k: v for k, v in s.items() if k not in ("updated_at", "pid")}
+                {k: v for k, v in s.items() if k not in ("updated_at", "clock", "pid")}
                 for s in statuses.values()
             ]
             if seen != last:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from deploy import moment
 from deploy.freshness import quantiles
+from deploy.moment import Moment
 from deploy.progress import describe
 from deploy.registry import registered_versions
 from deploy.settings import Settings
-from deploy.status import PARTS, is_alive, read_statuses
+from deploy.status import PARTS, age_seconds, is_alive, read_statuses
 from indexer.pointer import read_pointer
 from model.manifest import ManifestError, read_manifest
 
@@ -43,11 +44,12 @@ def status(settings: Settings) -> dict[str, Any]:
     `freshness` tells how far the answers are behind: the age of the served snapshot, and how much
     event time lies between the newest event of a user's history and the newest that was learnt.
     """
-    now = time.time()
+    now = moment.now()
     found = {}
     for part, report in read_statuses(settings.data_dir).items():
-        age = round(now - report["updated_at"], 1) if report else None
-        found[part] = {"alive": is_alive(report, now), "age_seconds": age, **report}
+        age = age_seconds(report, now)
+        seen = None if age is None else round(age, 1)
+        found[part] = {"alive": is_alive(report, now), "age_seconds": seen, **report}
     return {
         "data_dir": str(settings.data_dir.resolve()),
         "addresses": {
@@ -61,13 +63,15 @@ def status(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _freshness(settings: Settings, serve: dict[str, Any], now: float) -> dict[str, Any]:
+def _freshness(settings: Settings, serve: dict[str, Any], now: Moment) -> dict[str, Any]:
     pointer = read_pointer(settings.data_dir)
     learnt, newest = serve.get("trained_until_ms"), serve.get("latest_event_ms")
     behind = max(0, newest - learnt) / 1000 if learnt and newest else None
     return {
         "version": pointer.version if pointer else None,
-        "snapshot_age_seconds": round(now - pointer.published_at / 1000, 1) if pointer else None,
+        "snapshot_age_seconds": round(max(0.0, now.wall - pointer.published_at / 1000), 1)
+        if pointer
+        else None,
         "event_seconds_behind": behind,
     }
 

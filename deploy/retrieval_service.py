@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 import structlog
 from fastapi import HTTPException
 
+from deploy import moment
 from deploy import service_schema as schema
 from deploy.answer_log import AnswerLog
 from deploy.dashboard.flow import Flow
@@ -17,6 +17,7 @@ from deploy.explanation import explained
 from deploy.freshness import Freshness
 from deploy.judging import RecentEvents
 from deploy.metrics import Reading, ServiceMetrics
+from deploy.moment import Moment
 from deploy.part_metrics import PartMetrics
 from deploy.popularity_peer import PopularityPeer
 from deploy.registry import RegistryError, registered_versions
@@ -57,7 +58,7 @@ class RetrievalService:
         popularity: PopularityPeer | None = None,
         recent: RecentEvents | None = None,
         answers: AnswerLog | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], Moment] = moment.now,
         token: str = "",
         first: bool = True,
     ) -> None:
@@ -217,7 +218,7 @@ class RetrievalService:
 
     def health(self) -> schema.Health:
         """Where the service stands."""
-        state, pointer = self.follower.state, self.follower.pointer
+        state = self.follower.state
         facts = state.snapshot.manifest.facts if state else {}
         return schema.Health(
             live=True,
@@ -232,7 +233,7 @@ class RetrievalService:
             appended_items=len(state.snapshot.items) - facts.get("indexed_items", 0)
             if state and "indexed_items" in facts
             else 0,
-            pointer_age_seconds=self.clock() - pointer.published_at / 1000 if pointer else None,
+            pointer_age_seconds=self._since_pointer(),
             trained_until_ms=state.event_time_ms if state else None,
             latest_event_ms=self.histories.latest_event_time_ms or None,
             users=self.histories.users,
@@ -259,11 +260,16 @@ class RetrievalService:
             for version in reversed(versions(self.data_dir))
         ]
 
+    def _since_pointer(self) -> float | None:
+        """Seconds since the pointer was moved, which it says of itself by the wall clock."""
+        pointer = self.follower.pointer
+        return max(0.0, self.clock().wall - pointer.published_at / 1000) if pointer else None
+
     def _began_to_serve(self, state: ServingState) -> None:
         """A version took over: note how long that took since it was published."""
         pointer = self.follower.pointer
         if pointer is not None and pointer.version == state.version:
-            seconds = self.clock() - pointer.published_at / 1000
+            seconds = self.clock().wall - pointer.published_at / 1000
             self.metrics.publish_to_serve_seconds.observe(max(0.0, seconds))
 
     def close(self) -> None:
@@ -278,10 +284,6 @@ class RetrievalService:
         def of_state(value: Callable[[ServingState], float]) -> Callable[[], float | None]:
             return lambda: value(follower.state) if follower.state else None
 
-        def since_pointer() -> float | None:
-            pointer = follower.pointer
-            return self.clock() - pointer.published_at / 1000 if pointer else None
-
         def behind() -> float | None:
             state, latest = follower.state, histories.latest_event_time_ms
             return max(0, latest - state.event_time_ms) / 1000 if state and latest else None
@@ -293,7 +295,9 @@ class RetrievalService:
             Reading(
                 "items", "Items that can be retrieved.", of_state(lambda s: len(s.snapshot.lists))
             ),
-            Reading("snapshot_age_seconds", "Since the pointer was last moved.", since_pointer),
+            Reading(
+                "snapshot_age_seconds", "Since the pointer was last moved.", self._since_pointer
+            ),
             Reading("snapshot_load_seconds", "Last load.", lambda: follower.load_seconds),
             Reading("snapshot_swaps", "Snapshots swapped in.", lambda: follower.swaps, True),
             Reading("snapshot_failures", "Snapshots refused.", lambda: follower.failures, True),

@@ -7,13 +7,14 @@ killed leaves its last word, and `sparc status` works whether or not anything ru
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from deploy import moment
+from deploy.moment import Moment
 from model.manifest import write_atomically
 
 PARTS = ("replay", "stream", "train", "index", "register", "serve")
@@ -22,11 +23,16 @@ FRESH_SECONDS = 10.0
 
 
 def reporter(data_dir: Path, part: str) -> Callable[[dict[str, Any]], None]:
-    """The callback that a part reports through; adds `part`, `pid` and `updated_at` (seconds)."""
+    """The callback that a part reports through; adds `part`, `pid`, and when it was.
+
+    `updated_at` (seconds since 1970) is for people, `clock` is what ages are measured by.
+    """
     path = data_dir / "status" / f"{part}.json"
 
     def report(facts: dict[str, Any]) -> None:
-        body = {**facts, "part": part, "pid": os.getpid(), "updated_at": time.time()}
+        at = moment.now()
+        said = {"part": part, "pid": os.getpid(), "updated_at": at.wall, "clock": at.to_json()}
+        body = {**facts, **said}
         write_atomically(path, orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), sync=False)
 
     return report
@@ -46,6 +52,24 @@ def read_statuses(data_dir: Path) -> dict[str, dict[str, Any]]:
     return {part: read_status(data_dir, part) for part in PARTS}
 
 
-def is_alive(status: dict[str, Any], now: float) -> bool:
-    """Whether a part reported within `FRESH_SECONDS` before `now` (seconds)."""
-    return now - float(status.get("updated_at", 0.0)) < FRESH_SECONDS
+def reported_at(status: Mapping[str, Any]) -> Moment | None:
+    """When a part reported last; None where it never did."""
+    try:
+        return Moment.from_json(status["clock"])
+    except (KeyError, ValueError):
+        return None
+
+
+def age_seconds(status: Mapping[str, Any], now: Moment) -> float | None:
+    """How long ago a part reported last; None where it never did."""
+    at = reported_at(status)
+    return None if at is None else now.since(at)
+
+
+def is_alive(status: Mapping[str, Any], now: Moment) -> bool:
+    """Whether a part reported within `FRESH_SECONDS` before `now`.
+
+    A report from the future is a sign of life only as far as the clocks of two machines differ.
+    """
+    age = age_seconds(status, now)
+    return age is not None and abs(age) < FRESH_SECONDS

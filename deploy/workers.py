@@ -9,7 +9,6 @@ of the others, and adds them to its own.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deploy import moment
+from deploy.moment import Moment
 from model.manifest import write_atomically
 
 OWN = ("/v1/retrieve", "/v1/retrieve/batch", "/v1/explain", "/v1/popular", "/ready")
@@ -49,7 +50,7 @@ def note(data_dir: Path, number: int, port: int, answered: int) -> None:
     """Tell the other workers that this one lives, and where."""
     folder = data_dir / "service" / "workers"
     folder.mkdir(parents=True, exist_ok=True)
-    body = {"port": port, "answered": answered, "at": time.time()}
+    body = {"port": port, "answered": answered, "at": moment.now().to_json()}
     write_atomically(folder / f"{number}.json", orjson.dumps(body), sync=False)
 
 
@@ -59,7 +60,7 @@ def noted(data_dir: Path) -> dict[int, dict[str, Any]]:
     for path in (data_dir / "service" / "workers").glob("*.json"):
         try:
             body: dict[str, Any] = orjson.loads(path.read_bytes())
-            if time.time() - float(body["at"]) < STALE_SECONDS:
+            if abs(moment.now().since(Moment.from_json(body["at"]))) < STALE_SECONDS:
                 found[int(path.stem)] = {"port": int(body["port"]), "answered": body["answered"]}
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it was just replaced, or is somebody else's

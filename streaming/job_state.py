@@ -7,6 +7,7 @@ credentials that pyarrow finds (environment, instance role).
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SAVEPOINTS = "savepoints"
 JOB_ID = re.compile("[0-9a-f]{32}")
+METADATA_HEAD = struct.Struct(">iiq")
+METADATA_MAGIC = 0x4960672D
 
 
 def savepoints(checkpoints: str) -> str:
@@ -58,20 +61,42 @@ def _files(uri: str, *, recursive: bool) -> tuple[FileSystem, str, list[FileInfo
 def newest_state(checkpoints: str) -> str:
     """The URI of the newest complete checkpoint or savepoint; empty where there is none.
 
-    A checkpoint is complete once its `_metadata` is there.
+    A checkpoint is complete once its `_metadata` is there. The newest is the one with the highest
+    number, which goes on from submission to submission and is written in every checkpoint and
+    savepoint; of equal numbers, and where there is none, the time of the file decides. Time alone
+    does not: a clock that was put back would bring an older state to life, and all that the job has
+    committed since then would be written once more.
 
     Raises:
         StreamingError: if the directory cannot be looked into.
     """
-    _, root, found = _files(checkpoints, recursive=True)
+    system, root, found = _files(checkpoints, recursive=True)
     complete = [f for f in found if f.base_name == "_metadata" and f.size]
-    newest = max(complete, key=lambda f: f.mtime_ns or 0, default=None)
+    newest = max(complete, key=lambda f: (_number(system, f), f.mtime_ns or 0), default=None)
     if newest is None:
         return ""
     if checkpoints.startswith("file:"):
         return Path(newest.path).parent.resolve().as_uri()
     inside = newest.path.removeprefix(root.rstrip("/")).removesuffix("/_metadata")
     return checkpoints.rstrip("/") + inside
+
+
+def _number(system: FileSystem, metadata: FileInfo) -> int:
+    """The number of a checkpoint or savepoint, by the head of its metadata (Flink's version 2 on).
+
+    Raises:
+        StreamingError: if the file cannot be read.
+    """
+    try:
+        with system.open_input_stream(metadata.path) as file:
+            head = file.read(METADATA_HEAD.size)
+    except OSError as error:
+        raise StreamingError(f"cannot read {metadata.path}: {error}") from error
+    if len(head) == METADATA_HEAD.size:
+        magic, version, number = METADATA_HEAD.unpack(head)
+        if magic == METADATA_MAGIC and version >= 2:
+            return int(number)
+    return -1
 
 
 def remove_other_states(checkpoints: str, job: str) -> list[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import bisect
 import math
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
+from deploy import moment
 from deploy.curves import Curve
-from deploy.status import is_alive, read_statuses
+from deploy.moment import Moment
+from deploy.status import age_seconds, is_alive, read_statuses, reported_at
 from model.manifest import write_atomically
 
 if TYPE_CHECKING:
@@ -57,13 +58,13 @@ class Flow:
     def __init__(
         self,
         service: RetrievalService,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], Moment] = moment.now,
     ) -> None:
         self._service = service
         self._clock = clock
         self._path = service.data_dir / "service" / "curves.json"
-        self._saved_at = clock()
-        self._before: dict[str, tuple[float, float]] = {}
+        self._saved_at = clock().seconds
+        self._before: dict[str, tuple[float, Moment]] = {}
         self.rates: dict[str, float | None] = {}
         self.recent: list[dict[str, Any]] = []
         self.quality = Curve(("event_time_ms", "window_recall", "recall", "window_ndcg"))
@@ -77,31 +78,32 @@ class Flow:
         counts["stream"] = self._service.sequences.stored_records
         counts["serve"] = self._service.answered_by_all()
         for part, count in counts.items():
-            at = now if part in ("stream", "serve") else float(statuses[part].get("updated_at", 0))
-            self.rates[part] = self._rate(part, count, at)
+            said = now if part in ("stream", "serve") else reported_at(statuses[part])
+            if said is not None:
+                self.rates[part] = self._rate(part, count, said)
         lags = {part: _finite(statuses[part].get(key)) for part, key in LAGS.items()}
         point = {
-            "at_ms": int(now * 1000),
+            "at_ms": int(now.wall * 1000),
             "rates": dict(self.rates),
             "lags": lags,
             "snapshot_age_seconds": self._age(),
         }
         self.recent = [*self.recent, point][-RECENT:]
         self._sample_quality(statuses["train"])
-        if now - self._saved_at > SAVE_SECONDS:
-            self._saved_at = now
+        if now.seconds - self._saved_at > SAVE_SECONDS:
+            self._saved_at = now.seconds
             self.save()
 
-    def _rate(self, part: str, count: object, at: float) -> float | None:
+    def _rate(self, part: str, count: object, at: Moment) -> float | None:
         if not isinstance(count, (int, float)):
             return None
         before = self._before.get(part)
-        if before is not None and at <= before[1]:  # no new report since
-            return self.rates.get(part) if self._clock() - at < 10 else 0.0
+        if before is not None and at == before[1]:  # no new report since
+            return self.rates.get(part) if self._clock().since(at) < 10 else 0.0
         self._before[part] = (float(count), at)
-        if before is None or count < before[0]:
+        if before is None or count < before[0] or (seconds := at.since(before[1])) <= 0:
             return None
-        return (float(count) - before[0]) / (at - before[1])
+        return (float(count) - before[0]) / seconds
 
     def _sample_quality(self, train: Mapping[str, Any]) -> None:
         metrics, at = train.get("prequential") or {}, train.get("event_time")
@@ -117,7 +119,7 @@ class Flow:
 
     def _age(self) -> float | None:
         pointer = self._service.follower.pointer
-        return self._clock() - pointer.published_at / 1000 if pointer else None
+        return max(0.0, self._clock().wall - pointer.published_at / 1000) if pointer else None
 
     def view(self) -> dict[str, Any]:
         """The page's first section, as plain JSON values."""
@@ -127,7 +129,7 @@ class Flow:
         learnt, newest = health.trained_until_ms, health.latest_event_ms
         register = statuses["register"]
         return {
-            "now_ms": int(now * 1000),
+            "now_ms": int(now.wall * 1000),
             "parts": [self._part(part, statuses[part], now) for part in TITLES],
             "freshness": {
                 "snapshot_age_seconds": self._age(),
@@ -174,16 +176,16 @@ class Flow:
         at = bisect.bisect_right([float(point[0] or 0) for point in points], event_time_ms)
         return points[max(0, at - 1)][1]
 
-    def _part(self, part: str, status: Mapping[str, Any], now: float) -> dict[str, Any]:
+    def _part(self, part: str, status: Mapping[str, Any], now: Moment) -> dict[str, Any]:
         done = part == "replay" and bool(status.get("done"))
-        alive = is_alive(dict(status), now) if status else False
+        alive, age = is_alive(status, now), age_seconds(status, now)
         state = "done" if done else "live" if alive else "silent" if status else "absent"
         return {
             "name": part,
             "title": TITLES[part],
             "state": state,
             "doing": str(status.get("state") or status.get("job_state") or ""),
-            "age_seconds": round(now - status["updated_at"], 1) if status else None,
+            "age_seconds": None if age is None else round(age, 1),
             "rate": self.rates.get(part),
             "lag": _finite(status.get(LAGS[part])) if part in LAGS else None,
             "figures": [

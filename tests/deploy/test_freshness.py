@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from deploy import freshness as room
 from deploy.freshness import Freshness, quantiles
+from deploy.moment import Moment
 from streaming.events import Item, UserSequence
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, clicks
 from tests.deploy.test_service import Running, know
@@ -20,8 +21,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self) -> float:
-        return self.now
+    def __call__(self) -> Moment:
+        return Moment("here", self.now - 900, self.now)
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_the_service_measures_what_its_own_parts_do_and_exports_it(shelf: Shelf)
     running = Running(shelf)
     try:
         running.serve(1)
-        now = running._service.clock()
+        now = running._service.clock().wall
         for one in clicks():
             if one.user_id == 3:
                 running._service.freshness.clicked(one.event_id, now - 1)

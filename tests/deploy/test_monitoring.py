@@ -13,6 +13,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy import moment
 from deploy.part_metrics import PartMetrics
 from deploy.status import PARTS, reporter
 from tests.deploy.test_service_limits import Serving
@@ -60,20 +61,17 @@ def test_every_metric_has_the_prefix_and_help(shelf) -> None:
 
 
 def test_parts_are_up_while_they_report(tmp_path: Path) -> None:
-    now = [0.0]
     reporter(tmp_path, "train")({"lag": 7, "prequential": {"window_recall_at_50": 0.5}})
     reporter(tmp_path, "replay")({"done": True})
     registry = CollectorRegistry()
-    import time
-
-    now[0] = time.time() + 1
+    now = [moment.now()]
     registry.register(PartMetrics(tmp_path, lambda: now[0]))
     text = generate_latest(registry).decode()
     assert 'sparc_part_up{part="train"} 1.0' in text
     assert 'sparc_part_up{part="serve"} 0.0' in text
     assert "sparc_train_lag_records 7.0" in text
     assert "sparc_train_window_recall_at_50_ratio 0.5" in text
-    now[0] += 3600
+    now[0] = now[0]._replace(seconds=now[0].seconds + 3600)
     text = generate_latest(registry).decode()
     assert 'sparc_part_up{part="train"} 0.0' in text
     assert 'sparc_part_up{part="replay"} 1.0' in text  # a log that ended is no failure

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from deploy import moment
 from deploy.progress import describe
 from deploy.status import is_alive, read_status, read_statuses, reporter
 
@@ -11,8 +14,10 @@ def test_a_report_is_read_back_with_its_author_and_time(tmp_path: Path) -> None:
     status = read_status(tmp_path, "train")
     assert status["trained_events"] == 12_345
     assert status["pid"] > 0
-    assert is_alive(status, status["updated_at"] + 1)
-    assert not is_alive(status, status["updated_at"] + 60)
+    now = moment.now()
+    assert status["updated_at"] == pytest.approx(now.wall, abs=5)
+    assert is_alive(status, now)
+    assert not is_alive(status, now._replace(seconds=now.seconds + 60))
     assert describe(status, "train") == "trained 12,345 · recall@50 0.2500"
 
 
@@ -21,4 +26,4 @@ def test_parts_that_never_spoke_or_spoke_garbage_are_silent(tmp_path: Path) -> N
     (tmp_path / "status" / "serve.json").write_text("[1", encoding="utf-8")
     statuses = read_statuses(tmp_path)
     assert statuses["serve"] == {} == statuses["replay"]
-    assert not is_alive(statuses["serve"], 0.0 + 1e9)
+    assert not is_alive(statuses["serve"], moment.now())

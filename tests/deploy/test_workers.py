@@ -183,6 +183,6 @@ def test_a_worker_that_is_silent_is_forgotten(tmp_path: Path, monkeypatch: Any) 
     note(tmp_path, 2, 4711, 3)
     assert noted(tmp_path) == {2: {"port": 4711, "answered": 3}}
     (tmp_path / "service" / "workers" / "3.json").write_text("{")
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 11)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 11)
     assert noted(tmp_path) == {}

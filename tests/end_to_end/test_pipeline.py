@@ -57,6 +57,15 @@ class Run:
         output, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode, output
 
+    def stop(self) -> None:
+        """End what is left of it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(120)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
     def summary(self) -> dict[str, Any]:
         code, output = self.end()
         assert code == 0, output[-4000:]
@@ -83,12 +92,7 @@ class Run:
 def run(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     started = Run(tmp_path_factory.mktemp("pipeline") / "state")
     yield started
-    if started.process is not None and started.process.poll() is None:
-        started.process.send_signal(signal.SIGTERM)
-        try:
-            started.process.wait(120)
-        except subprocess.TimeoutExpired:
-            started.process.kill()
+    started.stop()
 
 
 def eventually(what: Callable[[], Any], run: Run, seconds: float = 240.0) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 
 import pytest
@@ -85,10 +86,10 @@ def keeper(cluster, around):
     return keeper
 
 
-def state(folder, age=0.0):
+def state(folder, age=0.0, number=None):
     folder.mkdir(parents=True)
     path = folder / "_metadata"
-    path.write_bytes(b"x")
+    path.write_bytes(b"x" if number is None else struct.pack(">iiq", 0x4960672D, 4, number))
     os.utime(path, (1000 - age, 1000 - age))
     return folder
 
@@ -110,6 +111,22 @@ def test_a_forgotten_job_goes_on_from_its_newest_state(keeper, cluster, tmp_path
     state(tmp_path / A / "chk-9", age=5)
     newest = state(tmp_path / A / "chk-10")
     (tmp_path / A / "chk-11").mkdir()  # begun, not complete
+    cluster.running.clear()
+    keeper.step()
+    assert keeper.submitted == ["", newest.resolve().as_uri()]
+
+
+@pytest.mark.parametrize("taken", ["chk-10", "savepoint"])
+def test_the_newest_state_is_the_one_of_the_highest_number_although_the_clock_was_put_back(
+    keeper, cluster, tmp_path, taken
+):
+    keeper.step()
+    state(tmp_path / A / "chk-9", number=9)
+    state(tmp_path / B / "chk-8", age=-5, number=8)
+    folder = tmp_path / A / "chk-10"
+    if taken == "savepoint":
+        folder = tmp_path / "savepoints" / "savepoint-1a2b3c-4d5e6f"
+    newest = state(folder, age=500, number=10)
     cluster.running.clear()
     keeper.step()
     assert keeper.submitted == ["", newest.resolve().as_uri()]
