@@ -40,6 +40,7 @@ REPORTED: tuple[Reported, ...] = (
     Reported("train", "micro_batches", "sparc_train_micro_batches", "Micro-batches.", True),
     Reported("train", "lag", "sparc_train_lag_records", "Sequences not yet learnt."),
     Reported("train", "poison", "sparc_train_poison", "Sequences refused.", True),
+    Reported("train", "quarantined", "sparc_train_quarantined", "Sequences set aside.", True),
     Reported("train", "handovers", "sparc_train_handovers", "Handovers published.", True),
     Reported(
         "train", "recall_at_50", "sparc_train_recall_at_50_ratio", "Prequential, since the start."

@@ -242,6 +242,7 @@ class Pipeline:
             "sequences": accounts.sequences,
             "lost": accounts.lost,
             "trained_events": train.get("trained_events", 0),
+            "quarantined": train.get("quarantined", 0),
             "micro_batches": train.get("micro_batches", 0),
             "snapshots_published": index.get("snapshots_published", 0),
             "registered_versions": register.get("registered_versions", 0),
@@ -264,7 +265,9 @@ def incomplete(summary: dict[str, Any]) -> str:
     checks = {
         "lost is not 0": summary["lost"] != 0,
         "clicks_produced is not events_read": summary["clicks_produced"] != summary["events_read"],
-        "trained_events is not sequences": summary["trained_events"] != summary["sequences"],
+        "trained_events and quarantined are not sequences": summary["trained_events"]
+        + summary.get("quarantined", 0)
+        != summary["sequences"],
         "indexed_items is not catalogue_items": summary["indexed_items"]
         != summary["catalogue_items"],
         "no snapshot was published": not summary["snapshots_published"],

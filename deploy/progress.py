@@ -29,6 +29,7 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("lag", "lag"),
         ("events_per_second", "per second"),
         ("recall_at_50", "recall@50"),
+        ("quarantined", "set aside"),
     ),
     "index": (
         ("version", "version"),
@@ -41,12 +42,16 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+WHEN_ANY = frozenset({"quarantined"})
+"""Not shown while it is 0."""
+
+
 def describe(status: Mapping[str, Any], part: str) -> str:
     """One part's counters in words, `trained 12,345 · lag 0`; empty before its first report."""
     shown = [
         f"{word} {_number(status[key])}"
         for key, word in SHOWN.get(part, ())
-        if status.get(key) is not None
+        if status.get(key) is not None and (status[key] or key not in WHEN_ANY)
     ]
     return " · ".join(shown)
 

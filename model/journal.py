@@ -3,7 +3,8 @@
 What is trained together depends on what had arrived, and when a handover is due depends on a
 clock. So each such decision is an entry, numbered from 1 without gaps, written and synced before
 it is carried out: a `Plan` of a micro-batch, or a `Publication`. Weights, metrics and handover
-numbers are a function of the entries; a checkpoint is the state after one of them.
+numbers are a function of the entries; a checkpoint is the state after one of them. A plan that
+cannot be learnt is replaced by a `Quarantine` of it, under the same number.
 """
 
 from __future__ import annotations
@@ -29,10 +30,20 @@ class Publication:
     reason: str
 
 
-Entry = Plan | Publication
+@dataclass(frozen=True)
+class Quarantine:
+    """A micro-batch that could not be learnt, for `reason`: it takes the place of its `plan`."""
+
+    plan: Plan
+    reason: str
+
+
+Entry = Plan | Publication | Quarantine
 
 
 def _encode(entry: Entry) -> bytes:
+    if isinstance(entry, Quarantine):
+        return orjson.dumps({"plan": entry.plan.to_json(), "quarantine": entry.reason})
     if isinstance(entry, Plan):
         return orjson.dumps({"plan": entry.to_json()})
     return orjson.dumps({"publication": {"sequence": entry.sequence, "reason": entry.reason}})
@@ -41,7 +52,8 @@ def _encode(entry: Entry) -> bytes:
 def _decode(value: bytes) -> Entry:
     body: dict[str, Any] = orjson.loads(value)
     if "plan" in body:
-        return Plan.from_json(body["plan"])
+        plan = Plan.from_json(body["plan"])
+        return Quarantine(plan, str(body["quarantine"])) if "quarantine" in body else plan
     return Publication(int(body["publication"]["sequence"]), str(body["publication"]["reason"]))
 
 
@@ -49,7 +61,7 @@ class Journal(Protocol):
     """Numbered entries; `append` returns only when the entry would survive a crash."""
 
     def append(self, number: int, entry: Entry) -> None:
-        """Add entry `number`, the one after the last."""
+        """Add entry `number`, the one after the last, or replace the last one."""
 
     def entries(self, after: int) -> Iterator[tuple[int, Entry]]:
         """The entries with a greater number, in order."""

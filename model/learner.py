@@ -18,6 +18,7 @@ Shapes: B examples, S candidates, G clocks, N items, C codes, D dimension.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ from model.cooccurrence import Cooccurrence
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories, scatter_right
 from model.item_tower import ItemInputs, initial_ids, initial_words
 from model.key_places import KeyPlaces
+from model.micro_batch import NotFiniteError
 from model.popularity import Popularity, log_counts
 from model.replay_buffer import Examples, ReplayBuffer, concatenate
 from model.retrieval_model import RetrievalModel, model_facts
@@ -43,7 +45,7 @@ EMBED_CHUNK = 65_536
 
 
 class LearnerError(ValueError):
-    """The learner cannot go on: a loss that is not finite, or a state that does not fit."""
+    """The learner cannot go on: nothing to rehearse, or a state that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Learner:
             hurried: without replay, and against few candidates: twice as quick.
 
         Raises:
-            LearnerError: if the loss is not finite; the state is then useless.
+            NotFiniteError: if a loss, a gradient or a weight is not; the state is then useless.
         """
         if not batch:
             return {}
@@ -187,7 +189,8 @@ class Learner:
         """Learn about so many replayed examples and no new ones; for further epochs of a warm-up.
 
         Raises:
-            LearnerError: if nothing has been learnt yet, or the loss is not finite.
+            LearnerError: if nothing has been learnt yet.
+            NotFiniteError: as `learn`.
         """
         replayed = self._draw_replay(examples, 1.0)
         if replayed is None:
@@ -243,11 +246,8 @@ class Learner:
             outcome = self._sparc(batch, self._generator)
         loss = outcome.losses["loss"]
         if not bool(torch.isfinite(loss)):
-            raise LearnerError(
-                "the loss is not finite: "
-                + ", ".join(f"{n} {float(v):.4g}" for n, v in outcome.losses.items())
-                + "; lower learner.learning_rate or go back to an earlier checkpoint"
-            )
+            values = ", ".join(f"{n} {float(v.detach()):.4g}" for n, v in outcome.losses.items())
+            raise NotFiniteError(f"the loss is not finite ({values})")
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         scale = self._clip()
@@ -257,6 +257,7 @@ class Learner:
         self._counters["revived"] += self._sparc.quantizer.update(
             outcome.z_SD, outcome.codes_SQ, self._generator
         )
+        self._check()
         self._codes_N[batch.item_rows_S.cpu().numpy()] = outcome.codes_SQ[:, 0].cpu().numpy()
         return {name: float(value.detach()) for name, value in outcome.losses.items()}
 
@@ -266,10 +267,23 @@ class Learner:
         squares = [g.square().sum() for g in dense]
         squares += [g.square().sum() for g in self._ids.gradients() + self._words.gradients()]
         norm = float(torch.stack(squares).sum().sqrt())
+        if not math.isfinite(norm):
+            raise NotFiniteError(f"the gradient is not finite (its norm is {norm})")
         scale = min(1.0, self.config.clip / max(norm, 1e-12))
         if scale < 1:
             torch._foreach_mul_(dense, scale)
         return scale
+
+    def _check(self) -> None:
+        """Refuse dense weights and a codebook that a step has broken.
+
+        Rows of the tables need no look: their steps are bounded as the gradient is.
+        """
+        whole = [*self._sparc.parameters(), *self._sparc.buffers()]
+        floating = [t.detach() for t in whole if t.is_floating_point()]
+        norms = torch.stack(torch._foreach_norm(floating))
+        if not bool(torch.isfinite(norms).all()):
+            raise NotFiniteError("a weight or a codeword is not finite after the step")
 
     def _batch(
         self, examples: Examples, clock_B: np.ndarray, clocks_G: np.ndarray, most: int

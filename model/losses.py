@@ -78,7 +78,9 @@ def quantization(
     """RQ-VAE: reconstruction of z, relative to its variance, and commitment to the codewords.
 
     The codebook's own term, ||sg(x) - q||^2, is minimised in closed form by the moving averages.
+    One item alone has no variance; its own square stands for it.
     """
-    scale = z_SD.detach().var(0).mean().clamp(min=1e-6)
+    spread_D = z_SD.detach().var(0) if len(z_SD) > 1 else z_SD.detach().square()
+    scale = spread_D.mean().clamp(min=1e-6)
     reconstruction = (reconstruction_SD - z_SD.detach()).square().mean() / scale
     return reconstruction + commitment * (input_SD - sum_SD.detach()).square().mean()

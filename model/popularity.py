@@ -19,6 +19,8 @@ from torch import Tensor
 DAY_MS = 86_400_000
 _SECONDS = 34
 """Bits of a log key that hold the time in seconds; the row is above them."""
+_LAST = (1 << _SECONDS) - 1
+"""The second (in the year 2514) that stands for all later ones: a later one would be a row."""
 
 
 class Popularity:
@@ -66,7 +68,7 @@ class Popularity:
             self._total *= np.exp2((self._total_time - newest) * self._rate_H[-1])
             self._total += np.exp2((time - newest) * self._rate_H[-1])
             self._total_time = newest
-            keys[e] = (row << _SECONDS) + last // 1000
+            keys[e] = (row << _SECONDS) + min(last // 1000, _LAST)
             logged[e] = self._counts_NH[row]
         order = np.argsort(keys, kind="stable")
         places = np.searchsorted(self._keys_E, keys[order], side="right")
@@ -76,7 +78,7 @@ class Popularity:
             self._trim(self._log_size * 3 // 4)
 
     def _trim(self, keep: int) -> None:
-        seconds_E = self._keys_E & ((1 << _SECONDS) - 1)
+        seconds_E = self._keys_E & _LAST
         newest = np.sort(np.argsort(seconds_E, kind="stable")[len(seconds_E) - keep :])
         self._keys_E, self._logged_EH = self._keys_E[newest], self._logged_EH[newest]
 
@@ -98,7 +100,7 @@ class Popularity:
 
     def before(self, times_G: np.ndarray, rows_S: np.ndarray) -> np.ndarray:
         """Counts of rows from events strictly before each clock (to the second): (G, S, H) f32."""
-        seconds_G1 = times_G[:, None] // 1000
+        seconds_G1 = np.minimum(times_G[:, None] // 1000, _LAST)
         keys_GS = (rows_S[None, :] << _SECONDS) + seconds_G1
         if len(self._keys_E) == 0:
             return np.zeros((*keys_GS.shape, len(self._rate_H)), dtype=np.float32)

@@ -20,7 +20,11 @@ class Progress:
         trained_events: sequences trained, each once.
         repeated: sequences dropped because their user's position had been trained before.
         poison: records skipped because they broke their schema.
-        micro_batches: plans that held sequences.
+        micro_batches: plans that held sequences, whether they were learnt or set aside.
+        quarantined: sequences that were set aside, as their micro-batch could not be learnt.
+        quarantined_batches, quarantined_in_a_row: such micro-batches, and how many of them are the
+            last ones.
+        last_quarantine: what is known of the last one; see `model.quarantine`.
         items_listed: `items` records listed (an item announced again counts again).
         unlisted_targets: events on items that no record had announced: the model knows those by
             their id alone.
@@ -40,6 +44,10 @@ class Progress:
     micro_batches: int = 0
     items_listed: int = 0
     unlisted_targets: int = 0
+    quarantined: int = 0
+    quarantined_batches: int = 0
+    quarantined_in_a_row: int = 0
+    last_quarantine: dict[str, Any] | None = None
     event_time_range: list[int] = field(default_factory=list)
     published_events: int = 0
     published_event_time: int | None = None
@@ -73,14 +81,28 @@ class Progress:
 
     def count(self, batch: MicroBatch, event_times: list[int]) -> None:
         """Count a finished micro-batch of which the events at `event_times` were trained."""
+        self._pass(batch)
+        self.trained_events += len(event_times)
+        self.repeated += len(batch.sequences) - len(event_times)
+        if event_times:
+            self.quarantined_in_a_row = 0
+            times = self.event_time_range + event_times
+            self.event_time_range = [min(times), max(times)]
+
+    def set_aside(self, batch: MicroBatch, events: int, facts: dict[str, Any]) -> None:
+        """Count a micro-batch of which `events` would have been trained, but could not be."""
+        self._pass(batch)
+        self.repeated += len(batch.sequences) - events
+        self.quarantined += events
+        self.quarantined_batches += 1
+        self.quarantined_in_a_row += 1
+        self.last_quarantine = facts
+
+    def _pass(self, batch: MicroBatch) -> None:
+        """Count what a micro-batch holds, and go on behind it."""
         for stream, ranges in ((SEQUENCES, batch.plan.sequences), (ITEMS, batch.plan.items)):
             self.offsets[stream].update({p: end for p, (_, end) in ranges.items()})
         self.sequences_read += len(batch.sequences)
-        self.trained_events += len(event_times)
-        self.repeated += len(batch.sequences) - len(event_times)
         self.poison += batch.poison
         self.micro_batches += bool(batch.sequences)
         self.items_listed += len(batch.items)
-        if event_times:
-            times = self.event_time_range + event_times
-            self.event_time_range = [min(times), max(times)]

@@ -15,6 +15,12 @@ entries behind it are carried out again, from the same records, in the same orde
 journaled has not happened. On a CPU the weights are then equal bit for bit to those of a run
 without a crash; a handover that is on disk is not written again, one that is missing is.
 
+A micro-batch whose loss, gradient or weights are not finite is set aside in the same way: its plan
+is replaced in the journal by its `Quarantine`, and what follows is a recovery as after a crash, in
+which it is passed over. So the state of before goes on, and a run again ends with the same bits.
+Several in a row are a sign that not the records are to blame but the state: then the trainer
+stops.
+
 Nothing here knows Kafka, a disk or a clock: they come as `Source`, `Journal`, `Checkpoints`,
 `Handovers` and `Clock`.
 """
@@ -33,11 +39,12 @@ from model import publication
 from model.checkpoint import Checkpoints
 from model.clock import Clock, SystemClock
 from model.handover import Handovers
-from model.journal import Entry, Journal, Publication
-from model.micro_batch import Backlog, MicroBatch, TrainerError, assemble
+from model.journal import Entry, Journal, Publication, Quarantine
+from model.micro_batch import Backlog, MicroBatch, NotFiniteError, Plan, TrainerError, assemble
 from model.prequential import Answerer
 from model.progress import Progress
 from model.publication import Schedule
+from model.quarantine import Quarantined
 from model.source import Source, SourceUnavailable
 from model.training_state import LearnerFactory, TrainingState
 from model.training_status import Status
@@ -69,6 +76,8 @@ class Config:
         keep_handovers: how many to keep; at least as many as checkpoints, which refer to them.
         window_queries: length of the sliding window of the prequential metrics.
         source_timeout_seconds: how long the source may be away before the trainer gives up.
+        quarantine_in_a_row: so many micro-batches that cannot be learnt are set aside one after the
+            other; at the next one the trainer stops.
         threads: CPU threads of torch; another number gives other rounding, so a run is only
             repeatable with the same one.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -85,6 +94,7 @@ class Config:
     keep_handovers: int = 3
     window_queries: int = 10_000
     source_timeout_seconds: float = 300.0
+    quarantine_in_a_row: int = 3
     threads: int = 1
     device: str = "auto"
 
@@ -98,13 +108,24 @@ class Config:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}, it must be at least 1")
-        if self.hurry_from < 0:
-            raise ValueError(f"trainer.hurry_from is {self.hurry_from}, it must not be negative")
+        for name in ("hurry_from", "quarantine_in_a_row"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"trainer.{name} is {getattr(self, name)}, it must not be negative"
+                )
         if self.keep_handovers < self.keep_checkpoints:
             raise ValueError(
                 f"trainer.keep_handovers is {self.keep_handovers}, below keep_checkpoints "
                 f"({self.keep_checkpoints}): each checkpoint refers to a handover"
             )
+
+
+class _NotLearnt(Exception):
+    """The micro-batch of a journal entry could not be learnt; the state is useless."""
+
+    def __init__(self, number: int, plan: Plan, reason: str) -> None:
+        super().__init__(reason)
+        self.entry = number, Quarantine(plan, reason)
 
 
 POLL_SECONDS = 0.1
@@ -124,7 +145,9 @@ class Trainer:
         answerer_factory: AnswererFactory | None,
         config: Config,
         clock: Clock | None = None,
+        quarantined: Quarantined | None = None,
     ) -> None:
+        self._quarantined = quarantined
         self._learner_factory = learner_factory
         self._source = source
         self._journal = journal
@@ -143,12 +166,18 @@ class Trainer:
 
         Raises:
             TrainerError: when it cannot go on: source away for too long, offsets gone, disk
-                full, checkpoints damaged, weights not finite.
+                full, checkpoints damaged, one micro-batch after the other that cannot be learnt.
         """
         self._report = report
-        self._recover(stop)
-        if not stop.is_set():
-            self._follow(stop)
+        while True:
+            try:
+                self._recover(stop)
+                if not stop.is_set():
+                    self._follow(stop)
+                break
+            except _NotLearnt as broken:
+                self._set_aside(*broken.entry)
+                del self._state  # there may be no room for two
         self._checkpoint()
         self._tell("stopped", at_once=True)
         return self._state.progress
@@ -253,8 +282,42 @@ class Trainer:
     def _carry_out(self, number: int, entry: Entry, batch: MicroBatch | None) -> None:
         if isinstance(entry, Publication):
             self._publish(number, entry)
-        else:
-            self._state.train(number, batch or assemble(entry, *self._source.read(entry)))
+            return
+        if isinstance(entry, Quarantine):
+            batch = assemble(entry.plan, *self._source.read(entry.plan))
+            facts = self._state.set_aside(number, batch, entry.reason)
+            if self._quarantined is not None:
+                self._quarantined.keep(facts)
+            return
+        batch = batch or assemble(entry, *self._source.read(entry))
+        try:
+            self._state.train(number, batch)
+        except NotFiniteError as error:
+            raise _NotLearnt(number, entry, str(error)) from error
+
+    def _set_aside(self, number: int, entry: Quarantine) -> None:
+        """Journal that the last plan is to be passed over; a recovery has to follow.
+
+        Raises:
+            TrainerError: if too many before it were passed over.
+        """
+        where = ", ".join(f"{p}: {a}-{b}" for p, (a, b) in sorted(entry.plan.sequences.items()))
+        before = self._state.progress.quarantined_in_a_row
+        if before >= self._config.quarantine_in_a_row:
+            raise TrainerError(
+                f"{before} micro-batches in a row were set aside, and the next one, the sequences "
+                f"at offsets {where}, cannot be learnt either: {entry.reason}. If they are sound, "
+                "the state is not: lower learner.learning_rate and start again, or begin anew with "
+                "--fresh. If they are not, raise trainer.quarantine_in_a_row"
+            )
+        log.error(
+            "micro-batch set aside: it cannot be learnt",
+            entry=number,
+            offsets=where,
+            events=entry.plan.events,
+            reason=entry.reason,
+        )
+        self._journal.append(number, entry)
 
     def _publish(self, number: int, entry: Publication) -> None:
         tensors = self._state.publish(number, entry.sequence, entry.reason)

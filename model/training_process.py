@@ -2,6 +2,7 @@
 
 <data>/trainer/journal/       decisions, synced
 <data>/trainer/checkpoints/   states, the last few
+<data>/trainer/quarantine/    micro-batches that could not be learnt
 <data>/handover/              what the indexer reads
 """
 
@@ -21,6 +22,7 @@ from model.handover import HandoverDirectory
 from model.journal import RocksJournal
 from model.learner import Learner
 from model.progress import Progress
+from model.quarantine import QuarantineDirectory
 from model.retrieval_model import RetrievalModel
 from model.sequence_source import SequenceSource
 from model.trainer import AnswererFactory, Config, Report, Trainer
@@ -89,6 +91,7 @@ def run(
             ),
             answerer_factory,
             config,
+            quarantined=QuarantineDirectory(data_dir / "trainer" / "quarantine"),
         )
         return trainer.run(stop, report)
     finally:

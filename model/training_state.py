@@ -17,6 +17,7 @@ from model.histories import History
 from model.micro_batch import MicroBatch, TrainerError
 from model.prequential import DEPTH, Answerer, Prequential
 from model.progress import Progress
+from model.quarantine import quarantine_facts
 from model.trained_positions import TrainedPositions
 from streaming.events import UserSequence
 
@@ -66,15 +67,12 @@ class TrainingState:
         return Saved(self.progress.entry, tensors, arrays, {"learner": meta, "trainer": trainer})
 
     def train(self, number: int, batch: MicroBatch) -> None:
-        """Carry out entry `number`: list the items, answer the sequences, then learn them."""
-        fresh = []
-        for sequence in batch.sequences:
-            if sequence.position > self._positions[sequence.user_id]:
-                self._positions[sequence.user_id] = sequence.position
-                fresh.append(sequence)
-        if batch.items:
-            self.learner.list_items(batch.items)
-            self.prequential.list_items(item.item_id for item in batch.items)
+        """Carry out entry `number`: list the items, answer the sequences, then learn them.
+
+        Raises:
+            NotFiniteError: if they cannot be learnt; this state is then useless.
+        """
+        fresh = self._take(batch)
         unlisted = sum(not self.prequential.knows(s.target) for s in fresh)
         hurried = batch.plan.hurried
         self._answer(fresh[::HURRIED_SHARE] if hurried else fresh)
@@ -84,6 +82,29 @@ class TrainingState:
         self.progress.count(batch, [s.event_time for s in fresh])
         self.progress.unlisted_targets += unlisted
         self.progress.entry = number
+
+    def _take(self, batch: MicroBatch) -> list[UserSequence]:
+        """List the items; returns the sequences that have not been seen before."""
+        fresh = []
+        for sequence in batch.sequences:
+            if sequence.position > self._positions[sequence.user_id]:
+                self._positions[sequence.user_id] = sequence.position
+                fresh.append(sequence)
+        if batch.items:
+            self.learner.list_items(batch.items)
+            self.prequential.list_items(item.item_id for item in batch.items)
+        return fresh
+
+    def set_aside(self, number: int, batch: MicroBatch, reason: str) -> dict[str, Any]:
+        """Carry out entry `number`: list the items, and neither answer nor learn the sequences.
+
+        Returns what is to be known of it.
+        """
+        fresh = self._take(batch)
+        facts = quarantine_facts(number, batch, len(fresh), reason)
+        self.progress.set_aside(batch, len(fresh), facts)
+        self.progress.entry = number
+        return facts
 
     def _answer(self, sequences: list[UserSequence]) -> None:
         queries = [s for s in sequences if s.history_items]

@@ -27,6 +27,7 @@ WHOLE: dict[str, Any] = {
 
 def test_totals_that_add_up_are_complete() -> None:
     assert incomplete(WHOLE) == ""
+    assert incomplete({**WHOLE, "trained_events": 7, "quarantined": 2}) == ""
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ def test_totals_that_add_up_are_complete() -> None:
         ("lost", 1, "lost"),
         ("clicks_produced", 9, "clicks_produced"),
         ("trained_events", 8, "trained_events"),
+        ("quarantined", 1, "quarantined"),
         ("indexed_items", 3, "indexed_items"),
         ("snapshots_published", 0, "snapshot"),
         ("registered_versions", 1, "registered"),

@@ -21,6 +21,11 @@ def test_a_report_is_read_back_with_its_author_and_time(tmp_path: Path) -> None:
     assert describe(status, "train") == "trained 12,345 · recall@50 0.2500"
 
 
+def test_what_was_set_aside_is_shown_where_there_is_any() -> None:
+    assert describe({"trained_events": 9, "quarantined": 0}, "train") == "trained 9"
+    assert describe({"trained_events": 9, "quarantined": 256}, "train").endswith("set aside 256")
+
+
 def test_parts_that_never_spoke_or_spoke_garbage_are_silent(tmp_path: Path) -> None:
     (tmp_path / "status").mkdir()
     (tmp_path / "status" / "serve.json").write_text("[1", encoding="utf-8")

@@ -19,6 +19,7 @@ from model.handover import HandoverDirectory
 from model.journal import RocksJournal
 from model.manifest import Manifest
 from model.progress import Progress
+from model.quarantine import QuarantineDirectory
 from model.source import RecordedSource
 from model.trainer import Config, Trainer
 from tests.model.crash import Steps, Watched
@@ -83,6 +84,7 @@ def train(
             kit.answerer,
             config,
             SteppedClock(),
+            QuarantineDirectory(data / "quarantine"),
         )
         progress = trainer.run(threading.Event(), lambda status: steps.report(status))
     finally:
