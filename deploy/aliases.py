@@ -18,9 +18,11 @@ from typing import Protocol
 
 import structlog
 
-from deploy.registry import Ledger
+from deploy.registry import Ledger, RegistryError
 from deploy.served import Decision, decide, read_served
-from indexer.pointer import read_pointer, snapshot_path
+from indexer.errors import SnapshotError
+from indexer.pointer import read_pointer
+from model.manifest import ManifestError
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +40,8 @@ class AliasHolder(Protocol):
     def set_alias(self, alias: str, mlflow_version: int | None) -> None:
         """Make `alias` name a version, or nothing."""
 
-    def download(self, mlflow_version: int, directory: Path) -> None:
-        """Bring the snapshot of a version back as `directory`."""
+    def download(self, mlflow_version: int, directory: Path, digest: str) -> None:
+        """Bring the snapshot of a version back as `directory`, if its manifest has this digest."""
 
 
 class AliasKeeper:
@@ -135,9 +137,18 @@ class AliasKeeper:
                 )
             self._foreign = actual
             return False
-        directory = self._data_dir / snapshot_path(number)
-        if not directory.is_dir():
-            self._holder.download(actual, directory)
+        try:
+            self._ledger.bring(number, self._holder.download)
+        except (RegistryError, SnapshotError, ManifestError) as error:
+            if actual != self._foreign:
+                log.error(
+                    "champion was moved to a version that is not served; the service stays where "
+                    "it is",
+                    mlflow_version=actual,
+                    reason=str(error),
+                )
+            self._foreign = actual
+            return False
         reason = f"`champion` was moved to version {actual} in the registry"
         before = read_pointer(self._data_dir)
         decision = Decision(number, "pinned", "registry", reason, before.version if before else 0)

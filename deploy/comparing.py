@@ -12,7 +12,6 @@ from rich.table import Table
 from deploy.questions import QuestionError, bearer, console
 from deploy.settings import Settings
 from deploy.switching import resolve
-from indexer.pointer import snapshot_path
 
 SHOWN_METRICS = (
     "recall_at_50",
@@ -56,8 +55,7 @@ def _on_disk(settings: Settings, a: int, b: int, k: int) -> dict[str, Any]:
     from deploy.serving_state import ServingState
 
     states = [
-        ServingState.load(settings.data_dir / snapshot_path(version), settings.search)
-        for version in (a, b)
+        ServingState.of_version(settings.data_dir, version, settings.search) for version in (a, b)
     ]
     return compare(states[0], states[1], [], usual_samples(states[1]), k)
 

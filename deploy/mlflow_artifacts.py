@@ -13,11 +13,15 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from deploy.registry import RegistryError
-from model.manifest import MANIFEST, PARTIAL, ManifestError, verify
+from model.manifest import MANIFEST, PARTIAL, ManifestError, read_manifest, verify
 
 
-def bring_back(client: MlflowClient, model_name: str, mlflow_version: int, directory: Path) -> None:
+def bring_back(
+    client: MlflowClient, model_name: str, mlflow_version: int, directory: Path, digest: str
+) -> None:
     """Download the snapshot of a version as `directory`, which appears whole and verified.
+
+    `digest` is what its manifest had when it was published: the registry's own word does not count.
 
     Raises:
         RegistryError: if the version holds no such snapshot, or an altered one.
@@ -33,14 +37,20 @@ def bring_back(client: MlflowClient, model_name: str, mlflow_version: int, direc
                 tracking_uri=client.tracking_uri,
             )
         )
+        where = f"version {mlflow_version} of {model_name!r} in the registry"
+        if not (got / MANIFEST).is_file():
+            raise RegistryError(f"{where} holds no snapshot")
         try:
+            if (found := read_manifest(got, "snapshot").digest) != digest:
+                raise RegistryError(
+                    f"{where} is not what was published as {directory.name}: its manifest has the "
+                    f"digest {found[:12]}…, published was {digest[:12]}…; it was altered there and "
+                    "is not served: choose another version (`sparc snapshots`), find out who can "
+                    "write to the registry, and delete the altered one"
+                )
             verify(got, "snapshot")
         except ManifestError as error:
-            raise RegistryError(
-                f"version {mlflow_version} of {model_name!r} in the registry: {error}"
-            ) from error
-        if not (got / MANIFEST).is_file():
-            raise RegistryError(f"version {mlflow_version} of {model_name!r} holds no snapshot")
+            raise RegistryError(f"{where}: {error}") from error
         shutil.copytree(got, Path(folder) / "whole")
         (Path(folder) / "whole").rename(directory)
 

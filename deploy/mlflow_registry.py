@@ -173,9 +173,9 @@ class Registry:
             if digest in found:
                 self._client.delete_model_version(self._model_name, version.version)
                 continue
-            found[digest] = RegisteredVersion(
-                int(version.version), int(version.tags[VERSION_TAG]), digest
-            )
+            number = version.tags.get(VERSION_TAG, "")
+            if number.isdecimal():  # else somebody set the tag by hand
+                found[digest] = RegisteredVersion(int(version.version), int(number), digest)
         return found
 
     def find(self, digest: str) -> RegisteredVersion | None:
@@ -344,9 +344,9 @@ class Registry:
                     raise
                 return
 
-    def download(self, mlflow_version: int, directory: Path) -> None:
-        """Bring the snapshot of a version back as `directory`, verified."""
-        bring_back(self._client, self._model_name, mlflow_version, directory)
+    def download(self, mlflow_version: int, directory: Path, digest: str) -> None:
+        """Bring the snapshot of a version back as `directory`, if its manifest has this digest."""
+        bring_back(self._client, self._model_name, mlflow_version, directory, digest)
 
     def retire(self, mlflow_version: int) -> bool:
         """Delete a version with its artifacts, unless an alias names it; whether it is gone."""

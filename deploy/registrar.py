@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +31,9 @@ from deploy.live_metrics import LiveMetrics
 from deploy.registry import Config, Ledger, RegisteredVersion
 from deploy.revision import code_revision
 from deploy.served import decisions
+from indexer.errors import SnapshotError
 from indexer.pointer import SNAPSHOTS, snapshot_path
+from indexer.published import require_published
 from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
 
 if TYPE_CHECKING:  # faiss would come along
@@ -174,9 +177,10 @@ class Registrar:
         directory = self._directory(number)
         try:
             manifest = verify(directory, "snapshot")
-        except ManifestError as error:
+            require_published(self._data_dir, number, manifest.digest)
+        except (ManifestError, SnapshotError) as error:
             self._refused[number] = str(error)
-            log.error("snapshot not registered, it is damaged", version=number, reason=str(error))
+            log.error("snapshot not registered", version=number, reason=str(error))
             return
         parent_number = manifest.facts.get("parent")
         try:
@@ -187,7 +191,8 @@ class Registrar:
             )
         except ManifestError:
             parent = None  # already deleted
-        version = self._catalogue.register(directory, manifest, parent)
+        registered = self._catalogue.register(directory, manifest, parent)
+        version = replace(registered, snapshot_version=number)  # a tag may say anything
         self._ledger.add(version, announcement(version, manifest))
         log.info("snapshot registered", version=number, mlflow_version=version.mlflow_version)
 

@@ -8,14 +8,18 @@ registry itself stays the truth: an entry whose version is gone from it is dropp
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from model.manifest import write_atomically
+from indexer.pointer import snapshot_path
+from indexer.published import published, record, require_published
+from model.manifest import verify, write_atomically
+
+Download = Callable[[int, Path, str], None]
 
 
 class RegistryError(RuntimeError):
@@ -83,6 +87,7 @@ class Ledger:
     """
 
     def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self._path = ledger_path(data_dir)
         self.pipeline = uuid.uuid4().hex
         self.versions: dict[int, RegisteredVersion] = {}
@@ -154,6 +159,31 @@ class Ledger:
         if kept != self.versions:
             self.versions = kept
             self._write()
+
+    def bring(self, number: int, download: Download) -> None:
+        """Have a version on disk as it was published, from the registry where it has left.
+
+        `download` takes MLflow's number, the directory to make and the digest that its manifest
+        must have.
+
+        Raises:
+            RegistryError: if the registry holds another content than was published.
+            SnapshotError: if what is on disk is not what was published.
+            ManifestError: if it is damaged on disk.
+        """
+        directory = self._data_dir / snapshot_path(number)
+        if not directory.is_dir():
+            version, known = self.versions.get(number), published(self._data_dir)
+            if version is None:
+                raise RegistryError(
+                    f"version {number} is neither on disk nor registered; choose one of those that "
+                    "`sparc snapshots` lists"
+                )
+            digest = (known or {}).get(number, version.digest)
+            download(version.mlflow_version, directory, digest)
+            if known is not None and number not in known:  # it is older than the record
+                record(self._data_dir, number, digest)
+        require_published(self._data_dir, number, verify(directory, "snapshot").digest)
 
     def _write(self) -> None:
         body = {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from indexer.answers import Answers
 from indexer.item_table import ItemTable
-from indexer.snapshot import Snapshot, load_snapshot
+from indexer.snapshot import Snapshot, load_snapshot, load_version
 from indexer.soft_search import Config as SearchConfig
 from indexer.soft_search import SoftSearch
 from model.histories import History
@@ -122,6 +122,15 @@ class ServingState:
             SnapshotError: if a file is missing or altered, or the content does not fit together.
         """
         return cls(load_snapshot(directory), search)
+
+    @classmethod
+    def of_version(cls, data_dir: Path, version: int, search: SearchConfig) -> ServingState:
+        """Verify and load a version of a data directory.
+
+        Raises:
+            SnapshotError: as `load`, and if it is not what was published there.
+        """
+        return cls(load_version(data_dir, version), search)
 
     @property
     def version(self) -> int:

@@ -23,8 +23,8 @@ from deploy.judging import Judge
 from deploy.newcomers import Newcomers
 from deploy.served import SERVED, Decision, Served, decide, decisions, read_served
 from deploy.serving_state import Query, ServingState
-from indexer.pointer import POINTER, Pointer, read_pointer, snapshot_path
-from indexer.snapshot import ModelLoader, Snapshot, load_served, load_snapshot, versions
+from indexer.pointer import POINTER, Pointer, read_pointer
+from indexer.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from indexer.soft_search import Config as SearchConfig
 
 log = structlog.get_logger(__name__)
@@ -144,8 +144,7 @@ class SnapshotFollower:
             loaded = self.state.snapshot if self.state else None
             self._serve(lambda: load_served(self._data_dir, self._load_model, loaded))
         elif self.state is None or self.state.version != wanted:
-            path = self._data_dir / snapshot_path(wanted)
-            self._serve(lambda: load_snapshot(path, self._load_model))
+            self._serve(lambda: load_version(self._data_dir, wanted, self._load_model))
         if self._judge is not None and self.state is not None:
             if served is None:
                 first = Decision(wanted, "first", "judge", "the first version served")
@@ -248,9 +247,7 @@ class SnapshotFollower:
         """Serve the newest sound snapshot on disk instead of nothing."""
         for version in reversed(versions(self._data_dir)):
             try:
-                self._take_over(
-                    load_snapshot(self._data_dir / snapshot_path(version), self._load_model)
-                )
+                self._take_over(load_version(self._data_dir, version, self._load_model))
                 return
             except (ValueError, RuntimeError, OSError) as error:
                 log.error("snapshot refused", reason=str(error), version=version)

@@ -14,9 +14,8 @@ from deploy.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from deploy.registry import Ledger, registered_versions
 from deploy.served import Decision, decide, read_served
 from deploy.settings import Settings
-from indexer.pointer import read_pointer, snapshot_path
+from indexer.pointer import read_pointer
 from indexer.snapshot import versions
-from model.manifest import verify
 
 NEWEST = "newest"
 _NUMBER = re.compile(r"(v?)(\d{1,9})")
@@ -65,7 +64,9 @@ def promote(settings: Settings, name: str, *, pin: bool, reason: str = "") -> De
     Raises:
         SwitchError: for an unknown version.
         ManifestError: if it is damaged on disk.
-        RuntimeError: if it is not on disk and the registry does not give it back.
+        SnapshotError: if what is on disk is not what was published.
+        RuntimeError: if it is not on disk and the registry does not give it back, or gives back
+            something else than was published.
     """
     number = resolve(settings.data_dir, name)
     _make_present(settings, number)
@@ -86,8 +87,7 @@ def roll_back(settings: Settings, name: str | None) -> Decision:
 
     Raises:
         SwitchError: if there is none before, or for an unknown version.
-        ManifestError: if it is damaged on disk.
-        RuntimeError: if it is not on disk and the registry does not give it back.
+        ManifestError, SnapshotError, RuntimeError: as `promote`.
     """
     data_dir = settings.data_dir
     if name is None and read_served(data_dir) is None:
@@ -99,13 +99,13 @@ def roll_back(settings: Settings, name: str | None) -> Decision:
 
 
 def _make_present(settings: Settings, number: int) -> None:
-    directory = settings.data_dir / snapshot_path(number)
-    if not directory.is_dir():
+    ledger = Ledger(settings.data_dir)
+
+    def download(mlflow_version: int, directory: Path, digest: str) -> None:
         from mlflow.exceptions import MlflowException
 
         from deploy.mlflow_registry import Registry  # seconds, and only where it is needed
 
-        ledger = Ledger(settings.data_dir)
         registry = settings.registry
         try:
             Registry(
@@ -114,10 +114,11 @@ def _make_present(settings: Settings, number: int) -> None:
                 registry.experiment,
                 ledger.pipeline,
                 settings.search,
-            ).download(ledger.versions[number].mlflow_version, directory)
+            ).download(mlflow_version, directory, digest)
         except (MlflowException, OSError) as error:
             raise RuntimeError(
                 f"version {number} is not on disk any more, and the registry at "
                 f"{settings.tracking_uri} does not give it back: {error}"
             ) from error
-    verify(directory, "snapshot")
+
+    ledger.bring(number, download)

@@ -43,9 +43,17 @@ from indexer.handovers import (
 from indexer.listing import Listing
 from indexer.pointer import read_pointer, write_pointer
 from indexer.publication import write_version
+from indexer.published import published
 from indexer.recovery import last_good, pointer_to, remove_leftovers, without_appended
 from indexer.serving import Serving
-from indexer.snapshot import ModelLoader, Snapshot, load_snapshot, remove_versions, versions
+from indexer.snapshot import (
+    ModelLoader,
+    Snapshot,
+    load_version,
+    note_published,
+    remove_versions,
+    versions,
+)
 from indexer.store import Store
 from model.manifest import ManifestError
 
@@ -146,6 +154,7 @@ class Indexer:
     def recover(self) -> None:
         """Serve the last good version, and finish what a killed process left half done."""
         remove_leftovers(self.data_dir)
+        note_published(self.data_dir)
         committed = self.store.newest("version")
         found = last_good(self.data_dir, committed, self._now_ms, self._load_model)
         if found is not None:
@@ -170,8 +179,9 @@ class Indexer:
             pointer = read_pointer(self.data_dir)
             if pointer is None or pointer.version == self.serving.pointer.version:
                 return
-            path = self.data_dir / pointer.path
-            snapshot = load_snapshot(path, self._load_model, pointer.digest)
+            snapshot = load_version(
+                self.data_dir, pointer.version, self._load_model, pointer.digest
+            )
             self.serving = Serving.of(self.data_dir, snapshot, pointer)
         except SnapshotError as error:
             if str(error) != self._last_unusable:
@@ -362,7 +372,8 @@ class Indexer:
     ) -> Snapshot | None:
         pointed = serving.pointer.version if serving else 0
         base = serving.base if serving else None
-        version = self.store.reserve_version(max([pointed, *versions(self.data_dir)]) + 1)
+        taken = [pointed, *versions(self.data_dir), *(published(self.data_dir) or ())]
+        version = self.store.reserve_version(max(taken) + 1)
         facts = {
             **made.facts(base, self.config.drift_threshold),
             "catalogue_items": self.listing.catalogue_items,

@@ -24,7 +24,7 @@ from indexer.pointer import (
     snapshot_path,
     write_pointer,
 )
-from indexer.snapshot import ModelLoader, Snapshot, load_snapshot, versions
+from indexer.snapshot import ModelLoader, Snapshot, load_version, versions
 from model.manifest import PARTIAL, remove_partial
 
 log = structlog.get_logger(__name__)
@@ -67,9 +67,7 @@ def last_good(
     for version in order:
         digest = pointer.digest if pointer and version == named else None
         try:
-            snapshot = load_snapshot(data_dir / snapshot_path(version), load_model, digest)
-            if snapshot.version != version:
-                raise SnapshotError(f"{snapshot.path}: is version {snapshot.version}")
+            snapshot = load_version(data_dir, version, load_model, digest)
         except SnapshotError as error:
             log.error("snapshot unusable", version=version, reason=str(error))
             continue

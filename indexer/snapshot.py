@@ -26,8 +26,25 @@ from numpy.typing import NDArray
 from indexer.errors import IndexerError, SnapshotError
 from indexer.item_table import ItemTable, read_items, read_vectors, write_items
 from indexer.lists import CodeLists, file_name, link
-from indexer.pointer import APPENDED, SNAPSHOTS, Appended, Pointer, appended_path, read_pointer
-from model.manifest import PARTIAL, Manifest, ManifestError, publish, sha256, verify
+from indexer.pointer import (
+    APPENDED,
+    SNAPSHOTS,
+    Appended,
+    Pointer,
+    appended_path,
+    read_pointer,
+    snapshot_path,
+)
+from indexer.published import published, record, require_published
+from model.manifest import (
+    PARTIAL,
+    Manifest,
+    ManifestError,
+    publish,
+    read_manifest,
+    sha256,
+    verify,
+)
 from streaming.events import Item
 
 if TYPE_CHECKING:  # torch is needed where a model is loaded only
@@ -105,7 +122,14 @@ def write_snapshot(
         write_items(directory / ITEMS, items, codes_NQ, vectors_ND, first_seen_N, events_N)
         lists.write(directory / INDEX, shared, parent.path / INDEX if parent else None)
 
-    return publish(data_dir / SNAPSHOTS / f"{version:08d}", KIND, facts, write, known)
+    return publish(
+        data_dir / snapshot_path(version),
+        KIND,
+        facts,
+        write,
+        known,
+        lambda digest: record(data_dir, version, digest),
+    )
 
 
 def load_snapshot(
@@ -143,6 +167,46 @@ def load_snapshot(
     holding = (items.item_ids_N, items.codes_NQ[:, 0])
     lists = CodeLists.load(directory / INDEX, C, model.dimension, holding)
     return Snapshot(version, directory, manifest, model, lists, items)
+
+
+def load_version(
+    data_dir: Path, version: int, load_model: ModelLoader | None = None, digest: str | None = None
+) -> Snapshot:
+    """`load_snapshot` of a version of a data directory, if it is what was published there.
+
+    Raises:
+        SnapshotError: as `load_snapshot`, and if it was altered or not published there.
+    """
+    directory = data_dir / snapshot_path(version)
+    found = manifest_of(directory).digest
+    require_published(data_dir, version, found)
+    snapshot = load_snapshot(directory, load_model, digest or found)
+    if snapshot.version != version:
+        raise SnapshotError(f"{snapshot.path}: is version {snapshot.version}")
+    return snapshot
+
+
+def manifest_of(directory: Path) -> Manifest:
+    """The manifest of a snapshot directory, its files unseen.
+
+    Raises:
+        SnapshotError: if it is missing or malformed.
+    """
+    try:
+        return read_manifest(directory, KIND)
+    except ManifestError as error:
+        raise SnapshotError(str(error)) from error
+
+
+def note_published(data_dir: Path) -> None:
+    """In a data directory that is older than its record, note the versions on disk."""
+    if published(data_dir) is not None:
+        return
+    for version in versions(data_dir):
+        try:
+            record(data_dir, version, verify(data_dir / snapshot_path(version), KIND).digest)
+        except ManifestError:
+            continue  # damaged: it would not be served anyway
 
 
 def load_weights(directory: Path, manifest: Manifest) -> RetrievalModel:
@@ -205,9 +269,7 @@ def load_served(
     if pointer is None:
         return None
     if loaded is None or loaded.manifest.digest != pointer.digest:
-        loaded = load_snapshot(data_dir / pointer.path, load_model, pointer.digest)
-        if loaded.version != pointer.version:
-            raise SnapshotError(f"{loaded.path}: is version {loaded.version}")
+        loaded = load_version(data_dir, pointer.version, load_model, pointer.digest)
     return (
         loaded if loaded.appended == pointer.appended else load_appended(data_dir, pointer, loaded)
     )

@@ -49,6 +49,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sync_directory(path: Path) -> None:
+    """Make what was created or renamed in a directory survive a power cut."""
+    _sync(path)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -63,11 +68,13 @@ def publish(
     facts: dict[str, Any],
     write: Callable[[Path], None],
     known_digests: dict[str, str] | None = None,
+    record: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Build a directory with `write(temporary_directory)` and make it appear as `destination`.
 
     `known_digests` maps relative paths to digests that need not be computed again (files that
-    were hard-linked from an already verified directory).
+    were hard-linked from an already verified directory). `record` is told the digest of the
+    manifest before the directory appears.
 
     Raises:
         FileExistsError: if `destination` exists: a published directory is never replaced.
@@ -99,12 +106,14 @@ def publish(
         for folder in sorted(p for p in partial.rglob("*") if p.is_dir()):
             _sync(folder)
         _sync(partial)
+        digest = sha256(manifest)
+        record(digest)
         partial.rename(destination)
         _sync(destination.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return Manifest(kind, facts, files, sha256(destination / MANIFEST))
+    return Manifest(kind, facts, files, digest)
 
 
 def read_manifest(directory: Path, kind: str) -> Manifest:

@@ -37,7 +37,9 @@ class LoadedVersions:
                     f"version {version} is not on disk any more; it is in the registry: "
                     f"`sparc promote {version} --pin` brings it back"
                 )
-            self._states[version] = ServingState.load(directory, self._follower.search)
+            self._states[version] = ServingState.of_version(
+                self._data_dir, version, self._follower.search
+            )
         self._states.move_to_end(version)
         while len(self._states) > KEPT:
             self._states.popitem(last=False)

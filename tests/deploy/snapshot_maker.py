@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from indexer.lists import CodeLists
 from indexer.pointer import Appended, Pointer, snapshot_path, write_pointer
+from indexer.published import record
 from indexer.snapshot import Source, load_snapshot, write_appended, write_snapshot
 from model import quantizer, sparc
 from model.learner import Config, Learner
@@ -117,8 +118,9 @@ class Shelf:
         destination = self.data_dir / snapshot_path(version)
         partial = destination.with_name(f"{PARTIAL}{version}")
         shutil.copytree(self._made / snapshot_path(version), partial)
+        manifest = read_manifest(partial, "snapshot")
+        record(self.data_dir, version, manifest.digest)
         partial.rename(destination)
-        manifest = read_manifest(destination, "snapshot")
         if move_pointer:
             self.point_at(version)
         return manifest

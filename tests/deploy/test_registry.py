@@ -25,6 +25,7 @@ from deploy.status import reporter
 from indexer.pointer import snapshot_path
 from indexer.soft_search import Config as SearchConfig
 from model.manifest import MANIFEST, Manifest, publish, read_manifest
+from tests.deploy.forging import forge
 from tests.deploy.snapshot_maker import Shelf
 
 
@@ -88,7 +89,7 @@ class Shaky:
     def log_live(self, metrics: dict[str, float], step: int, time_ms: int) -> None:
         self.live.append((metrics, step, time_ms))
 
-    def download(self, mlflow_version: int, directory: Path) -> None:
+    def download(self, mlflow_version: int, directory: Path, digest: str) -> None:
         (version,) = [v for v in self.registered if v.mlflow_version == mlflow_version]
         assert self.made is not None
         shutil.copytree(self.made / snapshot_path(version.snapshot_version), directory)
@@ -538,9 +539,16 @@ def test_a_version_comes_back_from_the_registry_verified(
     directory = shelf.data_dir / snapshot_path(1)
     digest = manifest_of(shelf, 1).digest
     shutil.rmtree(directory)
-    registry.download(1, directory)
+    registry.download(1, directory, digest)
     assert read_manifest(directory, "snapshot").digest == digest
     assert [p.name for p in directory.parent.iterdir()] == [directory.name]
+    shutil.rmtree(directory)
+    model_id = registry._client.get_model_version(registry._model_name, "1").source.split("/")[1]
+    stored = Path(registry._client.get_logged_model(model_id).artifact_location)
+    forge(stored / "artifacts" / directory.name)
+    with pytest.raises(RegistryError, match="is not what was published as 00000001"):
+        registry.download(1, directory, digest)
+    assert list(directory.parent.iterdir()) == []
 
 
 def test_metrics_run_over_trained_events_and_event_time(

@@ -26,6 +26,7 @@ from deploy.registry import registered_versions
 from indexer.pointer import snapshot_path
 from indexer.soft_search import Config as SearchConfig
 from streaming.topics import Topics, create_topics
+from tests.deploy.forging import forge
 from tests.deploy.snapshot_maker import Shelf, clicks, make_snapshots
 
 pytestmark = pytest.mark.end_to_end
@@ -287,6 +288,52 @@ def test_an_alias_moved_in_the_registry_moves_the_service_within_five_seconds(
     assert client.get_model_version("sparc", "2").tags["verdict"] == "pinned"
     registering.end()
     serving.end()
+
+
+def test_a_version_forged_in_the_registry_is_never_served(
+    shelf: Shelf, server: MlflowServer, kafka_broker, topics: Topics
+) -> None:
+    if not registered_versions(shelf.data_dir):
+        pytest.skip("needs the versions that the first test registers")
+    serving = start_service(shelf, kafka_broker, topics)
+    registering = start_registrar(shelf, server, kafka_broker, topics)
+    registering.wait_for(lambda s: s["caught_up"])
+    serving.wait_for(lambda s: bool(s.get("version")))
+    good, address = serving.status["version"], serving.status["address"]
+    (artifact,) = (shelf.data_dir / "mlflow").rglob("artifacts/00000001")
+    untouched = shutil.copytree(artifact, shelf.data_dir / "untouched")
+    forge(artifact)
+    shutil.rmtree(shelf.data_dir / snapshot_path(1))
+    for words in (("promote", "1"), ("rollback", "1"), ("promote", "v1", "--pin")):
+        asked = sparc(shelf, server, *words)
+        assert asked.returncode == 1, asked.stdout
+        assert "is not what was published as 00000001" in asked.stderr
+    client = MlflowClient(server.config.tracking_uri)
+    client.set_registered_model_alias("sparc", "champion", "1")
+    time.sleep(4)  # a person's move is followed within seconds
+    assert registering.status["reachable"]
+    assert httpx.get(f"{address}/health").json()["version"] == good
+    serving.end()
+    registering.end()
+    assert not (shelf.data_dir / snapshot_path(1)).exists()
+    serving = start_service(shelf, kafka_broker, topics)
+    serving.wait_for(lambda s: s.get("version") == good)
+    serving.end()
+    shutil.rmtree(artifact)
+    untouched.rename(artifact)
+    asked = sparc(shelf, server, "promote", "1")  # what was published comes back
+    assert asked.returncode == 0, asked.stderr
+    client.set_registered_model_alias("sparc", "champion", str(good))
+
+
+def sparc(shelf: Shelf, server: MlflowServer, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *words, "--data-dir", str(shelf.data_dir)],
+        cwd=ROOT,
+        env=os.environ | {"SPARC_REGISTRY__TRACKING_URI": server.config.tracking_uri},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_mlflow_serves_the_champion_itself(server: MlflowServer, shelf: Shelf, free_ports) -> None:
