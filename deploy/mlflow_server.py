@@ -14,8 +14,11 @@ import os
 import socket
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from deploy.connections import Limits, most_connections, raise_descriptors
+from deploy.door import Door
 
 
 class MlflowServerError(RuntimeError):
@@ -29,10 +32,12 @@ class Config:
     Attributes:
         host: address to bind; anything but loopback exposes an unauthenticated registry.
         port: TCP port.
+        hosts: names that requests may come under beside `localhost`, `host` and addresses.
     """
 
     host: str = "127.0.0.1"
     port: int = 5000
+    hosts: tuple[str, ...] = ()
 
     @property
     def tracking_uri(self) -> str:
@@ -48,6 +53,7 @@ def mlflow_server_command(config: Config, data_dir: Path) -> list[str]:
         "deploy.mlflow_server",
         f"--host={config.host}",
         f"--port={config.port}",
+        *(f"--allow-host={name}" for name in config.hosts),
         f"--directory={data_dir / 'mlflow'}",
     ]
 
@@ -73,6 +79,7 @@ def serve(config: Config, directory: Path) -> None:
     # Read while MLflow is imported, so set before: no job runners, nothing sent to its makers.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # ours are checked at the door
     import uvicorn  # before mlflow.server, which looks for it to turn its host checks on
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
@@ -84,10 +91,23 @@ def serve(config: Config, directory: Path) -> None:
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = str((directory / "artifacts").resolve())
     initialize_backend_stores(store, store, "mlflow-artifacts:/")
+    from deploy.bounded_protocol import bounded_protocol  # imports uvicorn
+
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
     from mlflow.server.fastapi_app import app
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    limits = Limits()
+    connections = most_connections(limits.connections, raise_descriptors())
+    server = uvicorn.Server(
+        uvicorn.Config(
+            # MLflow's own checks let `10.any.name` in, and pages of every port of this machine.
+            Door(app, (config.host, *config.hosts), "--allow-host"),
+            http=bounded_protocol(replace(limits, connections=connections)),
+            ws="none",
+            log_level="warning",
+            access_log=False,
+        )
+    )
     server.run(sockets=[listener])
 
 
@@ -97,9 +117,11 @@ def main() -> int:
     parser.add_argument("--host", default=Config.host)
     parser.add_argument("--port", type=int, default=Config.port)
     parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME")
     arguments = parser.parse_args()
     try:
-        serve(Config(arguments.host, arguments.port), arguments.directory)
+        config = Config(arguments.host, arguments.port, tuple(arguments.allow_host))
+        serve(config, arguments.directory)
     except (MlflowServerError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,23 +6,23 @@ or the registry, and both may go away while it serves.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from deploy.answer_log import Config as AnswerLogConfig
+from deploy.connections import Limits, most_connections, raise_descriptors
 from deploy.judging import Config as JudgeConfig
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
     from indexer.soft_search import Config as SearchConfig
     from streaming.events import UserSequence
 
@@ -51,6 +51,9 @@ class Config:
         body_limit_bytes: longest request body.
         queue: requests that may wait for a thread; further ones are answered 429.
         timeout_seconds: after which a request is given up with 504.
+        hosts: names that requests may come under beside `localhost`, `host` and addresses: those
+            of a proxy's public site, or of a container; `*` for any.
+        limits: of connections and of what they may cost.
         token: asked of every request as `Authorization: Bearer ...`; empty: nobody is asked.
         judge: how a newer version is compared with the served one before it takes over.
         answers: the log of what was answered, with the probability of each item.
@@ -65,6 +68,8 @@ class Config:
     queue: int = 64
     timeout_seconds: float = 2.0
     token: str = ""
+    hosts: tuple[str, ...] = ()
+    limits: Limits = Limits()
     judge: JudgeConfig = JudgeConfig()
     answers: AnswerLogConfig = AnswerLogConfig()
 
@@ -164,6 +169,7 @@ def _serve(
     import uvicorn
 
     from deploy.answer_log import AnswerLog
+    from deploy.bounded_protocol import bounded_protocol
     from deploy.judging import Judge, RecentEvents
     from deploy.popularity_peer import PopularityPeer
     from deploy.retrieval_service import RetrievalService
@@ -172,6 +178,7 @@ def _serve(
     from deploy.user_histories import SequenceFollower, UserHistories
     from deploy.workers import Forwarding, note
 
+    connections = most_connections(config.limits.connections, raise_descriptors())
     torch.set_num_threads(config.torch_threads)
     # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -206,13 +213,20 @@ def _serve(
         token=config.token,
         first=first,
     )
-    app: ASGIApp = create_app(service, config.body_limit_bytes, config.token)
     own_port = listeners[-1].getsockname()[1]
-    if not first:
-        app = Forwarding(app, data_dir, own_port)
+    app = create_app(
+        service,
+        config.body_limit_bytes,
+        config.token,
+        hosts=(config.host, *config.hosts),
+        forwarding=None if first else Forwarding(data_dir, own_port),
+    )
+    limits = replace(config.limits, connections=connections)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=bounded_protocol(limits),
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -234,12 +248,19 @@ def _serve(
         thread.start()
     address = "http://{}:{}".format(*listeners[0].getsockname()[:2])
     log.info("service up", address=address, worker=worker)
+    unsaid = ""
     try:
         while not stop.is_set():
-            if config.workers > 1:
-                note(data_dir, worker, own_port, service.answered)
-            if first:
-                report(_status(service, address))
+            try:
+                if config.workers > 1:
+                    note(data_dir, worker, own_port, service.answered)
+                if first:
+                    report(_status(service, address))
+                unsaid = ""
+            except OSError as error:  # a full disk, say: answers go on
+                if str(error) != unsaid:
+                    log.error("status not written, answers go on", reason=str(error))
+                unsaid = str(error)
             stop.wait(1.0)
             for thread in threads:
                 if not (thread.is_alive() or stop.is_set()):
@@ -252,7 +273,8 @@ def _serve(
         service.close()
         histories.close()
         if first:
-            report(_status(service, address) | {"ready": False})
+            with contextlib.suppress(OSError):
+                report(_status(service, address) | {"ready": False})
 
 
 def _status(service: Any, address: str) -> dict[str, Any]:

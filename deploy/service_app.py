@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from deploy import service_schema as schema
 from deploy.dashboard.routes import STATIC, dashboard_routes
+from deploy.door import Door
 from deploy.retrieval_service import RetrievalService
 from deploy.service_edge import Edge
+from deploy.workers import Forwarding
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": schema.Problem, "description": "The request names no host, or several."},
     401: {"model": schema.Problem, "description": "The token is missing or wrong."},
+    403: {"model": schema.Problem, "description": "A page of another origin asks."},
     413: {"model": schema.Problem, "description": "The body is too large."},
+    421: {"model": schema.Problem, "description": "The service does not go by the host's name."},
     422: {"model": schema.Problem, "description": "The request makes no sense."},
     429: {"model": schema.Problem, "description": "Too many requests wait already."},
     503: {"model": schema.Problem, "description": "No snapshot is loaded yet."},
@@ -26,8 +34,23 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 Question = Annotated[schema.RetrieveRequest, Body(openapi_examples=schema.REQUEST_EXAMPLES)]
 
 
-def create_app(service: RetrievalService, body_limit: int, token: str = "") -> FastAPI:
-    """The application: routes over one service."""
+def create_app(
+    service: RetrievalService,
+    body_limit: int,
+    token: str = "",
+    *,
+    hosts: Sequence[str] = (),
+    forwarding: Forwarding | None = None,
+) -> FastAPI:
+    """The application: routes over one service, behind the door and the edge.
+
+    Args:
+        service: what answers.
+        body_limit: longest body in bytes.
+        token: asked of every request; empty: nobody is asked.
+        hosts: names that requests may come under, see `Door`.
+        forwarding: passes on what is not this worker's.
+    """
     app = FastAPI(
         title="SPARC-stream retrieval",
         version="1",
@@ -35,7 +58,19 @@ def create_app(service: RetrievalService, body_limit: int, token: str = "") -> F
         redoc_url=None,
         docs_url=None,  # FastAPI's page asks another host for its scripts
     )
-    app.add_middleware(Edge, metrics=service.metrics, limit=body_limit, token=token)
+    app.add_middleware(
+        Edge, metrics=service.metrics, limit=body_limit, token=token, forwarding=forwarding
+    )
+    app.add_middleware(Door, hosts=hosts)  # the last one added is the first one asked
+
+    @app.exception_handler(StarletteHTTPException)
+    async def explain_unreadable(request: Request, error: StarletteHTTPException) -> Response:
+        if error.status_code != 400:
+            return await http_exception_handler(request, error)
+        # FastAPI's word for a body that it cannot parse and that raises something else than usual.
+        return JSONResponse(
+            {"detail": "the body is not JSON in UTF-8, or it is nested too deeply"}, 422
+        )
 
     @app.exception_handler(RequestValidationError)
     async def explain_refusal(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -82,7 +117,7 @@ def create_app(service: RetrievalService, body_limit: int, token: str = "") -> F
         """Those on disk; the registry holds all of them."""
         return service.snapshots()
 
-    @app.get("/health", summary="Liveness, readiness, versions and lag")
+    @app.get("/health", summary="Liveness, readiness, versions and lag", responses=_some())
     async def health() -> schema.Health:
         """Always 200 while the process lives; `ready` says whether it can answer."""
         return service.health()
@@ -121,7 +156,8 @@ def _as_json(answer: BaseModel) -> Response:
 
 
 def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: _PROBLEMS[status] for status in statuses}
+    """These, and what the door says."""
+    return {status: _PROBLEMS[status] for status in (400, *statuses, 421)}
 
 
 def _in_words(error: dict[str, Any]) -> str:

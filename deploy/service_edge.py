@@ -1,4 +1,8 @@
-"""Around every request of the service: the clock, the limit of a body, the token, the headers."""
+"""Around every request of the service: the clock, the limit of a body, the token, the headers.
+
+Before it stands the door (`deploy/door.py`), behind it the routes, or, in a worker that is not the
+first, the way to the first one.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.metrics import ServiceMetrics
+from deploy.workers import Forwarding
 
 OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json")
 """Paths that need no token; the dashboard's files neither: they hold no data."""
@@ -17,6 +22,7 @@ OPEN_FILES = "/dashboard"
 
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (
         b"content-security-policy",
@@ -33,8 +39,16 @@ class Edge:
     A body that does not announce its length is cut off at the limit. An empty token asks nobody.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, limit: int, token: str = "") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: ServiceMetrics,
+        limit: int,
+        token: str = "",
+        forwarding: Forwarding | None = None,
+    ) -> None:
         self._app = app
+        self._forwarding = forwarding
         self._metrics = metrics
         self._limit = limit
         self._token = token.encode()
@@ -65,7 +79,8 @@ class Edge:
 
         headers = dict(scope["headers"])
         announced = headers.get(b"content-length", b"0")
-        app = self._app
+        passed_on = self._forwarding is not None and self._forwarding.is_due(scope)
+        app = self._forwarding if self._forwarding is not None and passed_on else self._app
         if not self._allowed(scope["path"], headers.get(b"authorization", b"")):
             app = JSONResponse(
                 {"detail": "this service asks for a token: Authorization: Bearer <token>"},
@@ -76,10 +91,12 @@ class Edge:
             app = JSONResponse({"detail": self._too_long}, 413)
         try:
             await app(scope, counted, noted)
+        except HTTPException as error:  # from `counted`, past the routes
+            await JSONResponse({"detail": error.detail}, error.status_code)(scope, receive, noted)
         finally:
-            path = getattr(scope.get("route"), "path", "other")
-            seconds = time.perf_counter() - began
-            self._metrics.observe(path, status, seconds)
+            if not passed_on:  # else the first worker measures it
+                path = getattr(scope.get("route"), "path", "other")
+                self._metrics.observe(path, status, time.perf_counter() - began)
 
     def _allowed(self, path: str, given: bytes) -> bool:
         if not self._token or path in OPEN or path.startswith(OPEN_FILES):

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from deploy import moment
 from deploy.moment import Moment
@@ -76,27 +76,23 @@ class Forwarding:
     """Answers what is `OWN`, and all that comes to the worker's own port; the rest is the first's.
 
     Args:
-        app: of this worker.
         data_dir: where workers note their ports.
         own_port: of this worker alone.
     """
 
-    def __init__(self, app: ASGIApp, data_dir: Path, own_port: int) -> None:
-        self._app = app
+    def __init__(self, data_dir: Path, own_port: int) -> None:
         self._data_dir = data_dir
         self._own_port = own_port
         self._client = httpx.AsyncClient(timeout=60.0, trust_env=False)
 
+    def is_due(self, scope: Scope) -> bool:
+        """Whether a request is the first worker's."""
+        mine = (scope.get("server") or ("", 0))[1] == self._own_port
+        return not mine and scope["path"] not in OWN
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request to the app, or on."""
-        if (
-            scope["type"] != "http"
-            or scope["path"] in OWN
-            or (scope.get("server") or ("", 0))[1] == self._own_port
-        ):
-            await self._app(scope, receive, send)
-        else:
-            await (await self._passed_on(Request(scope, receive)))(scope, receive, send)
+        """Pass a request on to the first worker."""
+        await (await self._passed_on(Request(scope, receive)))(scope, receive, send)
 
     async def _passed_on(self, request: Request) -> Response:
         first = noted(self._data_dir).get(1)

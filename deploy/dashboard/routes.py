@@ -56,8 +56,10 @@ def dashboard_routes(app: FastAPI, service: RetrievalService) -> None:
                 **{
                     code: {"description": text}
                     for code, text in (
+                        (400, "The request names no host, or several."),
                         (401, "The token is missing or wrong."),
                         (404, "There is no such version."),
+                        (421, "The service does not go by the host's name."),
                         (429, "Too many requests wait already."),
                         (503, "No snapshot is loaded yet."),
                         (504, "It took too long."),

@@ -80,7 +80,7 @@ def test_the_service_says_and_logs_what_was_drawn(shelf: Shelf, tmp_path: Path) 
     service = RetrievalService(
         shelf.data_dir, follower, histories, sequences, threads=1, answers=answers
     )
-    http = TestClient(create_app(service, 4096))
+    http = TestClient(create_app(service, 4096), "http://127.0.0.1")
 
     def ask(**query: object) -> httpx.Response:
         return http.post("/v1/retrieve", json=query)

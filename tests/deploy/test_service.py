@@ -40,7 +40,7 @@ class Running:
         self._service = RetrievalService(
             data_dir, self.follower, self.histories, sequences, threads=2
         )
-        self.http = TestClient(create_app(self._service, BODY_LIMIT))
+        self.http = TestClient(create_app(self._service, BODY_LIMIT), "http://127.0.0.1")
 
     def serve(self, version: int) -> None:
         self.shelf.publish(version)
