@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+LONGEST_SHOWN = 80
+"""Characters of a value that a message quotes."""
 
 
 class ReplayError(ValueError):
@@ -30,3 +34,15 @@ class BadLine:
 
     def __str__(self) -> str:
         return f"{self.file} line {self.line}: {self.reason}"
+
+
+def shown(value: Any) -> str:
+    """A value of the file as a message quotes it: a file may hold megabytes where an id belongs.
+
+    >>> shown("soon"), shown(None), len(shown("x" * 1_000_000))
+    ("'soon'", 'None', 80)
+    """
+    text = repr(value[:LONGEST_SHOWN] if isinstance(value, str) else value)
+    if len(text) > LONGEST_SHOWN or (isinstance(value, str) and len(value) > LONGEST_SHOWN):
+        return f"{text[: LONGEST_SHOWN - 1]}…"
+    return text

@@ -41,7 +41,9 @@ def _decode(line: bytes) -> str:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise LineError(f"not UTF-8 ({error.reason} at byte {error.start})") from error
+        raise LineError(
+            f"not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
+        ) from error
     if "\0" in text:
         raise LineError("holds a NUL character")
     return text
@@ -63,7 +65,7 @@ def read_events(path: Path, now_ms: int, bad: Callable[[BadLine], None]) -> Iter
     lines = read_lines(path)
     for _ in range(log.header):
         next(lines, None)
-    for number, line in lines:
+    for number, line in _records(lines, path, log.separator, bad):
         try:
             event = log.parse(_decode(line))
             if not EARLIEST_MS <= event.time_ms <= latest:
@@ -75,16 +77,25 @@ def read_events(path: Path, now_ms: int, bad: Callable[[BadLine], None]) -> Iter
 
 
 def _records(
-    lines: Iterator[tuple[int, bytes]], path: Path, bad: Callable[[BadLine], None]
+    lines: Iterator[tuple[int, bytes]],
+    path: Path,
+    separator: str,
+    bad: Callable[[BadLine], None],
 ) -> Iterator[tuple[int, bytes]]:
-    """Join the lines that a quoted field spans."""
+    """Join the lines that a quoted field of a table spans."""
+    if not separator:
+        yield from lines
+        return
     waiting = list[tuple[int, bytes]]()
     while True:
         number, record = waiting.pop(0) if waiting else next(lines, (0, b""))
         if not number:
             return
+        if b'"' not in record:
+            yield number, record
+            continue
         joined = list[tuple[int, bytes]]()
-        while is_open(record):
+        while is_open(record, separator):
             following = waiting.pop(0) if waiting else next(lines, None)
             if following is None or len(joined) == LONGEST_QUOTED:
                 bad(BadLine(path, number, "a quotation mark is not closed"))
@@ -108,7 +119,7 @@ def read_items(path: Path, bad: Callable[[BadLine], None]) -> tuple[Iterator[Lis
         lines = read_lines(path)
         for _ in range(catalogue.header):
             next(lines, None)
-        for number, line in _records(lines, path, bad) if catalogue.quoted else lines:
+        for number, line in _records(lines, path, catalogue.separator, bad):
             try:
                 yield Listed(catalogue.parse(_decode(line)), number)
             except LineError as error:

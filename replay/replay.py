@@ -154,6 +154,8 @@ class Replay:
             memory_mb=config.sort_memory_mb,
             progress=self._read,
         )
+        for note in log.notes:
+            logger.info("columns", note=note)
         for line in log.first_bad_lines:
             logger.warning("bad_line", line=line)
         logger.info(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from replay.errors import BadLine, ReplayError
+from replay.errors import BadLine, ReplayError, shown
 from replay.identity import DUCKDB_MACROS
 from replay.staged_log import EVENTS, ITEMS
 
@@ -27,24 +27,35 @@ SELECT item, line, first FROM (
 ) WHERE line > first ORDER BY line
 """
 CANONICAL_ORDER = """
-SELECT event_id("user", item, time_ms) AS event_id, numeric_id("user") AS user_id,
-       numeric_id(item) AS item_id, time_ms AS event_time
+SELECT event_id("user", item, time_ms, event_type) AS event_id, numeric_id("user") AS user_id,
+       numeric_id(item) AS item_id, time_ms AS event_time, event_type
 FROM raw_events ORDER BY event_time, event_id
 """
 CATALOGUE = """
 WITH listed AS (
-    SELECT numeric_id(item) AS item_id, arg_min(title, line) AS title,
+    SELECT numeric_id(item) AS item_id, min(item) AS item, arg_min(title, line) AS title,
            arg_min(category, line) AS category, arg_min(external_id, line) AS external_id
     FROM raw_items GROUP BY 1
 ), clicked AS (
     SELECT numeric_id(item) AS item_id, min(item) AS item, min(time_ms) AS first_time
     FROM raw_events GROUP BY 1
+), shop AS (  -- one text makes all of them text
+    SELECT bool_or(NOT is_number(item)) AS has_text
+    FROM (SELECT item FROM listed UNION ALL SELECT item FROM clicked)
 )
 SELECT item_id, coalesce(title, '') AS title, coalesce(category, '') AS category,
-       coalesce(external_id, CASE WHEN is_decimal(item) THEN '' ELSE item END) AS external_id,
+       coalesce(
+           nullif(external_id, ''),
+           CASE WHEN (SELECT has_text FROM shop) THEN coalesce(listed.item, clicked.item) END, ''
+       ) AS external_id,
        coalesce(first_time, (SELECT min(time_ms) FROM raw_events)) AS listed_at
 FROM listed FULL JOIN clicked USING (item_id) ORDER BY listed_at, item_id
 """
+STRANGERS = """
+SELECT (SELECT min(item) FROM raw_events), (SELECT min(item) FROM raw_items)
+WHERE NOT EXISTS (SELECT 1 FROM raw_events SEMI JOIN raw_items USING (item))
+"""
+"""An item of each file, where none is in both."""
 
 
 def _connect(directory: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
@@ -81,7 +92,7 @@ def sort(
     items: Path | None,
     repeats: bool,
     bad: Callable[[BadLine], None],
-) -> None:
+) -> list[str]:
     """Replace the raw files in `directory` by the sorted ones.
 
     Args:
@@ -91,6 +102,9 @@ def sort(
         repeats: whether it may hold an item again; if so the later entries go to `bad`.
         bad: called with each such line.
 
+    Returns:
+        What a person should know of the two files together.
+
     Raises:
         ReplayError: if an item is in the catalogue twice and must not be.
         duckdb.Error: if memory or disk do not suffice.
@@ -98,8 +112,15 @@ def sort(
     with _connect(directory, memory_mb) as sql:
         sql.read_parquet(str(directory / RAW_EVENTS)).create_view("raw_events")
         sql.read_parquet(str(directory / RAW_ITEMS)).create_view("raw_items")
+        notes = []
         if items is not None:
             _check_repeated(sql, items, repeats, bad)
+            for found in sql.execute(STRANGERS).fetchall():
+                clicked, listed = map(shown, found)
+                notes.append(
+                    f"{items} lists none of the items of the log, which are written as {clicked}, "
+                    f"here as {listed}: no item gets its title; give the catalogue of this log"
+                )
         for name, query in ((EVENTS, CANONICAL_ORDER), (ITEMS, CATALOGUE)):
             sql.sql(query).write_parquet(
                 str(directory / name), compression="zstd", row_group_size=ROW_GROUP
@@ -107,3 +128,4 @@ def sort(
     (directory / RAW_EVENTS).unlink()
     (directory / RAW_ITEMS).unlink()
     shutil.rmtree(directory / SPILL, ignore_errors=True)
+    return notes

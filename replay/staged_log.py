@@ -25,6 +25,7 @@ class EventBatch(NamedTuple):
     user_ids: list[int]
     item_ids: list[int]
     times_ms: list[int]
+    event_types: list[str]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class StagedLog:
         first_bad_lines: the first few, in words.
         first_time_ms: time of the first event.
         last_time_ms: time of the last event.
+        notes: which columns of the files are used as what, and which are not.
     """
 
     directory: Path
@@ -48,6 +50,7 @@ class StagedLog:
     first_bad_lines: tuple[str, ...]
     first_time_ms: int
     last_time_ms: int
+    notes: tuple[str, ...] = ()
 
     def read_events(self, start: int = 0) -> Iterator[EventBatch]:
         """Batches of events from a position on."""

@@ -1,10 +1,11 @@
 """A log in the canonical order, on disk, made once for each content of its files.
 
     <data_dir>/replay/log-<digest>/   named after the content of the input files
-        events.parquet   event_id, user_id, item_id, event_time (ms); row number = log position
+        events.parquet   event_id, user_id, item_id, event_time (ms), event_type; row number = log
+                         position
         items.parquet    item_id, title, category, external_id, listed_at (ms)
         bad_lines.csv    file, line, reason
-        stage.json       written last: inputs with digests, counts, time range
+        stage.json       written last: inputs with digests, counts, time range, notes
 
 The order is by time, then by event id (its hexadecimal digits): never by place in the file, since
 Amazon's day-resolution files list the events of one day by item. Items are ordered by `listed_at`,
@@ -31,15 +32,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.errors import ReplayError
+from replay.formats.recognition import recognise_events, recognise_items
 from replay.log_file import BadLines, Listed, read_events, read_items, refusal
 from replay.sorting import RAW_EVENTS, RAW_ITEMS, sort
 from replay.staged_log import EVENTS, ITEMS, StagedLog, count_rows, time_range
+from replay.text_file import check_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STAGE = "stage.json"
 PARTIAL = ".partial-"
 RAW_BATCH = 65_536
-EVENT_SCHEMA = pa.schema([("user", pa.string()), ("item", pa.string()), ("time_ms", pa.int64())])
+EVENT_SCHEMA = pa.schema(
+    [
+        ("user", pa.string()),
+        ("item", pa.string()),
+        ("time_ms", pa.int64()),
+        ("event_type", pa.string()),
+    ]
+)
 ITEM_SCHEMA = pa.schema(
     [
         ("item", pa.string()),
@@ -52,10 +62,8 @@ ITEM_SCHEMA = pa.schema(
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise ReplayError(f"{path}: no such file; check the path") from error
+    check_file(path)
+    status = path.stat()
     return {"path": str(path.resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
@@ -89,6 +97,7 @@ def _open(directory: Path, stage: dict[str, Any], strict: bool) -> StagedLog:
         tuple(stage["first_bad_lines"]),
         stage["first_time_ms"],
         stage["last_time_ms"],
+        tuple(stage["notes"]),
     )
 
 
@@ -135,6 +144,7 @@ def _build(
         table = csv.writer(report)
         table.writerow(("file", "line", "reason"))
         bad = BadLines(strict, lambda line: table.writerow((line.file, line.line, line.reason)))
+        notes = [f"{events_path}: {recognise_events(events_path).note}"]
         log = read_events(events_path, now_ms, bad)
         events = directory / RAW_EVENTS
         count = _write_raw(events, EVENT_SCHEMA, log, lambda n: progress(n, bad.count))
@@ -146,6 +156,7 @@ def _build(
         listed: Iterator[Listed] = iter(())
         repeats = False
         if items_path is not None:
+            notes.append(f"{items_path}: {recognise_items(items_path).note}")
             listed, repeats = read_items(items_path, bad)
         rows = ((*entry.entry, entry.line) for entry in listed)
         catalogue = directory / RAW_ITEMS
@@ -155,7 +166,7 @@ def _build(
                 f"{items_path} has no usable item; give the right file, or none: then the items "
                 "are those of the events"
             )
-        sort(directory, memory_mb, items_path, repeats, bad)
+        notes += sort(directory, memory_mb, items_path, repeats, bad)
     items = count_rows(directory / ITEMS)
     first, last = time_range(directory / EVENTS)
     stage = {
@@ -167,6 +178,7 @@ def _build(
         "first_bad_lines": [str(line) for line in bad.first],
         "first_time_ms": first,
         "last_time_ms": last,
+        "notes": notes,
     }
     (directory / STAGE).write_text(json.dumps(stage, indent=1) + "\n", encoding="utf-8")
     for path in directory.iterdir():

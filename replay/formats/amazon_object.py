@@ -7,6 +7,8 @@
     2023  X.jsonl.gz            user_id, parent_asin, timestamp (ms)
           meta_X.jsonl.gz       parent_asin, title, main_category, categories [level 1, ...]
 
+Objects of other shops are read too, by the names that `columns` knows.
+
 Literals go through `ast.literal_eval`, which builds no object but numbers, texts and containers,
 and only up to `LONGEST_LITERAL`. `related` (also bought, also viewed) is cut out before: it is
 most of the line, and knows the future.
@@ -15,7 +17,8 @@ most of the line, and knows the future.
 from __future__ import annotations
 
 import ast
-import html
+import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,36 +27,72 @@ from typing import Any
 import orjson
 
 from replay.errors import LineError
+from replay.formats.categories import category_of
+from replay.formats.columns import entry_columns, event_columns
 from replay.formats.record import (
     Entry,
     EntryFormat,
     Event,
     EventFormat,
-    milliseconds,
+    event_type,
     plain_text,
-    text_id,
-    unit_of,
+    shop_id,
 )
+from replay.formats.times import time_form
 
 LONGEST_LITERAL = 1024 * 1024
+LONGEST_INTEGER = 400
 _RELATED = re.compile(r"'related': \{[^{}]*\}(, )?")
+_FOREIGN_WORDS = {
+    "nan": math.nan,
+    "NaN": math.nan,
+    "inf": math.inf,
+    "Infinity": math.inf,
+    "null": None,
+    "true": True,
+    "false": False,
+}
+
+Read = Callable[[str], dict[str, Any]]
 
 
 def _json(line: str) -> dict[str, Any]:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise LineError(f"malformed JSON ({error})") from error
+        value = _lenient_json(line, error)
     if not isinstance(value, dict):
         raise LineError(f"a JSON {type(value).__name__}, not an object")
     return value
+
+
+def _lenient_json(line: str, reason: Exception) -> Any:
+    """JSON as Python writes it, with NaN and Infinity: only their fields cannot be used."""
+    try:
+        return json.loads(
+            line, parse_int=lambda text: int(text) if len(text) < LONGEST_INTEGER else math.inf
+        )
+    except (ValueError, RecursionError):
+        raise LineError(f"malformed JSON ({reason})") from reason
+
+
+class _ForeignWords(ast.NodeTransformer):
+    """`nan` and `null` are no names of Python's literals; they spoil only their fields."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in _FOREIGN_WORDS:
+            return ast.Constant(_FOREIGN_WORDS[node.id])
+        return node
 
 
 def _evaluate(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape such as "\d" is no news here
-            return ast.literal_eval(text)
+            try:
+                return ast.literal_eval(text)
+            except ValueError:  # also of a name
+                return ast.literal_eval(_ForeignWords().visit(ast.parse(text, mode="eval")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, SystemError):
         return None  # SystemError: CPython 3.11 on a nesting that is just too deep
 
@@ -69,69 +108,81 @@ def _literal(line: str) -> dict[str, Any]:
     return value
 
 
-def _reader(lines: Sequence[str]) -> tuple[Callable[[str], dict[str, Any]], dict[str, Any]] | None:
-    """How the lines are written, and the first that can be read; None if they are no objects."""
+def _objects(lines: Sequence[str]) -> tuple[Read, list[dict[str, Any]], list[str]] | None:
+    """How the lines are written, those that can be read, and their keys; None if none is one."""
     for line in lines:
         if not line.startswith("{"):
             continue
         for read in (_json, _literal):
             try:
-                return read, read(line)
+                read(line)
             except LineError:
                 continue
+            objects = []
+            for other in lines:
+                try:
+                    objects.append(read(other))
+                except LineError:
+                    continue
+            keys = dict.fromkeys(str(key) for one in objects for key in one)
+            return read, objects, list(keys)
     return None
 
 
 def events(lines: Sequence[str]) -> EventFormat | None:
-    """The format of a file of reviews; None if the objects are no reviews."""
-    found = _reader(lines)
+    """The format of a file of reviews or events; None if the objects are something else.
+
+    Raises:
+        ReplayError: if a key is missing, or two could be meant.
+    """
+    found = _objects(lines)
     if found is None:
         return None
-    read, first = found
-    if "parent_asin" in first and "user_id" in first:
-        name, user, item, time = "Amazon reviews 2023", "user_id", "parent_asin", "timestamp"
-    elif "reviewerID" in first:
-        name, user, item, time = "Amazon reviews", "reviewerID", "asin", "unixReviewTime"
-    else:
+    read, objects, keys = found
+    columns = event_columns(keys)
+    if columns is None:
         return None
-    unit_ms = unit_of([first[time]] if type(first.get(time)) in (int, float) else [])
+    user, item, time = keys[columns.user], keys[columns.item], keys[columns.time]
+    kind = None if columns.event_type is None else keys[columns.event_type]
+    form = time_form((one.get(time) for one in objects), time)
 
     def parse(line: str) -> Event:
-        review = read(line)
+        event = read(line)
         return Event(
-            text_id(review.get(user), user),
-            text_id(review.get(item), item),
-            milliseconds(review.get(time), unit_ms),
+            shop_id(event.get(user), user),
+            shop_id(event.get(item), item),
+            form.milliseconds(event.get(time)),
+            event_type(None if kind is None else event.get(kind)),
         )
 
-    return EventFormat(name, 0, parse)
-
-
-def _category(record: dict[str, Any]) -> str:
-    """The second level of the first path of categories, or the best there is above it."""
-    path = record.get("categories") or record.get("category") or []
-    if isinstance(path, list) and path and isinstance(path[0], list):
-        path = path[0]
-    names = [name for name in path if isinstance(name, str)] if isinstance(path, list) else [path]
-    names = names or [record.get("main_category") or record.get("main_cat")]
-    return html.unescape(plain_text(names[1] if len(names) > 1 else names[0]))
+    return EventFormat("objects", 0, parse, columns.note(keys, form.name))
 
 
 def items(lines: Sequence[str]) -> EntryFormat | None:
-    """The format of a file of metadata; None if the objects are something else."""
-    found = _reader(lines)
+    """The format of a file of metadata; None if the objects are something else.
+
+    Raises:
+        ReplayError: if two keys could hold the items' ids.
+    """
+    found = _objects(lines)
     if found is None:
         return None
-    read, first = found
-    if "reviewerID" in first or "user_id" in first:
+    read, _, keys = found
+    columns = entry_columns(keys)
+    if columns is None:
         return None
-    key = "parent_asin" if "parent_asin" in first else "asin"
-    if key not in first:
-        return None
+    item = keys[columns.item]
+    titles = [keys[at] for at in columns.titles]
+    categories = [keys[at] for at in columns.categories]
+    external = None if columns.external is None else keys[columns.external]
 
     def parse(line: str) -> Entry:
         record = read(line)
-        asin = text_id(record.get(key), key)
-        return Entry(asin, html.unescape(plain_text(record.get("title"))), _category(record), asin)
+        return Entry(
+            shop_id(record.get(item), item),
+            next(filter(None, (plain_text(record.get(key)) for key in titles)), ""),
+            category_of(record.get(key) for key in categories),
+            "" if external is None else plain_text(record.get(external)),
+        )
 
-    return EntryFormat("Amazon metadata", 0, parse, quoted=False, repeats=True)
+    return EntryFormat("objects", 0, parse, columns.note(keys), repeats=True)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from replay.errors import LineError
+from replay.errors import LineError, shown
+from replay.formats.markup import readable
+from streaming.events import CLICK, HEARTBEAT
 
-LARGEST_ID = 2**63 - 1
 LONGEST_ID = 256
 LONGEST_TITLE = 1000
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-SMALLEST_IN_MS = 100_000_000_000
-"""As seconds this is the year 5138, as milliseconds 1973: it tells the two units apart."""
+LONGEST_TYPE = 64
+NOBODY = frozenset({"null", "nan", "none", "undefined", "\\n", "<na>", "(null)"})
+"""What databases and data frames write where there is no value: nobody is called so."""
 
 
 class Event(NamedTuple):
-    """A click as it stands in the file: `time_ms` in milliseconds since 1970."""
+    """An event as it stands in the file: `time_ms` in milliseconds since 1970."""
 
     user: str
     item: str
     time_ms: int
+    event_type: str = CLICK
 
 
 class Entry(NamedTuple):
-    """A catalogue item as it stands in the file; the last three may be empty."""
+    """A catalogue item as it stands in the file; the last three may be empty.
+
+    `external_id` is the shop's own id where that is another column than `item`.
+    """
 
     item: str
     title: str
@@ -43,11 +46,15 @@ class EventFormat:
         name: for messages.
         header: number of header lines.
         parse: makes an event of a line, or raises `LineError`.
+        note: which columns are used as what, in words.
+        separator: of a table whose quoted fields may hold line ends, else empty.
     """
 
     name: str
     header: int
     parse: Callable[[str], Event]
+    note: str
+    separator: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class EntryFormat:
         name: for messages.
         header: number of header lines.
         parse: makes an entry of a record, or raises `LineError`.
-        quoted: whether a quoted field may hold line ends.
+        note: which columns are used as what, in words.
+        separator: of a table whose quoted fields may hold line ends, else empty.
         repeats: whether an item may appear again (Amazon's metadata of 2018 does that); the first
             entry is kept and the later ones are bad lines. Elsewhere it is an error.
     """
@@ -66,89 +74,63 @@ class EntryFormat:
     name: str
     header: int
     parse: Callable[[str], Entry]
-    quoted: bool
-    repeats: bool
+    note: str
+    separator: str = ""
+    repeats: bool = False
 
 
-def number(text: str) -> int | float:
-    """A finite decimal number.
-
-    Raises:
-        LineError: if the text is something else.
-    """
-    text = text.strip()
-    if text.isdigit() and text.isascii():
-        return int(text) if len(text) < 30 else math.inf
-    if not _NUMBER.fullmatch(text):
-        raise LineError(f"time {text[:40]!r} is not a number")
-    return float(text)
-
-
-def milliseconds(value: Any, unit_ms: int) -> int:
-    """A time as text or number in units of `unit_ms` milliseconds -> milliseconds.
+def shop_id(value: Any, field: str) -> str:
+    """An id as the shop wrote it: any short text, or a whole number.
 
     Raises:
-        LineError: if it is no number.
-    """
-    if isinstance(value, str):
-        value = number(value)
-    if type(value) not in (int, float):
-        raise LineError(f"time {value!r} is not a number")
-    if not math.isfinite(value):
-        raise LineError("time is not a finite number")
-    return int(value * unit_ms) if type(value) is int else round(value * unit_ms)
-
-
-def unit_of(times: Iterable[str | int | float]) -> int:
-    """Milliseconds per unit of a column of times, 1 or 1000, by the size of its median."""
-    values = []
-    for time in times:
-        try:
-            values.append(number(time) if isinstance(time, str) else time)
-        except LineError:
-            continue
-    return 1 if values and sorted(values)[len(values) // 2] >= SMALLEST_IN_MS else 1000
-
-
-def integer_id(text: str, field: str) -> str:
-    """An id that must be a number, in its canonical form.
-
-    Raises:
-        LineError: if it is text, negative, or does not fit in 63 bits.
-    """
-    text = text.strip()
-    if text.isdigit() and text.isascii():
-        if len(text) < 19 and (text[0] != "0" or len(text) == 1):
-            return text
-        if len(text) < 30 and int(text) <= LARGEST_ID:
-            return str(int(text))
-        raise LineError(f"{field} {text[:40]} does not fit in 63 bits")
-    if text[:1] == "-" and text[1:].isdigit():
-        raise LineError(f"{field} {text[:40]} is negative")
-    raise LineError(f"{field} {text[:40]!r} is not an integer")
-
-
-def text_id(value: Any, field: str) -> str:
-    """An id that may be any short text.
-
-    Raises:
-        LineError: if it is missing, not text, or too long.
+        LineError: if it is missing, of another kind, negative (as -1 for nobody), or too long.
     """
     if not isinstance(value, str):
-        raise LineError(f"{field} is {'missing' if value is None else 'not text'}")
+        value = _as_text(value, field)
     value = value.strip()
-    if not value or len(value) > LONGEST_ID:
-        raise LineError(f"{field} is {'empty' if not value else 'too long'}")
+    if value.isdigit() and value.isascii() and len(value) <= LONGEST_ID:
+        return value
+    if not value or value.casefold() in NOBODY:
+        raise LineError(f"{field} is missing ({value})" if value else f"{field} is empty")
+    if len(value) > LONGEST_ID:
+        raise LineError(f"{field} is too long: {len(value):,} characters, at most {LONGEST_ID}")
+    if value[0] == "-" and value[1:].isdigit():
+        raise LineError(f"{field} {shown(value)} is negative: nobody's id, in most exports")
     if not value.isascii() and _clean(value) != value:
         raise LineError(f"{field} is not valid Unicode")
     return value
 
 
+def _as_text(value: Any, field: str) -> str:
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return str(int(value))
+    what = "missing" if value is None else f"{shown(value)}, neither text nor a whole number"
+    raise LineError(f"{field} is {what}")
+
+
+def event_type(value: Any) -> str:
+    """The type of an event, as the log names it; a click where it says nothing.
+
+    Raises:
+        LineError: if it is no short text, or the name that the replay's own clock uses.
+    """
+    if value is None:
+        return CLICK
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or len(value) > LONGEST_TYPE:
+        raise LineError(f"the type of event {shown(value)} is no short text")
+    value = _clean(value.strip())
+    if value == HEARTBEAT:
+        raise LineError(f"the type of event {value} is the replay's own; name it otherwise")
+    return value or CLICK
+
+
 def plain_text(value: Any) -> str:
-    """A title or category on one line, bounded; empty for anything that is not text."""
+    """A title or category on one line, without markup, bounded; empty for what is no text."""
     if not isinstance(value, str):
         return ""
-    return _clean(" ".join(value.replace("\0", " ").split())[:LONGEST_TITLE])
+    return _clean(" ".join(readable(value).replace("\0", " ").split())[:LONGEST_TITLE])
 
 
 def _clean(text: str) -> str:

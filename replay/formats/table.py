@@ -1,164 +1,167 @@
-"""CSV: `events.csv` and `items.csv` with integer ids, and Amazon's ratings with text ids.
+"""Tables: a line a record, fields separated by commas, tabs, semicolons, bars or double colons.
 
-    events.csv            header with user_id, item_id, time (seconds), in any order
-    items.csv             header with item_id and any of title, category, asin
+    with a header         the columns that `columns` knows, in any order
     ratings_X.csv (2014)  user, item, rating, time; with or without a header
     X.csv (2018)          item, user, rating, time; no header
     X.csv (2023)          header user_id,parent_asin,rating,timestamp[,history]; milliseconds
+    UserBehavior.csv      Taobao: user, item, category, pv|cart|fav|buy, seconds; no header
 
 Sources: https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html,
-https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/, https://amazon-reviews-2023.github.io/.
+https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/, https://amazon-reviews-2023.github.io/,
+https://tianchi.aliyun.com/dataset/649.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from replay.errors import LineError, ReplayError
+from replay.formats.categories import category_of
+from replay.formats.columns import EntryColumns, EventColumns, entry_columns, event_columns, listed
 from replay.formats.record import (
     Entry,
     EntryFormat,
     Event,
     EventFormat,
-    integer_id,
-    milliseconds,
-    number,
+    event_type,
     plain_text,
-    text_id,
-    unit_of,
+    shop_id,
 )
+from replay.formats.times import time_form
 
-USER = ("user_id", "userid", "reviewerid")
-ITEM = ("item_id", "itemid", "productid", "parent_asin", "asin")
-TIME = ("time", "timestamp", "unixreviewtime")
-EXTERNAL = ("external_id", "asin", "parent_asin")
+SEPARATORS = (",", "\t", ";", "|", "::")
+BEHAVIOURS = frozenset({"pv", "cart", "fav", "buy"})
 _ASIN = re.compile(r"[0-9B][0-9A-Z]{9}|[0-9]{1,9}[0-9X]")
 _REVIEWER = re.compile(r"A[0-9A-Z]{8,}|#oc-[0-9A-Z]+")
+_NUMBER = re.compile(r"\d+(\.\d+)?([eE]\+?\d+)?", re.ASCII)
 
 
-def split(line: str) -> list[str]:
-    """The fields of one CSV record.
+def split(line: str, separator: str = ",") -> list[str]:
+    """The fields of one record.
 
     Raises:
         LineError: if its quoting is broken.
     """
-    if '"' not in line:
-        return line.split(",")
+    if '"' not in line or len(separator) > 1:
+        return line.split(separator)
     try:
-        return next(csv.reader([line], strict=True))
+        return next(csv.reader([line], strict=True, delimiter=separator))
     except (csv.Error, StopIteration) as error:
         raise LineError(f"broken quoting ({error})") from error
 
 
-def is_open(record: bytes) -> bool:
+def is_open(record: bytes, separator: str) -> bool:
     """Whether the record ends within a quoted field, which then goes on in the next line."""
-    if record.count(b'"') % 2 == 0:
+    if record.count(b'"') % 2 == 0 or len(separator) > 1:
         return False
     try:
-        next(csv.reader([record.decode("utf-8", "replace")], strict=True))
+        next(csv.reader([record.decode("utf-8", "replace")], strict=True, delimiter=separator))
     except csv.Error:
         return True
     return False
 
 
-def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
-    return next((header.index(name) for name in names if name in header), None)
+def _headers(line: str) -> list[tuple[str, list[str]]]:
+    """The first line by each separator that it holds."""
+    found = []
+    for separator in SEPARATORS:
+        if separator in line:
+            try:
+                names = [name.strip() for name in split(line, separator)]
+            except LineError:
+                continue
+            found.append((separator, names))
+    return found or [(",", [line.strip().strip('"')])]
 
 
-def _names(line: str) -> list[str]:
-    try:
-        return [name.strip().lower() for name in split(line)]
-    except LineError:
-        return []
-
-
-def _is_number(text: str) -> bool:
-    try:
-        number(text)
-    except LineError:
-        return False
-    return True
-
-
-def _column_values(lines: Sequence[str], column: int) -> list[str]:
-    values = []
+def _rows(lines: Sequence[str], separator: str) -> list[list[str]]:
+    rows = []
     for line in lines:
         try:
-            fields = split(line)
+            rows.append(split(line, separator))
         except LineError:
             continue
-        if len(fields) > column:
-            values.append(fields[column])
-    return values
+    return rows
 
 
-def _event_parser(user: int, item: int, time: int, unit_ms: int, integer_ids: bool) -> EventFormat:
-    width = max(user, item, time) + 1
+def _event_format(
+    name: str,
+    names: Sequence[str],
+    columns: EventColumns,
+    rows: Sequence[Sequence[str]],
+    separator: str,
+    header: int,
+) -> EventFormat:
+    user, item, time, kind = columns.user, columns.item, columns.time, columns.event_type
+    user_name, item_name = names[user][:40], names[item][:40]
+    form = time_form((row[time] for row in rows if len(row) > time), names[time][:40])
+    milliseconds, width = form.milliseconds, columns.width
 
-    def fields_of(line: str) -> list[str]:
-        fields = split(line)
-        if len(fields) < width:
-            raise LineError(f"a column is missing: {len(fields)} of at least {width}")
-        return fields
-
-    def parse_integers(line: str) -> Event:
-        f = fields_of(line)
-        return Event(
-            integer_id(f[user], "user_id"),
-            integer_id(f[item], "item_id"),
-            milliseconds(f[time], unit_ms),
+    def parse(line: str) -> Event:
+        f = split(line, separator)
+        if len(f) < width:
+            raise LineError(f"a column is missing: {len(f)} of at least {width}")
+        event = (
+            shop_id(f[user], user_name),
+            shop_id(f[item], item_name),
+            milliseconds(f[time]),
         )
+        if kind is None or kind >= len(f):
+            return Event(*event)
+        return Event(*event, event_type(f[kind]))
 
-    def parse_texts(line: str) -> Event:
-        f = fields_of(line)
-        return Event(
-            text_id(f[user], "user id"), text_id(f[item], "item id"), milliseconds(f[time], unit_ms)
-        )
-
-    if integer_ids:
-        return EventFormat("events table", 1, parse_integers)
-    return EventFormat("ratings table", 1, parse_texts)
+    return EventFormat(name, header, parse, columns.note(names, form.name), separator)
 
 
 def events_with_header(lines: Sequence[str]) -> EventFormat | None:
     """The format of a table whose first line names user, item and time; None if it does not.
 
     Raises:
-        ReplayError: if user and item are there but no time.
+        ReplayError: if one of them is missing, or two columns could be meant.
     """
-    header = _names(lines[0])
-    user, item, time = (_column(header, names) for names in (USER, ITEM, TIME))
-    if user is None or item is None:
-        return None
-    if time is None:
-        raise ReplayError(
-            f"no time among the columns {', '.join(header)}: a replay needs to know when each "
-            "event happened; add a column `time` (Unix seconds)"
-        )
-    unit_ms = unit_of(_column_values(lines[1:], time))
-    integer_ids = header[user] == "user_id" and header[item] == "item_id"
-    return _event_parser(user, item, time, unit_ms, integer_ids)
+    for separator, names in _headers(lines[0]):
+        if columns := event_columns(names):
+            rows = _rows(lines[1:], separator)
+            return _event_format("events table", names, columns, rows, separator, 1)
+    return None
 
 
-def ratings_without_header(lines: Sequence[str]) -> EventFormat | None:
-    """The format of Amazon's bare ratings; None if the lines are something else.
+def events_without_header(lines: Sequence[str]) -> EventFormat | None:
+    """The format of Amazon's bare ratings and Taobao's behaviours; None if it is neither.
 
     Raises:
         ReplayError: if user and item cannot be told apart.
     """
-    rows = []
-    for line in lines:
-        try:
-            row = split(line)
-        except LineError:
+    for separator in SEPARATORS:
+        if separator not in lines[0]:
             continue
-        if len(row) >= 4 and _is_number(row[2]) and _is_number(row[3]) and 0 <= number(row[2]) <= 5:
-            rows.append(row)
-    if len(rows) * 2 < len(lines) or not rows:
-        return None
+        rows = _rows(lines, separator)
+        if _most(rows, _is_behaviour):
+            names = ["user", "item", "category", "behaviour", "time"]
+            columns = EventColumns(0, 1, 4, 3)
+            rows = [row for row in rows if _is_behaviour(row)]
+            return _event_format("Taobao's behaviours", names, columns, rows, separator, 0)
+        if _most(rows, _is_rating):
+            return _ratings([row for row in rows if _is_rating(row)], separator)
+    return None
 
+
+def _most(rows: Sequence[Sequence[str]], fits: Callable[[Sequence[str]], bool]) -> bool:
+    return bool(rows) and fits(rows[0]) and sum(map(fits, rows)) * 2 >= len(rows)
+
+
+def _is_behaviour(row: Sequence[str]) -> bool:
+    return len(row) == 5 and row[3] in BEHAVIOURS and bool(_NUMBER.fullmatch(row[4]))
+
+
+def _is_rating(row: Sequence[str]) -> bool:
+    numbers = len(row) >= 4 and _NUMBER.fullmatch(row[2]) and _NUMBER.fullmatch(row[3])
+    return bool(numbers) and 0 <= float(row[2]) <= 5
+
+
+def _ratings(rows: Sequence[Sequence[str]], separator: str) -> EventFormat:
     def evidence(user: int, item: int) -> int:
         # An ASIN such as B000AAAAAA cannot be a reviewer, and a reviewer is longer than an ASIN.
         return sum(
@@ -168,37 +171,56 @@ def ratings_without_header(lines: Sequence[str]) -> EventFormat | None:
     votes_2014, votes_2018 = evidence(0, 1), evidence(1, 0)
     if votes_2014 == votes_2018:
         raise ReplayError(
-            "no header, and users and items look alike: add a first line that names the columns, "
-            "such as user_id,item_id,rating,timestamp"
+            "there is no header, and users and items look alike: add a first line that names the "
+            "columns, such as user_id,item_id,rating,timestamp"
         )
     user, item = (0, 1) if votes_2014 > votes_2018 else (1, 0)
-    described = _event_parser(user, item, 3, unit_of(row[3] for row in rows), integer_ids=False)
-    name = "Amazon ratings (user, item)" if user == 0 else "Amazon ratings (item, user)"
-    return EventFormat(name, 0, described.parse)
+    names = ["user", "item"] if user == 0 else ["item", "user"]
+    return _event_format(
+        f"Amazon ratings ({', '.join(names)})",
+        [*names, "rating", "time"],
+        EventColumns(user, item, 3, None),
+        rows,
+        separator,
+        0,
+    )
+
+
+def unknown_header(line: str) -> str:
+    """What a first line names, for a message, if it can be a header; else empty."""
+    for _, names in _headers(line):
+        if len(names) > 1 and not any(_NUMBER.fullmatch(name) for name in names):
+            return listed(names)
+    return ""
 
 
 def items_with_header(lines: Sequence[str]) -> EntryFormat | None:
-    """The format of a catalogue table; None if the first line does not name an item column."""
-    header = _names(lines[0])
-    item = _column(header, ITEM)
-    if item is None or _column(header, USER) is not None:
-        return None
-    width = len(header)
-    title, category, external = (
-        _column(header, names) for names in (("title",), ("category",), EXTERNAL)
-    )
-    integer_ids = header[item] == "item_id"
+    """The format of a catalogue table; None if the first line does not name an item column.
 
-    def text(fields: list[str], column: int | None) -> str:
-        return "" if column is None else plain_text(fields[column])
+    Raises:
+        ReplayError: if two columns could hold the items' ids.
+    """
+    for separator, names in _headers(lines[0]):
+        if columns := entry_columns(names):
+            return _entry_format(names, columns, separator)
+    return None
+
+
+def _entry_format(names: Sequence[str], columns: EntryColumns, separator: str) -> EntryFormat:
+    width, item, external = len(names), columns.item, columns.external
+    item_name = names[item][:40]
 
     def parse(record: str) -> Entry:
-        f = split(record)
+        f = split(record, separator)
         if len(f) != width:
             raise LineError(f"{len(f)} columns, the header has {width}")
-        key = integer_id(f[item], "item_id") if integer_ids else text_id(f[item], "item id")
-        group = text(f, category)
-        shop_id = text(f, external) or ("" if integer_ids else key)
-        return Entry(key, text(f, title), "" if group == "0" else group, shop_id)
+        titles = (plain_text(f[at]) for at in columns.titles)
+        category = category_of(f[at] for at in columns.categories)
+        return Entry(
+            shop_id(f[item], item_name),
+            next(filter(None, titles), ""),
+            "" if category == "0" else category,
+            "" if external is None else plain_text(f[external]),
+        )
 
-    return EntryFormat("items table", 1, parse, quoted=True, repeats=False)
+    return EntryFormat("items table", 1, parse, columns.note(names), separator)

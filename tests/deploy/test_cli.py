@@ -70,7 +70,7 @@ def test_a_log_that_cannot_be_used_is_refused_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    "row", ["x,2,1400000000", "1,2,-5", "1,2,99999999999", "1,2"], ids=lambda row: row
+    "row", [",2,1400000000", "1,2,-5", "1,2,99999999999", "1,2"], ids=lambda row: row
 )
 def test_a_bad_line_stops_a_strict_replay_with_its_number(
     tmp_path: Path, state: Path, row: str

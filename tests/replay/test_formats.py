@@ -53,7 +53,7 @@ EXPECTED = [
 
 def events_of(path, now_ms):
     bad: list[BadLine] = []
-    return [tuple(event) for event in read_events(path, now_ms, bad.append)], bad
+    return [tuple(event)[:3] for event in read_events(path, now_ms, bad.append)], bad
 
 
 def items_of(path):
@@ -101,7 +101,7 @@ def test_every_format_is_recognised_by_content_and_gives_the_same_events(
         "time,rating,item_id,user_id\n1369699200,5,11,7\n1369699201,4,12,8\n",
         '\ufeff"item_id","user_id","time"\r\n"11","7","1369699200"\r\n"12","8","1369699201"\r\n',
         "user_id,item_id,timestamp\n7,11,1369699200000\n8,12,1369699201000",
-        "user_id,item_id,time\n\n07,11,1369699200\n8,12,1369699201.0\n\n",
+        "user_id,item_id,time\n\n 7,11,1369699200\n8 ,12,1369699201.0\n\n",
     ],
     ids=["as documented", "other order", "quoted with a byte order mark", "milliseconds", "untidy"],
 )
@@ -114,11 +114,10 @@ def test_an_events_table_is_read_whatever_the_order_of_its_columns(write, now_ms
     ("line", "reason"),
     [
         ("7,11", "a column is missing: 2 of at least 3"),
-        ("seven,11,1369699200", "user_id 'seven' is not an integer"),
-        ("7,B00X,1369699200", "item_id 'B00X' is not an integer"),
-        ("7,-11,1369699200", "item_id -11 is negative"),
-        ("7,,1369699200", "item_id '' is not an integer"),
-        ("7,99999999999999999999,1369699200", "does not fit in 63 bits"),
+        ("7,-11,1369699200", "item_id '-11' is negative"),
+        ("7,,1369699200", "item_id is empty"),
+        ("null,11,1369699200", "user_id is missing (null)"),
+        (f"7,{'9' * 300},1369699200", "item_id is too long: 300 characters, at most 256"),
         ("7,11,-5", "time -5 (1969-12-31) is before 1995"),
         ("7,11,0", "time 0 (1970-01-01) is before 1995"),
         ("7,11,99999999999", "(5138-11-16) is in the future"),
@@ -127,7 +126,7 @@ def test_an_events_table_is_read_whatever_the_order_of_its_columns(write, now_ms
         ("7,11,soon", "time 'soon' is not a number"),
         ("7,11,nan", "time 'nan' is not a number"),
         ("7,11,1_369_699_200", "is not a number"),
-        ('7,11,"1369699200', "broken quoting"),
+        ('7,11,"1369699200', "a quotation mark is not closed"),
         ("7,11\0,1369699200", "holds a NUL character"),
         (b"7,11,\xff\xfe", "not UTF-8"),
     ],
@@ -147,7 +146,7 @@ def test_a_bad_line_is_told_with_its_number_and_the_rest_goes_on(write, now_ms, 
     [
         ('{"reviewerID": "A1", "asin": "B1", "unixReview', "malformed JSON"),
         ('{"reviewerID": "A1", "unixReviewTime": 1369699200}', "asin is missing"),
-        ('{"reviewerID": 5, "asin": "B1", "unixReviewTime": 1369699200}', "not text"),
+        ('{"reviewerID": [5], "asin": "B1", "unixReviewTime": 1369699200}', "neither text nor"),
         ('{"reviewerID": "", "asin": "B1", "unixReviewTime": 1369699200}', "is empty"),
         ('{"reviewerID": "A1", "asin": "B1"}', "time None is not a number"),
         ('{"reviewerID": "A1", "asin": "B1", "unixReviewTime": true}', "not a number"),
@@ -248,7 +247,7 @@ ITEM = (
         ),
         (META_2018, [("B1", "Wig cap", "Hair & Care", "B1"), ("B2", "", "Luxury Beauty", "B2")]),
         (META_2023, [("B1", "Soap", "All Beauty", "B1"), ("B2", "", "B", "B2")]),
-        (ITEM, [("1", "A soap", "Soap", ""), ("B2", "X", "", "B2")]),
+        (ITEM, [("1", "A soap", "Soap", ""), ("B2", "X", "", "")]),
         ("item_id,category\n1,119\n2,0\n", [("1", "", "119", ""), ("2", "", "", "")]),
         (
             'title,asin,item_id\n"Soap, ""soft"",\nlarge",B1,1\n',
@@ -264,7 +263,7 @@ def test_every_catalogue_is_recognised_by_content(write, text, expected, compres
 
 def test_bad_catalogue_lines_are_told_and_the_rest_goes_on(write):
     table = write(
-        'item_id,title\n1,Soap\n2,"never closed\n3,Comb\nx,Brush\n4,a,b\n5,Wig\n', "table"
+        'item_id,title\n1,Soap\n2,"never closed\n3,Comb\n-1,Brush\n4,a,b\n5,Wig\n', "table"
     )
     items, bad = items_of(table)
     assert [item[0] for item in items] == ["1", "3", "5"]
@@ -331,5 +330,5 @@ def test_the_head_of_a_real_ratings_file_is_read_whole(shared, now_ms):
 
 
 def test_real_interactions_without_time_are_refused(shared, now_ms):
-    with pytest.raises(ReplayError, match="no timestamp among the fields user_id, item_id"):
+    with pytest.raises(ReplayError, match="no column of times among user_id, item_id"):
         events_of(shared / "loo" / "beauty.inter", now_ms)

@@ -23,12 +23,18 @@ texts = st.one_of(
 
 
 @settings(deadline=None)
-@given(user=texts, item=texts, time_ms=st.integers(788918400000, 1 << 42))
-def test_the_database_and_python_agree(sql, user, item, time_ms):
+@given(
+    user=texts,
+    item=texts,
+    time_ms=st.integers(788918400000, 1 << 42),
+    kind=st.sampled_from(["click", "view", "pv"]),
+)
+def test_the_database_and_python_agree(sql, user, item, time_ms, kind):
     found = sql.execute(
-        "SELECT numeric_id($1), numeric_id($2), event_id($1, $2, $3::BIGINT)", [user, item, time_ms]
+        "SELECT numeric_id($1), numeric_id($2), event_id($1, $2, $3::BIGINT, $4)",
+        [user, item, time_ms, kind],
     ).fetchone()
-    assert found == (numeric_id(user), numeric_id(item), event_id(user, item, time_ms))
+    assert found == (numeric_id(user), numeric_id(item), event_id(user, item, time_ms, kind))
     assert 0 <= found[0] < 2**63
 
 
@@ -36,4 +42,5 @@ def test_ids_are_stable_across_releases():
     assert numeric_id("A39HTATAQ9V7YF") == 6225908972979923808
     assert numeric_id("0205616461") == 2574932919095407350
     assert numeric_id("205616461") == 205616461
+    assert numeric_id(str(2**63 - 1)) == 2**63 - 1
     assert event_id("7188", "104", 1023840000000) == "e68b75ca59d1cdd809b13de22b1f71c6"
