@@ -315,7 +315,3 @@ def snapshots(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
             show_json(found)
         else:
             questions.show_snapshots(found)
-
-
-if __name__ == "__main__":
-    app()

@@ -16,12 +16,13 @@ from typing import Literal
 
 import psutil
 
+from deploy.java import JavaError, find_java
+from deploy.ports import chosen, is_free
 from deploy.settings import Settings
 
 Grade = Literal["good", "warning", "bad"]
 LEAST_DISK_GIB, ENOUGH_DISK_GIB = 2.0, 10.0
 LEAST_MEMORY_GIB, ENOUGH_MEMORY_GIB = 4.0, 6.0
-JAVA = 17
 PACKAGES = ("apache-flink", "faiss-gpu", "fastapi", "kafka-python", "mlflow", "rocksdict", "torch")
 
 
@@ -90,24 +91,13 @@ def _packages() -> Iterator[Finding]:
 
 
 def _java() -> Iterator[Finding]:
-    remedy = "install JDK 17 (apt-get install openjdk-17-jdk-headless), or set JAVA_HOME to one"
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which(str(Path(home) / "bin" / "java") if home else "java")
-    if java is None:
-        where = f"in JAVA_HOME {home}" if home else "on the PATH"
-        yield Finding("Java", "bad", f"none {where}", remedy)
-        return
     try:
-        asked = subprocess.run(  # noqa: S603 - the Java that the pipeline would run
-            [java, "-version"], capture_output=True, text=True, timeout=30
-        )
-        words = asked.stderr.split('"')[1]
-        version = int(words.split(".")[0])
-    except (OSError, subprocess.TimeoutExpired, IndexError, ValueError):
-        yield Finding("Java", "bad", f"{java} does not say its version", remedy)
-        return
-    fits = version >= JAVA
-    yield Finding("Java", "good" if fits else "bad", words, "" if fits else remedy)
+        java = find_java()
+    except JavaError as error:
+        found, _, remedy = str(error).partition("; ")
+        yield Finding("Java", "bad", found, remedy)
+    else:
+        yield Finding("Java", "good", str(java))
 
 
 def _maven(settings: Settings) -> Iterator[Finding]:
@@ -188,9 +178,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     if running:
         yield Finding("ports", "good", "in use by this pipeline, which runs")
         return
-    taken = [
-        f"{name} {port}" for name, port in asdict(settings.ports).items() if port and _taken(port)
-    ]
+    taken = [f"{name} {port}" for name, port in chosen(settings.ports).items() if not is_free(port)]
     if taken:
         remedy = (
             "stop what listens there, or set other ports in [ports]; "
@@ -199,16 +187,6 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         yield Finding("ports", "warning", f"taken: {', '.join(taken)}", remedy)
     else:
         yield Finding("ports", "good", "free")
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 def _services(settings: Settings) -> Iterator[Finding]:

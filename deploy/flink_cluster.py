@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from deploy.java import find_jars, find_java, require_free_ports
+from deploy.java import find_jars, find_java
 
 METASPACE_MB = 192
 OVERHEAD_MB = 96
@@ -201,21 +201,11 @@ def prepare(config: Config) -> None:
     """Write the settings. Idempotent.
 
     Raises:
-        JavaError: no Java 17, or a port in use.
+        JavaError: no Java 17.
         FlinkClusterError: if apache-flink is not installed.
     """
     find_java()
     flink_home()
-    require_free_ports(
-        config.host,
-        {
-            "Flink's REST API": config.rest_port,
-            "Flink's JobManager": config.rpc_port,
-            "Flink's blob server": config.blob_port,
-            "Flink's TaskManager": config.task_manager_port,
-            "Flink's data exchange": config.data_port,
-        },
-    )
     for folder in (config.conf_dir, config.data_dir / "log", config.data_dir / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{name}: {_yaml(value)}\n" for name, value in settings(config).items()]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 OLDEST_JAVA = 17
+REMEDY = "install JDK 17 (Debian: apt-get install openjdk-17-jdk-headless) or set JAVA_HOME to one"
 JARS = Path(__file__).resolve().parent.parent / ".deploy" / "jars"
 """Where `deploy/pom.xml` puts the jars unless told otherwise."""
 
 
 class JavaError(RuntimeError):
-    """No usable Java runtime, jars missing, or a port in use; the message says the remedy."""
+    """No usable Java runtime, or jars missing; the message says the remedy."""
 
 
 def find_java() -> Path:
@@ -28,17 +28,13 @@ def find_java() -> Path:
     found = str(Path(home, "bin", "java")) if home else shutil.which("java")
     if not found or not os.access(found, os.X_OK):
         where = f"JAVA_HOME={home} has no bin/java" if home else "no java on the PATH"
-        raise JavaError(
-            f"{where}: Kafka and Flink need a JDK {OLDEST_JAVA} or newer; install it "
-            "(Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
-        )
+        raise JavaError(f"{where}, and Kafka and Flink need Java {OLDEST_JAVA} or newer; {REMEDY}")
     answer = subprocess.run([found, "-version"], capture_output=True, text=True)  # noqa: S603
     version = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
     if version is None or int(version[1]) < OLDEST_JAVA:
         said = version[1] if version else (answer.stderr.strip() or "nothing")
         raise JavaError(
-            f"{found} is Java {said}, Kafka and Flink need {OLDEST_JAVA} or newer; install it "
-            "(Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+            f"{found} is Java {said}, Kafka and Flink need {OLDEST_JAVA} or newer; {REMEDY}"
         )
     return Path(found)
 
@@ -54,21 +50,3 @@ def find_jars(folder: Path, pattern: str) -> list[Path]:
             f"{folder} holds no {pattern}; fetch the jars with: mvn -q -B -f deploy/pom.xml package"
         )
     return sorted(folder.glob("*.jar"))
-
-
-def require_free_ports(host: str, ports: dict[str, int]) -> None:
-    """Check that nothing listens on the ports, given by what they are for.
-
-    Raises:
-        JavaError: naming the first one that is taken.
-    """
-    for purpose, port in ports.items():
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise JavaError(
-                    f"port {port} of {host} for {purpose}: {error.strerror}; stop what listens "
-                    "there or configure another port"
-                ) from error

@@ -18,7 +18,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from deploy.java import JARS, find_jars, find_java, require_free_ports
+from deploy.java import JARS, find_jars, find_java
 
 CLUSTER_ID = "c3BhcmMtc3RyZWFtLTAwMQ"
 """KRaft cluster id (16 bytes in base64): always the same, so a data directory keeps its broker."""
@@ -136,13 +136,9 @@ def prepare(config: Config) -> None:
     """Write the settings and, the first time, format the storage. Idempotent.
 
     Raises:
-        JavaError: no Java 17, jars missing, or a port in use.
+        JavaError: no Java 17, or jars missing.
         KafkaBrokerError: if the storage cannot be formatted.
     """
-    require_free_ports(
-        config.host,
-        {"the Kafka broker": config.port, "the Kafka controller": config.controller_port},
-    )
     config.data_dir.mkdir(parents=True, exist_ok=True)
     properties = config.data_dir / "server.properties"
     properties.write_text(server_properties(config), encoding="utf-8")

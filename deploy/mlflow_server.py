@@ -19,6 +19,7 @@ from pathlib import Path
 
 from deploy.connections import Limits, most_connections, raise_descriptors
 from deploy.door import Door
+from deploy.environment import settle
 
 
 class MlflowServerError(RuntimeError):
@@ -49,6 +50,7 @@ def mlflow_server_command(config: Config, data_dir: Path) -> list[str]:
     """Command line that serves `data_dir`/mlflow with this interpreter."""
     return [
         sys.executable,
+        "-P",
         "-m",
         "deploy.mlflow_server",
         f"--host={config.host}",
@@ -113,6 +115,7 @@ def serve(config: Config, directory: Path) -> None:
 
 def main() -> int:
     """Entry point of `python -m deploy.mlflow_server`."""
+    settle()
     parser = argparse.ArgumentParser(description="Serve the MLflow registry of one pipeline.")
     parser.add_argument("--host", default=Config.host)
     parser.add_argument("--port", type=int, default=Config.port)

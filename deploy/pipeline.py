@@ -21,6 +21,7 @@ from typing import Any
 from kafka.errors import KafkaError
 
 from deploy.moment import boot
+from deploy.ports import chosen, taken_by_another
 from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.status import read_statuses, reported_at
@@ -132,8 +133,13 @@ class Pipeline:
 
         Raises:
             PipelineError: if one of them failed for good, with its last words.
+            PortTaken: if one cannot start because another process listens on its port.
         """
         states = self.supervisor.states()
+        if any(s.state in ("BACKOFF", "FATAL") for s in states.values()):
+            own = [process.pid for process in self.supervisor.processes()]
+            if taken := taken_by_another(chosen(self.settings.ports), own):
+                raise taken
         statuses = read_statuses(self.settings.data_dir)
         for state in states.values():
             # A killed part is EXITED for a moment, with another status, before it is restarted.

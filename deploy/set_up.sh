@@ -33,13 +33,44 @@ check_java() {
     fail "JDK ${version:-of unknown version} is too old: Kafka 4 needs JDK 17; install it or point JAVA_HOME at it"
 }
 
+# A variable that is meant for another Python would lead pip and uv somewhere else.
+unset PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS PYTHONSAFEPATH PYTHONUTF8 \
+  PYTHONPLATLIBDIR PYTHONUSERBASE VIRTUAL_ENV CONDA_PREFIX \
+  PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_REQUIREMENT \
+  UV_PYTHON UV_SYSTEM_PYTHON UV_TARGET UV_PREFIX UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE_NEWER \
+  UV_PROJECT UV_PROJECT_ENVIRONMENT UV_WORKING_DIRECTORY UV_CONFIG_FILE
+
+# pip, uv and Maven keep caches at home; a bare user id of a container has none.
+maven=(mvn -q -B)
+if [ ! -d "${HOME:-}" ] || [ ! -w "${HOME:-}" ]; then
+  export HOME="$state/home"
+  maven+=("-Dmaven.repo.local=$HOME/.m2/repository") # Java asks the password file, not HOME
+fi
+
+python_stamp() {
+  cat "$root/requirements.lock" "$root/pyproject.toml" "$root/deploy/set_up.sh" | sha256sum | cut -d' ' -f1
+}
+
+jars_stamp() {
+  find "$root/deploy/pom.xml" "$root/streaming/java" -type f -print0 | LC_ALL=C sort -z |
+    xargs -0 cat | sha256sum | cut -d' ' -f1
+}
+
+python_is_ready() {
+  [ "$(cat "$state/python.stamp" 2>/dev/null)" = "$(python_stamp)" ] && [ -x "$root/.venv/bin/sparc" ]
+}
+
+jars_are_ready() {
+  [ "$(cat "$state/jars.stamp" 2>/dev/null)" = "$(jars_stamp)" ] && [ -d "$state/jars/kafka" ]
+}
+
 set_up_python() {
-  local python stamp
-  stamp=$(cat "$root/requirements.lock" "$root/pyproject.toml" | sha256sum | cut -d' ' -f1)
-  if [ "$(cat "$state/python.stamp" 2>/dev/null)" = "$stamp" ] && [ -x "$root/.venv/bin/sparc" ]; then
-    return
-  fi
+  local python
+  python_is_ready && return
   python=$(find_python) || exit 1
+  # Without a stamp a set-up was interrupted (or is the first): what it left may be half a package.
+  if [ ! -e "$state/python.stamp" ]; then rm -rf "$root/.venv"; fi
+  rm -f "$state/python.stamp"
   say "installing the pinned Python packages into .venv (about 8 GB with torch's CUDA libraries)"
   [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv" ||
     fail "could not create .venv; install the venv module (for example: apt-get install python3.11-venv)"
@@ -51,29 +82,34 @@ set_up_python() {
   "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" \
     --no-deps --no-build-isolation -e "$root" ||
     fail "could not install this project into .venv; see the message above"
-  echo "$stamp" >"$state/python.stamp"
+  # Isolated (-I): a foreign package named `model` or `deploy` on PYTHONPATH is not taken for ours.
+  rm -f "$root/.venv/bin/sparc"
+  cat >"$root/.venv/bin/sparc" <<'EOF'
+#!/bin/sh
+exec "$(dirname "$(readlink -f "$0")")/python" -I -m deploy "$@"
+EOF
+  chmod +x "$root/.venv/bin/sparc"
+  python_stamp >"$state/python.stamp"
 }
 
 set_up_jars() {
-  local stamp
-  stamp=$(find "$root/deploy/pom.xml" "$root/streaming/java" -type f -print0 | LC_ALL=C sort -z |
-    xargs -0 cat | sha256sum | cut -d' ' -f1)
-  if [ "$(cat "$state/jars.stamp" 2>/dev/null)" = "$stamp" ] && [ -d "$state/jars/kafka" ]; then
-    return
-  fi
+  jars_are_ready && return
   command -v mvn >/dev/null 2>&1 ||
     fail "no Maven: 'mvn' was not found; install it (for example: apt-get install maven)"
   say "fetching Kafka and the Flink connector, and compiling the job's functions, by deploy/pom.xml"
-  rm -rf "$state/jars"
-  mvn -q -B -f "$root/deploy/pom.xml" package "-Ddest=$state/jars" >&2 ||
+  rm -rf "$state/jars" "$state/jars.stamp"
+  "${maven[@]}" -f "$root/deploy/pom.xml" package "-Ddest=$state/jars" >&2 ||
     fail "Maven could not fetch the jars of deploy/pom.xml; see the message above"
-  echo "$stamp" >"$state/jars.stamp"
+  jars_stamp >"$state/jars.stamp"
 }
 
-mkdir -p "$state" || fail "cannot write to $root"
 check_java
-exec 9>"$state/lock"
-flock 9 # two commands started at once on a fresh clone must not install over each other
-set_up_python
-set_up_jars
-exec 9>&-
+# A checkout that may not be written to is fine once it is set up (an image, a shared folder).
+if ! python_is_ready || ! jars_are_ready; then
+  mkdir -p "$state" && mkdir -p "$HOME" || fail "cannot write to $root: set it up once as a user who may"
+  exec 9>"$state/lock"
+  flock 9 # two commands started at once on a fresh clone must not install over each other
+  set_up_python
+  set_up_jars
+  exec 9>&-
+fi

@@ -82,13 +82,14 @@ def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> st
     config["supervisord"] = {
         "nodaemon": "true",
         "silent": "true",
-        "user": str(os.geteuid()),
         "directory": "%(here)s",
         "logfile": "%(here)s/supervisord.log",
         "logfile_maxbytes": "5MB",
         "pidfile": "%(here)s/supervisord.pid",
         "childlogdir": "%(here)s",
     }
+    if os.geteuid() == 0:  # or it warns; it looks a user up, and another one may have no entry
+        config["supervisord"]["user"] = "0"
     config["unix_http_server"] = {"file": str(socket), "chmod": "0700"}
     config["rpcinterface:supervisor"] = {
         "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
@@ -138,7 +139,7 @@ class Supervisor:
         path.write_text(configuration(programs, folder, self._socket), encoding="utf-8")
         path.chmod(0o600)
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(path)],
+            [sys.executable, "-P", "-m", "supervisor.supervisord", "-n", "-c", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=(folder / "supervisord.out").open("wb"),
             stderr=subprocess.STDOUT,

@@ -8,16 +8,18 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from rich.console import Console
 
 from deploy import flink_cluster, kafka_broker, mlflow_server
 from deploy import settings as configuration
 from deploy.pipeline import Pipeline, only_one
-from deploy.ports import allocate
+from deploy.ports import PortTaken, Reservation, allocate
 from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
@@ -25,9 +27,13 @@ from model.manifest import write_atomically
 from replay.datasets import find_dataset
 from replay.staging import stage
 
+log = structlog.get_logger(__name__)
+
 MARK = ".sparc"
 """File that marks a data directory as ours: `--fresh` empties no other one."""
 LEAST_FREE_BYTES = 1 << 30
+MOST_CLASHES = 5
+"""Ports that others may take between our choice and our start until the start is given up."""
 STAND_BACK = 10
 """Niceness of what may wait: who asks the service, or sends a click, does not."""
 
@@ -77,22 +83,28 @@ def claim(data_dir: Path, *, fresh: bool) -> None:
 
 
 def point_latest(data_dir: Path) -> None:
-    """Make `data/latest` lead to this data directory, for `sparc status` and the like."""
+    """Make `data/latest` lead to this data directory, for `sparc status` and the like.
+
+    A checkout that may not be written to has none: those commands are given the data directory.
+    """
     latest = configuration.LATEST
-    latest.parent.mkdir(parents=True, exist_ok=True)
     partial = latest.with_name(f".latest-{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(data_dir.resolve())
-    partial.replace(latest)
+    try:
+        latest.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(data_dir.resolve())
+        partial.replace(latest)
+    except OSError as error:
+        log.warning("latest_not_linked", path=str(latest), reason=error.strerror)
 
 
-def with_ports(settings: Settings) -> Settings:
-    """The settings with every port chosen.
+def with_ports(settings: Settings, reservation: Reservation, avoid: Collection[int]) -> Settings:
+    """The settings with every port chosen, none of `avoid`.
 
     Raises:
         PortError: if a configured port is in use.
     """
-    ports = allocate(settings.ports, settings.data_dir / "ports.json")
+    ports = allocate(settings.ports, settings.data_dir / "ports.json", reservation, avoid)
     return settings.model_copy(update={"ports": ports})
 
 
@@ -119,7 +131,7 @@ def programs(settings: Settings) -> list[Program]:
     if not settings.registry.tracking_uri:
         command = mlflow_server.mlflow_server_command(settings.local_mlflow(), settings.data_dir)
         found.append(Program("mlflow", command, nice=STAND_BACK))
-    sparc = [sys.executable, "-m", "deploy.cli"]
+    sparc = [sys.executable, "-P", "-m", "deploy"]  # -P: no package of the working directory
     found.append(Program("serve", [*sparc, "serve"]))
     for worker in range(2, settings.service.workers + 1):
         found.append(Program(f"serve-{worker}", [*sparc, "serve", "--worker", str(worker)]))
@@ -205,18 +217,35 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
     """
     section = _replay_section(wish)
     name = log_name(wish.events, wish.dataset)
-    data_dir = (wish.data_dir or configuration.DATA / name).resolve()
-    with only_one(data_dir):
+    given = wish.data_dir or os.environ.get("SPARC_DATA_DIR")
+    data_dir = Path(given or configuration.DATA / name).resolve()
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UpError(
+            f"cannot make the data directory {data_dir} ({error.strerror}); choose another one "
+            "with --data-dir or SPARC_DATA_DIR"
+        ) from error
+    with only_one(data_dir), Reservation() as reservation:
         claim(data_dir, fresh=wish.fresh)
         # who waits for the end of a log wants it learnt well, not soon
         more = {"trainer": {"hurry_from": 0}} if wish.drain else {}
         settings = configuration.load(wish.config, data_dir, written=False, replay=section, **more)
-        settings = with_ports(settings)
         check_log(settings)
-        every = programs(settings)
-        write_config(settings)
-        point_latest(data_dir)
-        return _supervise(settings, every, wish.drain, stop)
+        avoid: set[int] = set()
+        while True:
+            # As late as can be: what is free now has to be free when the parts come to listen.
+            ready = with_ports(settings, reservation, avoid)
+            every = programs(ready)
+            write_config(ready)
+            point_latest(data_dir)
+            try:
+                return _supervise(ready, every, wish.drain, stop)
+            except PortTaken as taken:
+                if getattr(settings.ports, taken.name) or len(avoid) == MOST_CLASHES:
+                    raise
+                log.warning("port_taken", part=taken.name, port=taken.port)
+                avoid.add(taken.port)
 
 
 def _supervise(

@@ -73,15 +73,21 @@ def submit_in_subprocess(config: Config, around: Surroundings, *, check_only: bo
         StreamingError: with the root cause.
     """
     environment = {
+        **os.environ,
         # A JVM of a few seconds: quick to start, and no code is worth the second compiler.
         "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx512m",
         # The job has no Python workers: no loopback server, which would import Beam.
         "_python_worker_execution_mode": "process",
-        **os.environ,
     }
     try:
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "streaming.submission", *(["check"] if check_only else [])],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "streaming.submission",
+                *(["check"] if check_only else []),
+            ],
             env=environment,
             input=to_json(config, around),
             capture_output=True,

@@ -93,7 +93,7 @@ def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
     events = int(options.rate * (options.seconds + options.warm_up + PATIENCE_SECONDS))
     synthetic = {"EVENTS": events, "USERS": options.users, "ITEMS": options.items}
     environment = {f"SPARC_REPLAY__SYNTHETIC__{k}": str(v) for k, v in synthetic.items()}
-    command = [sys.executable, "-m", "deploy.cli", "up", "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "deploy", "up", "--data-dir", str(data_dir)]
     with (data_dir.parent / "output").open("wb") as output:
         process = subprocess.Popen(
             [*command, "--rate", str(options.rate)],

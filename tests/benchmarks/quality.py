@@ -25,7 +25,7 @@ from tests.benchmarks import quality_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-SPARC = [sys.executable, "-m", "deploy.cli", "evaluate"]
+SPARC = [sys.executable, "-m", "deploy", "evaluate"]
 PARTS = ("peers", "sparc", "controls", "intervals", "loo")
 COUNTING = ("popularity", "neighbours")
 """Peers without randomness: one seed is enough."""

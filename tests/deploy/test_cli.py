@@ -21,7 +21,7 @@ HEADER = "user_id,item_id,time\n"
 
 def sparc(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *map(str, arguments)],
+        [sys.executable, "-m", "deploy", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, **variables},
         capture_output=True,
@@ -158,7 +158,11 @@ def test_the_set_up_names_what_is_missing(
     (clone / ".venv" / "bin" / "sparc").symlink_to("/bin/true")
     (clone / ".deploy").mkdir()
     stamp = subprocess.run(
-        ["bash", "-c", "cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1"],
+        [
+            "bash",
+            "-c",
+            "cat requirements.lock pyproject.toml deploy/set_up.sh | sha256sum | cut -d' ' -f1",
+        ],
         cwd=clone,
         capture_output=True,
         text=True,

@@ -23,7 +23,7 @@ from deploy.status import read_status
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 EVENTS, USERS, ITEMS = 6_000, 400, 300
-SPARC = [sys.executable, "-m", "deploy.cli"]
+SPARC = [sys.executable, "-m", "deploy"]
 
 
 class Run:
@@ -124,9 +124,9 @@ def test_a_drain_with_every_part_killed_once_loses_nothing(run: Run) -> None:
     run.start("--drain")
     eventually(lambda: run.status("train").get("trained_events", 0) > 500, run)
     for words in (
-        ("deploy.cli train",),
-        ("deploy.cli index",),
-        ("deploy.cli serve",),
+        ("deploy train",),
+        ("deploy index",),
+        ("deploy serve",),
         ("taskexecutor.TaskManagerRunner",),
     ):
         for pid in run.pids(*words):

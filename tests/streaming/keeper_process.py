@@ -14,7 +14,7 @@ import tomli_w
 
 from deploy.settings import ROOT
 
-SPARC = [sys.executable, "-m", "deploy.cli"]
+SPARC = [sys.executable, "-m", "deploy"]
 
 
 class Sparc:
