@@ -241,7 +241,7 @@ def test_a_thousand_idle_connections_leave_the_service_its_files(
     port, away = free_ports(2)
     status = shelf.data_dir / "status" / "serve.json"
     served = subprocess.Popen(
-        [sys.executable, "-m", "deploy.cli", "serve", "--data-dir", str(shelf.data_dir)],
+        [sys.executable, "-m", "deploy", "serve", "--data-dir", str(shelf.data_dir)],
         cwd=ROOT,
         env=os.environ
         | {"SPARC_PORTS__SERVICE": str(port), "SPARC_KAFKA__BOOTSTRAP": f"127.0.0.1:{away}"},

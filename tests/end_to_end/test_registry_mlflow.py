@@ -328,7 +328,7 @@ def test_a_version_forged_in_the_registry_is_never_served(
 
 def sparc(shelf: Shelf, server: MlflowServer, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *words, "--data-dir", str(shelf.data_dir)],
+        [sys.executable, "-m", "deploy", *words, "--data-dir", str(shelf.data_dir)],
         cwd=ROOT,
         env=os.environ | {"SPARC_REGISTRY__TRACKING_URI": server.config.tracking_uri},
         capture_output=True,
