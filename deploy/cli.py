@@ -275,9 +275,11 @@ def status(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
 
 @app.command()
 def retrieve(
-    user: Annotated[int | None, typer.Option(help="A user of the log.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="A user of the log, as it is called there.", metavar="ID")
+    ] = None,
     history: Annotated[
-        str | None, typer.Option(help="Item ids instead, oldest first: 12,7,2048.")
+        str | None, typer.Option(help="Item ids instead, oldest first: 12,7,B000AAAAAA.")
     ] = None,
     k: Annotated[int, typer.Option(help="Number of items.", min=1, max=500)] = 50,
     codes: Annotated[int | None, typer.Option(help="Number of codes to search.", min=1)] = None,

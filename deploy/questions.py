@@ -130,13 +130,13 @@ def show_status(facts: dict[str, Any]) -> None:
 
 
 def retrieve(
-    settings: Settings, user: int | None, history: str | None, k: int, codes: int | None
+    settings: Settings, user: str | None, history: str | None, k: int, codes: int | None
 ) -> dict[str, Any]:
     """Ask the service.
 
     Raises:
         QuestionError: if it does not answer, or refuses.
-        ValueError: for a history that is not a list of integers.
+        ValueError: if neither or both of user and history are given.
     """
     if (user is None) == (history is None):
         raise ValueError("give either --user or --history")
@@ -144,10 +144,8 @@ def retrieve(
     if user is not None:
         question["user_id"] = user
     else:
-        try:
-            question["history"] = [int(word) for word in (history or "").split(",") if word]
-        except ValueError as error:
-            raise ValueError(f"--history {history!r}: item ids with commas between") from error
+        words = map(str.strip, (history or "").split(","))
+        question["history"] = [word for word in words if word]
     if codes is not None:
         question["codes"] = codes
     address = f"{_service(settings)}/v1/retrieve"
@@ -175,8 +173,8 @@ def show_answer(answer: dict[str, Any]) -> None:
     for rank, item in enumerate(answer["items"], 1):
         items.add_row(
             str(rank),
-            str(item["item_id"]),
-            escape(item["title"] or item["external_id"]),
+            escape(item["external_id"] or str(item["item_id"])),
+            escape(item["title"]),
             escape(item["category"]),
             str(item["code"]),
             f"{item['code_probability']:.3f}",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deploy.serving_state import MAX_K
+from deploy.shop_ids import Id
 
 MAX_HISTORY = 1000
 """Longest history in a request; the newest 50 are used, all are left out of the answer."""
@@ -14,11 +15,11 @@ MAX_HISTORY = 1000
 MAX_BATCH = 64
 """Most queries of one batch."""
 
-Id = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 TimeMs = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 _BY_USER: dict[str, Any] = {
     "summary": "a known user",
+    "description": "As the shop calls it, text or number; so are items in a history.",
     "value": {"user_id": 42, "k": 10},
 }
 _BY_HISTORY: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Numbers for the ids of a log, and the identity of an event.
 
-The pipeline's ids are int64. A number of 63 bits as one writes it (no sign, space or leading zero)
+The pipeline's ids are int64. A number of 64 bits as one writes it (no plus, space or leading zero)
 keeps its value; any other text (Amazon's `A39H...` and `B000...`, an ISBN `0000000019`) becomes the
 upper 63 bits of its SHA-1's first 8 bytes. The number depends on the text alone: it is the same in
 every file, run and release, without a table, and no id changes when the log grows. Among ten
@@ -19,7 +19,7 @@ import re
 from streaming.events import CLICK
 
 DUCKDB_MACROS = f"""
-CREATE MACRO is_number(text) AS regexp_full_match(text, '0|[1-9][0-9]{{0,18}}')
+CREATE MACRO is_number(text) AS regexp_full_match(text, '0|-?[1-9][0-9]{{0,18}}')
     AND TRY_CAST(text AS BIGINT) IS NOT NULL;
 CREATE MACRO numeric_id(text) AS CASE WHEN is_number(text) THEN TRY_CAST(text AS BIGINT)
     ELSE (('0x' || left(sha1(text), 16))::UBIGINT >> 1)::BIGINT END;
@@ -29,16 +29,16 @@ CREATE MACRO event_id(user_text, item_text, time_ms, event_type) AS
 """
 """`numeric_id` and `event_id` as below, for many rows at a time."""
 
-_number = re.compile("0|[1-9][0-9]{0,18}")
+_number = re.compile("0|-?[1-9][0-9]{0,18}", re.ASCII)
 
 
 def numeric_id(text: str) -> int:
-    """The id of a user or item, in [0, 2**63).
+    """The id of a user or item, in [-2**63, 2**63); that of a text is not negative.
 
     >>> numeric_id("7188"), numeric_id("A39HTATAQ9V7YF")
     (7188, 6225908972979923808)
     """
-    if _number.fullmatch(text) and (number := int(text)) < 2**63:
+    if _number.fullmatch(text) and -(2**63) <= (number := int(text)) < 2**63:
         return number
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -17,6 +17,7 @@ from deploy.dashboard.interests import interests
 from deploy.dashboard.timeline import Timeline
 from deploy.dashboard.versions import LoadedVersions
 from deploy.judging import RecentEvents
+from deploy.shop_ids import Id, with_ids_as_text
 from deploy.switching import SwitchError, resolve
 from indexer.errors import SnapshotError
 from model.histories import History
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 STATIC = Path(__file__).with_name("static")
 TAG = "dashboard"
 
-UserId = Annotated[int, InPath(ge=-(2**63), lt=2**63)]
+UserId = Annotated[Id, InPath(description="As the shop calls it, text or number.")]
 Version = Annotated[str, Query(max_length=32, description="7, v7, champion, previous, newest ...")]
 
 
@@ -110,7 +111,7 @@ def dashboard_routes(app: FastAPI, service: RetrievalService) -> None:
         """With how many clicks each has, the latest first."""
         return await slowly(lambda: {"users": recent_users(service.recent, limit)})
 
-    @route("/v1/users/{user_id}/interests", "A user's interests over time")
+    @route("/v1/users/{user_id:path}/interests", "A user's interests over time")
     async def user_interests(
         user_id: UserId, k: Annotated[int, Query(ge=1, le=100)] = 12
     ) -> Response:
@@ -129,7 +130,7 @@ def dashboard_routes(app: FastAPI, service: RetrievalService) -> None:
         a: Version = "previous",
         b: Version = "champion",
         k: Annotated[int, Query(ge=1, le=50)] = 10,
-        user_id: Annotated[int | None, Query(ge=-(2**63), lt=2**63)] = None,
+        user_id: Id | None = None,
     ) -> Response:
         """Metrics, the same recent events, codes that moved, items, sample answers."""
 
@@ -161,4 +162,6 @@ def recent_users(recent: RecentEvents, limit: int) -> list[dict[str, int]]:
 
 
 def _json(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(
+        with_ids_as_text(value), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    )

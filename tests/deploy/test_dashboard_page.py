@@ -12,6 +12,8 @@ import uvicorn
 
 from deploy.served import Decision, decide
 from deploy.status import reporter
+from replay.staging import stage
+from streaming.events import UserSequence
 from tests.deploy.snapshot_maker import START_MS, Shelf
 from tests.deploy.test_service_limits import Serving
 
@@ -99,6 +101,62 @@ def browser() -> Iterator[Any]:
         one = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE_MS)
         yield one
         one.close()
+
+
+def test_the_users_of_a_log_with_text_ids_are_known_to_the_page(
+    browser: Any, shelf: Shelf, free_ports, tmp_path
+) -> None:
+    # Their numbers lie beyond 2**53, where JavaScript rounds.
+    users = [f"A{1000 + k}HTATAQ9V7Y{k:X}" for k in range(12)]
+    rows = [f"{users[k % 12]},{1 + k % 40},5.0,{1400000000 + 60 * k}" for k in range(36)]
+    path = tmp_path / "ratings.csv"
+    path.write_text("UserId,ProductId,Rating,Timestamp\n" + "\n".join(rows), encoding="utf-8")
+    (batch,) = stage(path, None, tmp_path / "staged", 1_500_000_000_000).read_events()
+    past: dict[int, list[tuple[int, int]]] = {}
+    sequences = []
+    for event_id, user, item, at, _ in zip(*batch[1:], strict=True):
+        before = past.setdefault(user, [])
+        items, times = [i for i, _ in before], [t for _, t in before]
+        sequences.append(UserSequence(event_id, user, at, len(before) + 1, items, times, item))
+        before.append((item, at))
+    assert min(past) > 2**53
+    serving = Serving(shelf, sequences=sequences)
+    (port,) = free_ports(1)
+    server = uvicorn.Server(
+        uvicorn.Config(serving.app, host="127.0.0.1", port=port, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.05)
+        seen = Seen(browser, f"http://127.0.0.1:{port}", 1280)
+        page = seen.page
+        known = page.evaluate(
+            """async () => {
+                const { users } = await (await fetch("/v1/users?limit=40")).json();
+                const asked = users.map(async (u) =>
+                    (await fetch(`/v1/users/${encodeURIComponent(u.user_id)}/interests`)).json());
+                return (await Promise.all(asked)).map((found) => found.known);
+            }"""
+        )
+        assert known == [True] * 12
+        for chip in page.locator("#user-recent button").all():
+            chip.click()
+            page.locator("#user-words", has_text="3 clicks.").wait_for()
+        for user in users:  # as the shop calls them
+            page.locator("#user-id").fill(user)
+            page.keyboard.press("Enter")
+            page.locator("#user-words", has_text="3 clicks.").wait_for()
+        page.locator("#user-id").fill("nobody")
+        page.keyboard.press("Enter")
+        page.locator("#user-words", has_text="unknown").wait_for()
+        assert seen.troubles == []
+        assert "B0000000" in page.locator("#codebook-items").inner_text()  # the shop's own ids
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        serving.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import urljoin
 
@@ -30,9 +30,11 @@ SEARCH = SearchConfig(codes=4)
 
 
 class Serving:
-    """A service on a snapshot and the histories of `clicks`."""
+    """A service on a snapshot and the histories of `clicks`, or of other sequences."""
 
-    def __init__(self, shelf: Shelf, token: str = "") -> None:
+    def __init__(
+        self, shelf: Shelf, token: str = "", sequences: Sequence[UserSequence] | None = None
+    ) -> None:
         self.recent = RecentEvents(1000)
         self.popularity = PopularityPeer(window=1000)
 
@@ -41,7 +43,8 @@ class Serving:
             self.popularity.add(events)
 
         self.histories = UserHistories(shelf.data_dir / "service" / "histories", taken)
-        records = [HistoryRecord("s", 0, at, s.to_bytes()) for at, s in enumerate(clicks())]
+        given = clicks() if sequences is None else sequences
+        records = [HistoryRecord("s", 0, at, s.to_bytes()) for at, s in enumerate(given)]
         self.histories.store(records, {("s", 0): len(records)})
         self.follower = SnapshotFollower(shelf.data_dir, SEARCH)
         for version in (1, 2):
@@ -310,13 +313,13 @@ def test_the_codebook_holds_every_item_once(serving: Serving) -> None:
         for code in found["codes"]
         for item in serving.http.get(f"/v1/codes/{code['code']}/items?limit=200").json()["items"]
     ]
-    assert sorted(listed) == list(range(1, ITEMS + 1))
+    assert sorted(map(int, listed)) == list(range(1, ITEMS + 1))
 
 
 def test_interests_are_distributions_after_every_click(serving: Serving) -> None:
     found = serving.http.get("/v1/users/3/interests").json()
     mine = [s.target for s in clicks() if s.user_id == 3]
-    assert [step["item"]["item_id"] for step in found["steps"][1:]] == mine
+    assert [int(step["item"]["item_id"]) for step in found["steps"][1:]] == mine
     for step in found["steps"]:
         assert sum(step["probabilities"]) + step["others"] == pytest.approx(1.0, abs=1e-3)
     unknown = serving.http.get("/v1/users/-9/interests").json()

@@ -16,7 +16,7 @@ def sql():
 
 
 texts = st.one_of(
-    st.integers(0, 10**20).map(str),
+    st.integers(-(10**20), 10**20).map(str),
     st.text("0123456789", min_size=1, max_size=25),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
 )
@@ -35,7 +35,8 @@ def test_the_database_and_python_agree(sql, user, item, time_ms, kind):
         [user, item, time_ms, kind],
     ).fetchone()
     assert found == (numeric_id(user), numeric_id(item), event_id(user, item, time_ms, kind))
-    assert 0 <= found[0] < 2**63
+    assert (found[0] < 0) == (str(found[0]) == user and user[0] == "-")
+    assert -(2**63) <= found[0] < 2**63
 
 
 def test_ids_are_stable_across_releases():

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { Chart, safe, tooltip } from "./charts.js";
-import { count, element, name, ratio, shortened } from "./words.js";
+import { count, element, name, ratio, shortened, under } from "./words.js";
 
 const LABELLED = 18;
 const CALM = 0.5; // the scale reaches at least so far, so that little drift looks like little
@@ -65,7 +65,7 @@ async function choose(code) {
   if (chosen !== code) return;
   document.getElementById("codebook-items").replaceChildren(...found.items.map((item) => element(
     "li", {},
-    element("span", {}, name(item), element("br"), element("span", { class: "under" }, item.category)),
+    element("span", {}, name(item), element("br"), element("span", { class: "under" }, under(item))),
     element("span", { class: "num" }, count(item.clicks), element("br"), element("span", { class: "under" }, "clicks")),
   )));
 }

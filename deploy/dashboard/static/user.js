@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { Chart, axis, palette, safe, tooltip } from "./charts.js";
-import { count, date, element, name, percent, shortened, text } from "./words.js";
+import { count, date, element, name, percent, shortened, text, under } from "./words.js";
 
 let chart = null;
 let asked = 0;
@@ -39,7 +39,7 @@ function options(found, style, narrow) {
 function row(item) {
   return element(
     "li", {},
-    element("span", {}, name(item), element("br"), element("span", { class: "under" }, item.category)),
+    element("span", {}, name(item), element("br"), element("span", { class: "under" }, under(item))),
     element("span", { class: "num" }, element("span", { class: `tag${item.explored ? " explored" : ""}`, title: item.explored ? "explored: never clicked in this code" : "a known interest" }, item.explored ? `explores ${item.code}` : `code ${item.code}`)),
   );
 }

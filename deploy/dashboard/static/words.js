@@ -49,7 +49,16 @@ export function clock(ms) {
 }
 
 export function name(item) {
-  return item.title || item.external_id || `item ${item.item_id}`;
+  return item.title || `item ${shopId(item)}`;
+}
+
+// What the shop calls an item: its own id, or the number that is one.
+export function shopId(item) {
+  return item.external_id || item.item_id;
+}
+
+export function under(item) {
+  return [item.category, item.title ? shopId(item) : ""].filter(Boolean).join(" · ");
 }
 
 export function shortened(text, length) {
