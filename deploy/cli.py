@@ -43,8 +43,14 @@ DataDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 
 
+LONGEST_MESSAGE = 2000
+
+
 def fail(message: str, code: int = 1) -> typer.Exit:
     """Print one clear line and give the exception that ends the command."""
+    if len(message) > LONGEST_MESSAGE:  # it quotes what was given; the remedy is at the end
+        half = LONGEST_MESSAGE // 2
+        message = f"{message[:half]} … {message[-half:]}"
     print(f"error: {message}", file=sys.stderr, flush=True)
     return typer.Exit(code)
 

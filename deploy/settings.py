@@ -279,7 +279,8 @@ def load(
         left = (data_dir or LATEST) / CONFIG
         config = left if written and left.is_file() else None
     elif not config.is_file():
-        raise SettingsError(f"{config}: no such configuration file")
+        what = "a directory, not a" if config.is_dir() else "no such"
+        raise SettingsError(f"{config}: {what} configuration file")
     if data_dir is not None:
         overrides["data_dir"] = data_dir.resolve()
     _file_in_use = config
@@ -292,6 +293,22 @@ def load(
     finally:
         _file_in_use = None
     return settings
+
+
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without the variables that set something here.
+
+    >>> without_settings({"SPARC_REPLAY__RATE": "5", "sparc_config": "a.toml", "HOME": "/root"})
+    {'HOME': '/root'}
+    """
+    known = {"config", *Settings.model_fields}
+    prefix = Settings.model_config["env_prefix"].lower()
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.lower().startswith(prefix)
+        or name.lower().removeprefix(prefix).split("__")[0] not in known
+    }
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -124,7 +124,13 @@ def _die_with_parent() -> None:
 
 
 class Supervisor:
-    """supervisord as a child process, in a session of its own so that Ctrl-C reaches only us."""
+    """supervisord as a child process, in a session of its own so that Ctrl-C reaches only us.
+
+    Args:
+        programs: what to run.
+        folder: of the logs.
+        environment: the whole environment of every program.
+    """
 
     def __init__(
         self, programs: Sequence[Program], folder: Path, environment: Mapping[str, str]
@@ -143,7 +149,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=(folder / "supervisord.out").open("wb"),
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},  # and from it to every program
+            env=dict(environment),  # and from it to every program
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )

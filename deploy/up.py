@@ -26,6 +26,7 @@ from deploy.supervision import Program, Supervisor
 from model.manifest import write_atomically
 from replay.datasets import find_dataset
 from replay.staging import stage
+from replay.text_file import check_file
 
 log = structlog.get_logger(__name__)
 
@@ -168,20 +169,34 @@ class Wish:
     config: Path | None = None
 
 
-def _replay_section(wish: Wish) -> dict[str, Any]:
-    section: dict[str, Any] = {}
-    for name in ("events", "items"):
-        path = getattr(wish, name)
-        if path is None:
-            continue
-        if not path.is_file():
-            raise UpError(f"{path}: no such file; give the path of a log with --{name}")
-        section[name] = path.resolve()
-    for name in ("dataset", "rate", "speedup"):
+def replay_section(wish: Wish) -> dict[str, Any]:
+    """The log that is meant, by flags over variables over the file; its paths are absolute.
+
+    A flag also puts out what it excludes: `--events` a dataset, `--rate` a speed-up.
+
+    Raises:
+        SettingsError, ReplayError: naming the setting, or the file and what is wrong with it.
+    """
+    section: dict[str, Any] = {"strict": True} if wish.strict else {}
+    for name in ("events", "items", "dataset", "rate", "speedup"):
         if getattr(wish, name) is not None:
             section[name] = getattr(wish, name)
-    if wish.strict:
-        section["strict"] = True
+    for name, excluded in (
+        ("events", {"dataset": ""}),
+        ("dataset", {"events": None, "items": None}),
+        ("rate", {"speedup": 0.0}),
+        ("speedup", {"rate": 0.0}),
+    ):
+        if name in section:
+            section = excluded | section
+    named = configuration.load(wish.config, written=False, replay=section).replay
+    for name in ("events", "items"):
+        path = getattr(named, name)
+        if path is not None:
+            check_file(path)
+            section[name] = path.resolve()  # the parts run elsewhere
+    if named.dataset:
+        section["dataset"] = named.dataset
     return section
 
 
@@ -193,7 +208,7 @@ def check_log(settings: Settings) -> None:
     """
     replay = settings.replay
     if replay.events is not None:
-        stage(
+        log = stage(
             replay.events,
             replay.items,
             settings.data_dir,
@@ -201,6 +216,8 @@ def check_log(settings: Settings) -> None:
             strict=replay.strict,
             memory_mb=replay.sort_memory_mb,
         )
+        for note in log.notes:
+            print(note, file=sys.stderr, flush=True)
     elif replay.dataset:
         find_dataset(replay.dataset)
 
@@ -215,8 +232,8 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
         UpError, SettingsError, ReplayError, PortError, JavaError, PipelineError: in one line,
             what is wrong and what to do.
     """
-    section = _replay_section(wish)
-    name = log_name(wish.events, wish.dataset)
+    section = replay_section(wish)
+    name = log_name(section.get("events"), section.get("dataset"))
     given = wish.data_dir or os.environ.get("SPARC_DATA_DIR")
     data_dir = Path(given or configuration.DATA / name).resolve()
     try:
@@ -258,17 +275,7 @@ def _supervise(
         "retrieval service": f"http://{settings.service.host}:{settings.ports.service}/docs",
         "logs": str(settings.data_dir / "logs"),
     }
-    environment = {
-        "SPARC_CONFIG": str(settings.data_dir / configuration.CONFIG),
-        "PYTHONUNBUFFERED": "1",
-        # Where bytecode may not be kept, importing torch or MLflow costs seconds in each part.
-        "PYTHONDONTWRITEBYTECODE": "",
-        # Each part uses one core; their threads would only fight over two.
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
-        "MALLOC_ARENA_MAX": "2",
-    }
-    supervisor = Supervisor(every, settings.data_dir / "logs", environment)
+    supervisor = Supervisor(every, settings.data_dir / "logs", part_environment(settings))
     try:
         supervisor.wait_until_up()
         with Progress(Console(stderr=False), addresses) as progress:
@@ -279,3 +286,21 @@ def _supervise(
             return None
     finally:
         supervisor.stop()
+
+
+def part_environment(settings: Settings) -> dict[str, str]:
+    """The environment of every part: ours, but what is set is what was written.
+
+    A variable that a flag has overruled would overrule it in the parts.
+    """
+    return {
+        **configuration.without_settings(os.environ),
+        "SPARC_CONFIG": str(settings.data_dir / configuration.CONFIG),
+        "PYTHONUNBUFFERED": "1",
+        # Where bytecode may not be kept, importing torch or MLflow costs seconds in each part.
+        "PYTHONDONTWRITEBYTECODE": "",
+        # Each part uses one core; their threads would only fight over two.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
+        "MALLOC_ARENA_MAX": "2",
+    }
