@@ -267,4 +267,7 @@ def _integer(text: str, name: str, path: Path, line: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ProtocolError(f"{path} line {line}: {name} {text!r} is not an integer") from None
+        raise ProtocolError(
+            f"{path} line {line}: {name} {text[:80]!r} is not an integer, as the protocol's files "
+            "have it; number the ids first"
+        ) from None

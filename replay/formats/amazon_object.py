@@ -36,6 +36,7 @@ from replay.formats.record import (
     EventFormat,
     event_type,
     plain_text,
+    second_id,
     shop_id,
 )
 from replay.formats.times import time_form
@@ -182,7 +183,7 @@ def items(lines: Sequence[str]) -> EntryFormat | None:
             shop_id(record.get(item), item),
             next(filter(None, (plain_text(record.get(key)) for key in titles)), ""),
             category_of(record.get(key) for key in categories),
-            "" if external is None else plain_text(record.get(external)),
+            "" if external is None else second_id(record.get(external)),
         )
 
     return EntryFormat("objects", 0, parse, columns.note(keys), repeats=True)

@@ -19,6 +19,7 @@ from replay.formats.record import (
     EventFormat,
     event_type,
     plain_text,
+    second_id,
     shop_id,
 )
 from replay.formats.times import time_form
@@ -86,7 +87,7 @@ def items(lines: Sequence[str]) -> EntryFormat | None:
             shop_id(f[columns.item], names[columns.item]),
             next(filter(None, (plain_text(f[at]) for at in columns.titles)), ""),
             next(filter(None, categories), ""),
-            "" if columns.external is None else plain_text(f[columns.external]),
+            "" if columns.external is None else second_id(f[columns.external]),
         )
 
     return EntryFormat("RecBole items", 1, parse, columns.note(names))

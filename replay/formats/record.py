@@ -126,6 +126,14 @@ def event_type(value: Any) -> str:
     return value or CLICK
 
 
+def second_id(value: Any) -> str:
+    """The shop's own id in a column beside the item's: as it stands, or empty if it is none."""
+    try:
+        return shop_id(value, "")
+    except LineError:
+        return ""
+
+
 def plain_text(value: Any) -> str:
     """A title or category on one line, without markup, bounded; empty for what is no text."""
     if not isinstance(value, str):

@@ -27,6 +27,7 @@ from replay.formats.record import (
     EventFormat,
     event_type,
     plain_text,
+    second_id,
     shop_id,
 )
 from replay.formats.times import time_form
@@ -220,7 +221,7 @@ def _entry_format(names: Sequence[str], columns: EntryColumns, separator: str) -
             shop_id(f[item], item_name),
             next(filter(None, titles), ""),
             "" if category == "0" else category,
-            "" if external is None else plain_text(f[external]),
+            "" if external is None else second_id(f[external]),
         )
 
     return EntryFormat("items table", 1, parse, columns.note(names), separator)

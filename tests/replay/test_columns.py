@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from replay.errors import BadLine, ReplayError
 from replay.formats.recognition import recognise_events, recognise_items
@@ -302,3 +304,38 @@ def test_real_logs_of_other_shops_are_read_whole(shared, now_ms):
     events, bad = read(shared / "signals" / "rees46_head.csv", now_ms)
     assert (len(events), bad) == (17_435, [])
     assert {e[3] for e in events} == {"view", "cart", "purchase"}
+
+
+NAMES = st.sampled_from(
+    ["user_id", "userId", "item", "asin", "time", "date", "event", "title", "genres", "x", '"', ""]
+)
+VALUES = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["1400000000", "2019-10-01", "0001-01-01T00:00+14:00", "1e400", "9" * 5000]),
+    st.integers(-(10**30), 10**30).map(str),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(NAMES, min_size=1, max_size=6),
+    st.lists(st.lists(VALUES, min_size=1, max_size=6), max_size=6),
+    st.sampled_from([",", "\t", ";", "|", "::", "json", "python"]),
+)
+def test_no_content_ends_otherwise_than_in_events_bad_lines_or_a_refusal(
+    tmp_path, now_ms, names, rows, separator
+):
+    if separator in ("json", "python"):
+        objects = [dict(zip(names, row, strict=False)) for row in rows]
+        text = "\n".join(map(json.dumps if separator == "json" else repr, objects))
+    else:
+        text = "\n".join(separator.join(row) for row in [names, *rows])
+    path = tmp_path / "file"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    for read_it in (lambda: read(path, now_ms), lambda: listed(path)):
+        try:
+            _, bad = read_it()
+        except ReplayError as error:
+            assert len(str(error)) < 1500
+        else:
+            assert all(len(line.reason) < 300 for line in bad)

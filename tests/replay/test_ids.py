@@ -48,6 +48,17 @@ def test_a_column_with_any_text_in_it_is_text_as_a_whole(write, tmp_path, now_ms
     assert {i.external_id for _, i in mixed.read_items()} == {"18", "019"}
 
 
+def test_the_shops_own_id_beside_a_number_is_kept_or_left_out_whole(write, tmp_path, now_ms):
+    events = "user_id,item_id,time\n1,18,1400000000\n"
+    items = f"item_id,sku,title\n18,AB-7 <b>,Soap\n19,{'x' * 300},Comb\n20,null,Wig\n"
+    log = staged(write, tmp_path, now_ms, events, items)
+    assert {i.item_id: i.external_id for _, i in log.read_items()} == {
+        18: "AB-7 <b>",
+        19: "",
+        20: "",
+    }
+
+
 def test_a_log_that_gets_text_later_keeps_the_numbers_it_had(write, tmp_path, now_ms):
     head = "user_id,item_id,time\n1,18,1400000000\n2,19,1400000001\n"
     (before,) = staged(write, tmp_path, now_ms, head).read_events()
