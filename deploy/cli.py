@@ -18,7 +18,9 @@ import typer
 
 from deploy import doctor_cli, evaluate_cli, registry_cli, stream_cli
 from deploy import settings as configuration
+from deploy.private import keep_private
 from deploy.status import reporter
+from streaming.secret import cleaned
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,11 +50,34 @@ LONGEST_MESSAGE = 2000
 
 def fail(message: str, code: int = 1) -> typer.Exit:
     """Print one clear line and give the exception that ends the command."""
+    message = cleaned(message)  # whole, before anything is cut out of it
     if len(message) > LONGEST_MESSAGE:  # it quotes what was given; the remedy is at the end
         half = LONGEST_MESSAGE // 2
         message = f"{message[:half]} … {message[-half:]}"
     print(f"error: {message}", file=sys.stderr, flush=True)
     return typer.Exit(code)
+
+
+class Cleaned:
+    """A text stream that shows no secret, whoever writes: our logs, libraries, tracebacks."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text with secrets masked."""
+        self._stream.write(cleaned(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@app.callback()
+def begin() -> None:
+    """Learns a recommender's retrieval stage while it serves."""
+    if not isinstance(sys.stderr, Cleaned):
+        sys.stderr = Cleaned(sys.stderr)  # type: ignore[assignment]
 
 
 @contextmanager
@@ -98,6 +123,7 @@ def run_part(
         signal.signal(number, lambda *_: stop.set())
     configure_logging(settings.log_level)
     with errors_as_one_line():
+        keep_private(settings.data_dir)
         body(stop, reporter(settings.data_dir, name))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from deploy.connections import Limits, most_connections, raise_descriptors
 from deploy.door import Door
 from deploy.environment import settle
+from deploy.private import UMASK
 
 
 class MlflowServerError(RuntimeError):
@@ -66,6 +67,7 @@ def serve(config: Config, directory: Path) -> None:
     Raises:
         MlflowServerError: if the port is taken.
     """
+    os.umask(UMASK)
     directory.mkdir(parents=True, exist_ok=True)
     # The protocol is named so that asyncio sends answers at once (TCP_NODELAY).
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)

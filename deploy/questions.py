@@ -15,7 +15,8 @@ from deploy import moment
 from deploy.freshness import quantiles
 from deploy.moment import Moment
 from deploy.progress import describe
-from deploy.registry import registered_versions
+from deploy.registry import RegistryError, registered_versions
+from deploy.service import ServiceError
 from deploy.settings import Settings
 from deploy.status import PARTS, age_seconds, is_alive, read_statuses
 from indexer.pointer import read_pointer
@@ -34,7 +35,7 @@ def _service(settings: Settings) -> str:
 
 def bearer(settings: Settings) -> dict[str, str]:
     """The header that a service with a token asks for; empty without one."""
-    token = settings.service.token
+    token = settings.service.bearer()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -81,7 +82,7 @@ def _delays(settings: Settings) -> dict[str, Any]:
     try:
         answer = httpx.get(f"{_service(settings)}/metrics", timeout=2.0, headers=bearer(settings))
         text = answer.raise_for_status().text
-    except httpx.HTTPError:
+    except (httpx.HTTPError, ServiceError):
         return {"delays": None}
     return {"delays": quantiles(text)}
 
@@ -189,10 +190,11 @@ def _aliases(settings: Settings) -> dict[int, list[str]] | None:
         answer = httpx.get(
             f"{settings.tracking_uri}/api/2.0/mlflow/registered-models/get",
             params={"name": settings.registry.model_name},
+            auth=settings.registry.basic(),
             timeout=5.0,
         )
         entries = answer.raise_for_status().json()["registered_model"].get("aliases", [])
-    except (httpx.HTTPError, KeyError, ValueError):
+    except (httpx.HTTPError, KeyError, ValueError, RegistryError):
         return None
     found: dict[int, list[str]] = {}
     for entry in entries:

@@ -312,7 +312,7 @@ def run(
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     ledger = Ledger(data_dir)
     catalogue = Registry(
-        tracking_uri,
+        config.let_in(tracking_uri),
         config.model_name,
         config.experiment,
         ledger.pipeline,

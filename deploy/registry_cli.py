@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy import settings as configuration
+from deploy.private import keep_private
 
 if TYPE_CHECKING:
     from deploy.served import Decision
@@ -49,6 +50,7 @@ def rollback(
     configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
+        keep_private(settings.data_dir)
         _show(switching.roll_back(settings, version), as_json)
 
 
@@ -73,6 +75,7 @@ def promote(
     configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
+        keep_private(settings.data_dir)
         _show(switching.promote(settings, version, pin=pin), as_json)
 
 

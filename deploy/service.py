@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from pydantic import SecretStr
 
 from deploy.answer_log import Config as AnswerLogConfig
 from deploy.connections import Limits, most_connections, raise_descriptors
 from deploy.judging import Config as JudgeConfig
+from streaming.secret import MASK, remember
 
 if TYPE_CHECKING:
     from indexer.soft_search import Config as SearchConfig
@@ -55,6 +57,8 @@ class Config:
             of a proxy's public site, or of a container; `*` for any.
         limits: of connections and of what they may cost.
         token: asked of every request as `Authorization: Bearer ...`; empty: nobody is asked.
+            Better in `SPARC_SERVICE__TOKEN`, or in a file.
+        token_file: holds the token, and nothing else but a line's end.
         judge: how a newer version is compared with the served one before it takes over.
         answers: the log of what was answered, with the probability of each item.
     """
@@ -67,15 +71,42 @@ class Config:
     body_limit_bytes: int = 262_144
     queue: int = 64
     timeout_seconds: float = 2.0
-    token: str = ""
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
     hosts: tuple[str, ...] = ()
     limits: Limits = Limits()
     judge: JudgeConfig = JudgeConfig()
     answers: AnswerLogConfig = AnswerLogConfig()
 
     def __post_init__(self) -> None:
+        if isinstance(self.token, str):
+            object.__setattr__(self, "token", SecretStr(self.token))
         if not 1 <= self.workers <= MOST_WORKERS:
             raise ValueError(f"service.workers is {self.workers}: use 1 to {MOST_WORKERS}")
+
+    def bearer(self) -> str:
+        """The token, from wherever it is; empty where none is asked.
+
+        Raises:
+            ServiceError: if the file cannot be read, or only the service that runs knows it.
+        """
+        token = self.token.get_secret_value()
+        if not token and self.token_file is not None:
+            try:
+                token = self.token_file.read_text(encoding="utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ServiceError(
+                    f"[service] token_file: cannot read {self.token_file}: {error}"
+                ) from error
+            if not token:
+                raise ServiceError(f"[service] token_file: {self.token_file} is empty")
+        if token == MASK:
+            raise ServiceError(
+                "[service] token is not written into files: set SPARC_SERVICE__TOKEN, name a "
+                "token_file, or give the --config that holds it"
+            )
+        remember(token)
+        return token
 
 
 def run(
@@ -179,6 +210,7 @@ def _serve(
     from deploy.workers import Forwarding, note
 
     connections = most_connections(config.limits.connections, raise_descriptors())
+    token = config.bearer()
     torch.set_num_threads(config.torch_threads)
     # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -210,14 +242,14 @@ def _serve(
         popularity=popularity,
         recent=recent,
         answers=answers,
-        token=config.token,
+        token=token,
         first=first,
     )
     own_port = listeners[-1].getsockname()[1]
     app = create_app(
         service,
         config.body_limit_bytes,
-        config.token,
+        token,
         hosts=(config.host, *config.hosts),
         forwarding=None if first else Forwarding(data_dir, own_port),
     )

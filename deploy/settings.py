@@ -3,6 +3,10 @@
 Precedence, highest first: command-line flags, `SPARC_...` variables (`SPARC_TRAINER__BATCH_SIZE`
 for `batch_size` in the section `[trainer]`), the TOML file, the defaults in the code.
 `sparc config show` prints the effective result in the form of the file.
+
+Secrets (see `streaming.secret`) are shown and written as asterisks. The processes of a pipeline get
+them by a variable; a question from another terminal takes them from its own variables, from the
+file that the pipeline was started with (`secrets_file`), or from one given with `--config`.
 """
 
 from __future__ import annotations
@@ -15,11 +19,14 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+import orjson
 import pydantic
 import tomli_w
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -33,6 +40,7 @@ from indexer.indexer import Config as IndexerConfig
 from indexer.soft_search import Config as SearchConfig
 from replay.config import ReplayConfig
 from streaming import job
+from streaming.secret import MASK, first_masked, is_secret, masked, remember, secrets_of
 from streaming.security import Security
 from streaming.topics import Topics
 
@@ -47,6 +55,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 LATEST = DATA / "latest"
 CONFIG = "config.toml"
+SECRETS = "SPARC_SECRETS"
+"""Variable with the secrets of a pipeline, as JSON: they stand in no file that it writes."""
+CLIENT_SETTINGS = frozenset(KafkaConsumer.DEFAULT_CONFIG) & frozenset(
+    KafkaProducer.DEFAULT_CONFIG.keys() & KafkaAdminClient.DEFAULT_CONFIG.keys()
+)
+"""What every client of kafka-python understands."""
 
 
 class SettingsError(ValueError):
@@ -70,10 +84,16 @@ class Kafka:
     bootstrap: str = ""
     heap_mb: int = 512
     security: Security = field(default_factory=Security)
-    client: dict[str, Any] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict, repr=False)
     prefix: str = ""
     partitions: int = 1
     replication: int = 1
+
+    def __post_init__(self) -> None:
+        for name in self.client.keys() - CLIENT_SETTINGS:  # it would print them, values and all
+            near = difflib.get_close_matches(name, CLIENT_SETTINGS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"[kafka.client] kafka-python has no setting {name!r}{hint}")
 
     @property
     def client_settings(self) -> dict[str, Any]:
@@ -81,7 +101,9 @@ class Kafka:
 
         Raises:
             SecurityError: if a file of `security` cannot be read.
+            SettingsError: if a secret is only known to the pipeline that was started.
         """
+        _require_secrets(self.client, "kafka.client")
         return {"reconnect_backoff_max_ms": 1000, **self.security.kafka_python(), **self.client}
 
     def topics(self) -> Topics:
@@ -110,6 +132,13 @@ class Flink:
     task_manager_heap_mb: int = 640
     managed_mb: int = 0
 
+    def __post_init__(self) -> None:
+        if masked(self.checkpoints) != self.checkpoints:
+            raise ValueError(
+                "[flink] checkpoints holds a password, and Flink's page shows it; give it to the "
+                "cluster in Flink's own configuration (such as s3.secret-key)"
+            )
+
 
 class Settings(BaseSettings):
     """Everything that can be set; a section of the TOML file per field.
@@ -117,13 +146,20 @@ class Settings(BaseSettings):
     The sections `[learner]`, `[trainer]` and `[evaluation]` are kept as they are written: their
     types need torch, and half a gigabyte of memory for a process that does not train is too much
     for a type check. `learner_config`, `trainer_config` and `evaluation_config` check them.
+
+    Of `secrets_file`, a file of the same form, only the secrets are read.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SPARC_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="SPARC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a traceback shows no secret
     )
 
     data_dir: Path = LATEST
+    secrets_file: Path | None = None
     jars_dir: Path = ROOT / ".deploy" / "jars"
     log_level: str = "info"
     drain_timeout_seconds: float = 300.0
@@ -192,7 +228,13 @@ class Settings(BaseSettings):
         return mlflow_server.Config(port=self.ports.mlflow)
 
     def job_surroundings(self) -> job.Surroundings:
-        """Where the streaming job runs, and what it takes along."""
+        """Where the streaming job runs, and what it takes along.
+
+        Raises:
+            SecurityError: if a file of `[kafka.security]` cannot be read.
+            SettingsError: if a secret is only known to the pipeline that was started.
+        """
+        _require_secrets(self.streaming.properties, "streaming.properties")
         return job.Surroundings(
             bootstrap=self.bootstrap,
             flink=self.flink_address,
@@ -241,12 +283,30 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags over variables over the TOML file."""
+        """Flags over variables over what the pipeline passes on over the TOML file."""
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=_file_in_use)
+        passed_on = orjson.loads(os.environ.get(SECRETS) or b"{}")
+        aside = _secrets_aside(env_settings(), toml())
         return (
             init_settings,
             env_settings,
-            TomlConfigSettingsSource(settings_cls, toml_file=_file_in_use),
+            InitSettingsSource(settings_cls, passed_on),
+            InitSettingsSource(settings_cls, aside),
+            toml,
         )
+
+
+def _secrets_aside(*places: dict[str, Any]) -> dict[str, Any]:
+    """The secrets of the `secrets_file` that the first of the places names."""
+    named = next((str(p["secrets_file"]) for p in places if p.get("secrets_file")), None)
+    if named is None:
+        return {}
+    try:
+        return secrets_of(tomllib.loads(Path(named).read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"secrets_file {named}: not TOML: {error}") from error
+    except (OSError, UnicodeDecodeError):
+        return {}  # it may be readable to the pipeline's user alone
 
 
 _file_in_use: Path | None = None
@@ -284,6 +344,7 @@ def load(
     if data_dir is not None:
         overrides["data_dir"] = data_dir.resolve()
     _file_in_use = config
+    remember(orjson.loads(os.environ.get(SECRETS) or b"{}"))
     try:
         settings = Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
@@ -292,6 +353,14 @@ def load(
         raise SettingsError(f"{config}: not TOML: {error}") from error
     finally:
         _file_in_use = None
+    body = settings.model_dump()
+    remember(secrets_of(body))
+    ours = config is not None and config.resolve() == (settings.data_dir / CONFIG).resolve()
+    if not ours and (name := first_masked(body)):
+        raise SettingsError(
+            f"{name} is {MASK}, which is shown in place of a secret; give the secret itself "
+            f"(file: {config or 'none'})"
+        )
     return settings
 
 
@@ -301,7 +370,7 @@ def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
     >>> without_settings({"SPARC_REPLAY__RATE": "5", "sparc_config": "a.toml", "HOME": "/root"})
     {'HOME': '/root'}
     """
-    known = {"config", *Settings.model_fields}
+    known = {"config", "secrets", *Settings.model_fields}
     prefix = Settings.model_config["env_prefix"].lower()
     return {
         name: value
@@ -314,7 +383,28 @@ def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
 def _first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "the configuration"
-    return f"{where}: {first['msg']}, not {first.get('input')!r}"
+    given = first.get("input")
+    # A whole section may hold a password, and a name that there is not may have been meant for one.
+    tellable = isinstance(given, str | int | float) and first["type"] not in UNTOLD
+    if not tellable or any(is_secret(str(part)) for part in first["loc"]):
+        return f"{where}: {first['msg']}"
+    return f"{where}: {first['msg']}, not {_short(masked(given))!r}"
+
+
+UNTOLD = ("extra_forbidden", "dataclass_type", "dict_type")
+
+
+def _short(given: Any) -> Any:
+    return f"{given[:60]}..." if isinstance(given, str) and len(given) > 60 else given
+
+
+def _require_secrets(section: Mapping[str, Any], where: str) -> None:
+    """Refuse to use a section whose secrets are not known in this process."""
+    if name := first_masked(section, where):
+        variable = f"SPARC_{name.replace('.', '__').upper()}" if name.count(".") < 3 else SECRETS
+        raise SettingsError(
+            f"{name} is not written into files: set {variable}, or give the --config that holds it"
+        )
 
 
 def _refuse_unknown(kind: Any, value: Any, where: str) -> None:
@@ -346,13 +436,20 @@ def complete(settings: Settings) -> dict[str, Any]:
     body["learner"] = asdict(settings.learner_config())
     body["trainer"] = asdict(settings.trainer_config())
     body["evaluation"] = asdict(settings.evaluation_config())
-    return body
+    shown: dict[str, Any] = masked(body)
+    return shown
 
 
 def as_toml(settings: Settings | dict[str, Any]) -> str:
-    """The configuration in the form of the file, without what is unset: TOML has no null."""
+    """The configuration in the form of the file, secrets masked, without what is unset."""
     body = settings if isinstance(settings, dict) else settings.model_dump(mode="json")
-    return tomli_w.dumps(_without_null(body))
+    return tomli_w.dumps(_without_null(masked(body)))
+
+
+def passed_on(settings: Settings) -> dict[str, str]:
+    """The variable by which the processes of a pipeline get what `as_toml` leaves out."""
+    found = secrets_of(settings.model_dump())
+    return {SECRETS: orjson.dumps(found).decode()} if found else {}
 
 
 def _without_null(value: Any) -> Any:

@@ -16,6 +16,7 @@ import orjson
 from deploy import moment
 from deploy.moment import Moment
 from model.manifest import write_atomically
+from streaming.secret import cleaned_facts
 
 PARTS = ("replay", "stream", "train", "index", "register", "serve")
 FRESH_SECONDS = 10.0
@@ -32,7 +33,7 @@ def reporter(data_dir: Path, part: str) -> Callable[[dict[str, Any]], None]:
     def report(facts: dict[str, Any]) -> None:
         at = moment.now()
         said = {"part": part, "pid": os.getpid(), "updated_at": at.wall, "clock": at.to_json()}
-        body = {**facts, **said}
+        body = {**cleaned_facts(facts), **said}
         write_atomically(path, orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), sync=False)
 
     return report

@@ -25,6 +25,8 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from deploy.private import UMASK
+
 
 class SupervisionError(RuntimeError):
     """The process manager did not start, or is gone."""
@@ -87,6 +89,7 @@ def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> st
         "logfile_maxbytes": "5MB",
         "pidfile": "%(here)s/supervisord.pid",
         "childlogdir": "%(here)s",
+        "umask": f"{UMASK:03o}",
     }
     if os.geteuid() == 0:  # or it warns; it looks a user up, and another one may have no entry
         config["supervisord"]["user"] = "0"
@@ -106,6 +109,7 @@ def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> st
             "stopwaitsecs": str(program.stop_seconds),
             "stopasgroup": "false",
             "killasgroup": "true",
+            "umask": f"{UMASK:03o}",
             "redirect_stderr": "true",
             # supervisord expands this one value twice
             "stdout_logfile": str(folder / f"{program.name}.log").replace("%", "%%%%"),

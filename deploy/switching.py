@@ -109,7 +109,7 @@ def _make_present(settings: Settings, number: int) -> None:
         registry = settings.registry
         try:
             Registry(
-                settings.tracking_uri,
+                registry.let_in(settings.tracking_uri),
                 registry.model_name,
                 registry.experiment,
                 ledger.pipeline,

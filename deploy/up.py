@@ -20,6 +20,7 @@ from deploy import flink_cluster, kafka_broker, mlflow_server
 from deploy import settings as configuration
 from deploy.pipeline import Pipeline, only_one
 from deploy.ports import PortTaken, Reservation, allocate
+from deploy.private import UMASK, keep_private
 from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
@@ -81,6 +82,7 @@ def claim(data_dir: Path, *, fresh: bool) -> None:
             "some space, or choose another disk with --data-dir"
         )
     write_atomically(data_dir / MARK, b"sparc-stream data directory\n")
+    keep_private(data_dir)
 
 
 def point_latest(data_dir: Path) -> None:
@@ -146,8 +148,21 @@ def programs(settings: Settings) -> list[Program]:
     return found
 
 
+def _with_secrets_file(settings: Settings, config: Path | None) -> Settings:
+    """The settings, with where the secrets can be read by questions from another terminal.
+
+    Raises:
+        SecurityError, ServiceError, RegistryError: if a file with a secret cannot be read.
+    """
+    _ = settings.kafka.client_settings, settings.service.bearer(), settings.registry.basic()
+    given = config or os.environ.get("SPARC_CONFIG")
+    if given is None or settings.secrets_file is not None:
+        return settings
+    return settings.model_copy(update={"secrets_file": Path(given).resolve()})
+
+
 def write_config(settings: Settings) -> Path:
-    """Write the effective configuration where every part reads it."""
+    """Write the effective configuration, without its secrets, where every part reads it."""
     path = settings.data_dir / configuration.CONFIG
     write_atomically(path, configuration.as_toml(settings).encode())
     return path
@@ -234,6 +249,7 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
     """
     section = replay_section(wish)
     name = log_name(section.get("events"), section.get("dataset"))
+    os.umask(UMASK)
     given = wish.data_dir or os.environ.get("SPARC_DATA_DIR")
     data_dir = Path(given or configuration.DATA / name).resolve()
     try:
@@ -248,6 +264,7 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
         # who waits for the end of a log wants it learnt well, not soon
         more = {"trainer": {"hurry_from": 0}} if wish.drain else {}
         settings = configuration.load(wish.config, data_dir, written=False, replay=section, **more)
+        settings = _with_secrets_file(settings, wish.config)
         check_log(settings)
         avoid: set[int] = set()
         while True:
@@ -296,6 +313,7 @@ def part_environment(settings: Settings) -> dict[str, str]:
     return {
         **configuration.without_settings(os.environ),
         "SPARC_CONFIG": str(settings.data_dir / configuration.CONFIG),
+        **configuration.passed_on(settings),
         "PYTHONUNBUFFERED": "1",
         # Where bytecode may not be kept, importing torch or MLflow costs seconds in each part.
         "PYTHONDONTWRITEBYTECODE": "",

@@ -75,7 +75,7 @@ class Config:
     restart_attempts: int = 10
     restart_delay_ms: int = 1000
     savepoint_timeout_s: float = 8.0
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for setting, good, rule in (
@@ -123,7 +123,7 @@ class Surroundings:
     topics: Topics = Topics()
     restore: str = ""
     job_id: str = ""
-    client: dict[str, str] = field(default_factory=dict)
+    client: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 CONSUMER = {"max.poll.records": "5000"}

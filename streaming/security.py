@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
+from streaming.secret import MASK, remember
+
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = {
     "PLAIN": "plain.Plain",
@@ -45,7 +49,7 @@ class Security:
     protocol: str = "PLAINTEXT"
     mechanism: str = ""
     username: str = ""
-    password: str = ""
+    password: SecretStr = SecretStr("")
     password_file: Path | None = None
     ca_file: Path | None = None
     certificate_file: Path | None = None
@@ -53,6 +57,8 @@ class Security:
     check_hostname: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.password, str):
+            object.__setattr__(self, "password", SecretStr(self.password))
         if self.protocol not in PROTOCOLS:
             raise SecurityError(
                 f"[kafka.security] protocol is {self.protocol!r}: one of {PROTOCOLS}"
@@ -79,7 +85,17 @@ class Security:
         return self.protocol.endswith("SSL")
 
     def _secret(self) -> str:
-        return self.password or _read("password_file", self.password_file).rstrip("\r\n")
+        password = self.password.get_secret_value()
+        if not password:
+            password = _read("password_file", self.password_file).rstrip("\r\n")
+        if password == MASK:
+            raise SecurityError(
+                "[kafka.security] password is not written into files: set "
+                "SPARC_KAFKA__SECURITY__PASSWORD, name a password_file, or give the --config that "
+                "holds it"
+            )
+        remember(password)
+        return password
 
     def kafka_python(self) -> dict[str, Any]:
         """For kafka-python.

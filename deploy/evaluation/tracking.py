@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from deploy.settings import Settings
+from streaming.secret import cleaned
 
 logger = structlog.get_logger(__name__)
 
@@ -27,7 +28,10 @@ MOST_TEXT = 500
 
 def address(settings: Settings, given: str | None, out: Path) -> str:
     """Where runs are logged: as given, as configured, or a database in the output directory."""
-    configured = settings.evaluation_config().tracking_uri or settings.registry.tracking_uri
+    registry = settings.registry
+    if registry.tracking_uri and not settings.evaluation_config().tracking_uri and not given:
+        return registry.let_in(registry.tracking_uri)
+    configured = settings.evaluation_config().tracking_uri
     return given or configured or f"sqlite:///{(out / DATABASE).resolve()}"
 
 
@@ -50,7 +54,7 @@ def log_run(
     try:
         return _log(report, directory, uri, experiment, tags)
     except Exception as error:  # noqa: BLE001 - a record must never cost a run
-        logger.warning("not logged to MLflow", name=report["name"], reason=str(error))
+        logger.warning("not logged to MLflow", name=report["name"], reason=cleaned(str(error)))
         return None
 
 
