@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
         ("propensities", pa.list_(pa.float32())),
     ]
 )
-SUFFIX = ".parquet"
+SUFFIX, PARTIAL = ".parquet", ".partial"
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ class AnswerLog:
 
     def run(self, stop: threading.Event) -> None:
         """Write files until `stop` is set, and what is left then."""
+        for left in self._directory.glob(f"*-{self._worker}-*{PARTIAL}"):  # by a killed process
+            left.unlink(missing_ok=True)
         rows: list[tuple[object, ...]] = []
         due = time.monotonic() + self._config.seconds
         while not stop.is_set():
@@ -148,7 +150,7 @@ class AnswerLog:
         ]
         name = f"{self._stamp(rows):015d}-{self._worker}-{self._files:06d}"
         path = self._directory / f"{name}{SUFFIX}"
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(PARTIAL)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table(columns, schema=SCHEMA), partial, compression="zstd")

@@ -13,7 +13,16 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from deploy.registry import RegistryError
-from model.manifest import MANIFEST, PARTIAL, ManifestError, read_manifest, verify
+from model.manifest import (
+    MANIFEST,
+    PARTIAL,
+    ManifestError,
+    appear,
+    make_folder,
+    read_manifest,
+    sync_tree,
+    verify,
+)
 
 
 def bring_back(
@@ -28,7 +37,7 @@ def bring_back(
         MlflowException, OSError: while the registry is out of reach.
     """
     version = client.get_model_version(model_name, str(mlflow_version))
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(directory.parent)
     with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}fetched-", dir=directory.parent) as folder:
         got = Path(
             download_artifacts(
@@ -52,7 +61,8 @@ def bring_back(
         except ManifestError as error:
             raise RegistryError(f"{where}: {error}") from error
         shutil.copytree(got, Path(folder) / "whole")
-        (Path(folder) / "whole").rename(directory)
+        sync_tree(Path(folder) / "whole")
+        appear(Path(folder) / "whole", directory)
 
 
 def retire(client: MlflowClient, model_name: str, mlflow_version: int) -> bool:

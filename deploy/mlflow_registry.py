@@ -13,7 +13,6 @@ The model is pyfunc from code (`deploy/pyfunc_model.py`): MLflow neither pickles
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +38,7 @@ from deploy.registry import RegisteredVersion, RegistryError
 from deploy.version_facts import DIGEST_TAG, VERSION_TAG
 from deploy.version_plots import draw_plots
 from model.manifest import Manifest
+from streaming.temporary import temporary
 
 if TYPE_CHECKING:  # faiss would come along
     from indexer.soft_search import Config as SearchConfig
@@ -252,8 +252,8 @@ class Registry:
                 model_type="retrieval",
             )
         )
-        with tempfile.TemporaryDirectory(prefix="sparc-registrar-") as temporary:
-            path = Path(temporary) / "model"
+        with temporary("registrar") as folder:
+            path = folder / "model"
             save_model(
                 path,
                 directory,

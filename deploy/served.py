@@ -26,7 +26,7 @@ import orjson
 import structlog
 
 from indexer.errors import SnapshotError
-from model.manifest import write_atomically
+from model.manifest import sync_path, write_atomically
 
 log = structlog.get_logger(__name__)
 
@@ -190,6 +190,7 @@ def _append(path: Path, line: bytes) -> None:
         file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    sync_path(path.parent)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from deploy.private import UMASK
+from streaming.temporary import make_temporary
 
 
 class SupervisionError(RuntimeError):
@@ -143,7 +143,7 @@ class Supervisor:
         self.folder = folder
         self._one_shot = {p.name for p in programs if p.one_shot}
         # A unix socket's path may hold about 100 characters, and a data directory may be deep.
-        self._runtime = Path(tempfile.mkdtemp(prefix="sparc-"))
+        self._runtime = make_temporary("supervisor")
         self._socket = self._runtime / "supervisor.sock"
         path = folder / "supervisord.conf"
         path.write_text(configuration(programs, folder, self._socket), encoding="utf-8")

@@ -24,7 +24,7 @@ from deploy.private import UMASK, keep_private
 from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
-from model.manifest import write_atomically
+from model.manifest import remove_partial, write_atomically
 from replay.datasets import find_dataset
 from replay.staging import stage
 from replay.text_file import check_file
@@ -36,6 +36,8 @@ MARK = ".sparc"
 LEAST_FREE_BYTES = 1 << 30
 MOST_CLASHES = 5
 """Ports that others may take between our choice and our start until the start is given up."""
+LEFT_SECONDS = 3600.0
+"""A file that has had its temporary name for so long was left by a process that was killed."""
 STAND_BACK = 10
 """Niceness of what may wait: who asks the service, or sends a click, does not."""
 
@@ -83,6 +85,9 @@ def claim(data_dir: Path, *, fresh: bool) -> None:
         )
     write_atomically(data_dir / MARK, b"sparc-stream data directory\n")
     keep_private(data_dir)
+    # What a part publishes it tidies up itself; these are of small files that many parts write.
+    for folder in (data_dir, *(path for path in data_dir.iterdir() if path.is_dir())):
+        remove_partial(folder, older_than_s=LEFT_SECONDS)
 
 
 def point_latest(data_dir: Path) -> None:

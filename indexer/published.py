@@ -18,7 +18,7 @@ from pathlib import Path
 import orjson
 
 from indexer.errors import SnapshotError
-from model.manifest import sync_directory
+from model.manifest import sync_path
 
 PUBLISHED = "published.jsonl"
 
@@ -39,7 +39,7 @@ def record(data_dir: Path, version: int, digest: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     if new:
-        sync_directory(data_dir)
+        sync_path(data_dir)
 
 
 def published(data_dir: Path) -> dict[int, str] | None:

@@ -40,6 +40,8 @@ from model.manifest import (
     PARTIAL,
     Manifest,
     ManifestError,
+    appear,
+    make_folder,
     publish,
     read_manifest,
     sha256,
@@ -289,13 +291,13 @@ def write_appended(
 ) -> Appended:
     """Write the `number`-th file appended to a version; it counts once the pointer names it."""
     path = data_dir / appended_path(version, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.parent / f"{PARTIAL}{path.name}-{os.getpid()}"
     write_items(partial, items, codes_nQ, vectors_nD, first_seen_n, events_n)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     digest = sha256(partial)
-    partial.rename(path)
+    appear(partial, path)
     return Appended(appended_path(version, number), digest, position)
 
 

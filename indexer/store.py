@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
 from indexer.errors import IndexerError
+from model.manifest import make_folder
 from streaming.events import Item
 
 FAMILIES = ("items", "vectors", "codes", "events", "lists", "meta")
@@ -59,7 +60,7 @@ class Store:
     """The database in `directory`, owned by one process at a time."""
 
     def __init__(self, directory: Path) -> None:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.create_missing_column_families(True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
+from model.manifest import make_folder
 from model.micro_batch import Plan, TrainerError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class RocksJournal:
         options.set_keep_log_file_num(2)
         options.set_write_buffer_size(1 << 20)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
             self._db: Rdict = Rdict(str(directory), options)
             durable = WriteOptions()
             durable.sync = True

@@ -8,10 +8,12 @@ reader verifies the digests before anything is parsed; a path that leaves the di
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -49,17 +51,34 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_directory(path: Path) -> None:
-    """Make what was created or renamed in a directory survive a power cut."""
-    _sync(path)
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; what was made survives a power cut."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        sync_path(folder.parent)
 
 
-def _sync(path: Path) -> None:
+def appear(partial: Path, destination: Path) -> None:
+    """Give a synced file or directory its name, for good: whatever names it may be written next."""
+    partial.rename(destination)
+    sync_path(destination.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Make a file's content, or what a directory names, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """`sync_path` of a directory, its files and folders."""
+    for path in directory.rglob("*"):
+        sync_path(path)
+    sync_path(directory)
 
 
 def publish(
@@ -81,7 +100,7 @@ def publish(
     """
     if destination.exists():
         raise FileExistsError(f"{destination} exists and a published directory is never replaced")
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(destination.parent)
     partial = destination.parent / f"{PARTIAL}{destination.name}-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -93,7 +112,7 @@ def publish(
             name = path.relative_to(partial).as_posix()
             files[name] = (known.get(name) or sha256(path), path.stat().st_size)
             if name not in known:
-                _sync(path)
+                sync_path(path)
         body = {
             "schema_version": SCHEMA_VERSION,
             "kind": kind,
@@ -102,14 +121,13 @@ def publish(
         }
         manifest = partial / MANIFEST
         manifest.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        _sync(manifest)
+        sync_path(manifest)
         for folder in sorted(p for p in partial.rglob("*") if p.is_dir()):
-            _sync(folder)
-        _sync(partial)
+            sync_path(folder)
+        sync_path(partial)
         digest = sha256(manifest)
         record(digest)
-        partial.rename(destination)
-        _sync(destination.parent)
+        appear(partial, destination)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -176,20 +194,25 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
 
     `sync` makes it survive a power cut (a pointer must, a status need not).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent) if sync else path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f"{PARTIAL}{path.name}-{os.getpid()}"
     with partial.open("wb") as file:
         file.write(content)
         if sync:
             file.flush()
             os.fsync(file.fileno())
-    partial.rename(path)
-    if sync:
-        _sync(path.parent)
+    appear(partial, path) if sync else partial.rename(path)
 
 
-def remove_partial(parent: Path) -> None:
-    """Remove what a killed writer left behind under `parent`."""
-    if parent.is_dir():
-        for path in parent.glob(f"{PARTIAL}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def remove_partial(parent: Path, older_than_s: float = 0.0) -> None:
+    """Remove what a killed writer left behind in `parent`.
+
+    With `older_than_s` only what has lain there for so long, where others may be writing.
+    """
+    if not parent.is_dir():
+        return
+    for path in parent.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if older_than_s and time.time() - path.lstat().st_mtime < older_than_s:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

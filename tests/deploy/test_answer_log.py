@@ -53,6 +53,14 @@ def test_old_files_go_and_no_half_file_is_ever_there(tmp_path: Path) -> None:
     assert [row["answered_ms"] for row in read_answers(tmp_path).to_pylist()] == [4000, 5000]
 
 
+def test_half_a_file_of_a_killed_service_goes_and_another_workers_stays(tmp_path: Path) -> None:
+    left, others = tmp_path / f"{7:015d}-1-000000.partial", tmp_path / f"{7:015d}-2-000000.partial"
+    left.touch()
+    others.touch()
+    write_all(AnswerLog(tmp_path, Config()))
+    assert list(tmp_path.iterdir()) == [others]
+
+
 def test_an_answer_never_waits_for_the_log(tmp_path: Path) -> None:
     full = AnswerLog(tmp_path, Config(rows=1))
     for _ in range(10):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,17 @@ def test_fresh_empties_only_what_is_ours(tmp_path: Path) -> None:
     with pytest.raises(UpError, match="not of a pipeline"):
         claim(foreign, fresh=True)
     assert (foreign / "thesis.tex").is_file()
+
+
+def test_what_a_killed_part_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    claim(tmp_path, fresh=False)
+    left = [tmp_path / ".partial-served.json-7", tmp_path / "status" / ".partial-train.json-8"]
+    (tmp_path / "status").mkdir()
+    for path in left:
+        path.touch()
+    claim(tmp_path, fresh=False)
+    assert all(path.exists() for path in left)  # somebody may be at it
+    for path in left:
+        os.utime(path, (0, 0))
+    claim(tmp_path, fresh=False)
+    assert not any(path.exists() for path in left)
