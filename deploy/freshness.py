@@ -1,5 +1,7 @@
 """How long the pipeline takes, measured by itself on what passes through it.
 
+    item withdrawn -> gone           from the item's tombstone on `items` to the first state of the
+                                     service that cannot answer with it
     item listed -> retrievable       from the item's record on `items` to the first state of the
                                      service that can answer with it
     click -> in history              from the click's record on `clicks` until the next answer to
@@ -21,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import orjson
 import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
@@ -33,7 +34,8 @@ from prometheus_client.registry import Collector
 from deploy import moment
 from deploy.moment import Moment
 from deploy.serving_state import ServingState
-from streaming.events import HEARTBEAT, UserSequence
+from streaming.bounds import EventError
+from streaming.events import HEARTBEAT, Click, UserSequence, Withdrawal, announcement
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,7 @@ BUCKETS = (
 )  # fmt: skip
 METRICS = {
     "item_retrievable": "sparc_freshness_item_retrievable_seconds",
+    "item_withdrawn": "sparc_freshness_item_withdrawn_seconds",
     "click_in_history": "sparc_freshness_click_in_history_seconds",
     "click_learnt": "sparc_freshness_click_learnt_seconds",
 }
@@ -62,16 +65,18 @@ class Freshness(Collector):
         self._clock = clock
         self._alone = threading.Lock()
         self._items: dict[int, float] = {}
+        self._leaving: dict[int, float] = {}
         self._clicks: dict[str, float] = {}
         self._unlearnt: dict[tuple[int, int], float] = {}  # (partition, offset) of the sequence
         # Now and then a sequence is stored before its click was looked at.
         self._stored: dict[str, tuple[float, int, int]] = {}
         self._serving: ServingState | None = None
         self._learnt_to: dict[int, int] = {}  # partition -> next offset that it has not learnt
-        self.item_retrievable, self.click_in_history, self.click_learnt = (
+        self.item_retrievable, self.item_withdrawn, self.click_in_history, self.click_learnt = (
             Histogram(METRICS[name], text, buckets=BUCKETS, registry=None)
             for name, text in (
                 ("item_retrievable", "From an item's listing until it can be retrieved."),
+                ("item_withdrawn", "From an item's withdrawal until no answer has it."),
                 ("click_in_history", "From a click until answers to its user know it."),
                 ("click_learnt", "From a click until a version answers that has learnt it."),
             )
@@ -82,15 +87,30 @@ class Freshness(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """For Prometheus."""
-        for one in (self.item_retrievable, self.click_in_history, self.click_learnt, self.lost):
+        for one in (
+            self.item_retrievable,
+            self.item_withdrawn,
+            self.click_in_history,
+            self.click_learnt,
+            self.lost,
+        ):
             yield from one.collect()
 
     def listed(self, item_id: int, at_s: float) -> None:
         """An item was announced; an item that can be retrieved already is of no interest."""
         with self._alone:
             state = self._serving
+            self._leaving.pop(item_id, None)
             if state is None or int(_codes(state, [item_id])[0]) < 0:
                 self._items.setdefault(item_id, self._began(at_s))
+
+    def withdrawn(self, item_id: int, at_s: float) -> None:
+        """An item was withdrawn; one that cannot be retrieved is of no interest."""
+        with self._alone:
+            self._items.pop(item_id, None)
+            state = self._serving
+            if state is not None and int(_codes(state, [item_id])[0]) >= 0:
+                self._leaving.setdefault(item_id, at_s)
 
     def clicked(self, event_id: str, at_s: float) -> None:
         """A click was made."""
@@ -138,6 +158,11 @@ class Freshness(Collector):
                 if code >= 0:
                     seconds = now - self._items.pop(item_id)
                     self.item_retrievable.observe(max(0.0, seconds))
+            leaving = list(self._leaving)
+            for item_id, code in zip(leaving, _codes(state, leaving).tolist(), strict=True):
+                if code < 0:
+                    seconds = now - self._leaving.pop(item_id)
+                    self.item_withdrawn.observe(max(0.0, seconds))
             offsets = state.snapshot.manifest.facts.get("offsets") or {}
             self._learnt_to = {int(p): int(o) for p, o in offsets.get("sequences", {}).items()}
             learnt = [p for p in self._unlearnt if p[1] < self._learnt_to.get(p[0], 0)]
@@ -148,6 +173,7 @@ class Freshness(Collector):
     def _forget(self, now: float) -> None:
         for what, waiting in (
             ("item", self._items),
+            ("withdrawal", self._leaving),
             ("click", self._clicks),
             ("learnt", self._unlearnt),
         ):
@@ -220,14 +246,20 @@ class Arrivals:
             consumer.close()
 
     def _tell(self, topic: str, record: Any) -> None:
+        at_s = record.timestamp / 1000
         try:
-            body = orjson.loads(record.value or b"")
-            if topic == self._topics.items:
-                self._freshness.listed(int(body["item_id"]), record.timestamp / 1000)
-            elif body.get("event_type") != HEARTBEAT:
-                self._freshness.clicked(str(body["event_id"]), record.timestamp / 1000)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if topic == self._topics.clicks:
+                click = Click.from_bytes(record.value)
+                if click.event_type != HEARTBEAT:
+                    self._freshness.clicked(click.event_id, at_s)
+                return
+            said = announcement(record.key, record.value)
+        except EventError:
             return  # poison is refused, and reported, by those who read the topic for its content
+        if isinstance(said, Withdrawal):
+            self._freshness.withdrawn(said.item_id, at_s)
+        else:
+            self._freshness.listed(said.item_id, at_s)
 
 
 def quantiles(exposition: str) -> dict[str, dict[str, float | int | None]]:

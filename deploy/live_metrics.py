@@ -16,6 +16,8 @@ _FROM: tuple[tuple[str, str, str], ...] = (
     ("train", "events_per_second", "live/trained_events_per_second"),
     ("train", "lag", "live/training_lag_records"),
     ("stream", "lag", "live/streaming_lag_records"),
+    ("stream", "late", "live/late_clicks"),
+    ("stream", "dead_letters", "live/dead_letters"),
     ("index", "indexed_items", "live/indexed_items"),
     ("index", "codes_in_use", "live/codes_in_use"),
     ("serve", "history_lag_records", "live/history_lag_records"),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from deploy.curves import Curve
 from model.manifest import write_atomically
@@ -55,6 +56,7 @@ class PopularityPeer:
         self.queries = 0
         self.curve = Curve(("event_time_ms", "window_recall", "recall"))
         self._top: list[int] = []
+        self._withdrawn: frozenset[int] = frozenset()
         self._stale = REFRESH_EVENTS
         self._load()
 
@@ -75,6 +77,12 @@ class PopularityPeer:
             if self._stale >= REFRESH_EVENTS or not self._top:
                 self._rank()
             return self._top[: min(k, DEPTH)]
+
+    def withdraw(self, item_ids: NDArray[np.int64]) -> None:
+        """Answer with these items no more, and again with those that are not among them."""
+        with self._lock:
+            self._withdrawn = frozenset(item_ids.tolist())
+            self._stale = REFRESH_EVENTS
 
     def add(self, events: Sequence[tuple[int, int, UserSequence]]) -> None:
         """Take (partition, offset, sequence) in, in order of arrival."""
@@ -157,10 +165,14 @@ class PopularityPeer:
     def _rank(self) -> None:
         n = len(self._rows)
         weights = self._weights[:n]
+        hidden = [row for item in self._withdrawn if (row := self._rows.get(item)) is not None]
+        if hidden:
+            weights = weights.copy()
+            weights[hidden] = -1.0
         k = min(n, DEPTH + HISTORY_LENGTH)
         best = np.argpartition(-weights, k - 1)[:k] if k else np.empty(0, np.int64)
         order = best[np.lexsort((self._ids[best], -weights[best]))]
-        self._top = self._ids[order].tolist()
+        self._top = self._ids[order[weights[order] >= 0]].tolist()
         self._stale = 0
 
     def _count(self, sequence: UserSequence) -> None:

@@ -23,7 +23,13 @@ def _number(value: Any) -> str:
 
 SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "replay": (("events_read", "read"), ("clicks_produced", "clicks"), ("bad_lines", "bad lines")),
-    "stream": (("job_state", "job"), ("checkpoints", "checkpoints"), ("lag", "lag")),
+    "stream": (
+        ("job_state", "job"),
+        ("checkpoints", "checkpoints"),
+        ("lag", "lag"),
+        ("late", "late"),
+        ("dead_letters", "dead letters"),
+    ),
     "train": (
         ("trained_events", "trained"),
         ("lag", "lag"),
@@ -36,13 +42,15 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("indexed_items", "items"),
         ("codes_in_use", "codes in use"),
         ("rebuilt_codes", "lists rebuilt"),
+        ("withdrawn_items", "withdrawn"),
+        ("items_refused", "refused"),
     ),
     "register": (("registered_versions", "versions"), ("champion_version", "champion")),
     "serve": (("version", "serving version"), ("requests", "requests"), ("lag", "lag")),
 }
 
 
-WHEN_ANY = frozenset({"quarantined"})
+WHEN_ANY = frozenset({"quarantined", "withdrawn_items", "items_refused"})
 """Not shown while it is 0."""
 
 

@@ -89,6 +89,7 @@ def _delays(settings: Settings) -> dict[str, Any]:
 
 DELAYS = {
     "item_retrievable": "an item that is listed can be retrieved",
+    "item_withdrawn": "an item that is withdrawn is in no answer",
     "click_in_history": "a click is known to the next answer",
     "click_learnt": "a click is learnt in what serves",
 }

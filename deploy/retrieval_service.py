@@ -86,6 +86,7 @@ class RetrievalService:
             )
         else:
             self.metrics = ServiceMetrics(self._readings())
+        follower.withdrew = self.popularity.withdraw
         follower.served = self._began_to_serve
         self.flow = Flow(self, clock)
 
@@ -230,7 +231,7 @@ class RetrievalService:
             digest=state.snapshot.manifest.digest if state else None,
             codebook_generation=facts.get("codebook_generation"),
             items=len(state.snapshot.lists) if state else 0,
-            appended_items=len(state.snapshot.items) - facts.get("indexed_items", 0)
+            appended_items=len(state.loaded.items) - facts.get("indexed_items", 0)
             if state and "indexed_items" in facts
             else 0,
             pointer_age_seconds=self._since_pointer(),

@@ -20,6 +20,7 @@ from indexer.item_table import ItemTable
 from indexer.snapshot import Snapshot, load_snapshot, load_version
 from indexer.soft_search import Config as SearchConfig
 from indexer.soft_search import SoftSearch
+from indexer.withdrawn import NONE
 from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
@@ -97,13 +98,27 @@ class Answer:
 class ServingState:
     """A loaded snapshot, able to answer; never changed.
 
+    Args:
+        snapshot: with the items appended to it until then.
+        search: how queries are searched.
+        withdrawn: ids of the items that are not to be answered, whatever the snapshot holds.
+
     Attributes:
-        snapshot: as loaded, with the items appended to it until then.
+        loaded: the snapshot as loaded; it still names what was withdrawn, for a user's history.
+        snapshot: what answers: the same without what was withdrawn.
+        withdrawn: as given.
         event_time_ms: newest event that the snapshot learnt from.
     """
 
-    def __init__(self, snapshot: Snapshot, search: SearchConfig) -> None:
-        self.snapshot = snapshot
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        search: SearchConfig,
+        withdrawn: NDArray[np.int64] = NONE,
+    ) -> None:
+        self.loaded = snapshot
+        self.withdrawn = withdrawn
+        self.snapshot = snapshot = snapshot.without(withdrawn)
         facts = snapshot.manifest.facts
         self.event_time_ms = int((facts.get("event_time_range") or [0, 0])[1])
         self._search = SoftSearch(
@@ -197,7 +212,7 @@ class ServingState:
 
     def titles(self, item_ids: Sequence[int]) -> list[dict[str, str]]:
         """title, category and external_id of each item; empty strings where unknown."""
-        items = self.snapshot.items
+        items = self.loaded.items
         ids = np.asarray(item_ids, np.int64)
         at = np.searchsorted(items.item_ids_N, ids)
         known = (at < len(items)) & (items.item_ids_N[np.minimum(at, len(items) - 1)] == ids)

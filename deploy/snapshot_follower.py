@@ -6,6 +6,9 @@ a first question before it takes over, and taking over is replacing one referenc
 way ends with the state it began with. A damaged snapshot never takes over; the last good one
 stays, and it is tried again. At a start with a damaged snapshot the newest sound one answers.
 
+What was withdrawn is taken out of whatever answers, also of an older version that does not know of
+it, as soon as `withdrawn.json` says so. While that file is damaged, what it said last holds.
+
 A newer version than the served one is a challenger: it takes over once the judge finds it not
 worse, unless a person pinned a version. Whoever moves the switch is followed at the next look.
 """
@@ -17,15 +20,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from deploy.judging import Judge
 from deploy.newcomers import Newcomers
 from deploy.served import SERVED, Decision, Served, decide, decisions, read_served
 from deploy.serving_state import Query, ServingState
+from indexer.errors import SnapshotError
 from indexer.pointer import POINTER, Pointer, read_pointer
 from indexer.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from indexer.soft_search import Config as SearchConfig
+from indexer.withdrawn import NONE, WITHDRAWN, read_withdrawn
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +54,9 @@ class SnapshotFollower:
         load_seconds: what the last load took.
         search: how queries are searched.
         served: is told of every version that takes over.
-        swapped: is told of every state that does: a version, or one with more items appended.
+        swapped: is told of every state that does: a version, or one with more items appended, or
+            withdrawn.
+        withdrew: is told of what is withdrawn now, all of it.
     """
 
     def __init__(
@@ -79,6 +88,8 @@ class SnapshotFollower:
         self.pinned = False
         self.served: Callable[[ServingState], None] = lambda _: None
         self.swapped: Callable[[ServingState], None] = lambda _: None
+        self.withdrew: Callable[[NDArray[np.int64]], None] = lambda _: None
+        self._withdrawn = NONE
         self.swaps = 0
         self.failures = 0
         self.last_error = ""
@@ -120,7 +131,7 @@ class SnapshotFollower:
 
     def _fingerprint(self) -> object:
         found: list[tuple[int, int] | None] = []
-        for name in (POINTER, SERVED):
+        for name in (POINTER, SERVED, WITHDRAWN):
             try:
                 stat = (self._data_dir / name).stat()
             except OSError:
@@ -130,6 +141,7 @@ class SnapshotFollower:
         return tuple(found)
 
     def _follow(self) -> None:
+        self._withdraw()
         pointer, served = read_pointer(self._data_dir), read_served(self._data_dir)
         self.pinned = served is not None and served.pinned
         if pointer is None:
@@ -141,7 +153,7 @@ class SnapshotFollower:
             wanted = served.version
         if wanted == pointer.version:
             self._challenging = None
-            loaded = self.state.snapshot if self.state else None
+            loaded = self.state.loaded if self.state else None
             self._serve(lambda: load_served(self._data_dir, self._load_model, loaded))
         elif self.state is None or self.state.version != wanted:
             self._serve(lambda: load_version(self._data_dir, wanted, self._load_model))
@@ -153,14 +165,30 @@ class SnapshotFollower:
             elif pointer.version not in (served.version, self._judged):
                 self._consider(pointer, served)
         if self.state is not None and self.state.version != pointer.version:
-            with_new = self._newcomers.added_to(self.state.snapshot, pointer)
-            if with_new is not self.state.snapshot:
+            with_new = self._newcomers.added_to(self.state.loaded, pointer)
+            if with_new is not self.state.loaded:
                 self._take_over(with_new)
+
+    def _withdraw(self) -> None:
+        """Bring what answers, and what may answer next, to what is withdrawn now."""
+        try:
+            withdrawn = read_withdrawn(self._data_dir)
+        except SnapshotError as error:
+            log.error("withdrawn items unknown", reason=str(error), known=len(self._withdrawn))
+            return
+        if np.array_equal(withdrawn, self._withdrawn):
+            return
+        self._withdrawn = withdrawn
+        self.withdrew(withdrawn)
+        if self._challenging is not None:
+            self._challenging = self._ready(self._challenging.loaded)
+        if self.state is not None:
+            self._take_over(self.state.loaded)
 
     def _serve(self, load: Callable[[], Snapshot | None]) -> None:
         began = self._clock()
         snapshot = load()
-        if snapshot is not None and (self.state is None or snapshot is not self.state.snapshot):
+        if snapshot is not None and (self.state is None or snapshot is not self.state.loaded):
             self._take_over(snapshot)
             self.load_seconds = self._clock() - began
 
@@ -211,7 +239,7 @@ class SnapshotFollower:
         self._swap(self._ready(snapshot))
 
     def _ready(self, snapshot: Snapshot) -> ServingState:
-        state = ServingState(snapshot, self.search)
+        state = ServingState(snapshot, self.search, self._withdrawn)
         state.answer(Query([]))  # a model that cannot answer must not take over
         return state
 
@@ -227,6 +255,7 @@ class SnapshotFollower:
             before=before.version if before else None,
             items=len(state.snapshot.lists),
             appended=len(state.snapshot.appended_items),
+            withdrawn=len(state.withdrawn),
         )
 
     def _failed(self, error: Exception) -> None:

@@ -24,7 +24,7 @@ from deploy.parts import PartError, Report, await_topics
 from deploy.settings import Settings
 from deploy.status import read_status
 from streaming import job_keeper
-from streaming.accounting import StreamEnd
+from streaming.accounting import Aside, StreamEnd
 from streaming.failure import StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.submission import submit_in_subprocess
@@ -79,6 +79,11 @@ def keep(
             settings.kafka.client_settings,
         )
 
+        aside = Aside(settings.bootstrap, around.topics, settings.kafka.client_settings)
+
+        def tell(status: dict[str, Any]) -> None:
+            report({**status, **aside.counts()})
+
         def lag() -> int | None:
             try:
                 return end.lag()
@@ -87,9 +92,10 @@ def keep(
 
         try:
             return job_keeper.run(
-                settings.streaming, around, stop, report, lag, upgrade=upgrade, restore=restore
+                settings.streaming, around, stop, tell, lag, upgrade=upgrade, restore=restore
             )
         finally:
+            aside.close()
             end.close()
 
 

@@ -26,8 +26,8 @@ from kafka.errors import KafkaError
 from rocksdict import Options, Rdict, WriteBatch
 
 from deploy.freshness import Arrivals, Freshness
-from model.source import parse_sequence
-from streaming.events import HISTORY_LENGTH, EventError, UserSequence
+from streaming.bounds import EventError
+from streaming.events import HISTORY_LENGTH, UserSequence
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -121,7 +121,7 @@ class UserHistories:
         latest, taken = self.latest_event_time_ms, list[tuple[int, int, UserSequence]]()
         for record in records:
             try:
-                sequence = parse_sequence(record.value)
+                sequence = UserSequence.from_bytes(record.value)
             except EventError as error:
                 self.poisoned += 1
                 log.warning(

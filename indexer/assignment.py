@@ -45,9 +45,12 @@ class Assignment:
 
 
 def assign(
-    model: RetrievalModel, items: Sequence[Item], changed: Collection[int] = ()
+    model: RetrievalModel,
+    items: Sequence[Item],
+    changed: Collection[int] = (),
+    withdrawn: Collection[int] = (),
 ) -> Assignment:
-    """Codes and vectors of `items` and of what else the model knows.
+    """Codes and vectors of `items` and of what else the model knows and was not `withdrawn`.
 
     An item of the model's catalogue has the row that was learnt for it, unless it is in
     `changed` (listed again with other features since); every other item is embedded by content.
@@ -60,9 +63,8 @@ def assign(
     if len(row_of) != len(model.item_ids_N):
         raise IndexerError("the model's catalogue holds an item twice")
     listed = {item.item_id: item for item in items}
-    everything = [
-        listed[i] if i in listed else Item(i) for i in sorted(row_of.keys() | listed.keys())
-    ]
+    there = (row_of.keys() | listed.keys()) - set(withdrawn)
+    everything = [listed[i] if i in listed else Item(i) for i in sorted(there)]
     learnt = [i.item_id in row_of and i.item_id not in changed for i in everything]
     rows = [row_of[i.item_id] for i, known in zip(everything, learnt, strict=True) if known]
     codes_NQ = np.empty((len(everything), model.levels), np.int64)

@@ -77,6 +77,7 @@ def build(
     parent: Snapshot | None,
     geometry: Geometry | None,
     *,
+    withdrawn: Collection[int] = (),
     drift_threshold: float,
     vector_tolerance: float,
     drift_rebuilds: int | None = None,
@@ -89,6 +90,7 @@ def build(
         changed: items announced again, with other features, since the model learnt them.
         parent: the served snapshot as it is on disk, None for the first or to share nothing.
         geometry: where the parent's codes lie.
+        withdrawn: items that the version must not hold, though the model may know them.
         drift_threshold: as in `indexer.Config`.
         vector_tolerance: as in `indexer.Config`.
         drift_rebuilds: as in `indexer.Config`; None for any number.
@@ -96,7 +98,7 @@ def build(
     Raises:
         IndexerError: if the model gives vectors or codes that must not be served.
     """
-    assignment = assign(model, [one.item for one in listed], changed)
+    assignment = assign(model, [one.item for one in listed], changed, withdrawn)
     ids_N, codes_N = assignment.item_ids_N, assignment.codes_NQ[:, 0]
     drift = None
     if (

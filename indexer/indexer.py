@@ -40,7 +40,7 @@ from indexer.handovers import (
     load_handover,
     needed_position,
 )
-from indexer.listing import Listing
+from indexer.listing import Announced, KeepAside, Listing
 from indexer.pointer import read_pointer, write_pointer
 from indexer.publication import write_version
 from indexer.published import published
@@ -55,6 +55,7 @@ from indexer.snapshot import (
     versions,
 )
 from indexer.store import Store
+from indexer.withdrawn import read_withdrawn, write_withdrawn
 from model.manifest import ManifestError
 
 log = structlog.get_logger(__name__)
@@ -123,10 +124,13 @@ class Indexer:
         now_ms: the clock, for `published_at`.
         load_model: reads the weights of a handover or a snapshot.
         protected: versions that must stay on disk (those with an alias in the registry).
+        keep_aside: is given the records of `items` that are refused.
 
     Attributes:
         serving: what readers are served; None before the first snapshot.
         listing: the items announced so far.
+        behind: `items` is being read up to its end: what was withdrawn stays so until then, for a
+            store that is filled anew meets each listing before its tombstone.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class Indexer:
         now_ms: Callable[[], int],
         load_model: ModelLoader | None = None,
         protected: Callable[[], Collection[int]] = tuple,
+        keep_aside: KeepAside = lambda _: None,
     ) -> None:
         self.config = config
         self.store = store
@@ -146,7 +151,9 @@ class Indexer:
         self._now_ms = now_ms
         self._load_model = load_model
         self._protected = protected
-        self.listing = Listing(store)
+        self.listing = Listing(store, keep_aside)
+        self.behind = False
+        self._told: set[int] = set()  # what `withdrawn.json` says
         self._last_refusal: str | None = None
         self._last_unusable = ""
         self._skipped = 0
@@ -155,6 +162,11 @@ class Indexer:
         """Serve the last good version, and finish what a killed process left half done."""
         remove_leftovers(self.data_dir)
         note_published(self.data_dir)
+        try:
+            self._told = set(read_withdrawn(self.data_dir).tolist())
+        except SnapshotError as error:
+            log.error("written anew from what `items` said", reason=str(error))
+            write_withdrawn(self.data_dir, self.listing.withdrawn)
         committed = self.store.newest("version")
         found = last_good(self.data_dir, committed, self._now_ms, self._load_model)
         if found is not None:
@@ -169,6 +181,7 @@ class Indexer:
             if self.store.state != self.serving.state:
                 self._commit(self.serving)
             self._stored = self.serving
+        self._withdraw()
         self.listing.recount(self.serving)
 
     def _follow(self) -> None:
@@ -192,15 +205,34 @@ class Indexer:
         self._commit(self.serving)
         self.listing.recount(self.serving)
 
-    def listen(
-        self, records: Sequence[tuple[int, int, bytes | None]], position: dict[int, int]
-    ) -> None:
-        """Take records of `items` (partition, offset, value) and the position after them."""
+    def listen(self, records: Sequence[Announced], position: dict[int, int]) -> None:
+        """Take records of `items` and the position after them."""
         self.listing.listen(records, position, self.serving)
+
+    def _withdraw(self) -> None:
+        """Tell readers what is withdrawn, and serve it no more.
+
+        The file comes first: from then on no reader answers with these items, whatever version it
+        has loaded. The lists follow, and the next version holds none of them.
+        """
+        withdrawn = self.listing.withdrawn
+        told = self._told | withdrawn if self.behind or not self.store.position else withdrawn
+        if told != self._told:
+            write_withdrawn(self.data_dir, told)
+            self._told = set(told)
+        if self.serving is None or not withdrawn:
+            return
+        ids = np.fromiter(withdrawn, np.int64, len(withdrawn))
+        left = self.serving.without(ids)
+        if left is not self.serving:
+            gone = ids[self.serving.served.lists.locate(ids)[0] >= 0]
+            self.serving = left
+            self._commit(left, np.empty(0, np.int64), gone)
 
     def append_waiting(self) -> int:
         """Make the items that are listed but not served retrievable; returns how many."""
         self._follow()
+        self._withdraw()
         waiting, before = self.listing.waiting, self.serving
         if before is None or not waiting:
             return 0
@@ -308,6 +340,8 @@ class Indexer:
         """
         snapshot, made = prepared.snapshot, prepared.made
         serving = Serving.of(self.data_dir, snapshot, pointer_to(snapshot, self._now_ms()))
+        # what was withdrawn while it was built
+        serving = serving.without(np.array(sorted(self.listing.withdrawn), np.int64))
         self.listing.settle(serving)
         appended = self._appended(serving, self.listing.waiting)
         if appended is None:
@@ -356,6 +390,7 @@ class Indexer:
             changed,
             parent,
             serving.geometry if serving else None,
+            withdrawn=self.store.withdrawn(),
             drift_threshold=self.config.drift_threshold,
             vector_tolerance=self.config.vector_tolerance,
             drift_rebuilds=self.config.drift_rebuilds,
@@ -382,9 +417,14 @@ class Indexer:
         parent = base if share else None
         return write_version(self.data_dir, version, handover, made, facts, parent)
 
-    def _commit(self, serving: Serving, changed: NDArray[np.int64] | None = None) -> None:
-        """Bring the store to what is served: the items that changed, or what it does not hold."""
-        served, gone = serving.served, np.empty(0, np.int64)
+    def _commit(
+        self,
+        serving: Serving,
+        changed: NDArray[np.int64] | None = None,
+        gone: NDArray[np.int64] = np.empty(0, np.int64),  # noqa: B008 - nothing changes it
+    ) -> None:
+        """Bring the store to what is served: what changed and is gone, or whatever differs."""
+        served = serving.served
         if changed is not None:
             item_ids = changed
         elif self._stored is not None:
@@ -421,6 +461,7 @@ class Indexer:
             "catalogue_items": self.listing.catalogue_items,
             "indexed_items": len(serving.served.lists) if serving else 0,
             "waiting_items": len(self.listing.waiting),
+            "withdrawn_items": len(self.listing.withdrawn),
             "appended_items": len(serving.served.appended_items) if serving else 0,
             "pending_handovers": len(self.pending()),
             "rebuilt_codes": len(facts.get("rebuilt_codes", [])),

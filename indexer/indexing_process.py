@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
 from indexer.indexer import Config, Indexer, Prepared
+from indexer.listing import Announced
 from indexer.snapshot import ModelLoader
 from indexer.store import Store
+from streaming.dead_letters import DeadLetter, DeadLetterBox
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -65,16 +67,26 @@ class ItemsReader:
             else:
                 self._consumer.seek_to_beginning(partition)
 
-    def read(self) -> tuple[list[tuple[int, int, bytes | None]], dict[int, int]]:
-        """Records (partition, offset, value), after a wait of at most `POLL_MS`, and the position.
+    def read(self) -> tuple[list[Announced], dict[int, int]]:
+        """Records, after a wait of at most `POLL_MS`, and the position.
 
         The position is given for partitions with records only.
         """
-        records: list[tuple[int, int, bytes | None]] = []
+        records: list[Announced] = []
         position = {}
         polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
         for partition, some in polled.items():
-            records += [(partition.partition, record.offset, record.value) for record in some]
+            records += [
+                Announced(
+                    record.partition,
+                    record.offset,
+                    record.value,
+                    record.key,
+                    record.timestamp,
+                    tuple(record.headers),
+                )
+                for record in some
+            ]
             position[partition.partition] = some[-1].offset + 1
         return records, position
 
@@ -115,7 +127,7 @@ def run(
     Args:
         config: thresholds and retention.
         kafka: settings of kafka-python, `bootstrap_servers` among them.
-        topics: `topics.items` is read.
+        topics: `topics.items` is read; what is refused of it is written to `topics.items_dlq`.
         data_dir: handovers are read from it, snapshots and `current.json` written to it.
         stop: ends the loop.
         report: is called about every second with plain JSON values, see `Indexer.status`, and
@@ -132,8 +144,20 @@ def run(
     """
     store = Store(data_dir / STORE)
     try:
-        indexer = Indexer(config, store, data_dir, now_ms, load_model, protected)
+        aside = DeadLetterBox(kafka, topics.items_dlq)
+
+        def keep_aside(refused: Sequence[tuple[Announced, str]]) -> None:
+            aside.put(
+                DeadLetter(
+                    "", topics.items, one.partition, one.offset, one.timestamp, reason,
+                    one.key, one.value, one.headers,
+                )
+                for one, reason in refused
+            )  # fmt: skip
+
+        indexer = Indexer(config, store, data_dir, now_ms, load_model, protected, keep_aside)
         indexer.recover()
+        indexer.behind = True
         reader = ItemsReader(kafka, topics.items, store.position)
         try:
             _loop(config, indexer, reader, stop, report, clock)
@@ -179,7 +203,9 @@ def _loop(
                     building = builder.submit(indexer.prepare, number)
             if clock() - reported >= REPORT_S:
                 reported = clock()
-                report(_status(indexer, reader))
+                status = _status(indexer, reader)
+                indexer.behind = indexer.behind and status["items_lag"] != 0
+                report(status)
     report(_status(indexer, reader) | {"state": "stopped"})
 
 

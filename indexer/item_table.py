@@ -81,6 +81,13 @@ class ItemTable:
             rows.take(pa.array(order)),
         )
 
+    def without(self, item_ids: NDArray[np.int64]) -> ItemTable:
+        """The table without these items."""
+        stay = ~np.isin(self.item_ids_N, item_ids)
+        return ItemTable(
+            self.item_ids_N[stay], self.codes_NQ[stay], self.rows.filter(pa.array(stay))
+        )
+
 
 def write_items(
     path: Path,

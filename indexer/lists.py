@@ -320,6 +320,24 @@ class CodeLists:
         item_ids, codes_n = np.asarray(item_ids, np.int64)[order], codes_n[order]
         vectors = vectors[order]
         _checked(item_ids, vectors, "appended items")
+        return self._moved(item_ids, codes_n, vectors)
+
+    def without(self, item_ids: NDArray[np.int64]) -> CodeLists:
+        """The same without these items; the lists themselves where none of them is in any."""
+        item_ids = np.unique(np.asarray(item_ids, np.int64))
+        item_ids = item_ids[self.locate(item_ids)[0] >= 0]
+        if not len(item_ids):
+            return self
+        nowhere = np.full(len(item_ids), -1)
+        return self._moved(item_ids, nowhere, np.empty((len(item_ids), self.dimension), np.float32))
+
+    def _moved(
+        self,
+        item_ids: NDArray[np.int64],
+        codes_n: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+    ) -> CodeLists:
+        """Items, ascending by id, in the lists of these codes, wherever they were; -1: in none."""
         before, rows = self.locate(item_ids)
         from_n, to_n = np.argsort(before, kind="stable"), np.argsort(codes_n, kind="stable")
         every_code = np.arange(len(self.lists) + 1)
@@ -337,6 +355,7 @@ class CodeLists:
                 renumbered.append(code)
         new_codes = codes_n[to_n]
         new_rows = firsts_C[new_codes] + np.arange(len(new_codes)) - coming[new_codes]
+        new_rows[new_codes < 0] = -1
         if renumbered:
             others = ~np.isin(new_codes, renumbered)
             sizes = [len(lists[code]) for code in renumbered]

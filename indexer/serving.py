@@ -67,6 +67,11 @@ class Serving:
             "appended": [one.sha256 for one in self.pointer.appended],
         }
 
+    def without(self, item_ids: NDArray[np.int64]) -> Serving:
+        """The same without withdrawn items; itself where it serves none of them."""
+        served = self.served.without(item_ids)
+        return self if served is self.served else replace(self, served=served)
+
     def append(
         self,
         data_dir: Path,

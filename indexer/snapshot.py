@@ -84,6 +84,15 @@ class Snapshot:
     appended: tuple[Appended, ...] = ()
     appended_items: frozenset[int] = frozenset()
 
+    def without(self, item_ids: NDArray[np.int64]) -> Snapshot:
+        """The same without these items; itself where it holds none of them."""
+        lists = self.lists.without(item_ids)
+        if lists is self.lists:
+            return self
+        left = self.appended_items - set(item_ids.tolist())
+        items = self.items.without(item_ids)
+        return replace(self, lists=lists, items=items, appended_items=left)
+
 
 @dataclass(frozen=True)
 class Source:

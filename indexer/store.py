@@ -2,12 +2,13 @@
 
 A rocksdict database in raw mode (bytes in, bytes out; nothing is pickled). Column families:
 
-    items    item id -> JSON: features, first_seen, and the partition and offset they came from
-    vectors  item id -> float32 of the vector in its list
-    codes    item id -> int16 of its codes, first level first
-    events   item id -> how many events the model has seen of it
-    lists    first-level code, item id -> empty: the members of each list
-    meta     offsets of `items`, the version last used, what is served, what was refused
+    items      item id -> JSON: features, first_seen, and the partition and offset they came from
+    withdrawn  item id -> JSON: the partition and offset of its tombstone
+    vectors    item id -> float32 of the vector in its list
+    codes      item id -> int16 of its codes, first level first
+    events     item id -> how many events the model has seen of it
+    lists      first-level code, item id -> empty: the members of each list
+    meta       offsets of `items`, the version last used, what is served, what was refused
 
 Ids are 8 and codes 2 bytes, big-endian, so that keys sort as numbers. The order of a commit: what
 was read and the offset it came from go in one WriteBatch; what was indexed and the version or
@@ -29,10 +30,12 @@ from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
 from indexer.errors import IndexerError
 from model.manifest import make_folder
-from streaming.events import Item
+from streaming.events import Item, Withdrawal
 
-FAMILIES = ("items", "vectors", "codes", "events", "lists", "meta")
+FAMILIES = ("items", "withdrawn", "vectors", "codes", "events", "lists", "meta")
 POSITION = "position/"
+BOUNDS = 1
+"""Of what is stored; another number when `streaming.bounds` refuses what it took before."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,23 @@ class ListedItem:
     def after(self, position: Mapping[int, int]) -> bool:
         """Whether the record is not yet covered by `position` (partition -> next offset)."""
         return self.offset >= position.get(self.partition, 0)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What some records of `items` changed: ids of items, each in one of the three.
+
+    Attributes:
+        new: listed now, and not before.
+        changed: with other features than before.
+        withdrawn: not to be answered any more.
+        listed_before: how many of those were listed.
+    """
+
+    new: list[int]
+    changed: list[int]
+    withdrawn: set[int]
+    listed_before: int
 
 
 def _id(item_id: int) -> bytes:
@@ -117,43 +137,83 @@ class Store:
             found[int(key[len(POSITION) :])] = orjson.loads(value)
         return found
 
-    def add_listed(
+    def announce(
         self,
-        listed: Iterable[tuple[Item, int, int]],
+        said: Iterable[tuple[Item | Withdrawal, int, int]],
         position: Mapping[int, int],
         refused: Mapping[str, str] | None = None,
-    ) -> tuple[list[int], list[int]]:
-        """Items with their partition and offset, and the position after them, in one batch.
+    ) -> Change:
+        """What records of `items` say, and the position after them, in one batch.
 
-        An item announced again keeps its `first_seen`, and, with the same features, its record.
-        `refused` maps "partition/offset" of records that are no items to the reason.
+        An item announced again keeps its `first_seen`, and, with the same features, its record;
+        one that was withdrawn meanwhile begins anew.
 
-        Returns:
-            Ids of the items that are new, and of those that have other features than before.
+        Args:
+            said: items listed or withdrawn, each with the partition and offset of its record.
+            position: after them.
+            refused: "partition/offset" of records that are no items, and the reason.
         """
         batch = WriteBatch(raw_mode=True)
-        changed: dict[int, ListedItem] = {}
-        new = []
-        for item, partition, offset in listed:
-            before = changed.get(item.item_id) or self.listed(item.item_id)
-            first = item.listed_at
-            if before is None:
-                new.append(item.item_id)
-            elif before.item == item:
-                continue
+        latest: dict[int, ListedItem | None] = {}
+        places: dict[int, tuple[int, int]] = {}  # of the withdrawals
+        known: set[int] = set()  # listed before all this
+        for one, partition, offset in said:
+            item_id = one.item_id
+            if item_id not in latest and (stored := self.listed(item_id)) is not None:
+                known.add(item_id)
+                before: ListedItem | None = stored
             else:
-                first = min(before.first_seen, first)
-            changed[item.item_id] = ListedItem(item, first, partition, offset)
-        for one in changed.values():
-            record = {"first_seen": one.first_seen, "at": [one.partition, one.offset]}
-            value = orjson.dumps({"item": one.item, **record})
-            batch.put(_id(one.item.item_id), value, self._handles["items"])
+                before = latest.get(item_id)
+            if isinstance(one, Withdrawal):
+                latest[item_id], places[item_id] = None, (partition, offset)
+            elif before is None:
+                latest[item_id] = ListedItem(one, one.listed_at, partition, offset)
+            elif before.item != one:
+                first = min(before.first_seen, one.listed_at)
+                latest[item_id] = ListedItem(one, first, partition, offset)
+        for item_id, listed in latest.items():
+            key = _id(item_id)
+            if listed is None:
+                batch.delete(key, self._handles["items"])
+                batch.put(key, orjson.dumps(places[item_id]), self._handles["withdrawn"])
+                continue
+            record = {"first_seen": listed.first_seen, "at": [listed.partition, listed.offset]}
+            value = orjson.dumps({"item": listed.item, **record})
+            batch.put(key, value, self._handles["items"])
+            batch.delete(key, self._handles["withdrawn"])
         for partition, offset in position.items():
             self._put_meta(batch, f"{POSITION}{partition}", offset)
         for place, reason in (refused or {}).items():
             self._put_meta(batch, f"refused_item/{place}", reason)
         self._db.write(batch)
-        return new, sorted(changed.keys() - set(new))
+        withdrawn = {item_id for item_id, listed in latest.items() if listed is None}
+        listed_now = latest.keys() - withdrawn
+        return Change(
+            sorted(listed_now - known),
+            sorted(listed_now & known),
+            withdrawn,
+            len(withdrawn & known),
+        )
+
+    def withdrawn(self) -> list[int]:
+        """Ids of the items that were withdrawn and not listed again, ascending."""
+        keys = cast(Iterator[bytes], self._families["withdrawn"].keys())
+        return [int.from_bytes(key, "big") for key in keys]
+
+    @property
+    def is_within_bounds(self) -> bool:
+        """Whether everything stored has passed `streaming.bounds`: an older store may hold more."""
+        return self._meta("bounds") == BOUNDS
+
+    def take_out(self, item_ids: Iterable[int], refused: Mapping[str, str]) -> None:
+        """Items that are no items by today's bounds, with the reasons as in `announce`."""
+        batch = WriteBatch(raw_mode=True)
+        for item_id in item_ids:
+            batch.delete(_id(item_id), self._handles["items"])
+        for place, reason in refused.items():
+            self._put_meta(batch, f"refused_item/{place}", reason)
+        self._put_meta(batch, "bounds", BOUNDS)
+        self._db.write(batch, self._durable)
 
     def listed(self, item_id: int) -> ListedItem | None:
         """One item, None if it was never announced."""

@@ -7,13 +7,13 @@ is what counts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
 from model.micro_batch import Ranges, Record, TrainerError
-from model.source import SourceUnavailable, parse
+from model.source import Parser, SourceUnavailable, parse
 
 POLL_MS = 20
 ASK_MS = 5_000
@@ -30,7 +30,7 @@ class CommittedTopic:
     def __init__(
         self,
         topic: str,
-        parser: Callable[[bytes | None], Any],
+        parser: Parser[Any],
         settings: Mapping[str, Any],
         max_records: int,
     ) -> None:
@@ -121,7 +121,7 @@ class CommittedTopic:
 
     def _record(self, record: Any) -> Record[Any]:
         place = {"topic": self._topic, "partition": record.partition, "offset": record.offset}
-        return Record(record.offset, parse(self._parser, record.value, place))
+        return Record(record.offset, parse(self._parser, record.key, record.value, place))
 
     def check(self, ends: Mapping[int, int]) -> None:
         """Refuse a position beyond the end: the topic is not the one that was read."""

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from streaming.events import Item, UserSequence
+from streaming.events import Item, UserSequence, Withdrawal
 
 SEQUENCES = "sequences"
 ITEMS = "items"
@@ -64,7 +64,7 @@ class Polled:
     """
 
     sequences: dict[int, list[Record[UserSequence]]] = field(default_factory=dict)
-    items: dict[int, list[Record[Item]]] = field(default_factory=dict)
+    items: dict[int, list[Record[Item | Withdrawal]]] = field(default_factory=dict)
     next_offsets: dict[str, dict[int, int]] = field(default_factory=dict)
     ends: dict[str, dict[int, int]] = field(default_factory=dict)
     final: bool = False
@@ -110,7 +110,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A plan and its records, in training order; `poison` counts the records skipped in it."""
+    """A plan and its records, in training order; `poison` counts the records skipped in it.
+
+    Of a withdrawn item the learner keeps what it knows: clicks on it go on to say something about
+    their users, and it is the indexer that keeps it out of every answer.
+    """
 
     plan: Plan
     items: list[Item]
@@ -183,7 +187,7 @@ class Backlog:
         self._next: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
         self._ends: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
         self._sequences: dict[int, deque[Record[UserSequence]]] = {}
-        self._items: dict[int, deque[Record[Item]]] = {}
+        self._items: dict[int, deque[Record[Item | Withdrawal]]] = {}
 
     def offer(self, polled: Polled) -> None:
         """Add what a poll brought."""
@@ -272,7 +276,7 @@ class Backlog:
                 item_ends[partition] = record.offset + 1
                 if record.value is None:
                     poison += 1
-                else:
+                elif isinstance(record.value, Item):
                     listed.append(record.value)
         plan = Plan(
             self._advance(SEQUENCES, merged.taken, self._sequences),
@@ -297,7 +301,7 @@ class Backlog:
 
 def assemble(
     plan: Plan,
-    items: Mapping[int, Sequence[Record[Item]]],
+    items: Mapping[int, Sequence[Record[Item | Withdrawal]]],
     sequences: Mapping[int, Sequence[Record[UserSequence]]],
 ) -> MicroBatch:
     """The micro-batch of a plan whose ranges were read again.
@@ -314,5 +318,6 @@ def assemble(
             "deleted them; restore the topic, or begin anew with --fresh"
         )
     read = [r for p in sorted(items) for r in items[p]]
-    listed = [r.value for r in read if r.value is not None]
-    return MicroBatch(plan, listed, merged.sequences, merged.poison + len(read) - len(listed))
+    listed = [r.value for r in read if isinstance(r.value, Item)]
+    poison = merged.poison + sum(r.value is None for r in read)
+    return MicroBatch(plan, listed, merged.sequences, poison)

@@ -20,8 +20,8 @@ from kafka.errors import (
 
 from model.committed_topic import POLL_MS, CommittedTopic
 from model.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record, TrainerError
-from model.source import Offsets, SourceUnavailable, parse_item, parse_sequence
-from streaming.events import Item, UserSequence
+from model.source import Offsets, SourceUnavailable, parse_sequence
+from streaming.events import Item, UserSequence, Withdrawal, announcement
 from streaming.topics import Topics
 
 SEQUENCES_PER_POLL = 2_000
@@ -56,7 +56,7 @@ class SequenceSource:
             )
             try:
                 items = CommittedTopic(
-                    self._topics.items, parse_item, self._settings, ITEMS_PER_POLL
+                    self._topics.items, announcement, self._settings, ITEMS_PER_POLL
                 )
             except KafkaError:
                 sequences.close()
@@ -108,7 +108,7 @@ class SequenceSource:
 
     def read(
         self, plan: Plan
-    ) -> tuple[dict[int, list[Record[Item]]], dict[int, list[Record[UserSequence]]]]:
+    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
         """Read exactly the ranges of a plan."""
         self._ready = False
         try:

@@ -9,11 +9,14 @@ from typing import Protocol, TypeVar
 import structlog
 
 from model.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
-from streaming.events import HISTORY_LENGTH, EventError, Item, UserSequence
+from streaming.bounds import EventError
+from streaming.events import Item, UserSequence, Withdrawal, announcement
 
 log = structlog.get_logger(__name__)
 
 V = TypeVar("V")
+Parser = Callable[[bytes | None, bytes | None], V]
+"""Makes something of a record's key and value, or raises `EventError`."""
 Offsets = Mapping[str, Mapping[int, int]]
 """Stream -> partition -> offset."""
 
@@ -41,7 +44,7 @@ class Source(Protocol):
 
     def read(
         self, plan: Plan
-    ) -> tuple[dict[int, list[Record[Item]]], dict[int, list[Record[UserSequence]]]]:
+    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
         """Read exactly the ranges of a plan: items and sequences by partition.
 
         Raises:
@@ -53,51 +56,17 @@ class Source(Protocol):
         """Let go of connections."""
 
 
-def _fits(name: str, *values: int) -> None:
-    for value in values:
-        if not -(2**63) <= value < 2**63:
-            raise EventError(f"{name} {value} does not fit 64 bits")
-
-
-def parse_item(value: bytes | None) -> Item:
-    """An item that the model can take.
-
-    Raises:
-        EventError: for a broken schema, no value (a withdrawn item), or an id beyond int64.
-    """
-    if value is None:
-        raise EventError("no value: withdrawing an item is not supported, it stays listed")
-    item = Item.from_bytes(value)
-    _fits("item_id", item.item_id)
-    _fits("listed_at", item.listed_at)
-    return item
-
-
-def parse_sequence(value: bytes | None) -> UserSequence:
-    """A sequence that the model can take.
-
-    Raises:
-        EventError: for a broken schema, numbers beyond int64, a position below 1, or a history
-            longer than `HISTORY_LENGTH`.
-    """
-    if value is None:
-        raise EventError("no value")
-    s = UserSequence.from_bytes(value)
-    _fits("a number", s.user_id, s.event_time, s.position, s.target)
-    _fits("a history entry", *s.history_items, *s.history_times)
-    if s.position < 1:
-        raise EventError(f"position is {s.position}, the first is 1")
-    if len(s.history_items) > HISTORY_LENGTH:
-        raise EventError(f"the history holds {len(s.history_items)}, at most {HISTORY_LENGTH}")
-    return s
+def parse_sequence(_: bytes | None, value: bytes | None) -> UserSequence:
+    """What a record of `sequences` says; see `streaming.events`."""
+    return UserSequence.from_bytes(value)
 
 
 def parse(
-    parser: Callable[[bytes | None], V], value: bytes | None, place: Mapping[str, object]
+    parser: Parser[V], key: bytes | None, value: bytes | None, place: Mapping[str, object]
 ) -> V | None:
     """Parse a record; poison becomes None and one log line that names its `place`."""
     try:
-        return parser(value)
+        return parser(key, value)
     except EventError as error:
         log.warning("poison record skipped", reason=str(error), **place)
         return None
@@ -141,14 +110,14 @@ class RecordedSource:
         value = self._sequences[partition][offset]
         if isinstance(value, bytes):
             place = {"topic": SEQUENCES, "partition": partition, "offset": offset}
-            return Record(offset, parse(parse_sequence, value, place))
+            return Record(offset, parse(parse_sequence, None, value, place))
         return Record(offset, value)
 
-    def _item(self, offset: int) -> Record[Item]:
+    def _item(self, offset: int) -> Record[Item | Withdrawal]:
         value = self._items[offset]
         if isinstance(value, bytes):
             place = {"topic": ITEMS, "partition": 0, "offset": offset}
-            return Record(offset, parse(parse_item, value, place))
+            return Record(offset, parse(announcement, None, value, place))
         return Record(offset, value)
 
     def poll(self, enough: Collection[int]) -> Polled:
@@ -171,7 +140,7 @@ class RecordedSource:
 
     def read(
         self, plan: Plan
-    ) -> tuple[dict[int, list[Record[Item]]], dict[int, list[Record[UserSequence]]]]:
+    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
         """Read exactly the ranges of a plan."""
         return (
             {

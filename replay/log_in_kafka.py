@@ -10,7 +10,8 @@ from replay.errors import ReplayError
 from replay.producer import Patience
 from replay.resumption import CHUNK, Mark, Stored, find_stored
 from replay.staged_log import StagedLog
-from streaming.events import HEARTBEAT, Click, EventError
+from streaming.bounds import EventError
+from streaming.events import HEARTBEAT, Click
 
 
 def find_clicks(

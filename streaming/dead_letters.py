@@ -1,12 +1,14 @@
-"""Dead letters: what the job could not read, to be looked at, mended and sent again.
+"""Dead letters: what could not be read, to be looked at, mended and sent again.
 
-A record of `clicks.dlq` has key and value as they were read, the producer's own headers, and five
-of the job's, which say where it stood and why it is there. A producer's header of one of these
+Those of `clicks` are written by the job to `clicks.dlq`, those of `items` by the indexer to
+`items.dlq`. A record there has key and value as they were read, the producer's own headers, and
+five of ours, which say where it stood and why it is there. A producer's header of one of these
 names is kept with "original." before it.
 
-Sent again, a dead letter is a new record of `clicks`, with the timestamp that it had: if it still
+Sent again, a dead letter is a new record of its topic, with the timestamp that it had: if it still
 is none, it comes back as another dead letter; if its event has been taken meanwhile, it is a
-duplicate. So nothing is lost, and nothing counted twice, by sending once too often.
+duplicate. So nothing is lost, and nothing counted twice, by sending once too often. An item that
+was listed meanwhile is then listed as the letter has it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
@@ -24,22 +27,28 @@ from streaming.accounting import consumer, read_all
 from streaming.failure import StreamingError
 from streaming.topics import Topics
 
+log = structlog.get_logger(__name__)
+
 OURS = ("topic", "partition", "offset", "timestamp", "reason")
-"""Headers that the job adds."""
+"""Headers that say where a dead letter comes from."""
+ITEMS = "items:"
+"""Begins the place of a dead letter of `items`."""
 ORIGINAL = "original."
 SENT_AGAIN = "dead_letter"
 """Header of a dead letter that was sent again: its partition and offset in `clicks.dlq`."""
 NOT_SENT_AGAIN = (SENT_AGAIN, "log_position")
 """The replay tells by the position in its log how far it has got; only its own records may say."""
 LARGEST = 8 * 1024 * 1024
+PATIENCE_MS = 10_000
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One record of `clicks.dlq`.
+    """One record of `clicks.dlq` or `items.dlq`.
 
     Attributes:
-        place: its partition and offset there, as "partition:offset".
+        place: its partition and offset there, as "partition:offset", with "items:" before it for
+            one of `items.dlq`; empty for one that is yet to be written.
         topic: where it was read, with partition and offset.
         partition: see `topic`.
         offset: see `topic`.
@@ -117,7 +126,7 @@ def _as_bytes(name: str, body: Mapping[str, Any]) -> bytes | None:
     return None if value is None else str(value).encode()
 
 
-def _from_record(record: Any) -> DeadLetter:
+def _from_record(record: Any, kind: str = "") -> DeadLetter:
     said = {name: value for name, value in record.headers if name in OURS}
     kept = []
     for name, value in record.headers:
@@ -125,7 +134,7 @@ def _from_record(record: Any) -> DeadLetter:
             original = name.removeprefix(ORIGINAL)
             kept.append((original if original in OURS else name, value))
     return DeadLetter(
-        f"{record.partition}:{record.offset}",
+        f"{kind}{record.partition}:{record.offset}",
         _text(said, "topic"),
         _number(said, "partition"),
         _number(said, "offset"),
@@ -149,15 +158,16 @@ def _number(headers: Mapping[str, bytes | None], name: str) -> int:
 def read(
     bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None
 ) -> Iterator[DeadLetter]:
-    """Every dead letter, in the order of the topic.
+    """Every dead letter, those of `clicks` first, in the order of their topics.
 
     Raises:
         StreamingError: if Kafka does not answer.
     """
     reader = consumer(bootstrap, settings or {})
     try:
-        for record in read_all(reader, topics.clicks_dlq):
-            yield _from_record(record)
+        for topic, kind in ((topics.clicks_dlq, ""), (topics.items_dlq, ITEMS)):
+            for record in read_all(reader, topic):
+                yield _from_record(record, kind)
     except KafkaError as error:
         raise StreamingError(f"Kafka at {bootstrap} does not answer ({error})") from error
     finally:
@@ -180,17 +190,77 @@ def selected(letters: Iterable[DeadLetter], reason: str, places: Iterable[str]) 
 
 
 def with_key(letter: DeadLetter) -> DeadLetter:
-    """The same with the key that its value asks for, where it has a readable `user_id`."""
+    """The same with the key that its value asks for, where that has a readable id."""
+    field = "item_id" if letter.place.startswith(ITEMS) else "user_id"
     try:
-        user = orjson.loads(letter.value or b"")["user_id"]
+        number = orjson.loads(letter.value or b"")[field]
     except (ValueError, TypeError, KeyError):
         return letter
-    return replace(letter, key=b"%d" % user) if type(user) is int else letter
+    return replace(letter, key=b"%d" % number) if type(number) is int else letter
 
 
 def _headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
     kept = [(n, v or b"") for n, v in letter.headers if n not in NOT_SENT_AGAIN]
     return [*kept, (SENT_AGAIN, letter.place.encode())]
+
+
+class DeadLetterBox:
+    """Writes dead letters to a topic, for a part that refuses records itself.
+
+    Args:
+        kafka: settings of kafka-python, `bootstrap_servers` among them.
+        topic: of the dead letters.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any], topic: str) -> None:
+        self._kafka = kafka
+        self._topic = topic
+
+    def put(self, letters: Iterable[DeadLetter]) -> bool:
+        """Write them; whether they are stored. Where Kafka refuses them, that is logged.
+
+        Whoever refuses a record goes on either way: it must not wait for ever for what is only
+        good to look at later.
+        """
+        producer = None
+        try:
+            # Refusals are rare: a connection for each time is no cost, and none is kept open.
+            producer = KafkaProducer(
+                **{
+                    "acks": "all",
+                    "enable_idempotence": True,
+                    "max_request_size": LARGEST,
+                    "max_block_ms": PATIENCE_MS,
+                    **self._kafka,
+                }
+            )
+            sent = [
+                producer.send(
+                    self._topic,
+                    letter.value,
+                    letter.key,
+                    headers=_said_of(letter),
+                    timestamp_ms=letter.timestamp if letter.timestamp >= 0 else None,
+                )
+                for letter in letters
+            ]
+            producer.flush(timeout=PATIENCE_MS / 1000)
+            for future in sent:
+                future.get(timeout=0)
+            return True
+        except (KafkaError, AssertionError) as error:
+            log.error("dead letters are not kept", topic=self._topic, reason=repr(error))
+            return False
+        finally:
+            if producer is not None:
+                producer.close(timeout=1)
+
+
+def _said_of(letter: DeadLetter) -> list[tuple[str, bytes]]:
+    """The headers that a dead letter has in its topic."""
+    kept = [(f"{ORIGINAL}{n}" if n in OURS else n, v or b"") for n, v in letter.headers]
+    ours = (letter.topic, letter.partition, letter.offset, letter.timestamp, letter.reason)
+    return kept + [(n, str(v).encode()) for n, v in zip(OURS, ours, strict=True)]
 
 
 def send(
@@ -199,7 +269,7 @@ def send(
     topics: Topics,
     settings: Mapping[str, Any] | None = None,
 ) -> int:
-    """Send dead letters to `clicks` again; returns how many are stored.
+    """Send dead letters to their topics again; returns how many are stored.
 
     Those with a key go where any client sends that key; those without to the partition that they
     were read from. A header without a value gets an empty one: kafka-python knows no other.
@@ -222,7 +292,7 @@ def send(
     try:
         sent = [
             producer.send(
-                topics.clicks,
+                topics.items if letter.place.startswith(ITEMS) else topics.clicks,
                 letter.value,
                 letter.key,
                 headers=_headers(letter),

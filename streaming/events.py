@@ -2,16 +2,28 @@
 
 Every record is one JSON object in UTF-8. Keys of `clicks` and `sequences` are the decimal user
 id, keys of `items` the decimal item id. Times are milliseconds since 1970-01-01 UTC. Unknown
-fields are ignored, so a producer may add some; a missing or retyped field is an `EventError`
-that names it.
+fields are ignored, so a producer may add some, and of a repeated one the last counts; a missing or
+retyped field, or one out of bounds (`streaming.bounds`), is an `EventError` that names it. There is
+no other rule: whoever reads a topic parses it here, so that all refuse the same records.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
+
+from streaming.bounds import (
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    EventError,
+    integer,
+    integers,
+    json_object,
+    text,
+    time_ms,
+    times_ms,
+)
 
 SCHEMA_VERSION = 1
 HISTORY_LENGTH = 50
@@ -21,45 +33,6 @@ CLICK = "click"
 HEARTBEAT = "heartbeat"
 """`event_type` of a record that only carries the replay's clock: it moves the watermark of its
 partition and reaches no output topic."""
-
-
-INTEGERS = frozenset({int})
-"""Types of an integer: a truth value is none."""
-
-
-class EventError(ValueError):
-    """A record breaks its schema; the message names the field."""
-
-
-def _object(value: bytes) -> dict[str, Any]:
-    try:
-        record = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise EventError(f"not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise EventError(f"not a JSON object but {type(record).__name__}")
-    return record
-
-
-def _integer(record: dict[str, Any], field: str) -> int:
-    value = record.get(field)
-    if type(value) is not int:
-        raise EventError(f"{field} is {value!r}, not an integer")
-    return value
-
-
-def _text(record: dict[str, Any], field: str, default: str | None = None) -> str:
-    value = record.get(field, default)
-    if not isinstance(value, str):
-        raise EventError(f"{field} is {value!r}, not a string")
-    return value
-
-
-def _integers(record: dict[str, Any], field: str) -> list[int]:
-    value = record.get(field)
-    if not isinstance(value, list) or not INTEGERS.issuperset(map(type, value)):
-        raise EventError(f"{field} is not a list of integers")
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +58,53 @@ class Item:
         return orjson.dumps(self)
 
     @classmethod
-    def from_bytes(cls, value: bytes) -> Item:
+    def from_bytes(cls, value: bytes | None) -> Item:
         """Parse a record.
 
         Raises:
-            EventError: naming the field that is missing or has another type.
+            EventError: naming the field that is missing, has another type, or is out of bounds.
         """
-        r = _object(value)
+        r = json_object(value)
         return cls(
-            _integer(r, "item_id"),
-            _text(r, "title", ""),
-            _text(r, "category", ""),
-            _text(r, "external_id", ""),
-            _integer(r, "listed_at"),
+            integer(r, "item_id", least=0),
+            text(r, "title", LONGEST_TEXT, ""),
+            text(r, "category", LONGEST_TEXT, ""),
+            text(r, "external_id", LONGEST_NAME, ""),
+            time_ms(r, "listed_at"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """An item is not to be answered any more; it can be listed again."""
+
+    item_id: int
+
+
+def announcement(key: bytes | None, value: bytes | None) -> Item | Withdrawal:
+    """What a record of `items` says: an item is listed, or, without a value, it is withdrawn.
+
+    The key is the decimal item id, for by the key the topic is compacted; a value that comes from
+    no topic may have none.
+
+    Raises:
+        EventError: naming the field that breaks the schema.
+    """
+    if value is None:
+        return Withdrawal(_item_id(key))
+    item = Item.from_bytes(value)
+    if key is not None and key != item.key():
+        raise EventError(f"key is {key[:60]!r}, not the item_id {item.item_id}")
+    return item
+
+
+def _item_id(key: bytes | None) -> int:
+    if key is None:
+        raise EventError("key is missing: whose item is withdrawn?")
+    digits = key[:20].decode("ascii", "replace")
+    if not digits.isdecimal() or b"%d" % int(digits) != key or int(digits) >= 2**63:
+        raise EventError(f"key is {key[:60]!r}, not an item_id")
+    return int(digits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +130,20 @@ class Click:
         return orjson.dumps(self)
 
     @classmethod
-    def from_bytes(cls, value: bytes) -> Click:
+    def from_bytes(cls, value: bytes | None) -> Click:
         """Parse a record.
 
         Raises:
-            EventError: naming the field that is missing or has another type.
+            EventError: naming the field that is missing, has another type, or is out of bounds.
         """
-        r = _object(value)
+        r = json_object(value)
         return cls(
-            _text(r, "event_id"),
-            _integer(r, "user_id"),
-            _integer(r, "item_id"),
-            _integer(r, "event_time"),
-            _text(r, "event_type"),
-            _integer(r, "schema_version"),
+            text(r, "event_id", LONGEST_NAME),
+            integer(r, "user_id"),
+            integer(r, "item_id", least=0),
+            time_ms(r, "event_time"),
+            text(r, "event_type", LONGEST_NAME),
+            integer(r, "schema_version"),
         )
 
 
@@ -167,21 +173,21 @@ class UserSequence:
         return orjson.dumps(self)
 
     @classmethod
-    def from_bytes(cls, value: bytes) -> UserSequence:
+    def from_bytes(cls, value: bytes | None) -> UserSequence:
         """Parse a record.
 
         Raises:
-            EventError: naming the field that is missing or has another type.
+            EventError: naming the field that is missing, has another type, or is out of bounds.
         """
-        r = _object(value)
+        r = json_object(value)
         sequence = cls(
-            _text(r, "event_id"),
-            _integer(r, "user_id"),
-            _integer(r, "event_time"),
-            _integer(r, "position"),
-            _integers(r, "history_items"),
-            _integers(r, "history_times"),
-            _integer(r, "target"),
+            text(r, "event_id", LONGEST_NAME),
+            integer(r, "user_id"),
+            time_ms(r, "event_time"),
+            integer(r, "position", least=1),
+            integers(r, "history_items", HISTORY_LENGTH, least=0),
+            times_ms(r, "history_times", HISTORY_LENGTH),
+            integer(r, "target", least=0),
         )
         if len(sequence.history_items) != len(sequence.history_times):
             raise EventError("history_items and history_times differ in length")

@@ -40,7 +40,9 @@ class Config:
         idle_timeout_s: a partition without records for so long holds the watermark back no more.
             The replay's heartbeats keep its partitions from falling idle.
         discovery_interval_s: how often a running job looks for partitions that were added.
-        max_ahead_ms: an event time further ahead of its record's own timestamp is a dead letter.
+        max_ahead_ms: an event time further ahead of its record's own timestamp, or of the clock of
+            the cluster, is a dead letter. One that is less far ahead moves the watermark no further
+            than its arrival.
         max_value_bytes: a larger value is a dead letter.
         dedup_horizon: how many event ids of each user, the last ones, are known for deduplication.
         user_ttl: a user without clicks for so long is forgotten, as a Flink duration of wall-clock
@@ -63,7 +65,7 @@ class Config:
     out_of_orderness_ms: int = 5000
     idle_timeout_s: float = 30.0
     discovery_interval_s: float = 10.0
-    max_ahead_ms: int = 86_400_000
+    max_ahead_ms: int = 300_000
     max_value_bytes: int = 1 << 20
     dedup_horizon: int = 1000
     user_ttl: str = ""

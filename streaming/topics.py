@@ -14,6 +14,8 @@ KEEP_FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 # Kafka deletes by *record* time: with the event times of 2002-2014 its default retention would
 # empty a topic within minutes.
 COMPACTED = {"cleanup.policy": "compact"}
+# Who reads `items` from its beginning, however late, has to learn what was withdrawn: a century.
+KEEP_TOMBSTONES = {"delete.retention.ms": str(100 * 365 * 86_400_000)}
 LEADER_SECONDS = 30.0
 
 
@@ -22,6 +24,7 @@ class Topics:
     """Topic names; several pipelines share a broker by using other names."""
 
     items: str = "items"
+    items_dlq: str = "items.dlq"
     clicks: str = "clicks"
     clicks_late: str = "clicks.late"
     clicks_dlq: str = "clicks.dlq"
@@ -35,7 +38,8 @@ class Topics:
     def new_topics(self, partitions: int, replication: int = 1) -> Iterator[NewTopic]:
         """Definitions to create; `clicks` and `sequences` are spread over `partitions`."""
         for name, count, config in (
-            (self.items, 1, COMPACTED),
+            (self.items, 1, COMPACTED | KEEP_TOMBSTONES),
+            (self.items_dlq, 1, KEEP_FOREVER),
             (self.clicks, partitions, KEEP_FOREVER),
             (self.clicks_late, 1, KEEP_FOREVER),
             (self.clicks_dlq, 1, KEEP_FOREVER),

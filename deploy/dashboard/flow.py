@@ -43,9 +43,19 @@ TITLES = {
 }
 FIGURES: dict[str, tuple[tuple[str, str], ...]] = {
     "replay": (("clicks_produced", "clicks"), ("bad_lines", "bad lines")),
-    "stream": (("job_state", "job"), ("checkpoints", "checkpoints")),
+    "stream": (
+        ("job_state", "job"),
+        ("checkpoints", "checkpoints"),
+        ("late", "late"),
+        ("dead_letters", "dead letters"),
+    ),
     "train": (("trained_events", "learnt"), ("micro_batches", "micro-batches")),
-    "index": (("indexed_items", "items"), ("codes_in_use", "codes in use")),
+    "index": (
+        ("indexed_items", "items"),
+        ("codes_in_use", "codes in use"),
+        ("withdrawn_items", "withdrawn"),
+        ("items_refused", "refused"),
+    ),
     "register": (("registered_versions", "versions"), ("pending", "waiting")),
     "serve": (("users", "users"), ("swaps", "swaps")),
 }

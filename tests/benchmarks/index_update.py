@@ -28,6 +28,7 @@ import structlog
 
 from deploy.evaluation.machine import peak_memory_gib
 from indexer.indexer import Config, Indexer
+from indexer.listing import Announced
 from indexer.lists import CodeList, CodeLists, members
 from indexer.store import Store
 from model.manifest import Manifest
@@ -161,7 +162,7 @@ def load(directory: Path, manifest: Manifest) -> WideStandIn:
 
 
 def _listen(indexer: Indexer, items: list[Item], offset: int) -> int:
-    records = [(0, offset + n, item.to_bytes()) for n, item in enumerate(items)]
+    records = [Announced(0, offset + n, item.to_bytes()) for n, item in enumerate(items)]
     indexer.listen(records, {0: offset + len(records)})
     return offset + len(records)
 

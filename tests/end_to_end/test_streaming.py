@@ -57,7 +57,7 @@ def test_parallel_operators_keep_the_order_of_each_user(stream):
         time.sleep(0.1)
     admin.close()
     rng = random.Random(7)
-    now, log = 10**9, []
+    now, log = 10**12, []
     for _ in range(20_000):
         now += rng.choice([0, 1, 20])
         log.append(click(rng.randint(1, 50), rng.randint(1, 999), now - rng.randint(0, 4999)))
@@ -74,7 +74,7 @@ def test_parallel_operators_keep_the_order_of_each_user(stream):
 
 def test_killed_anywhere_the_topics_are_the_same(stream):
     rng = random.Random(5)
-    now, log = 10**9, []
+    now, log = 10**12, []
     for _ in range(40_000):
         now += rng.choice([0, 1, 20])
         log.append(click(rng.randint(1, 300), rng.randint(1, 999), now - rng.randint(0, 4999)))

@@ -52,7 +52,7 @@ def test_every_command_does_what_the_page_says(stream, tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "sparc.toml").write_text("[streaming]\ndedup_horizon = 100\n")
-    broken = [click(1, 1, 10**9 + n, event_id=f"{n}") for n in range(17)]
+    broken = [click(1, 1, 10**12 + n, event_id=f"{n}") for n in range(17)]
     wrong_type = Record(b"1", (broken[0].value or b"").replace(b'"user_id":1', b'"user_id":"1"'), 0)
     no_key = Record(None, broken[1].value, broken[1].timestamp)
     stream.send([wrong_type] * 10 + [no_key] * 10)

@@ -16,7 +16,7 @@ from tests.streaming.oracle import Oracle
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
-NOW = 1_000_000_000
+NOW = 1_000_000_000_000
 
 
 @pytest.fixture(scope="module")

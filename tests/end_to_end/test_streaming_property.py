@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 PARTITIONS = 3
 BUSY = (0, 1)
 """The third partition has heartbeats only."""
-SENSELESS = sorted(poison(10**9))
+SENSELESS = sorted(poison(10**12))
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Played:
 
     stream: LiveStream
     oracle: Oracle
-    watermark: int = 1_000_000_000
+    watermark: int = 1_000_000_000_000
 
     def play(self, log: list[tuple[int, Record]], lasts: int) -> None:
         """Send a piece that lasts until `lasts`, in ms, wait for its end, and compare."""
@@ -54,7 +54,7 @@ def test_a_silent_partition_holds_nothing_back_and_what_it_says_later_is_late(
 ) -> None:
     stream = LiveStream(kafka_broker, flink_cluster, tmp_path, "idle", partitions=2)
     stream.config = replace(stream.config, idle_timeout_s=2.0)
-    now, oracle = 1_000_000_000, Oracle()
+    now, oracle = 1_000_000_000_000, Oracle()
     try:
         stream.start()
         for start in (now, now + 10 * DELAY):  # silent from the beginning, and silent again

@@ -77,7 +77,7 @@ def test_it_goes_on_with_another_parallelism_and_more_partitions(stream, tmp_pat
 
     keeper = sparc.start("stream", "--flink", stream.cluster.address)
     try:
-        send(some_clicks(10**9, 4000, 2))  # the last of them wait for the watermark
+        send(some_clicks(10**12, 4000, 2))  # the last of them wait for the watermark
         stream.wait(lambda: sparc.status("stream").get("lag") == 0)
         before = sparc.status("stream")["job"]
 
@@ -100,7 +100,7 @@ def test_it_goes_on_with_another_parallelism_and_more_partitions(stream, tmp_pat
         assert set(vertices(stream, first["new_job"]).values()) == {2}
         assert vertices(stream, before).keys() == vertices(stream, first["new_job"]).keys()
         assert vertices(stream, before).keys() == OPERATORS
-        send(some_clicks(10**9 + 10**6, 4000, 4))
+        send(some_clicks(10**12 + 10**6, 4000, 4))
         stream.wait(lambda: sparc.status("stream").get("lag") == 0)
 
         keeper.kill()  # the job runs on alone, and is upgraded without a keeper
@@ -113,8 +113,8 @@ def test_it_goes_on_with_another_parallelism_and_more_partitions(stream, tmp_pat
         assert set(vertices(stream, second["new_job"]).values()) == {1}
 
         keeper.start()  # finds the job, and keeps it
-        send(some_clicks(10**9 + 2 * 10**6, 1000, 4))
-        send([(p, heartbeat(10**9 + 3 * 10**6 + DELAY)) for p in range(4)])
+        send(some_clicks(10**12 + 2 * 10**6, 1000, 4))
+        send([(p, heartbeat(10**12 + 3 * 10**6 + DELAY)) for p in range(4)])
         stream.wait_until_drained()
         assert sparc.status("stream")["job"] == second["new_job"]
         expected = oracle.expect(log)
@@ -136,7 +136,7 @@ def test_a_job_that_cannot_run_is_given_up_with_the_root_cause_last(stream):
         properties={"max.block.ms": "1000"},
     )
     stream.start()
-    stream.send([click(1, 1, 10**9), heartbeat(10**9 + DELAY)])
+    stream.send([click(1, 1, 10**12), heartbeat(10**12 + DELAY)])
     with pytest.raises(AssertionError, match="after 2 restarts"):
         stream.wait(lambda: False)
     assert isinstance(stream.error, StreamingError)

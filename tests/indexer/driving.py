@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ import indexer.publication as publication_module
 import indexer.serving as serving_module
 import indexer.snapshot as snapshot_module
 from indexer.indexer import Config, Indexer
+from indexer.listing import Announced
 from indexer.store import Store
-from streaming.events import Item
+from streaming.events import Item, Withdrawal
 from tests.indexer.stand_in import StandIn
 
 EXACT = Config(vector_tolerance=0, max_backlog=99)
@@ -33,7 +34,7 @@ STEPS: dict[str, tuple[object, str]] = {
     "write_pointer": (indexer_module, "write_pointer"),
     "commit_index": (indexer_module.Store, "commit_index"),
     "remove_versions": (indexer_module, "remove_versions"),
-    "add_listed": (indexer_module.Store, "add_listed"),
+    "announce": (indexer_module.Store, "announce"),
     "write_appended": (serving_module, "write_appended"),
     "write_pointer of appended": (serving_module, "write_pointer"),
 }
@@ -57,9 +58,14 @@ def items_of(model: StandIn) -> list[Item]:
     ]
 
 
-def announce(indexer: Indexer, items: list[Item]) -> None:
+def announce(indexer: Indexer, items: Sequence[Item | Withdrawal]) -> None:
     start = indexer.store.position.get(0, 0)
-    records = [(0, start + n, item.to_bytes()) for n, item in enumerate(items)]
+    records = [
+        Announced(0, start + n, item.to_bytes(), item.key())
+        if isinstance(item, Item)
+        else Announced(0, start + n, None, b"%d" % item.item_id)
+        for n, item in enumerate(items)
+    ]
     indexer.listen(records, {0: start + len(records)})
 
 

@@ -16,6 +16,7 @@ import pytest
 import indexer.snapshot as snapshot_module
 from indexer.errors import IndexerError
 from indexer.indexer import Config, Indexer
+from indexer.listing import Announced
 from indexer.pointer import read_pointer
 from indexer.snapshot import Snapshot, load_served, versions
 from indexer.soft_search import SoftSearch
@@ -238,14 +239,14 @@ def test_appended_files_are_merged_before_they_become_many(tmp_path):
 
 def test_a_poison_record_is_refused_on_record_and_the_rest_goes_on(tmp_path):
     with running(tmp_path) as indexer:
-        records = [
-            (0, 0, b"not json"),
-            (0, 1, None),
-            (0, 2, json.dumps({"item_id": "7", "listed_at": 1}).encode()),
-            (0, 3, json.dumps({"item_id": -7, "listed_at": 1}).encode()),
-            (0, 4, Item(7, listed_at=1).to_bytes()),
+        values = [
+            b"not json",
+            None,
+            json.dumps({"item_id": "7", "listed_at": 1}).encode(),
+            json.dumps({"item_id": -7, "listed_at": 1}).encode(),
+            Item(7, listed_at=1).to_bytes(),
         ]
-        indexer.listen(records, {0: 5})
+        indexer.listen([Announced(0, n, value) for n, value in enumerate(values)], {0: 5})
         assert indexer.status()["items_refused"] == 4
         assert indexer.status()["catalogue_items"] == 1
         assert indexer.store.position == {0: 5}

@@ -9,6 +9,7 @@ import pytest
 
 from indexer.exploration import NOTHING
 from indexer.indexer import Config, Indexer
+from indexer.listing import Announced
 from indexer.snapshot import Snapshot, load_served
 from indexer.soft_search import Config as SearchConfig
 from indexer.soft_search import SoftSearch
@@ -34,7 +35,7 @@ def snapshots(tmp_path_factory) -> tuple[Path, list[Snapshot]]:
     store = Store(data_dir / "indexer" / "rocksdb")
     indexer = Indexer(Config(), store, data_dir, lambda: 1)
     indexer.recover()
-    records = [(0, n, item.to_bytes()) for n, item in enumerate(items)]
+    records = [Announced(0, n, item.to_bytes()) for n, item in enumerate(items)]
     indexer.listen(records, {0: 300})
     versions = []
     for number in (1, 2):
@@ -61,7 +62,7 @@ def snapshots(tmp_path_factory) -> tuple[Path, list[Snapshot]]:
         )
         indexer.index_handover(number)
         versions.append(load_served(data_dir))
-    indexer.listen([(0, 300, Item(777, "thing 3 of kind 4", "2").to_bytes())], {0: 301})
+    indexer.listen([Announced(0, 300, Item(777, "thing 3 of kind 4", "2").to_bytes())], {0: 301})
     indexer.append_waiting()
     store.close()
     return data_dir, versions

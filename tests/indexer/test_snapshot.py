@@ -16,6 +16,7 @@ import pytest
 from indexer.errors import SnapshotError
 from indexer.indexer import Config, Indexer
 from indexer.item_table import ItemTable, read_items, write_items
+from indexer.listing import Announced
 from indexer.pointer import read_pointer, write_pointer
 from indexer.snapshot import load_served, load_snapshot
 from indexer.store import Store
@@ -35,7 +36,7 @@ def published(tmp_path_factory) -> Path:
     for number in (1, 2):
         model.hand_over(data_dir, number)
         indexer.index_handover(number)
-    indexer.listen([(0, 0, Item(900_000, "new", listed_at=3).to_bytes())], {0: 1})
+    indexer.listen([Announced(0, 0, Item(900_000, "new", listed_at=3).to_bytes())], {0: 1})
     indexer.append_waiting()
     store.close()
     return data_dir

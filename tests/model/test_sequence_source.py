@@ -9,8 +9,9 @@ import orjson
 import pytest
 import structlog
 
-from model.source import RecordedSource, parse_item, parse_sequence
-from streaming.events import EventError, Item, UserSequence
+from model.source import RecordedSource
+from streaming.bounds import EventError
+from streaming.events import Item, UserSequence, announcement
 from tests.model.recorded_log import make_log
 
 GOOD = UserSequence("e" * 32, 7, 1000, 3, [1, 2], [10, 20], 5)
@@ -22,7 +23,13 @@ GOOD = UserSequence("e" * 32, 7, 1000, 3, [1, 2], [10, 20], 5)
         ("user_id", "9223372036854775808", "does not fit 64 bits"),
         ("target", "-9223372036854775809", ""),
         ("history_items", "[1,18446744073709551615]", "does not fit 64 bits"),
-        ("position", "0", "position is 0"),
+        ("position", "0", "position 0 is below 1"),
+        ("event_time", "-1", "event_time -1 is negative"),
+        ("event_time", "1400000000", "looks like seconds, milliseconds expected"),
+        ("history_times", "[10,-20]", "history_times -20 is negative"),
+        ("history_times", "[10,1400000000000000]", "looks like microseconds"),
+        ("history_items", "[-1,2]", "is negative"),
+        ("target", "-1", "is negative"),
         ("history_times", "[1]", "differ in length"),
         ("event_time", "1e400", ""),
     ],
@@ -34,14 +41,14 @@ def test_a_sequence_that_the_model_cannot_take_is_poison(field: str, value: str,
         for name, of in record.items()
     )
     with pytest.raises(EventError) as raised:
-        parse_sequence(b"{%s}" % text.encode())
+        UserSequence.from_bytes(b"{%s}" % text.encode())
     assert says in str(raised.value)
 
 
 def test_a_history_beyond_the_agreed_length_is_poison() -> None:
     long = dataclasses.replace(GOOD, history_items=[1] * 51, history_times=[1] * 51)
     with pytest.raises(EventError, match="holds 51, at most 50"):
-        parse_sequence(long.to_bytes())
+        UserSequence.from_bytes(long.to_bytes())
 
 
 BROKEN = [None, b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"item_id": 1.5}']
@@ -49,15 +56,16 @@ BROKEN = [None, b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"item_id": 1.5}']
 
 @pytest.mark.parametrize("value", BROKEN)
 def test_broken_bytes_are_poison(value: bytes | None) -> None:
-    for parser in (parse_item, parse_sequence):
-        with pytest.raises(EventError):
-            parser(value)
+    with pytest.raises(EventError):
+        announcement(None, value)
+    with pytest.raises(EventError):
+        UserSequence.from_bytes(value)
 
 
 def test_good_records_pass_unchanged() -> None:
-    assert parse_sequence(GOOD.to_bytes()) == GOOD
+    assert UserSequence.from_bytes(GOOD.to_bytes()) == GOOD
     item = Item(5, "title", "category", "B000", 12)
-    assert parse_item(item.to_bytes()) == item
+    assert announcement(b"5", item.to_bytes()) == item
 
 
 def test_files_of_json_lines_are_a_source(tmp_path: Path) -> None:

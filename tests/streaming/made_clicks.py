@@ -95,7 +95,29 @@ def poison(when: int) -> dict[str, tuple[Record, str]]:
             swapped(b'"schema_version":1', b'"schema_version":"1"'),
             "schema_version: not an integer",
         ),
+        "item_id negative": (swapped(b'"item_id":8', b'"item_id":-8'), "item_id: negative"),
+        "a long event_id": (
+            swapped(event_id, b'"event_id":"' + b"e" * 1025 + b'"'),
+            "event_id: longer than 1024 bytes",
+        ),
+        "a long event_type": (
+            swapped(b'"event_type":"click"', '"event_type":"{}"'.format("é" * 600).encode()),
+            "event_type: longer than 1024 bytes",
+        ),
         "negative time": (click(7, 8, -1), "event_time: negative"),
+        "seconds": (
+            click(7, 8, RECORDED // 1000),
+            "event_time: looks like seconds, milliseconds expected",
+        ),
+        "microseconds": (
+            click(7, 8, RECORDED * 1000),
+            "event_time: looks like microseconds, milliseconds expected",
+        ),
+        "nanoseconds": (
+            click(7, 8, RECORDED * 10**6),
+            "event_time: looks like nanoseconds, milliseconds expected",
+        ),
+        "the year 10000": (click(7, 8, 253_402_300_800_000), "event_time: beyond the year 9999"),
         "ten years ahead": (
             click(7, 8, AHEAD),
             "event_time: too far ahead of the record's timestamp",
@@ -136,7 +158,7 @@ def evolved(user: int, item: int, when: int) -> dict[str, Record]:
 def disordered_log(rng: random.Random, events: int) -> list[Record]:
     """Disorder, ties, late ones, duplicates, poison, strange but valid records."""
     log: list[Record] = []
-    now = 1_000_000
+    now = 1_000_000_000_000
     for _ in range(events):
         now += rng.choice([0, 0, 10, 400, 2500])
         kind = rng.random()

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from streaming.events import HEARTBEAT, HISTORY_LENGTH, Click, EventError, UserSequence
+from streaming.bounds import EventError
+from streaming.events import HEARTBEAT, HISTORY_LENGTH, Click, UserSequence
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,7 @@ def read(record: Record, max_ahead_ms: int, max_value_bytes: int = 1 << 20) -> C
     except EventError as error:
         named = str(error).split()[0]
         return "value" if named == "not" else named
-    for name in ("user_id", "item_id", "event_time", "schema_version"):
-        if not -(2**63) <= getattr(click, name) < 2**63:
-            return name
-    if not 0 <= click.event_time <= record.timestamp + max_ahead_ms:
+    if click.event_time > record.timestamp + max_ahead_ms:
         return "event_time"
     if click.event_type != HEARTBEAT and record.key != click.key():
         return "key"
@@ -64,7 +62,7 @@ class Oracle:
     """
 
     def __init__(
-        self, *, delay_ms: int = 5000, max_ahead_ms: int = 86_400_000, remembered: int = 1000
+        self, *, delay_ms: int = 5000, max_ahead_ms: int = 300_000, remembered: int = 1000
     ) -> None:
         self.delay_ms, self.max_ahead_ms, self.remembered = delay_ms, max_ahead_ms, remembered
         self._sequences: dict[int, list[UserSequence]] = defaultdict(list)
@@ -111,7 +109,10 @@ class Oracle:
                 else:
                     self._waiting.append((click.event_time, self._arrived, click))
                     self._arrived += 1
-        moved = click.event_time - self.delay_ms
+        clock = click.event_time
+        if click.event_type != HEARTBEAT:
+            clock = min(clock, record.timestamp)
+        moved = clock - self.delay_ms
         self._watermarks[partition] = max(self._watermarks[partition], moved)
 
     def _advance(self, active: set[int], out: Expected) -> None:

@@ -14,11 +14,12 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
  * A record of the topic `clicks`, or the reason why it is none.
  *
  * <p>The rules are those of {@code streaming.events.Click.from_bytes}: one JSON object in UTF-8,
- * integers are JSON integers of 64 bits, strings are strings, unknown fields are ignored, and of a
- * repeated field the last one counts. Beyond that the value is no larger than allowed, the key is
- * the decimal user id, and the event time neither negative nor further ahead of the record's own
- * timestamp than allowed. The reason names the first field that is wrong, in the order of the
- * schema.
+ * integers are JSON integers of 64 bits, strings are strings of at most a kilobyte, unknown fields
+ * are ignored, and of a repeated field the last one counts; an item id is not negative, and a time is
+ * one in milliseconds ({@code streaming.bounds}). Beyond that the value is no larger than allowed,
+ * the key is the decimal user id, and the event time no further ahead of the record's own timestamp,
+ * nor of the clock here, than allowed. The reason names the first field that is wrong, in the order
+ * of the schema.
  */
 final class Click {
     static final String HEARTBEAT = "heartbeat";
@@ -30,6 +31,13 @@ final class Click {
     private static final String MISSING = "missing";
     private static final String NO_INTEGER = "not an integer";
     private static final String NO_STRING = "not a string";
+    private static final String NEGATIVE = "negative";
+    private static final int LONGEST_NAME = 1024;
+    /** The last millisecond of the year 9999. */
+    private static final long LATEST = 253_402_300_799_999L;
+    /** 1990 and 2100, in seconds. */
+    private static final long FIRST_SECOND = 631_152_000L;
+    private static final long LAST_SECOND = 4_102_444_800L;
 
     private byte[] value;
     private byte[] key;
@@ -52,18 +60,19 @@ final class Click {
      * @param value the record's value; null is a dead letter
      * @param key the record's key
      * @param timestamp the record's own timestamp in ms
-     * @param maxAhead how far the event time may be ahead of it, in ms
+     * @param now the time here, in ms
+     * @param maxAhead how far the event time may be ahead of both, in ms
      * @param maxBytes the largest value that is looked into
      */
     static Click parse(
-            byte[] value, byte[] key, long timestamp, long maxAhead, int maxBytes) {
+            byte[] value, byte[] key, long timestamp, long now, long maxAhead, int maxBytes) {
         Click click = new Click();
         click.value = value;
         click.key = key;
         click.timestamp = timestamp;
         click.reason = click.read(maxBytes);
         if (click.reason == null) {
-            click.reason = click.check(maxAhead);
+            click.reason = click.check(now, maxAhead);
         }
         return click;
     }
@@ -107,10 +116,12 @@ final class Click {
                     case "item_id":
                         item = integerProblem(json, token);
                         itemId = item == null ? json.getLongValue() : 0;
+                        item = itemId < 0 ? NEGATIVE : item;
                         break;
                     case "event_time":
                         time = integerProblem(json, token);
                         eventTime = time == null ? json.getLongValue() : 0;
+                        time = time == null ? timeProblem(eventTime) : time;
                         break;
                     case "event_type":
                         type = stringProblem(json, token);
@@ -164,6 +175,10 @@ final class Click {
         if (!plain && !StandardCharsets.UTF_8.newEncoder().canEncode(text)) {
             throw new CharacterCodingException();
         }
+        if (text.length() > LONGEST_NAME / 4
+                && text.getBytes(StandardCharsets.UTF_8).length > LONGEST_NAME) {
+            return "longer than " + LONGEST_NAME + " bytes";
+        }
         return null;
     }
 
@@ -176,12 +191,28 @@ final class Click {
                 : null;
     }
 
-    private String check(long maxAhead) {
-        if (eventTime < 0) {
-            return "event_time: negative";
+    private static String timeProblem(long time) {
+        if (time < 0) {
+            return NEGATIVE;
         }
+        if (FIRST_SECOND <= time && time < LAST_SECOND) {
+            return "looks like seconds, milliseconds expected";
+        }
+        if (FIRST_SECOND <= time / 1_000_000L && time / 1_000_000L < LAST_SECOND) {
+            return "looks like microseconds, milliseconds expected";
+        }
+        if (FIRST_SECOND <= time / 1_000_000_000L && time / 1_000_000_000L < LAST_SECOND) {
+            return "looks like nanoseconds, milliseconds expected";
+        }
+        return time > LATEST ? "beyond the year 9999" : null;
+    }
+
+    private String check(long now, long maxAhead) {
         if (eventTime - maxAhead > timestamp) {
             return "event_time: too far ahead of the record's timestamp";
+        }
+        if (eventTime - maxAhead > now) {
+            return "event_time: too far ahead of the clock";
         }
         if (HEARTBEAT.equals(eventType)) {
             return null;

@@ -32,6 +32,8 @@ final class Message {
     long item;
     /** Event time in ms, of clicks and heartbeats. */
     long time;
+    /** Where it moves the clock of its partition; known where it is read, and to nobody behind. */
+    long clock;
     /** The event id in UTF-8. */
     byte[] event;
     /** Whether the click came behind the watermark of its own partition. */

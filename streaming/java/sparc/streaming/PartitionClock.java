@@ -19,7 +19,7 @@ final class PartitionClock implements WatermarkGenerator<Message> {
     @Override
     public void onEvent(Message message, long timestamp, WatermarkOutput output) {
         if (message.kind != Message.Kind.DEAD_LETTER) {
-            newest = Math.max(newest, message.time);
+            newest = Math.max(newest, message.clock);
         }
     }
 

@@ -20,6 +20,11 @@ import org.apache.flink.util.Collector;
  * <p>A click so far behind the newest of its partition that it is late is marked here, where the
  * order of the partition is known: what is late is then a property of the log (while no restart
  * intervenes), and does not depend on when a watermark is sent.
+ *
+ * <p>A click is no clock beyond the moment of its arrival: one whose event time is ahead of its
+ * record's timestamp, or of the time here, moves the watermark to the earlier of these and no
+ * further, so that a producer whose clock is fast makes nobody else late. A heartbeat is a clock and
+ * nothing else, and moves it to where it says.
  */
 final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
     private static final long serialVersionUID = 1;
@@ -30,11 +35,11 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
     private final long maxAhead;
     private final int maxBytes;
     private final long delay;
-    /** The newest event time of each partition; -1 before the first. */
+    /** The newest time of each partition, as it moves the clock; -1 before the first. */
     private long[] newest = {};
 
     /**
-     * @param maxAhead how far an event time may be ahead of its record's timestamp, in ms
+     * @param maxAhead how far an event time may be ahead of its record's arrival, in ms
      * @param maxBytes the largest value that is looked into
      * @param delay a click so far behind the newest of its partition is late, in ms
      */
@@ -46,8 +51,10 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
 
     @Override
     public void deserialize(ConsumerRecord<byte[], byte[]> record, Collector<Message> out) {
+        long now = System.currentTimeMillis();
         Click click =
-                Click.parse(record.value(), record.key(), record.timestamp(), maxAhead, maxBytes);
+                Click.parse(
+                        record.value(), record.key(), record.timestamp(), now, maxAhead, maxBytes);
         if (click.reason != null) {
             out.collect(deadLetter(record, click.reason));
             return;
@@ -62,6 +69,10 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
         message.user = click.userId;
         message.item = click.itemId;
         message.time = click.eventTime;
+        message.clock =
+                heartbeat
+                        ? click.eventTime
+                        : Math.min(click.eventTime, Math.min(record.timestamp(), now));
         message.event = click.eventId.getBytes(StandardCharsets.UTF_8);
         int partition = record.partition();
         if (partition >= newest.length) {
@@ -70,7 +81,7 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
             Arrays.fill(newest, known, newest.length, -1);
         }
         message.late = newest[partition] >= 0 && message.time <= newest[partition] - delay;
-        newest[partition] = Math.max(newest[partition], message.time);
+        newest[partition] = Math.max(newest[partition], message.clock);
         out.collect(message);
     }
 
