@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from deploy.serving_state import MAX_K
 from deploy.shop_ids import Id
+from streaming.bounds import in_milliseconds
 
 MAX_HISTORY = 1000
 """Longest history in a request; the newest 50 are used, all are left out of the answer."""
@@ -15,7 +16,11 @@ MAX_HISTORY = 1000
 MAX_BATCH = 64
 """Most queries of one batch."""
 
-TimeMs = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+TimeMs = Annotated[
+    int,
+    Field(strict=True, ge=0, lt=2**63),
+    AfterValidator(lambda time: in_milliseconds("the time", time)),
+]
 
 _BY_USER: dict[str, Any] = {
     "summary": "a known user",

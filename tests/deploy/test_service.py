@@ -244,6 +244,14 @@ def test_no_answer_mixes_versions_while_snapshots_are_swapped(running: Running) 
         ({"history": [1], "history_times": []}, "history has 1 items and history_times 0 times"),
         ({"user_id": 1, "history_times": []}, "history_times belongs to history"),
         ({"history": [1], "history_times": [-5]}, "history_times.0: Input should be greater"),
+        (
+            {"history": [1], "history_times": [1_400_000_000]},
+            "history_times.0: the time 1400000000 looks like seconds, milliseconds expected",
+        ),
+        (
+            {"user_id": 1, "now_ms": 1_400_000_000_000_000},
+            "now_ms: the time 1400000000000000 looks like microseconds, milliseconds expected",
+        ),
         ([1, 2], "Input should be a valid dictionary"),
     ],
 )

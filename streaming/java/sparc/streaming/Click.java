@@ -98,6 +98,7 @@ final class Click {
         String type = MISSING;
         String version = MISSING;
         try (JsonParser json = JSON.createParser(text)) {
+            refuseHalfCharacters(text);
             if (json.nextToken() != JsonToken.START_OBJECT) {
                 return json.currentToken() == null ? "value: not JSON" : notAnObject(json);
             }
@@ -160,6 +161,21 @@ final class Click {
         return version != null ? "schema_version: " + version : null;
     }
 
+    /** An escape may spell half a character, which no UTF-8 can hold, in whatever field it is. */
+    private static void refuseHalfCharacters(String text) throws IOException {
+        if (!text.contains("\\ud") && !text.contains("\\uD")) {
+            return;
+        }
+        try (JsonParser json = JSON.createParser(text)) {
+            for (JsonToken token = json.nextToken(); token != null; token = json.nextToken()) {
+                if ((token == JsonToken.FIELD_NAME || token == JsonToken.VALUE_STRING)
+                        && !StandardCharsets.UTF_8.newEncoder().canEncode(json.getText())) {
+                    throw new CharacterCodingException();
+                }
+            }
+        }
+    }
+
     private static String notAnObject(JsonParser json) throws IOException {
         json.skipChildren();
         return json.nextToken() == null ? "value: not a JSON object" : "value: not JSON";
@@ -169,12 +185,7 @@ final class Click {
         if (token != JsonToken.VALUE_STRING) {
             return NO_STRING;
         }
-        // An escape may spell half a character, which no UTF-8 can hold.
         String text = json.getText();
-        boolean plain = text.chars().noneMatch(c -> Character.isSurrogate((char) c));
-        if (!plain && !StandardCharsets.UTF_8.newEncoder().canEncode(text)) {
-            throw new CharacterCodingException();
-        }
         if (text.length() > LONGEST_NAME / 4
                 && text.getBytes(StandardCharsets.UTF_8).length > LONGEST_NAME) {
             return "longer than " + LONGEST_NAME + " bytes";
