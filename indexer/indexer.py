@@ -154,6 +154,7 @@ class Indexer:
         self.listing = Listing(store, keep_aside)
         self.behind = False
         self._told: set[int] = set()  # what `withdrawn.json` says
+        self._settled: tuple[tuple[int, bool], Serving | None] = ((-1, False), None)
         self._last_refusal: str | None = None
         self._last_unusable = ""
         self._skipped = 0
@@ -215,19 +216,21 @@ class Indexer:
         The file comes first: from then on no reader answers with these items, whatever version it
         has loaded. The lists follow, and the next version holds none of them.
         """
-        withdrawn = self.listing.withdrawn
+        withdrawn, seen = self.listing.withdrawn, (self.listing.withdrawals, self.behind)
+        if self._settled[0] == seen and self._settled[1] is self.serving:
+            return
         told = self._told | withdrawn if self.behind or not self.store.position else withdrawn
         if told != self._told:
             write_withdrawn(self.data_dir, told)
             self._told = set(told)
-        if self.serving is None or not withdrawn:
-            return
-        ids = np.fromiter(withdrawn, np.int64, len(withdrawn))
-        left = self.serving.without(ids)
-        if left is not self.serving:
-            gone = ids[self.serving.served.lists.locate(ids)[0] >= 0]
-            self.serving = left
-            self._commit(left, np.empty(0, np.int64), gone)
+        if self.serving is not None:
+            ids = np.fromiter(withdrawn, np.int64, len(withdrawn))
+            left = self.serving.without(ids)
+            if left is not self.serving:
+                gone = ids[self.serving.served.lists.locate(ids)[0] >= 0]
+                self.serving = left
+                self._commit(left, np.empty(0, np.int64), gone)
+        self._settled = (seen, self.serving)
 
     def append_waiting(self) -> int:
         """Make the items that are listed but not served retrievable; returns how many."""

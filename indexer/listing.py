@@ -41,6 +41,7 @@ class Listing:
     Attributes:
         waiting: ids of the items that are listed but not served as listed.
         withdrawn: ids of the items that must not be answered.
+        withdrawals: how often that changed.
         catalogue_items: how many items are listed.
         refused: how many records were no items.
     """
@@ -50,6 +51,7 @@ class Listing:
         self._keep_aside = keep_aside
         self.waiting: set[int] = set()
         self.withdrawn: set[int] = set(store.withdrawn())
+        self.withdrawals = 0
         self._heard: dict[int, tuple[int, int]] = {}  # since the last version was published
         self.catalogue_items = 0
         self._refuse_what_is_stored()
@@ -94,6 +96,7 @@ class Listing:
         heard = {item_id: at[item_id] for item_id in (*change.new, *change.changed)}
         self._heard |= heard
         self.waiting |= self._not_served(heard, serving)
+        self.withdrawals += bool(change.withdrawn or not self.withdrawn.isdisjoint(heard))
         self.withdrawn -= heard.keys()
         for item_id in change.withdrawn:
             self._heard.pop(item_id, None)

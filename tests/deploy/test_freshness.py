@@ -53,6 +53,19 @@ def told(freshness: Freshness) -> dict[str, Any]:
     return quantiles(generate_latest(registry).decode())
 
 
+def test_a_withdrawal_is_followed_until_no_answer_has_the_item(clock):
+    freshness = Freshness(clock)
+    freshness.serves(state(items=3))
+    freshness.withdrawn(3, clock.now)
+    freshness.withdrawn(9, clock.now)  # it could not be retrieved anyway
+    freshness.withdrawn(2, clock.now)
+    freshness.listed(2, clock.now)  # and was listed again at once
+    clock.now += 0.7
+    freshness.serves(state(items=1))
+    assert told(freshness)["item_withdrawn"]["count"] == 1
+    assert told(freshness)["item_withdrawn"]["p95"] <= 0.7
+
+
 def test_a_click_is_followed_into_the_history_and_into_a_version_that_learnt_it(clock):
     freshness = Freshness(clock)
     freshness.serves(state())
