@@ -21,7 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 from streaming.events import Item, UserSequence, Withdrawal
+
+log = structlog.get_logger(__name__)
 
 SEQUENCES = "sequences"
 ITEMS = "items"
@@ -306,11 +310,19 @@ def assemble(
 ) -> MicroBatch:
     """The micro-batch of a plan whose ranges were read again.
 
+    Sequences that were planned before the rule of today refuses them (`streaming.bounds`) are left
+    out: where the refused records account for all that is missing, nothing else has changed.
+
     Raises:
         TrainerError: if the ranges no longer hold the sequences that were planned.
     """
     merged = _merge({p: deque(q) for p, q in sorted(sequences.items())}, None)
-    if len(merged.sequences) != plan.events or checksum(merged.sequences) != plan.checksum:
+    missing = plan.events - len(merged.sequences)
+    if 0 < missing <= merged.poison:
+        log.warning(
+            "planned sequences are refused now", refused=missing, left=plan.events - missing
+        )
+    elif missing or checksum(merged.sequences) != plan.checksum:
         where = ", ".join(f"{p}: {a}-{b}" for p, (a, b) in plan.sequences.items())
         raise TrainerError(
             f"the journal planned {plan.events} sequences at offsets {where}, but other records "

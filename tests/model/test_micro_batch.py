@@ -16,6 +16,7 @@ from model.micro_batch import (
     Record,
     TrainerError,
     assemble,
+    checksum,
 )
 from model.source import RecordedSource
 from streaming.events import Item, UserSequence
@@ -181,6 +182,16 @@ def test_no_sequence_is_cut_while_items_are_unread() -> None:
     assert batch is not None
     assert len(batch.items) == len(items)
     assert batch.sequences == []
+
+
+def test_what_was_planned_before_the_rule_refused_it_is_left_out() -> None:
+    sequences, items = make_log(20, partitions=1)
+    beyond = dataclasses.replace(sequences[0][3], event_time=-1)
+    stored = [*sequences[0][:3], beyond, *sequences[0][4:]]
+    plan = Plan({0: (0, 10)}, {}, 10, checksum(stored[:10]))
+    again = RecordedSource([[s.to_bytes() for s in stored]], items)
+    batch = assemble(plan, *again.read(plan))
+    assert batch.sequences == [*stored[:3], *stored[4:10]] and batch.poison == 1
 
 
 def test_other_records_at_the_planned_offsets_are_refused() -> None:
