@@ -41,7 +41,8 @@ def test_a_click_that_is_ahead_of_its_arrival_makes_nobody_late(stream):
     now = time.time_ns() // 1_000_000
     ahead = [
         live(1, 1, now + 20 * HOUR, now),
-        live(1, 2, now + 20 * HOUR, now + 20 * HOUR),  # its record's timestamp is wrong as well
+        # its record's timestamp is wrong as well: by up to an hour the broker takes it
+        live(1, 2, now + HOUR // 2, now + HOUR // 2),
         live(1, 3, now // 1000, now),
         live(1, 4, now + 2 * MINUTE, now),  # a clock that is a little fast: taken, when it is time
         live(1, 5, now + 3 * MINUTE, now + 3 * MINUTE),

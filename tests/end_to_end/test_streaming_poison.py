@@ -102,7 +102,7 @@ def test_mended_and_sent_again_they_become_sequences(stream, oracle, tmp_path):
     assert [(h["reason"], h["dead_letter"]) for h in again if "dead_letter" in h] == [
         (
             b"event_time: negative",
-            next(d["place"] for d in letters if "neg" in d["reason"]).encode(),
+            next(d["place"] for d in letters if d["reason"] == "event_time: negative").encode(),
         )
     ]
     assert [s.event_id for s in stream.sequences()[7]] == ["mended"]
