@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from indexer.indexer import Config, Indexer
+from indexer.listing import Announced
 from indexer.store import Store
 from model.journal import RocksJournal
 from model.manifest import PARTIAL, write_atomically
@@ -62,7 +63,7 @@ def test_the_pointer_names_only_what_survives(tmp_path, disk):
     indexer.recover()
     model.hand_over(data_dir, 1)
     indexer.index_handover(1)
-    indexer.listen([(0, 0, Item(900_000, "new", listed_at=3).to_bytes())], {0: 1})
+    indexer.listen([Announced(0, 0, Item(900_000, "new", listed_at=3).to_bytes())], {0: 1})
     indexer.append_waiting()
     store.close()
     assert len(disk.named_unsafely) == 2  # the snapshot, and the file appended to it
