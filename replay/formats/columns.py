@@ -123,8 +123,9 @@ def entry_columns(names: Sequence[str]) -> EntryColumns | None:
         ReplayError: if two columns could hold the items' ids.
     """
     item = _find(names, ITEM)
-    if not item or _find(names, USER):
-        return None
+    described = _ranked(names, f"{TITLE} {CATEGORY}") and not _find(names, TIME)
+    if not item or (_find(names, USER) and not described):
+        return None  # a log, unless it tells what the items are and of no time
     external = _ranked(names, EXTERNAL)
     return EntryColumns(
         _the_one(names, item, "items", "item_id"),

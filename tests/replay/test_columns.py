@@ -200,6 +200,7 @@ def test_a_log_given_as_a_catalogue_is_told_to_be_a_log(write):
             ("1", "Toy Story (1995)", "Comedy|Fantasy"),
         ),
         ("parent_asin,title,categories\nB1,Soap,\"['Beauty', 'Bath']\"\n", ("B1", "Soap", "Bath")),
+        ("item_id,uid,title,genre\n1,9,Soap,Bath\n", ("1", "Soap", "Bath")),
         ('{"productId": 1, "name": "Soap", "genres": ["Bath"]}\n', ("1", "Soap", "Bath")),
     ],
 )
