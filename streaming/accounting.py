@@ -171,7 +171,7 @@ class Aside:
                 self._counts[self._names[partition.topic]] += len(records)
         if not self._complete:
             ends = self._reader.end_offsets(list(self._reader.assignment()))
-            self._complete = all(self._reader.position(p) >= end for p, end in ends.items())
+            self._complete = all((self._reader.position(p) or 0) >= end for p, end in ends.items())
 
     def close(self) -> None:
         """Close the connection."""

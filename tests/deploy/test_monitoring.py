@@ -63,6 +63,8 @@ def test_every_metric_has_the_prefix_and_help(shelf) -> None:
 def test_parts_are_up_while_they_report(tmp_path: Path) -> None:
     reporter(tmp_path, "train")({"lag": 7, "prequential": {"window_recall_at_50": 0.5}})
     reporter(tmp_path, "replay")({"done": True})
+    reporter(tmp_path, "stream")({"late": 5, "dead_letters": None})
+    reporter(tmp_path, "index")({"items_refused": 2, "withdrawn_items": 1})
     registry = CollectorRegistry()
     now = [moment.now()]
     registry.register(PartMetrics(tmp_path, lambda: now[0]))
@@ -70,6 +72,10 @@ def test_parts_are_up_while_they_report(tmp_path: Path) -> None:
     assert 'sparc_part_up{part="train"} 1.0' in text
     assert 'sparc_part_up{part="serve"} 0.0' in text
     assert "sparc_train_lag_records 7.0" in text
+    assert "sparc_stream_late_total 5.0" in text
+    assert "\nsparc_stream_dead_letters_total " not in text  # not counted yet
+    assert "sparc_index_items_refused_total 2.0" in text
+    assert "sparc_index_withdrawn_items 1.0" in text
     assert "sparc_train_window_recall_at_50_ratio 0.5" in text
     now[0] = now[0]._replace(seconds=now[0].seconds + 3600)
     text = generate_latest(registry).decode()

@@ -26,6 +26,15 @@ def test_what_was_set_aside_is_shown_where_there_is_any() -> None:
     assert describe({"trained_events": 9, "quarantined": 256}, "train").endswith("set aside 256")
 
 
+def test_late_clicks_and_dead_letters_are_shown_once_they_are_known() -> None:
+    job = {"job_state": "RUNNING", "lag": 0}
+    assert describe(job | {"late": None, "dead_letters": None}, "stream") == "job RUNNING · lag 0"
+    said = describe(job | {"late": 0, "dead_letters": 3}, "stream")
+    assert said == "job RUNNING · lag 0 · late 0 · dead letters 3"
+    catalogue = {"indexed_items": 7, "withdrawn_items": 0, "items_refused": 2}
+    assert describe(catalogue, "index") == "items 7 · refused 2"
+
+
 def test_parts_that_never_spoke_or_spoke_garbage_are_silent(tmp_path: Path) -> None:
     (tmp_path / "status").mkdir()
     (tmp_path / "status" / "serve.json").write_text("[1", encoding="utf-8")
