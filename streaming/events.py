@@ -84,18 +84,15 @@ class Withdrawal:
 def announcement(key: bytes | None, value: bytes | None) -> Item | Withdrawal:
     """What a record of `items` says: an item is listed, or, without a value, it is withdrawn.
 
-    The key is the decimal item id, for by the key the topic is compacted; a value that comes from
-    no topic may have none.
+    The key is the decimal item id: by it the topic is compacted, and a withdrawal has nothing else.
+    A listing says itself which item it lists, whatever its key.
 
     Raises:
         EventError: naming the field that breaks the schema.
     """
     if value is None:
         return Withdrawal(_item_id(key))
-    item = Item.from_bytes(value)
-    if key is not None and key != item.key():
-        raise EventError(f"key is {key[:60]!r}, not the item_id {item.item_id}")
-    return item
+    return Item.from_bytes(value)
 
 
 def _item_id(key: bytes | None) -> int:

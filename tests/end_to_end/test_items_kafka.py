@@ -33,7 +33,6 @@ POISON: dict[str, tuple[bytes, bytes | None, str]] = {
     "a title of 9 KB": (b"9", Item(9, "t" * 9000, listed_at=5).to_bytes(), "title is 9000"),
     "seconds": (b"10", Item(10, listed_at=1_400_000_000).to_bytes(), "looks like seconds"),
     "negative": (b"-3", Item(-3, listed_at=5).to_bytes(), "item_id -3 is negative"),
-    "another key": (b"12", Item(11, listed_at=5).to_bytes(), "key is"),
     "no JSON": (b"13", b"\xff\x00", "not JSON"),
     "nobody's tombstone": (b"abc", None, "not an item_id"),
 }

@@ -200,6 +200,5 @@ def test_a_tombstone_without_an_item_id_as_its_key_withdraws_nothing(key):
     assert announcement(b"7", None) == Withdrawal(7)
 
 
-def test_an_item_under_another_key_is_refused():
-    with pytest.raises(EventError, match="not the item_id 7"):
-        announcement(b"8", ITEM.to_bytes())
+def test_a_listing_says_itself_which_item_it_lists():
+    assert announcement(b"8", ITEM.to_bytes()) == announcement(None, ITEM.to_bytes()) == ITEM
