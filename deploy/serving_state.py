@@ -20,7 +20,7 @@ from indexer.item_table import ItemTable
 from indexer.snapshot import Snapshot, load_snapshot, load_version
 from indexer.soft_search import Config as SearchConfig
 from indexer.soft_search import SoftSearch
-from indexer.withdrawn import NONE
+from indexer.withdrawn import NONE, read_withdrawn
 from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
@@ -140,12 +140,18 @@ class ServingState:
 
     @classmethod
     def of_version(cls, data_dir: Path, version: int, search: SearchConfig) -> ServingState:
-        """Verify and load a version of a data directory.
+        """Verify and load a version of a data directory, without what was withdrawn since.
 
         Raises:
             SnapshotError: as `load`, and if it is not what was published there.
         """
-        return cls(load_version(data_dir, version), search)
+        return cls(load_version(data_dir, version), search, read_withdrawn(data_dir))
+
+    def withholding(self, withdrawn: NDArray[np.int64]) -> ServingState:
+        """The same version without these items instead; itself where they are the same."""
+        if np.array_equal(withdrawn, self.withdrawn):
+            return self
+        return ServingState(self.loaded, self._search.config, withdrawn)
 
     @property
     def version(self) -> int:

@@ -56,6 +56,7 @@ class SnapshotFollower:
         served: is told of every version that takes over.
         swapped: is told of every state that does: a version, or one with more items appended, or
             withdrawn.
+        withdrawn: ids of the items that are in no answer.
         withdrew: is told of what is withdrawn now, all of it.
     """
 
@@ -89,7 +90,7 @@ class SnapshotFollower:
         self.served: Callable[[ServingState], None] = lambda _: None
         self.swapped: Callable[[ServingState], None] = lambda _: None
         self.withdrew: Callable[[NDArray[np.int64]], None] = lambda _: None
-        self._withdrawn = NONE
+        self.withdrawn = NONE
         self.swaps = 0
         self.failures = 0
         self.last_error = ""
@@ -174,11 +175,11 @@ class SnapshotFollower:
         try:
             withdrawn = read_withdrawn(self._data_dir)
         except SnapshotError as error:
-            log.error("withdrawn items unknown", reason=str(error), known=len(self._withdrawn))
+            log.error("withdrawn items unknown", reason=str(error), known=len(self.withdrawn))
             return
-        if np.array_equal(withdrawn, self._withdrawn):
+        if np.array_equal(withdrawn, self.withdrawn):
             return
-        self._withdrawn = withdrawn
+        self.withdrawn = withdrawn
         self.withdrew(withdrawn)
         if self._challenging is not None:
             self._challenging = self._ready(self._challenging.loaded)
@@ -239,7 +240,7 @@ class SnapshotFollower:
         self._swap(self._ready(snapshot))
 
     def _ready(self, snapshot: Snapshot) -> ServingState:
-        state = ServingState(snapshot, self.search, self._withdrawn)
+        state = ServingState(snapshot, self.search, self.withdrawn)
         state.answer(Query([]))  # a model that cannot answer must not take over
         return state
 

@@ -40,7 +40,9 @@ class LoadedVersions:
             self._states[version] = ServingState.of_version(
                 self._data_dir, version, self._follower.search
             )
+        state = self._states[version].withholding(self._follower.withdrawn)
+        self._states[version] = state
         self._states.move_to_end(version)
         while len(self._states) > KEPT:
             self._states.popitem(last=False)
-        return self._states[version]
+        return state

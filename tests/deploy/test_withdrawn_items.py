@@ -141,3 +141,15 @@ def test_a_damaged_file_changes_nothing(shelf: Shelf):
     running.serve(2)
     assert 7 not in running.follower.state.answer(query()).items
     running.close()
+
+
+def test_versions_that_are_looked_at_side_by_side_do_not_show_it(serving: Serving) -> None:
+    def shown() -> set[int]:
+        found = serving.http.get("/v1/compare?a=1&b=2").json()
+        answers = [sample[side] for sample in found["samples"] for side in ("a", "b")]
+        return {int(item["item_id"]) for answer in answers for item in answer}
+
+    gone = sorted(shown())[:3]
+    write_withdrawn(serving.follower._data_dir, gone)
+    serving.follower.poll()
+    assert shown() and not shown() & set(gone)
