@@ -15,6 +15,7 @@ from kafka import KafkaProducer
 from deploy import version_facts
 from deploy.registry import RegisteredVersion
 from model.manifest import Manifest
+from streaming.topic_identity import TopicIdentity
 
 Announce = Callable[[str, Mapping[str, Any]], None]
 """Sends one announcement (model name, facts) and returns once Kafka has it; raises otherwise."""
@@ -35,9 +36,18 @@ def announcement(version: RegisteredVersion, manifest: Manifest) -> dict[str, An
 
 
 class KafkaAnnouncer:
-    """Sends announcements with an idempotent producer, opened when first needed."""
+    """Sends announcements with an idempotent producer, opened when first needed.
 
-    def __init__(self, bootstrap_servers: str, topic: str, settings: Mapping[str, Any]) -> None:
+    `identity` knows the cluster: nothing is announced to another one.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        settings: Mapping[str, Any],
+        identity: TopicIdentity,
+    ) -> None:
         self._settings = {
             "bootstrap_servers": bootstrap_servers,
             "bootstrap_timeout_ms": 5_000,
@@ -45,10 +55,16 @@ class KafkaAnnouncer:
             **settings,
         }
         self._topic = topic
+        self._identity = identity
         self._producer: KafkaProducer | None = None
 
     def __call__(self, model_name: str, facts: Mapping[str, Any]) -> None:
-        """Send, and wait until the broker has it."""
+        """Send, and wait until the broker has it.
+
+        Raises:
+            KafkaError, ForeignKafkaError: it is not sent, or may not be.
+        """
+        self._identity.check()
         if self._producer is None:
             self._producer = KafkaProducer(**self._settings)
         key, value = model_name.encode(), orjson.dumps(facts)
@@ -56,5 +72,6 @@ class KafkaAnnouncer:
 
     def close(self) -> None:
         """Let go of the connection."""
+        self._identity.close()
         if self._producer is not None:
             self._producer.close(timeout=5)

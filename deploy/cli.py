@@ -231,7 +231,9 @@ def up(
         str | None,
         typer.Option(help="A published log to download, such as amazon-2014-beauty."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Events per second.", min=0.001)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Events per second; 0 for no limit.", min=0)
+    ] = None,
     speedup: Annotated[
         float | None, typer.Option(help="Event time per real time, as a factor.", min=0.001)
     ] = None,

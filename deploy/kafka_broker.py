@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import subprocess
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from deploy.java import JARS, find_jars, find_java
-
-CLUSTER_ID = "c3BhcmMtc3RyZWFtLTAwMQ"
-"""KRaft cluster id (16 bytes in base64): always the same, so a data directory keeps its broker."""
 
 LARGEST_RECORD = 8 * 1024 * 1024
 """Bytes; a record of several megabytes must reach the dead-letter topic, headers included."""
@@ -133,7 +132,9 @@ def _java(config: Config, *options: str) -> list[str]:
 
 
 def prepare(config: Config) -> None:
-    """Write the settings and, the first time, format the storage. Idempotent.
+    """Write the settings and, the first time, format the storage, with a cluster id of its own.
+
+    Idempotent: a storage that is formatted keeps its id.
 
     Raises:
         JavaError: no Java 17, or jars missing.
@@ -148,7 +149,7 @@ def prepare(config: Config) -> None:
         return
     tool = [*_java(config, "-Xmx128m", "-XX:+UseSerialGC"), "kafka.tools.StorageTool"]
     result = subprocess.run(  # noqa: S603
-        [*tool, "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(properties)],
+        [*tool, "format", "--ignore-formatted", "-t", _new_cluster_id(), "-c", str(properties)],
         capture_output=True,
         text=True,
     )
@@ -158,6 +159,35 @@ def prepare(config: Config) -> None:
             f"cannot format the Kafka storage in {config.data_dir}: {said[-1]}; check that the "
             "disk has room and that the directory is no other cluster's"
         )
+
+
+def cluster_id(config: Config) -> str | None:
+    """The id that the storage was formatted with; None before that.
+
+    Raises:
+        KafkaBrokerError: if the storage does not say.
+    """
+    path = config.data_dir / "storage" / "meta.properties"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KafkaBrokerError(f"{path}: cannot be read ({error}); make it readable") from error
+    for line in lines:
+        name, _, value = line.partition("=")
+        if name.strip() == "cluster.id":
+            return value.strip()
+    raise KafkaBrokerError(f"{path} names no cluster.id; restore it, or begin anew with --fresh")
+
+
+def _new_cluster_id() -> str:
+    """16 random bytes in base64, as Kafka makes them; tools take a leading dash for an option."""
+    return next(
+        text
+        for text in iter(lambda: urlsafe_b64encode(uuid4().bytes)[:22].decode(), "")
+        if not text.startswith("-")
+    )
 
 
 def command(config: Config) -> list[str]:

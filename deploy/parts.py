@@ -19,6 +19,7 @@ from kafka.errors import KafkaError
 from deploy.registry import aliased_versions, registered_versions
 from deploy.served import served_versions
 from deploy.settings import Settings
+from streaming.topic_identity import check_before_creation
 from streaming.topics import create_topics
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def await_topics(settings: Settings, stop: threading.Event, report: Report) -> b
 
     Raises:
         PartError: if Kafka does not answer for `KAFKA_PATIENCE_SECONDS`.
+        ForeignKafkaError: if it is not the Kafka that the data directory's state comes from.
     """
     began = time.monotonic()
     while not stop.is_set():
@@ -57,6 +59,9 @@ def await_topics(settings: Settings, stop: threading.Event, report: Report) -> b
             failure: Exception = error
         else:
             try:
+                check_before_creation(
+                    settings.data_dir, admin, f"the Kafka at {settings.bootstrap}"
+                )
                 create_topics(
                     admin,
                     settings.kafka.topics(),

@@ -46,12 +46,17 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("items_refused", "refused"),
     ),
     "register": (("registered_versions", "versions"), ("champion_version", "champion")),
-    "serve": (("version", "serving version"), ("requests", "requests"), ("lag", "lag")),
+    "serve": (
+        ("version", "serving version"),
+        ("requests", "requests"),
+        ("lag", "lag"),
+        ("kafka_problem", "histories stand still:"),
+    ),
 }
 
 
-WHEN_ANY = frozenset({"quarantined", "withdrawn_items", "items_refused"})
-"""Not shown while it is 0."""
+WHEN_ANY = frozenset({"quarantined", "withdrawn_items", "items_refused", "kafka_problem"})
+"""Not shown while it is 0, or empty."""
 
 
 def describe(status: Mapping[str, Any], part: str) -> str:

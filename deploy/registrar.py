@@ -35,6 +35,8 @@ from indexer.errors import SnapshotError
 from indexer.pointer import SNAPSHOTS, snapshot_path
 from indexer.published import require_published
 from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
+from streaming.failure import StreamingError
+from streaming.topic_identity import TopicIdentity
 
 if TYPE_CHECKING:  # faiss would come along
     from indexer.soft_search import Config as SearchConfig
@@ -261,7 +263,7 @@ def follow(registrar: Registrar, config: Config, stop: threading.Event) -> None:
             try:
                 busy |= registrar.announce_next()
                 kafka.succeeded()
-            except (KafkaError, OSError) as error:
+            except (KafkaError, OSError, StreamingError) as error:
                 wait = kafka.failed()
                 log.warning("announcement waits", reason=_one_line(error), retry_seconds=wait)
         if not busy:
@@ -319,7 +321,9 @@ def run(
         search,
         code_revision(),
     )
-    announcer = KafkaAnnouncer(bootstrap_servers, topic, client_settings)
+    kafka = {"bootstrap_servers": bootstrap_servers, **client_settings}
+    identity = TopicIdentity(data_dir, "registry", kafka, {})
+    announcer = KafkaAnnouncer(bootstrap_servers, topic, client_settings, identity)
     registrar = Registrar(config, data_dir, catalogue, announcer)
     fatal: list[BaseException] = []
 

@@ -240,6 +240,7 @@ class RetrievalService:
             users=self.histories.users,
             history_lag_records=self.sequences.lag_records,
             kafka_connected=self.sequences.connected,
+            kafka_problem=self.sequences.problem,
             swaps=self.follower.swaps,
             last_error=self.follower.last_error,
         )

@@ -208,6 +208,7 @@ def _serve(
     from deploy.snapshot_follower import SnapshotFollower
     from deploy.user_histories import SequenceFollower, UserHistories
     from deploy.workers import Forwarding, note
+    from streaming.topic_identity import TopicIdentity
 
     connections = most_connections(config.limits.connections, raise_descriptors())
     token = config.bearer()
@@ -229,7 +230,15 @@ def _serve(
         popularity.add(events)
 
     histories = UserHistories(folder / "histories", learnt)
-    sequences = SequenceFollower(histories, bootstrap_servers, topic, client_settings)
+    identity = TopicIdentity(
+        data_dir,
+        str(folder.relative_to(data_dir)),
+        {"bootstrap_servers": bootstrap_servers, **client_settings},
+        {"sequences": topic},
+    )
+    sequences = SequenceFollower(
+        histories, bootstrap_servers, topic, client_settings, identity=identity
+    )
     answers = AnswerLog(data_dir / "service" / "answers", config.answers, worker=worker)
     service = RetrievalService(
         data_dir,

@@ -199,6 +199,7 @@ class Health(BaseModel):
     users: int = Field(description="Users with a history.")
     history_lag_records: int | None = Field(description="Sequences not taken in yet.")
     kafka_connected: bool
+    kafka_problem: str = Field(description="Why the histories stand still, if so.")
     swaps: int
     last_error: str = Field(description="Why the newest snapshot is not served, if so.")
 

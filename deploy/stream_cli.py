@@ -233,6 +233,7 @@ def replay_dead_letters(
     `sparc dlq replay --edited dead_letters.jsonl`
     """
     from deploy.cli import errors_as_one_line, fail
+    from deploy.stream_part import check_cluster
     from streaming import dead_letters as room
 
     if not (places or reason or every or edited):
@@ -245,6 +246,7 @@ def replay_dead_letters(
         )
         if set_key:
             letters = [room.with_key(letter) for letter in letters]
+        check_cluster(settings)
         count = room.send(letters, *kafka) if letters else 0
     print(f"{count:,} dead letters were sent to {settings.kafka.topics().clicks} again")
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from streaming.accounting import Aside, StreamEnd
 from streaming.failure import StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.submission import submit_in_subprocess
+from streaming.topic_identity import TopicIdentity, recorded_cluster
 
 Say = Callable[[str], None]
+BEGIN_ANEW = "`sparc stream --restore none` for the job alone"
 
 
 @contextmanager
@@ -60,6 +63,8 @@ def keep(
 
     Raises:
         PartError: if another keeper does so.
+        ForeignKafkaError: if the topics are not those that the job's state comes from; the job
+            is then cancelled.
         StreamingError: with the root cause, when Flink has given the job up.
     """
     with only_keeper(settings.data_dir) as other:
@@ -68,6 +73,9 @@ def keep(
                 f"the keeper with pid {other} runs on {settings.data_dir} already; stop it, or "
                 "choose another directory with --data-dir"
             )
+        identity = job_topics(settings)
+        if restore == job_keeper.NO_STATE:
+            identity.forget()
         if not await_topics(settings, stop, report):
             return False
         around = settings.job_surroundings()
@@ -92,11 +100,49 @@ def keep(
 
         try:
             return job_keeper.run(
-                settings.streaming, around, stop, tell, lag, upgrade=upgrade, restore=restore
+                settings.streaming,
+                around,
+                stop,
+                tell,
+                lag,
+                upgrade=upgrade,
+                restore=restore,
+                check=identity.check,
             )
         finally:
             aside.close()
             end.close()
+            identity.close()
+
+
+def job_topics(settings: Settings) -> TopicIdentity:
+    """The topics that the job's state comes from, and those that hold what it has written."""
+    topics = asdict(settings.kafka.topics())
+    return TopicIdentity(
+        settings.data_dir,
+        "stream",
+        {"bootstrap_servers": settings.bootstrap, **settings.kafka.client_settings},
+        {role: topics[role] for role in ("clicks", "sequences", "clicks_late", "clicks_dlq")},
+        f"begin anew with --fresh ({BEGIN_ANEW})",
+    )
+
+
+def check_cluster(settings: Settings) -> None:
+    """Before something is sent by hand: is this the Kafka of the data directory, if it has one?
+
+    Raises:
+        ForeignKafkaError: if it is another one.
+        StreamingError: if Kafka does not answer.
+    """
+    if recorded_cluster(settings.data_dir) is None:
+        return
+    known = job_topics(settings)
+    try:
+        known.check()
+    except KafkaError as error:
+        raise StreamingError(f"Kafka at {settings.bootstrap} does not answer ({error})") from error
+    finally:
+        known.close()
 
 
 def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
@@ -111,7 +157,9 @@ def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
 
     Raises:
         StreamingError: with the root cause; if the job has been stopped, with what to do.
+        ForeignKafkaError: if the topics are not those that the job's state comes from.
     """
+    check_cluster(settings)
     around = settings.job_surroundings()
     flink = FlinkRest(around.flink)
     deadline = time.monotonic() + timeout

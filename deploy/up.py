@@ -7,8 +7,7 @@ import os
 import shutil
 import sys
 import threading
-import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from deploy import flink_cluster, kafka_broker, mlflow_server
 from deploy import settings as configuration
+from deploy.known_log import NOTHING, check_log, go_on_with, known_log
 from deploy.pipeline import Pipeline, only_one
 from deploy.ports import PortTaken, Reservation, allocate
 from deploy.private import UMASK, keep_private
@@ -25,9 +25,8 @@ from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
 from model.manifest import remove_partial, write_atomically
-from replay.datasets import find_dataset
-from replay.staging import stage
 from replay.text_file import check_file
+from streaming.topic_identity import claim_cluster, recorded_cluster
 
 log = structlog.get_logger(__name__)
 
@@ -123,11 +122,19 @@ def programs(settings: Settings) -> list[Program]:
 
     Raises:
         JavaError, KafkaBrokerError, FlinkClusterError: naming what is missing, and the remedy.
+        UpError, ForeignKafkaError: if the state does not come from the local broker.
     """
     found = []
     if not settings.kafka.bootstrap:
         broker = settings.local_broker()
+        if recorded_cluster(settings.data_dir) and kafka_broker.cluster_id(broker) is None:
+            raise UpError(
+                f"{broker.data_dir} is gone, with the records that the state in "
+                f"{settings.data_dir} comes from; restore it, or begin anew with --fresh"
+            )
         kafka_broker.prepare(broker)
+        if identity := kafka_broker.cluster_id(broker):
+            claim_cluster(settings.data_dir, identity, str(broker.data_dir))
         found.append(Program("kafka", kafka_broker.command(broker), stop_seconds=30))
     if not settings.flink.address:
         cluster = settings.local_cluster()
@@ -189,8 +196,10 @@ class Wish:
     config: Path | None = None
 
 
-def replay_section(wish: Wish) -> dict[str, Any]:
+def replay_section(wish: Wish, known: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
     """The log that is meant, by flags over variables over the file; its paths are absolute.
+
+    Where none of them names one, it is the `known` one.
 
     A flag also puts out what it excludes: `--events` a dataset, `--rate` a speed-up.
 
@@ -209,37 +218,19 @@ def replay_section(wish: Wish) -> dict[str, Any]:
     ):
         if name in section:
             section = excluded | section
+    alone = {name: value for name, value in section.items() if name != "items"}
+    named = configuration.load(wish.config, written=False, replay=alone).replay
+    section = go_on_with(known, section, named)
     named = configuration.load(wish.config, written=False, replay=section).replay
     for name in ("events", "items"):
         path = getattr(named, name)
         if path is not None:
-            check_file(path)
+            if str(path) != known.get(name):  # of that one there is a copy
+                check_file(path)
             section[name] = path.resolve()  # the parts run elsewhere
     if named.dataset:
         section["dataset"] = named.dataset
     return section
-
-
-def check_log(settings: Settings) -> None:
-    """Stage the log before anything is started, so that a bad file is refused at once.
-
-    Raises:
-        ReplayError: naming the file, the line and the remedy, or similar datasets.
-    """
-    replay = settings.replay
-    if replay.events is not None:
-        log = stage(
-            replay.events,
-            replay.items,
-            settings.data_dir,
-            time.time_ns() // 1_000_000,
-            strict=replay.strict,
-            memory_mb=replay.sort_memory_mb,
-        )
-        for note in log.notes:
-            print(note, file=sys.stderr, flush=True)
-    elif replay.dataset:
-        find_dataset(replay.dataset)
 
 
 def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
@@ -249,14 +240,17 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
         The summary of a drain; None without one.
 
     Raises:
-        UpError, SettingsError, ReplayError, PortError, JavaError, PipelineError: in one line,
-            what is wrong and what to do.
+        UpError, SettingsError, KnownLogError, ReplayError, PortError, JavaError, PipelineError:
+            in one line, what is wrong and what to do.
     """
-    section = replay_section(wish)
-    name = log_name(section.get("events"), section.get("dataset"))
     os.umask(UMASK)
     given = wish.data_dir or os.environ.get("SPARC_DATA_DIR")
-    data_dir = Path(given or configuration.DATA / name).resolve()
+    if not given:
+        section = replay_section(wish)
+        given = configuration.DATA / log_name(section.get("events"), section.get("dataset"))
+    data_dir = Path(given).resolve()
+    known = known_log(data_dir)
+    section = replay_section(wish, known)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -270,7 +264,7 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
         more = {"trainer": {"hurry_from": 0}} if wish.drain else {}
         settings = configuration.load(wish.config, data_dir, written=False, replay=section, **more)
         settings = _with_secrets_file(settings, wish.config)
-        check_log(settings)
+        check_log(settings, known)
         avoid: set[int] = set()
         while True:
             # As late as can be: what is free now has to be free when the parts come to listen.

@@ -28,6 +28,8 @@ from rocksdict import Options, Rdict, WriteBatch
 from deploy.freshness import Arrivals, Freshness
 from streaming.bounds import EventError
 from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.failure import StreamingError
+from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -195,7 +197,9 @@ class SequenceFollower:
     """Keeps a `UserHistories` up to date with the topic `sequences`, in its own thread.
 
     All partitions are read (each service process holds all users), committed transactions only.
-    Broken connections are opened again; meanwhile `connected` is False.
+    Broken connections are opened again; meanwhile `connected` is False, and `problem` says why. A
+    topic that is not the one that the histories come from (`identity` knows it as "sequences") is
+    not read: those that there are go on being served.
     """
 
     def __init__(
@@ -205,9 +209,11 @@ class SequenceFollower:
         topic: str,
         client_settings: Mapping[str, Any] | None = None,
         retry_seconds: float = 2.0,
+        identity: TopicIdentity | None = None,
     ) -> None:
         self._histories = histories
         self._topic = topic
+        self._identity = identity
         self._settings: dict[str, Any] = {
             "bootstrap_servers": bootstrap_servers,
             "group_id": None,
@@ -221,7 +227,7 @@ class SequenceFollower:
             **(client_settings or {}),
         }
         self._retry_seconds = retry_seconds
-        self._last_error = ""
+        self.problem = ""
         self.connected = False
         self.lag_records: int | None = None
         """Committed records not stored yet, over all partitions; None while unknown."""
@@ -241,18 +247,20 @@ class SequenceFollower:
         while not stop.is_set():
             try:
                 self._follow(stop)
-            except (KafkaError, OSError, ValueError) as error:
+            except (KafkaError, OSError, ValueError, StreamingError) as error:
                 self.connected, self.lag_records = False, None
-                if str(error) != self._last_error:  # said once, not at every attempt
-                    self._last_error = str(error)
+                reason = f"{type(error).__name__}: {error}"
+                if reason != self.problem:  # said once, not at every attempt
+                    self.problem = reason
                     log.warning(
                         "sequences not readable, histories stand still",
-                        reason=f"{type(error).__name__}: {error}",
+                        reason=reason,
                         retry_seconds=self._retry_seconds,
                     )
                 stop.wait(self._retry_seconds)
 
     def _follow(self, stop: threading.Event) -> None:
+        self._check(read=True)
         consumer = KafkaConsumer(**self._settings)
         try:
             partitions: list[TopicPartition] = []
@@ -265,9 +273,10 @@ class SequenceFollower:
                         stop.wait(0.5)
                         continue
                     ends = consumer.end_offsets(partitions)
-                    self.connected, self._last_error = True, ""
+                    self.connected, self.problem = True, ""
                 polled = consumer.poll(timeout_ms=200)
                 positions = {p: consumer.position(p) for p in partitions}
+                self._check(read=bool(polled))
                 if polled:
                     self._store(polled, positions)
                     for p in partitions:
@@ -276,6 +285,12 @@ class SequenceFollower:
         finally:
             self.connected = False
             consumer.close()
+            if self._identity is not None:
+                self._identity.close()
+
+    def _check(self, *, read: bool) -> None:
+        if self._identity is not None:
+            self._identity.check(idle=not read)
 
     def _assign(self, consumer: KafkaConsumer, known: list[TopicPartition]) -> list[TopicPartition]:
         numbers = consumer.partitions_for_topic(self._topic) or set()

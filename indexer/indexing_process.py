@@ -25,6 +25,7 @@ from indexer.listing import Announced
 from indexer.snapshot import ModelLoader
 from indexer.store import Store
 from streaming.dead_letters import DeadLetter, DeadLetterBox
+from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -38,10 +39,21 @@ KAFKA_PATIENCE_MS = 1000
 
 
 class ItemsReader:
-    """Reads `items` from given offsets; a topic that began anew is read from its beginning."""
+    """Reads `items` from given offsets, as long as it is the topic that these count in.
 
-    def __init__(self, kafka: dict[str, Any], topic: str, position: dict[int, int]) -> None:
+    A topic whose first records were deleted is read from its present beginning.
+
+    Raises:
+        ForeignKafkaError: also from `read`: it is another topic, of the same name or not.
+    """
+
+    def __init__(
+        self, kafka: dict[str, Any], topic: str, position: dict[int, int], data_dir: Path
+    ) -> None:
+        self._identity = TopicIdentity(data_dir, "indexer", kafka, {"items": topic})
+        self._unchecked: dict[TopicPartition, list[Any]] = {}
         try:
+            self._identity.check()
             self._consumer = KafkaConsumer(
                 **{
                     "group_id": None,
@@ -73,8 +85,14 @@ class ItemsReader:
         The position is given for partitions with records only.
         """
         records: list[Announced] = []
-        position = {}
-        polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+        position: dict[int, int] = {}
+        if not self._unchecked:
+            self._unchecked = self._consumer.poll(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+        try:
+            self._identity.check(idle=not self._unchecked)
+        except KafkaError:  # what was read is kept until Kafka says what it is
+            return records, position
+        polled, self._unchecked = self._unchecked, {}
         for partition, some in polled.items():
             records += [
                 Announced(
@@ -94,7 +112,7 @@ class ItemsReader:
         """Records not yet read; None while Kafka does not say."""
         try:
             ends = self._consumer.end_offsets(self._partitions, timeout_ms=KAFKA_PATIENCE_MS)
-            lag = 0
+            lag = sum(map(len, self._unchecked.values()))
             for partition in self._partitions:
                 read = self._consumer.position(partition, timeout_ms=KAFKA_PATIENCE_MS)
                 if read is None:
@@ -106,6 +124,7 @@ class ItemsReader:
 
     def close(self) -> None:
         """Leave."""
+        self._identity.close()
         self._consumer.close()
 
 
@@ -140,6 +159,7 @@ def run(
     Raises:
         IndexerError: if Kafka cannot be reached at the start, the topic is missing, or the store
             cannot be opened.
+        ForeignKafkaError: if the topic is not the one that was indexed before.
         OSError: if the data directory cannot be written.
     """
     store = Store(data_dir / STORE)
@@ -158,7 +178,7 @@ def run(
         indexer = Indexer(config, store, data_dir, now_ms, load_model, protected, keep_aside)
         indexer.recover()
         indexer.behind = True
-        reader = ItemsReader(kafka, topics.items, store.position)
+        reader = ItemsReader(kafka, topics.items, store.position, data_dir)
         try:
             _loop(config, indexer, reader, stop, report, clock)
         finally:

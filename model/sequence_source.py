@@ -1,7 +1,8 @@
 """`items` and `sequences` from Kafka, at offsets that the trainer keeps itself.
 
 No consumer group: partitions are assigned by hand, and offsets live in the trainer's checkpoint,
-next to the weights they belong to. Only committed records are read.
+next to the weights they belong to. Only committed records are read. What was read is used only
+once Kafka has said, after the read, that the topics are still those that the offsets count in.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from model.committed_topic import POLL_MS, CommittedTopic
 from model.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record, TrainerError
 from model.source import Offsets, SourceUnavailable, parse_sequence
 from streaming.events import Item, UserSequence, Withdrawal, announcement
+from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
 SEQUENCES_PER_POLL = 2_000
@@ -33,13 +35,19 @@ class SequenceSource:
     """A `Source` over Kafka.
 
     `settings` are keyword arguments of `KafkaConsumer` besides the bootstrap servers (security,
-    client id, ...). Connects on first use, and again after an error.
+    client id, ...); `identity` knows "sequences" and "items" by their ids. Connects on first use,
+    and again after an error.
+
+    `poll` and `read` raise `ForeignKafkaError` where the topics are other ones.
     """
 
-    def __init__(self, bootstrap: str, topics: Topics, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, bootstrap: str, topics: Topics, settings: Mapping[str, Any], identity: TopicIdentity
+    ) -> None:
         self._settings = {"bootstrap_servers": bootstrap, **settings}
         self._bootstrap = bootstrap
         self._topics = topics
+        self._identity = identity
         self._streams: tuple[CommittedTopic, CommittedTopic] | None = None
         self._offsets: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
         self._ready = False
@@ -88,6 +96,7 @@ class SequenceSource:
     def _poll(self, enough: Collection[int]) -> Polled:
         sequences, items = self._connected()
         if not self._ready:
+            self._identity.check()
             for stream, name in ((sequences, SEQUENCES), (items, ITEMS)):
                 stream.seek(self._offsets[name])
                 stream.check(stream.ends())
@@ -101,6 +110,7 @@ class SequenceSource:
             if not more or sum(map(len, polled.items.values())) >= ITEMS_PER_POLL:
                 break
         polled.ends = {SEQUENCES: sequences.ends(), ITEMS: item_ends}
+        self._identity.check(idle=not (polled.sequences or polled.items))
         polled.next_offsets = {SEQUENCES: sequences.positions(), ITEMS: items.positions()}
         # A connection that is made anew goes on here, not at what was trained.
         self._offsets = {s: dict(o) for s, o in polled.next_offsets.items()}
@@ -113,7 +123,9 @@ class SequenceSource:
         self._ready = False
         try:
             sequences, items = self._connected()
-            return items.read(plan.items), sequences.read(plan.sequences)
+            found = items.read(plan.items), sequences.read(plan.sequences)
+            self._identity.check()
+            return found
         except (KafkaError, SourceUnavailable) as error:
             raise self._failed(error) from error
 
@@ -121,6 +133,7 @@ class SequenceSource:
         """Close the connections."""
         for stream in self._streams or ():
             stream.close()
+        self._identity.close()
         self._streams, self._ready = None, False
 
 

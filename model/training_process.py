@@ -3,6 +3,7 @@
 <data>/trainer/journal/       decisions, synced
 <data>/trainer/checkpoints/   states, the last few
 <data>/trainer/quarantine/    micro-batches that could not be learnt
+<data>/trainer/topics.json    the ids of the topics that the offsets in them count in
 <data>/handover/              what the indexer reads
 """
 
@@ -21,11 +22,13 @@ from model.checkpoint import CheckpointDirectory
 from model.handover import HandoverDirectory
 from model.journal import RocksJournal
 from model.learner import Learner
+from model.micro_batch import ITEMS, SEQUENCES
 from model.progress import Progress
 from model.quarantine import QuarantineDirectory
 from model.retrieval_model import RetrievalModel
 from model.sequence_source import SequenceSource
 from model.trainer import AnswererFactory, Config, Report, Trainer
+from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -64,6 +67,7 @@ def run(
 
     Raises:
         TrainerError, ModelError: when training cannot go on; the message says what to do.
+        ForeignKafkaError: if the topics are not those that were trained from before.
     """
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # moments of Adam fade to denormal numbers, which are slow
@@ -77,7 +81,13 @@ def run(
 
     # The journal comes first: its lock keeps a second trainer off the directories.
     journal = RocksJournal(data_dir / "trainer" / "journal")
-    source = SequenceSource(bootstrap, topics, kafka_settings)
+    identity = TopicIdentity(
+        data_dir,
+        "trainer",
+        {"bootstrap_servers": bootstrap, **kafka_settings},
+        {SEQUENCES: topics.sequences, ITEMS: topics.items},
+    )
+    source = SequenceSource(bootstrap, topics, kafka_settings, identity)
     try:
         trainer = Trainer(
             make,

@@ -50,7 +50,14 @@ def _decode(line: bytes) -> str:
 
 
 def read_events(path: Path, now_ms: int, bad: Callable[[BadLine], None]) -> Iterator[Event]:
-    """Yield the events of a file; lines that cannot be used go to `bad`.
+    """The events of `numbered_events`."""
+    return (event for _, event in numbered_events(path, now_ms, bad))
+
+
+def numbered_events(
+    path: Path, now_ms: int, bad: Callable[[BadLine], None]
+) -> Iterator[tuple[int, Event]]:
+    """Yield the events of a file, each with its line; lines that cannot be used go to `bad`.
 
     Args:
         path: any of the known formats, plain or gzipped.
@@ -73,7 +80,7 @@ def read_events(path: Path, now_ms: int, bad: Callable[[BadLine], None]) -> Iter
         except LineError as error:
             bad(BadLine(path, number, str(error)))
         else:
-            yield event
+            yield number, event
 
 
 def _records(

@@ -1,9 +1,8 @@
-"""What `items` and `clicks` hold of a staged log, and whether it is that log at all."""
+"""What `clicks` holds of a staged log, and whether it is that log at all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 from replay.errors import ReplayError
@@ -35,32 +34,12 @@ def find_clicks(
     return stored
 
 
-def find_items(log: StagedLog, topic: str, patience: Patience, client: Mapping[str, Any]) -> Stored:
-    """What of the log's items `topic` holds; nothing, if those are other items.
-
-    Items may be announced again: the topic is compacted, and readers take the newest.
-
-    Raises:
-        ReplayError: if Kafka stays away.
-    """
-    stored = find_stored(topic, patience, client, _item_mark)
-    ours = {
-        position: item.to_bytes().decode()
-        for position, item in islice(log.read_items(stored.complete), CHUNK)
-    }
-    return stored if stored.present.items() <= ours.items() else Stored()
-
-
 def _click_mark(value: bytes) -> Mark:
     try:
         click = Click.from_bytes(value)
     except EventError:
         return Mark("no click", 0)
     return Mark(None if click.event_type == HEARTBEAT else click.event_id, click.event_time)
-
-
-def _item_mark(value: bytes) -> Mark:
-    return Mark(value.decode("utf-8", "replace"), 0)
 
 
 def _event_ids(log: StagedLog, start: int) -> dict[int, str]:

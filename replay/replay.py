@@ -1,8 +1,8 @@
 """A replay from beginning to end: files -> canonical order -> topics `items` and `clicks`.
 
     1. stage       the log is sorted into the data directory, once for each content
-    2. ask Kafka   what the topics hold of it already
-    3. announce    the items that are missing, and wait until they are stored
+    2. ask Kafka   what the topics hold of it already; another log is refused here at the latest
+    3. announce    the items that are missing or changed, and wait until they are stored
     4. replay      the clicks that are missing, at the pace of the simulated clock; every second,
                    and at the end, a heartbeat on every partition tells the log's time
 
@@ -20,18 +20,20 @@ from typing import Any
 import structlog
 from kafka import KafkaAdminClient
 
-from replay import download, synthetic
+from replay import begun_log, download, synthetic
+from replay.announced_items import is_announced, note_announced, read_announced
 from replay.clock import SimulatedClock
 from replay.config import ReplayConfig
 from replay.exclusive import exclusive
 from replay.heartbeat import Pulse
 from replay.librdkafka_producer import LibrdkafkaProducer
-from replay.log_in_kafka import find_clicks, find_items
+from replay.log_in_kafka import find_clicks
 from replay.producer import CONNECTION, KafkaPythonProducer, Patience, Producer, partition_of
-from replay.resumption import CHUNK
+from replay.resumption import CHUNK, Stored
 from replay.staged_log import StagedLog
 from replay.staging import stage
 from streaming.events import Click
+from streaming.topic_identity import TopicIdentity, check_before_creation
 from streaming.topics import Topics, create_topics
 
 logger = structlog.get_logger(__name__)
@@ -104,22 +106,33 @@ class Replay:
         self._patience = Patience(
             bootstrap, config.patience_seconds, self._waiting, now, self._pause
         )
+        self._identity = TopicIdentity(
+            data_dir,
+            "replay",
+            {"bootstrap_servers": bootstrap, **CONNECTION, **self._client},
+            {"items": topics.items, "clicks": topics.clicks},
+        )
 
     def run(self) -> dict[str, Any]:
         """Replay until the end of the log or until told to stop; returns the totals.
 
         Raises:
             ReplayError: if the log cannot be used, Kafka holds another log, or Kafka stays away.
+            ForeignKafkaError: if it is not the Kafka, or not the topics, that were begun.
         """
         with exclusive(self.data_dir):
             try:
                 log = self._stage()
                 producer = self._connect()
                 try:
+                    # Before anything is sent: what is announced cannot be taken back.
+                    stored = find_clicks(log, self.topics.clicks, self._patience, self._client)
+                    self._begun(log, stored.complete)
                     self._announce(producer, log)
-                    self._replay(producer, log)
+                    self._replay(producer, log, stored)
                 finally:
                     producer.close()
+                    self._identity.close()
                 self.totals |= {"state": "done", "done": True}
             except _Stopped:
                 self.totals["state"] = "stopped"
@@ -203,39 +216,56 @@ class Replay:
                 **(CONNECTION | self._client),
             )
             try:
+                check_before_creation(self.data_dir, admin, f"the Kafka at {bootstrap}")
                 return create_topics(
                     admin, self.topics, partitions=self._spread, replication=self._replication
                 )
             finally:
                 admin.close()
 
+        bootstrap = self._patience.bootstrap
         if created := self._patience.until(create):
             logger.info("topics_created", topics=created)
+        self._check_topics()
         if self.config.client == "confluent-kafka":
             return LibrdkafkaProducer(self._patience, self._librdkafka)
         return KafkaPythonProducer(self._patience, self._client)
 
+    def _check_topics(self, *, idle: bool = False) -> None:
+        """Nothing more is sent to a topic that is not the one that was begun."""
+        self._patience.until(lambda: self._identity.check(idle=idle))
+
     def _announce(self, producer: Producer, log: StagedLog) -> None:
         self._tell(state="announcing")
+        if is_announced(log):
+            self.totals["items_announced"] = log.items
+            return
         topic = self.topics.items
-        stored = find_items(log, topic, self._patience, self._client)
+        announced = read_announced(topic, self._patience, self._client, self._pause)
         partitions = producer.partitions(topic)
-        self.totals["items_announced"] = stored.count
-        for position, item in log.read_items(stored.complete):
-            if position not in stored.present:
+        sent = 0
+        for position, item in log.read_items():
+            if item not in announced:
                 key = item.key()
                 producer.send(topic, key, item.to_bytes(), position, partition_of(key, partitions))
-                self.totals["items_announced"] += 1
+                sent += 1
+            self.totals["items_announced"] += 1
             if (position + 1) % CHUNK == 0:
                 self._pause(0)
                 producer.flush()
                 self._tell()
         producer.flush()
+        note_announced(log)
+        if sent:
+            logger.info("items_announced", sent=sent, items=log.items)
 
-    def _replay(self, producer: Producer, log: StagedLog) -> None:
+    def _begun(self, log: StagedLog, clicks: int) -> None:
+        """All clicks before this one are stored, and items are going to be."""
+        begun_log.note(log.directory.parent, clicks)
+
+    def _replay(self, producer: Producer, log: StagedLog, stored: Stored) -> None:
         self._tell(state="replaying")
         topic = self.topics.clicks
-        stored = find_clicks(log, topic, self._patience, self._client)
         if stored.count:
             logger.info("resumed", clicks_produced=stored.count, events=log.events)
         self.totals["clicks_produced"] = stored.count
@@ -248,7 +278,7 @@ class Replay:
                     time_ms, self.config.rate, self.config.speedup, self._now
                 )
                 while clock.paced and (delay := clock.delay(time_ms)) > 0:
-                    self._beat(pulse, position - 1, clock.time_ms(time_ms))
+                    self._beat(log, pulse, position - 1, clock.time_ms(time_ms))
                     self._pause(min(delay, self.config.heartbeat_seconds))
                 key = click.key()
                 partition = partition_of(key, pulse.partitions)
@@ -258,21 +288,25 @@ class Replay:
             if (position + 1) % CHUNK == 0:
                 self._pause(0)
                 producer.flush()
+                self._begun(log, position + 1)
                 self._tell(simulated_time_ms=click.event_time)
             if clock and (position + 1) % BETWEEN_LOOKS == 0:
-                self._beat(pulse, position, click.event_time)
+                self._beat(log, pulse, position, click.event_time)
         producer.flush()
         end_ms = log.last_time_ms + self.config.watermark_delay_ms
         pulse.beat(log.events - 1, end_ms, stored.newest_ms)
+        self._begun(log, log.events)
         self._tell(simulated_time_ms=log.last_time_ms)
 
-    def _beat(self, pulse: Pulse, position: int, time_ms: int) -> None:
+    def _beat(self, log: StagedLog, pulse: Pulse, position: int, time_ms: int) -> None:
         """A heartbeat and a report, when the last ones are long enough ago."""
         if self._now() - self._beaten < self.config.heartbeat_seconds:
             return
         self._beaten = self._now()
         self._pause(0)
+        self._check_topics(idle=True)
         pulse.beat(position, time_ms)
+        self._begun(log, position + 1)
         self._tell(simulated_time_ms=time_ms)
 
 

@@ -31,6 +31,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replay.begun_log import BegunLog, clicks_sent
 from replay.errors import ReplayError
 from replay.formats.recognition import recognise_events, recognise_items
 from replay.log_file import BadLines, Listed, read_events, read_items, refusal
@@ -99,6 +100,16 @@ def _open(directory: Path, stage: dict[str, Any], strict: bool) -> StagedLog:
         stage["last_time_ms"],
         tuple(stage["notes"]),
     )
+
+
+def _begun(root: Path) -> BegunLog | None:
+    """The staged log, if something of it was sent."""
+    clicks = clicks_sent(root)
+    if clicks is None:
+        return None
+    for directory, found in _stages(root):
+        return BegunLog(directory, found["inputs"][0]["path"], clicks)
+    return None
 
 
 def _write_raw(
@@ -206,6 +217,8 @@ def stage(
 ) -> StagedLog:
     """Put a log into the canonical order, unless that has been done for this content already.
 
+    Files that are gone since they were staged are not needed any more.
+
     Args:
         events: the log.
         items: its catalogue, or None: the items are those of the events.
@@ -216,10 +229,15 @@ def stage(
         progress: called now and then with the events read and the bad lines so far.
 
     Raises:
-        ReplayError: if a file cannot be used, or the disk is full. Nothing is left half-written.
+        ReplayError: if a file cannot be used, is not the log that was begun (see `BegunLog`), or
+            the disk is full. Nothing is left half-written, and the log that was staged stays.
     """
     files = [events] if items is None else [events, items]
     root = data_dir / "replay"
+    if not all(path.exists() for path in files):
+        for directory, found in _stages(root):
+            if [i["path"] for i in found["inputs"]] == [str(path.resolve()) for path in files]:
+                return _open(directory, found, strict)  # what was read of them goes on
     described = [_describe(path) for path in files]
     for directory, found in _stages(root):
         known = [{k: v for k, v in i.items() if k != "sha256"} for i in found["inputs"]]
@@ -233,6 +251,9 @@ def stage(
     for directory, found in _stages(root):
         if directory == destination:  # same content elsewhere, or touched
             return _open(directory, found, strict)
+    begun = _begun(root)
+    if begun is not None:
+        begun.refuse_unlike(events, now_ms)
     partial = root / f"{PARTIAL}{destination.name}-{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -240,6 +261,8 @@ def stage(
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
         _build(partial, inputs, (events, items), now_ms, strict, memory_mb, progress)
+        if begun is not None:
+            begun.refuse_changed(partial, events, now_ms)
         for old in root.glob("log-*"):  # one log at a time; that one was superseded
             shutil.rmtree(old)
         partial.rename(destination)

@@ -19,16 +19,19 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from kafka.errors import KafkaError
 
 from streaming.failure import StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job import Config, Surroundings
 from streaming.job_state import newest_state, remove_other_states, savepoints
 from streaming.submission import submit_in_subprocess
+from streaming.topic_identity import ForeignKafkaError
 
 log = structlog.get_logger(__name__)
 
@@ -152,6 +155,19 @@ class Keeper:
         log.info("job stopped for an upgrade", job=running[0], savepoint=path)
         return path
 
+    @property
+    def has_job(self) -> bool:
+        """Whether a job was submitted, or found."""
+        return self._job is not None
+
+    def cancel(self) -> None:
+        """End the job at once: what it is reading is not what its state comes from."""
+        with suppress(FlinkUnavailable):
+            for job, state in self.flink.jobs(self.config.name):
+                if state not in FINAL_STATES:
+                    log.warning("job cancelled", job=job)
+                    self.flink.cancel(job)
+
     def leave(self) -> None:
         """Stop the job so that it can go on later: with a savepoint, else by its checkpoints."""
         if self._job is None:
@@ -186,6 +202,7 @@ def run(
     clock: Callable[[], float] = time.monotonic,
     upgrade: threading.Event | None = None,
     restore: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> bool:
     """Keep the job running until `stop` is set, or `upgrade`.
 
@@ -200,12 +217,15 @@ def run(
             taken the job goes on, and the report says so.
         restore: URI of the state to go on from, if the job has to be submitted; "none" to begin
             anew; empty for the newest in the directory of the checkpoints.
+        check: looks whether the topics are those that the job's state comes from. The job is not
+            submitted before it has said so, and cancelled as soon as it says no.
 
     Returns:
         Whether it ended for an upgrade: the caller is to start the job's new version.
 
     Raises:
         StreamingError: with the root cause, when Flink has given the job up.
+        ForeignKafkaError: from `check`.
     """
     upgrade = upgrade or threading.Event()
     flink = FlinkRest(around.flink)
@@ -223,7 +243,7 @@ def run(
                 except FlinkUnavailable as error:
                     refused = f"not upgraded: {error}"
                     log.warning("no upgrade; the job goes on", reason=str(error))
-            seen = keeper.step()
+            seen = _checked(keeper, check) or keeper.step()
             if clock() - reported >= 1.0:
                 reported = clock()
                 report({**seen, "lag": lag(), "refused": refused})
@@ -233,3 +253,17 @@ def run(
         return False
     finally:
         flink.close()
+
+
+def _checked(keeper: Keeper, check: Callable[[], None]) -> dict[str, Any] | None:
+    """Look at the topics; what to report where that has to be waited for, else None."""
+    try:
+        check()
+    except KafkaError as error:
+        if keeper.has_job:
+            return None  # the job waits for Kafka itself
+        return {"state": "waiting for Kafka", "job_state": "absent", "problem": str(error)}
+    except ForeignKafkaError:
+        keeper.cancel()
+        raise
+    return None

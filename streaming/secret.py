@@ -25,7 +25,8 @@ _SECRET = re.compile(
     r"|.*token$|(.*[._-])?(api|access|private)?[._-]?key$)",
     re.IGNORECASE,
 )
-_IN_URI = re.compile(r"(?P<before>\w[\w+.-]*://[^\s/:@]*:)(?P<password>[^\s/@]+)(?=@)")
+# A scheme begins at a word's start, and is short: megabytes of letters are looked at once.
+_IN_URI = re.compile(r"(?P<before>(?<!\w)\w[\w+.-]{0,60}://[^\s/:@]*:)(?P<password>[^\s/@]+)(?=@)")
 _known: set[str] = set()
 
 

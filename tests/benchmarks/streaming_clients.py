@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 
-from model.micro_batch import SEQUENCES
+from model.micro_batch import ITEMS, SEQUENCES
 from model.sequence_source import SequenceSource
 from model.source import parse_sequence
 from replay.config import CLIENTS, ReplayConfig
@@ -21,6 +21,7 @@ from replay.producer import KafkaPythonProducer, Patience, Producer
 from replay.replay import run
 from replay.resumption import CHUNK
 from streaming.events import Click
+from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 from tests.benchmarks.streaming_contenders import BASE, Ours
 from tests.benchmarks.streaming_services import Log, Services
@@ -103,9 +104,14 @@ def replay(services: Services, client: str, events: int, users: int) -> dict[str
 
 def consume(services: Services, events: int) -> dict[str, Any]:
     """The trainer's source, to the end of the topic."""
-    source = SequenceSource(
-        services.bootstrap, Topics(sequences="for-trainer-sequences", items="for-trainer-items"), {}
+    topics = Topics(sequences="for-trainer-sequences", items="for-trainer-items")
+    identity = TopicIdentity(
+        Path(tempfile.mkdtemp()),
+        "trainer",
+        {"bootstrap_servers": services.bootstrap},
+        {SEQUENCES: topics.sequences, ITEMS: topics.items},
     )
+    source = SequenceSource(services.bootstrap, topics, {}, identity)
     services.create("for-trainer-items")
     found = 0
     began, cpu = time.monotonic(), time.process_time()

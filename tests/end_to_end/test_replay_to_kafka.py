@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,46 @@ def test_a_log_that_has_grown_goes_on_and_another_log_is_refused(target, tmp_pat
     with pytest.raises(ReplayError, match="holds another log .* begin anew with --fresh"):
         target.run(ReplayConfig(synthetic=other))
     assert len(target.clicks()[0]) == 20_000
+
+
+@pytest.mark.parametrize("remembered", [True, False], ids=["staged", "by Kafka alone"])
+def test_another_log_announces_nothing(target, tmp_path, remembered):
+    target.run(ReplayConfig(synthetic=SMALL))
+    before = [(r.key, r.value) for r in target.records(target.topics.items)]
+    if not remembered:  # a data directory of an earlier version, or a new one
+        shutil.rmtree(target.data_dir / "replay")
+    other = replace(SMALL, items=500, seed=8)
+    with pytest.raises(ReplayError, match="holds another log .* begin anew with --fresh"):
+        target.run(ReplayConfig(synthetic=other))
+    assert [(r.key, r.value) for r in target.records(target.topics.items)] == before
+    if remembered:
+        assert target.run(ReplayConfig(synthetic=SMALL))["done"]
+        assert [(r.key, r.value) for r in target.records(target.topics.items)] == before
+
+
+def test_of_a_large_catalogue_what_has_changed_is_announced_and_nothing_else(target, tmp_path):
+    events, items = tmp_path / "e.csv", tmp_path / "i.csv"
+    events.write_text("user_id,item_id,time\n1,1,1369699200\n2,9000,1369699300\n")
+    titles = {n: f"title {n}" for n in range(1, 9_001)}
+
+    def announce() -> list[Item]:
+        before = len(target.records(target.topics.items)) if seen else 0
+        items.write_text("item_id,title\n" + "".join(f"{n},{t}\n" for n, t in titles.items()))
+        totals = target.run(ReplayConfig(events, items))
+        assert totals["items_announced"] == totals["items_total"] == len(titles)
+        seen.append(before)
+        return [Item.from_bytes(r.value) for r in target.records(target.topics.items)[before:]]
+
+    seen: list[int] = []
+    assert len(announce()) == 9_000
+    assert announce() == []
+    titles[3], titles[9_001] = "a better title", "new"
+    assert sorted((i.item_id, i.title) for i in announce()) == [
+        (3, "a better title"),
+        (9_001, "new"),
+    ]
+    (target.data_dir / "replay" / "announced.json").unlink()  # as an earlier version left it
+    assert announce() == []
 
 
 def test_kafka_that_is_not_there_is_a_clear_error(tmp_path, free_ports: Callable[[int], list[int]]):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from model.micro_batch import ITEMS, SEQUENCES, Backlog, MicroBatch, Plan, Train
 from model.sequence_source import SequenceSource
 from model.source import SourceUnavailable
 from streaming.events import UserSequence
+from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics, create_topics
 from tests.model.recorded_log import make_log
 
@@ -31,7 +33,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Pipeline:
     """Topics of its own, and a transactional producer for them."""
 
-    def __init__(self, bootstrap: str, partitions: int) -> None:
+    def __init__(self, bootstrap: str, partitions: int, folder: Path) -> None:
+        self.folder = folder
         name = f"source-{next(_numbers)}-"
         self.bootstrap = bootstrap
         self.topics = Topics().prefixed(name)
@@ -51,16 +54,22 @@ class Pipeline:
             self.producer.abort_transaction()
 
     def source(self, **settings: Any) -> SequenceSource:
-        return SequenceSource(self.bootstrap, self.topics, settings)
+        return make_source(self.bootstrap, self.topics, self.folder, **settings)
 
     def close(self) -> None:
         self.producer.close()
         self.admin.close()
 
 
+def make_source(bootstrap: str, topics: Topics, folder: Path, **settings: Any) -> SequenceSource:
+    names = {SEQUENCES: topics.sequences, ITEMS: topics.items}
+    identity = TopicIdentity(folder, "trainer", {"bootstrap_servers": bootstrap}, names)
+    return SequenceSource(bootstrap, topics, settings, identity)
+
+
 @pytest.fixture
-def pipeline(kafka_broker: Any) -> Iterator[Pipeline]:
-    pipeline = Pipeline(kafka_broker.bootstrap, partitions=2)
+def pipeline(kafka_broker: Any, tmp_path: Path) -> Iterator[Pipeline]:
+    pipeline = Pipeline(kafka_broker.bootstrap, partitions=2, folder=tmp_path)
     yield pipeline
     pipeline.close()
 
@@ -185,9 +194,9 @@ def test_partitions_that_are_added_are_read_too(pipeline: Pipeline) -> None:
     source.close()
 
 
-def test_a_topic_that_does_not_exist_yet_is_waited_for(kafka_broker: Any) -> None:
+def test_a_topic_that_does_not_exist_yet_is_waited_for(kafka_broker: Any, tmp_path: Path) -> None:
     topics = Topics().prefixed("not-yet-")
-    source = SequenceSource(kafka_broker.bootstrap, topics, {})
+    source = make_source(kafka_broker.bootstrap, topics, tmp_path)
     with pytest.raises(SourceUnavailable, match="no topic 'not-yet-sequences' yet"):
         source.poll(())
     admin = KafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap)
@@ -197,7 +206,7 @@ def test_a_topic_that_does_not_exist_yet_is_waited_for(kafka_broker: Any) -> Non
     source.close()
 
 
-def test_a_recreated_topic_is_refused(pipeline: Pipeline) -> None:
+def test_a_topic_that_ends_before_the_offset_is_refused(pipeline: Pipeline) -> None:
     (sequences, _), _ = make_log(20, partitions=2)
     pipeline.write(pipeline.topics.sequences, [s.to_bytes() for s in sequences[:3]], 0)
     source = pipeline.source()
@@ -213,8 +222,8 @@ def test_a_recreated_topic_is_refused(pipeline: Pipeline) -> None:
     source.close()
 
 
-def test_a_broker_that_was_killed_costs_nothing_but_time(kafka_broker: Any) -> None:
-    pipeline = Pipeline(kafka_broker.bootstrap, partitions=2)
+def test_a_broker_that_was_killed_costs_nothing_but_time(kafka_broker: Any, tmp_path: Path) -> None:
+    pipeline = Pipeline(kafka_broker.bootstrap, partitions=2, folder=tmp_path)
     log, items = make_log(120, partitions=2)
     pipeline.write(pipeline.topics.items, [i.to_bytes() for i in items], 0)
     in_transactions(pipeline, [of[:30] for of in log], 10)

@@ -5,12 +5,14 @@ import struct
 import threading
 
 import pytest
+from kafka.errors import KafkaTimeoutError
 
 from streaming.failure import StreamingError
 from streaming.flink_rest import Checkpoints, FlinkUnavailable
 from streaming.job import Config, Surroundings
 from streaming.job_keeper import Keeper, run
 from streaming.job_state import newest_state, remove_other_states
+from streaming.topic_identity import ForeignKafkaError
 
 A, B = "a" * 32, "b" * 32
 
@@ -258,3 +260,40 @@ def test_it_returns_when_told_to_stop(around):
     reports = []
     run(Config(), around, stop, reports.append)
     assert reports[-1]["state"] == "stopped"
+
+
+def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch):
+    monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address: cluster)
+    monkeypatch.setattr("streaming.job_keeper.POLL_SECONDS", 0.01)
+    cluster.running[A] = "RUNNING"
+    looks = iter([None, KafkaTimeoutError("away"), ForeignKafkaError("topic 'clicks' was deleted")])
+    said = []
+
+    def check():
+        if error := next(looks):
+            raise error
+
+    with pytest.raises(ForeignKafkaError, match="clicks"):
+        run(Config(), around, threading.Event(), said.append, check=check)
+    assert cluster.calls == [("cancel", A)]
+    assert {s["state"] for s in said} == {"running"}  # while Kafka is away the job waits itself
+
+
+def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
+    cluster, around, monkeypatch
+):
+    monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address: cluster)
+    monkeypatch.setattr("streaming.job_keeper.POLL_SECONDS", 0.01)
+    stop = threading.Event()
+    looks = [KafkaTimeoutError("away")] * 3
+    said = []
+
+    def check():
+        if not looks:
+            stop.set()
+        raise looks.pop() if looks else KafkaTimeoutError("away")
+
+    run(Config(), around, stop, said.append, check=check)
+    assert cluster.calls == []
+    assert said[0]["state"] == "waiting for Kafka"
+    assert said[0]["job_state"] == "absent"
