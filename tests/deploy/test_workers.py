@@ -123,6 +123,19 @@ def test_a_token_is_asked_for_by_every_worker(shelf: Shelf, free_ports: Any) -> 
             assert without == {401}
             given = {workers.ask(path, body, Authorization="Bearer secret") for _ in range(10)}
             assert {answer.status_code for answer in given} == {200}
+        # so is the door of every worker, before what it passes on, and on each one's own port
+        ports = [one["port"] for one in noted(shelf.data_dir).values()]
+        for address in (workers.address, *(f"http://127.0.0.1:{port}" for port in ports)):
+            for path in ("/v1/retrieve", "/metrics", "/dashboard/", "/health", "/nowhere"):
+                evil = {"Host": "evil.example", "Authorization": "Bearer secret"}
+                asked = {httpx.get(address + path, headers=evil).status_code for _ in range(6)}
+                assert asked == {421}, (address, path)
+        long = b"a" * 300_000
+        right = {"Authorization": "Bearer secret"}
+        for content in (long, iter([long])):  # announced and not; passed on or not
+            for path in ("/v1/retrieve", "/nowhere"):
+                sent = httpx.post(workers.address + path, content=content, headers=right)
+                assert sent.status_code in (404, 413), (path, sent.text)
 
 
 def test_without_the_first_worker_queries_are_answered_and_the_rest_says_why(

@@ -16,6 +16,7 @@ from streaming.accounting import Accounts, count
 from streaming.security import Security
 from streaming.topics import Topics
 from tests.conftest import JavaProcess
+from tests.deploy.test_secrets import found_in
 from tests.streaming.keeper_process import Sparc
 
 pytestmark = [
@@ -153,6 +154,10 @@ def test_a_log_goes_through_the_job_over_tls_and_sasl(secure_broker, flink_clust
         assert found == Accounts(EVENTS, EVENTS, 0, 0, 0), keeper.said()[-2000:]
         assert keeper.stop() == 0
         assert PASSWORD not in keeper.said()
+        # neither here nor on the cluster's machine does it lie in a file
+        (tmp_path / "password").unlink()
+        for folder in (tmp_path, flink_cluster.job_manager.output.parent):
+            assert found_in(folder, PASSWORD[:9].encode()) == []
     finally:
         keeper.kill()
 
