@@ -13,12 +13,13 @@ starts, and until then what is on disk is believed.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 
 from indexer.errors import SnapshotError
-from model.manifest import sync_path
+from model.manifest import sync_path, write_atomically
 
 PUBLISHED = "published.jsonl"
 
@@ -32,7 +33,7 @@ def record(data_dir: Path, version: int, digest: str) -> None:
     path = data_dir / PUBLISHED
     new = not path.exists()
     with path.open("ab+") as file:
-        line = orjson.dumps({"version": version, "digest": digest}) + b"\n"
+        line = _line(version, digest)
         if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             line = b"\n" + line  # a crash cut the last line off
         file.write(line)
@@ -40,6 +41,16 @@ def record(data_dir: Path, version: int, digest: str) -> None:
         os.fsync(file.fileno())
     if new:
         sync_path(data_dir)
+
+
+def begin_with(data_dir: Path, digests: Mapping[int, str]) -> None:
+    """Begin the record of a data directory that is older than it, in one step."""
+    lines = [_line(version, digest) for version, digest in sorted(digests.items())]
+    write_atomically(data_dir / PUBLISHED, b"".join(lines))
+
+
+def _line(version: int, digest: str) -> bytes:
+    return orjson.dumps({"version": version, "digest": digest}) + b"\n"
 
 
 def published(data_dir: Path) -> dict[int, str] | None:

@@ -13,6 +13,7 @@ towers and lists of different versions never answer together.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from indexer.pointer import (
     read_pointer,
     snapshot_path,
 )
-from indexer.published import published, record, require_published
+from indexer.published import begin_with, published, record, require_published
 from model.manifest import (
     PARTIAL,
     Manifest,
@@ -213,11 +214,12 @@ def note_published(data_dir: Path) -> None:
     """In a data directory that is older than its record, note the versions on disk."""
     if published(data_dir) is not None:
         return
+    found: dict[int, str] = {}
     for version in versions(data_dir):
-        try:
-            record(data_dir, version, verify(data_dir / snapshot_path(version), KIND).digest)
-        except ManifestError:
-            continue  # damaged: it would not be served anyway
+        with contextlib.suppress(ManifestError):  # damaged: it would not be served anyway
+            found[version] = verify(data_dir / snapshot_path(version), KIND).digest
+    if found:
+        begin_with(data_dir, found)
 
 
 def load_weights(directory: Path, manifest: Manifest) -> RetrievalModel:
