@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from deploy.flink_cluster import flink_home
 from deploy.java import find_java
 from streaming.events import Click
-from tests.streaming.made_clicks import RECORDED, evolved, poison
+from tests.streaming.made_clicks import DELAY, RECORDED, evolved, poison
 from tests.streaming.oracle import Record, read
 from tests.streaming.test_bounds import RAW, changed
 
@@ -26,26 +27,42 @@ TIMESTAMPS = st.sampled_from([RECORDED, RECORDED - AHEAD_MS - 1000, RECORDED - A
 Verdicts = Callable[[list[Record]], list[str]]
 
 
-@pytest.fixture(scope="module")
-def verdicts(jars: Path, tmp_path_factory) -> Verdicts:
-    """The reasons that `Click.java` gives, empty for a click."""
-    java, made = find_java(), tmp_path_factory.mktemp("classes")
-    flink = next((flink_home() / "lib").glob("flink-dist-*.jar"))
-    path = ":".join(map(str, [made, *(jars / "flink").glob("*.jar"), flink]))
-    source = Path(__file__).with_name("ClickVerdicts.java")
-    compiler = java.resolve().with_name("javac")
-    if not compiler.is_file():
-        pytest.skip("no JDK beside the Java runtime")
-    subprocess.run([compiler, "-cp", path, "-d", made, source], check=True)
+class Java:
+    """The classes of the job, asked by the two programs beside this file."""
 
-    def ask(records: list[Record]) -> list[str]:
-        lines = [f"{r.timestamp} {_text(r.key)} {_text(r.value)}\n" for r in records]
-        command = [java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", path]
-        command += ["sparc.streaming.ClickVerdicts", str(NOW), str(AHEAD_MS)]
+    def __init__(self, jars: Path, made: Path) -> None:
+        self._java = find_java()
+        compiler = self._java.resolve().with_name("javac")
+        if not compiler.is_file():
+            pytest.skip("no JDK beside the Java runtime")
+        flink = next((flink_home() / "lib").glob("flink-dist-*.jar"))
+        self._path = ":".join(map(str, [made, *(jars / "flink").glob("*.jar"), flink]))
+        sources = [
+            Path(__file__).with_name(f"{name}.java") for name in ("ClickVerdicts", "Arrivals")
+        ]
+        subprocess.run([compiler, "-cp", self._path, "-d", made, *sources], check=True)
+
+    def __call__(self, program: str, lines: list[str], *arguments: int) -> list[str]:
+        command = [self._java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", self._path]
+        command += [f"sparc.streaming.{program}", *map(str, arguments)]
         done = subprocess.run(
             command, input="".join(lines), capture_output=True, text=True, check=True
         )
         return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def java(jars: Path, tmp_path_factory) -> Java:
+    return Java(jars, tmp_path_factory.mktemp("classes"))
+
+
+@pytest.fixture(scope="module")
+def verdicts(java: Java) -> Verdicts:
+    """The reasons that `Click.java` gives, empty for a click."""
+
+    def ask(records: list[Record]) -> list[str]:
+        lines = [f"{r.timestamp} {_text(r.key)} {_text(r.value)}\n" for r in records]
+        return java("ClickVerdicts", lines, NOW, AHEAD_MS)
 
     return ask
 
@@ -101,3 +118,36 @@ def test_ahead_of_the_record_and_of_the_clock_by_minutes_at_most(
 ) -> None:
     click = Click("e", 7, 8, event_time)
     assert verdicts([Record(b"7", click.to_bytes(), recorded)]) == [says]
+
+
+def test_a_click_ahead_of_its_arrival_moves_the_watermark_no_further_than_that(java: Java) -> None:
+    now = time.time_ns() // 1_000_000
+    minute, hour = 60_000, 3_600_000
+
+    def line(event_time: int, recorded: int, kind: str = "click") -> str:
+        value = Click(f"{event_time}", 7, 8, event_time, kind).to_bytes().decode()
+        return f"{recorded} 7 {value}\n"
+
+    said = java(
+        "Arrivals",
+        [
+            line(now - 3000, now - 3000),
+            line(now + 2 * minute, now - 2000),  # a little fast: no further than its arrival
+            line(now + 20 * hour, now - 1000),
+            line(now + 20 * hour, now + 20 * hour),  # the clock of its record is wrong as well
+            line((now - 1000) // 1000, now - 1000),
+            line(now - 1500, now - 1000),  # nobody is late for all that
+            line(now - 2000 - DELAY, now - 900),
+            line(now + minute, now - 800, "heartbeat"),  # a clock and nothing else
+        ],
+        AHEAD_MS,
+        DELAY,
+    )
+    assert said == [
+        f"CLICK {now - 3000 - DELAY}",
+        f"CLICK {now - 2000 - DELAY}",
+        *[f"DEAD_LETTER {now - 2000 - DELAY}"] * 3,
+        f"CLICK {now - 1500 - DELAY}",
+        f"LATE {now - 1500 - DELAY}",
+        f"HEARTBEAT {now + minute - DELAY}",
+    ]
