@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import orjson
 import structlog
 import typer
 
-from deploy import doctor_cli, evaluate_cli, registry_cli, stream_cli
+from deploy import doctor_cli, evaluate_cli, full_disk, registry_cli, stream_cli
 from deploy import settings as configuration
 from deploy.private import keep_private
-from deploy.status import reporter
+from deploy.status import read_status, reporter
 from streaming.secret import cleaned
+
+log = structlog.get_logger(__name__)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,13 +86,13 @@ def errors_as_one_line() -> Iterator[None]:
     """Turn what a user can mend into one line and exit code 1; bugs keep their traceback."""
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            where = f" at {error.filename}" if error.filename else ""
-            raise fail(f"the disk is full{where}; free some space and start again") from error
-        raise fail(str(error)) from error
-    except (ValueError, RuntimeError) as error:
-        if os.environ.get("SPARC_TRACEBACK"):
+    except Exception as error:
+        if full_disk.is_full(error):
+            sentence = full_disk.sentence(full_disk.where(error, Path.cwd()))
+            raise fail(sentence.replace("it goes on by itself", "start again")) from error
+        if isinstance(error, OSError):
+            raise fail(str(error)) from error
+        if not isinstance(error, (ValueError, RuntimeError)) or os.environ.get("SPARC_TRACEBACK"):
             raise
         raise fail(" ".join(str(error).split())) from error
 
@@ -108,8 +109,26 @@ def configure_logging(level: str) -> None:
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(sys.stderr))),
     )
+
+
+class _Unfailing:
+    """A stream that drops what cannot be written: who logs goes on when the log's disk is full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write if possible."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if possible."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def run_part(
@@ -117,14 +136,31 @@ def run_part(
     settings: configuration.Settings,
     body: Callable[[threading.Event, Callable[[dict[str, Any]], None]], Any],
 ) -> None:
-    """Run one long-lived part until it ends or SIGTERM or SIGINT asks it to."""
+    """Run one long-lived part until it ends or SIGTERM or SIGINT asks it to.
+
+    Where its disk is full it waits for room, and then begins anew.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     configure_logging(settings.log_level)
+    report = reporter(settings.data_dir, name)
     with errors_as_one_line():
-        keep_private(settings.data_dir)
-        body(stop, reporter(settings.data_dir, name))
+        try:
+            keep_private(settings.data_dir)
+            body(stop, report)
+        except Exception as error:
+            if stop.is_set() or not full_disk.is_full(error):
+                raise
+            directory = full_disk.where(error, settings.data_dir)
+            log.error("waiting for room", part=name, reason=full_disk.sentence(directory))
+            last = read_status(settings.data_dir, name) | {"caught_up": False}
+
+            def tell(sentence: str) -> None:
+                report({**last, "state": "waiting for room", "problem": sentence})
+
+            if full_disk.await_room(directory, stop, tell):
+                full_disk.begin_anew()
 
 
 def show_json(value: Any) -> None:

@@ -15,6 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from deploy import moment
+from deploy.failures import read_failures
+from deploy.full_disk import free_bytes
 from deploy.moment import Moment
 from deploy.status import PARTS, age_seconds, is_alive, read_statuses
 
@@ -97,6 +99,18 @@ class PartMetrics(Collector):
                 age.add_metric([part], max(0.0, seconds))
         yield up
         yield age
+        failed = GaugeMetricFamily(
+            "sparc_part_failed",
+            "1 while a part is down or restarts again and again.",
+            labels=["part"],
+        )
+        down = read_failures(self._data_dir, now)
+        for part in sorted({*PARTS, *down}):
+            failed.add_metric([part], float(part in down))
+        yield failed
+        free = GaugeMetricFamily("sparc_disk_free_bytes", "Room in the data directory.")
+        free.add_metric([], float(free_bytes(self._data_dir)))
+        yield free
         for one in REPORTED:
             family = CounterMetricFamily if one.counter else GaugeMetricFamily
             metric = family(one.name, one.help)

@@ -12,7 +12,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
+from deploy import full_disk
+from deploy.failures import SUPERVISION, Failure, Failures, as_status, failure_of, given_up
 from deploy.moment import boot
 from deploy.ports import chosen, taken_by_another
 from deploy.progress import Progress
 from deploy.settings import Settings
-from deploy.status import read_statuses, reported_at
-from deploy.supervision import Supervisor, last_line
+from deploy.status import read_statuses, reported_at, reporter
+from deploy.supervision import ProcessState, Supervisor
 from streaming.accounting import Accounts, StreamEnd, count
 from streaming.flink_rest import FlinkRest, FlinkUnavailable
 
@@ -136,23 +138,29 @@ class Pipeline:
             PortTaken: if one cannot start because another process listens on its port.
         """
         states = self.supervisor.states()
+        self._look_at_ports(states)
+        for state in states.values():
+            if given_up(state):
+                raise PipelineError(failure_of(state).sentence())
+        return self._show(states, [])
+
+    def _look_at_ports(self, states: Mapping[str, ProcessState]) -> None:
         if any(s.state in ("BACKOFF", "FATAL") for s in states.values()):
             own = [process.pid for process in self.supervisor.processes()]
             if taken := taken_by_another(chosen(self.settings.ports), own):
                 raise taken
+
+    def _show(
+        self, states: Mapping[str, ProcessState], failures: Sequence[Failure]
+    ) -> dict[str, dict[str, Any]]:
         statuses = read_statuses(self.settings.data_dir)
-        for state in states.values():
-            # A killed part is EXITED for a moment, with another status, before it is restarted.
-            refused = state.state == "EXITED" and state.one_shot and state.exit_status == 1
-            if state.state == "FATAL" or refused:
-                raise PipelineError(
-                    f"{state.name} failed: {last_line(state.log) or 'no output'} (log: {state.log})"
-                )
         now = self.clock()
         if now - self._memory_at > 5:
             self._memory_at = now
             self.peak_memory = max(self.peak_memory, self.supervisor.memory_bytes())
-        self.progress.show(states, statuses, self.peak_memory)
+        data_dir = self.settings.data_dir
+        full = "" if full_disk.has_room(data_dir) else full_disk.sentence(data_dir)
+        self.progress.show(states, statuses, self.peak_memory, failures, full)
         return statuses
 
     def _replay_ended(self) -> bool:
@@ -160,9 +168,22 @@ class Pipeline:
         return state is None or (state.state == "EXITED" and state.exit_status == 0)
 
     def stay(self) -> None:
-        """Show progress until told to stop."""
+        """Show progress until told to stop; a part that fails takes no other one down.
+
+        Raises:
+            PipelineError: at the end, naming the parts that are down then.
+        """
+        followed = Failures(self.supervisor.start)
+        tell = reporter(self.settings.data_dir, SUPERVISION)
+        failures: list[Failure] = []
         while not self.stop.wait(1.0):
-            self._observe()
+            states = self.supervisor.states()
+            failures = followed.look(states)
+            tell(as_status(failures))
+            self._show(states, failures)
+        tell(as_status([]))
+        if down := [failure.sentence() for failure in failures if failure.state == "failed"]:
+            raise PipelineError("; ".join(down))
 
     def drain(self) -> dict[str, Any]:
         """Follow the log to its end through every part; returns the summary.

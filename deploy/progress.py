@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from deploy.failures import Failure
 from deploy.supervision import ProcessState
 
 
@@ -54,18 +55,27 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 
+LONGEST_PROBLEM = 200
+
 
 WHEN_ANY = frozenset({"quarantined", "withdrawn_items", "items_refused", "kafka_problem"})
 """Not shown while it is 0, or empty."""
 
 
 def describe(status: Mapping[str, Any], part: str) -> str:
-    """One part's counters in words, `trained 12,345 · lag 0`; empty before its first report."""
+    """One part's counters in words, `trained 12,345 · lag 0`, and what troubles it.
+
+    Empty before its first report.
+    """
     shown = [
         f"{word} {_number(status[key])}"
         for key, word in SHOWN.get(part, ())
         if status.get(key) is not None and (status[key] or key not in WHEN_ANY)
     ]
+    if problem := " ".join(str(status.get("problem") or "").split()):
+        shown.append(
+            problem if len(problem) <= LONGEST_PROBLEM else problem[:LONGEST_PROBLEM] + "…"
+        )
     return " · ".join(shown)
 
 
@@ -113,8 +123,19 @@ class Progress:
         states: Mapping[str, ProcessState],
         statuses: Mapping[str, Mapping[str, Any]],
         memory_bytes: int,
+        failures: Sequence[Failure] = (),
+        full_disk: str = "",
     ) -> None:
-        """Bring the display up to date; called as often as one likes."""
+        """Bring the display up to date; called as often as one likes.
+
+        Args:
+            states: what supervisord knows, by part.
+            statuses: what the parts report, by part.
+            memory_bytes: the most that all of them took together.
+            failures: parts that are down.
+            full_disk: what is to be said of a full disk; empty while it is not.
+        """
+        down = {failure.name: failure for failure in failures}
         seconds = self._clock() - self._began
         head = f"{seconds:6.0f} s"
         if self._step:
@@ -122,14 +143,13 @@ class Progress:
         if self._live:
             table = Table("part", "state", "what it says", expand=True)
             for name, state in states.items():
+                word, says = state.state.lower(), describe(statuses.get(name, {}), name)
                 colour = {"RUNNING": "green", "EXITED": "cyan"}.get(state.state, "yellow")
-                table.add_row(
-                    name,
-                    Text(state.state.lower(), style=colour),
-                    describe(statuses.get(name, {}), name),
-                )
+                if failure := down.get(name):
+                    word, colour, says = failure.state, "red", failure.why
+                table.add_row(name, Text(word, style=colour), Text(says))
             foot = Text(f"{head}  memory {memory_bytes / 2**30:.1f} GiB at most")
-            self._live.update(Group(table, foot))
+            self._live.update(Group(table, foot, Text(full_disk, style="red")))
             return
         if self._clock() - self._printed < self._every:
             return
@@ -142,8 +162,11 @@ class Progress:
         troubled = [
             f"{s.name} {s.state.lower()}"
             for s in states.values()
-            if s.state not in ("RUNNING", "EXITED")
+            if s.state not in ("RUNNING", "EXITED") and s.name not in down
         ]
+        troubled += [failure.sentence() for failure in failures]
+        if full_disk:
+            troubled.append(full_disk)
         self._console.print(
             " | ".join([head, *words, *troubled]), highlight=False, soft_wrap=True, markup=False
         )

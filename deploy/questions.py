@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy import moment
+from deploy import full_disk, moment
+from deploy.failures import read_failures
 from deploy.freshness import quantiles
 from deploy.moment import Moment
 from deploy.progress import describe
@@ -42,17 +44,20 @@ def bearer(settings: Settings) -> dict[str, str]:
 def status(settings: Settings) -> dict[str, Any]:
     """Every part's last report, with `alive` and its age in seconds, and where things are.
 
+    `failed` holds what is down in a pipeline that runs, by part (see `deploy.failures.Failure`),
+    and `disk` how much room there is.
+
     `freshness` tells how far the answers are behind: the age of the served snapshot, and how much
     event time lies between the newest event of a user's history and the newest that was learnt.
     """
-    now = moment.now()
+    now, data_dir = moment.now(), settings.data_dir
     found = {}
-    for part, report in read_statuses(settings.data_dir).items():
+    for part, report in read_statuses(data_dir).items():
         age = age_seconds(report, now)
         seen = None if age is None else round(age, 1)
         found[part] = {"alive": is_alive(report, now), "age_seconds": seen, **report}
     return {
-        "data_dir": str(settings.data_dir.resolve()),
+        "data_dir": str(data_dir.resolve()),
         "addresses": {
             "kafka": settings.bootstrap,
             "flink": f"http://{settings.flink_address}",
@@ -61,6 +66,11 @@ def status(settings: Settings) -> dict[str, Any]:
         },
         "freshness": _freshness(settings, found["serve"], now) | _delays(settings),
         "parts": found,
+        "failed": {name: asdict(one) for name, one in read_failures(data_dir, now).items()},
+        "disk": {
+            "free_bytes": full_disk.free_bytes(data_dir),
+            "problem": "" if full_disk.has_room(data_dir) else full_disk.sentence(data_dir),
+        },
     }
 
 
@@ -98,15 +108,25 @@ DELAYS = {
 def show_status(facts: dict[str, Any]) -> None:
     """Print `status` as a table."""
     table = Table("part", "alive", "seen", "what it says", box=SIMPLE)
-    for part in PARTS:
-        report = facts["parts"][part]
+    failed = facts["failed"]
+    for part in (*PARTS, *(name for name in failed if name not in PARTS)):
+        report = facts["parts"].get(part) or {"alive": True, "age_seconds": None}
         age = report["age_seconds"]
         alive = "[green]yes[/]" if report["alive"] else "[yellow]no[/]"
         if part == "replay" and report.get("done"):
             alive = "[cyan]done[/]"
         seen = "never" if age is None else f"{age:.0f} s ago"
-        table.add_row(part, alive, seen, escape(describe(report, part)))
+        says = describe(report, part)
+        if failure := failed.get(part):
+            alive = f"[red]{failure['state']}[/]"
+            since = datetime.fromtimestamp(failure["since"]).astimezone()
+            says = f"since {since:%H:%M:%S}: {failure['why']} (log: {failure['log']})"
+            if failure["state"] == "failed":
+                says += f"; tried again in {failure['next_try_seconds']:.0f} s"
+        table.add_row(part, alive, seen, escape(says))
     console.print(table)
+    if facts["disk"]["problem"]:
+        console.print(f"[red]{escape(facts['disk']['problem'])}[/]", highlight=False)
     fresh = facts["freshness"]
     if fresh["version"] is not None:
         behind = fresh["event_seconds_behind"]

@@ -1,11 +1,14 @@
 """What each part says of itself: one small JSON file per part, replaced about once a second.
 
 The files are the only channel between the parts and whoever watches them, so a part that is
-killed leaves its last word, and `sparc status` works whether or not anything runs.
+killed leaves its last word, and `sparc status` works whether or not anything runs. On a full disk
+the last word takes the place of the one before it, which needs no room; a reader who comes just
+then finds none. Whatever cannot be written, nobody ends for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,9 +37,19 @@ def reporter(data_dir: Path, part: str) -> Callable[[dict[str, Any]], None]:
         at = moment.now()
         said = {"part": part, "pid": os.getpid(), "updated_at": at.wall, "clock": at.to_json()}
         body = {**cleaned_facts(facts), **said}
-        write_atomically(path, orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), sync=False)
+        write_last_word(path, orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY))
 
     return report
+
+
+def write_last_word(path: Path, content: bytes) -> None:
+    """Replace a small JSON file; where that cannot be, write over it, or leave it as it is."""
+    try:
+        write_atomically(path, content, sync=False)
+    except OSError:
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            # JSON may be followed by blanks; a file that is cut would give its room away.
+            file.write(content.ljust(path.stat().st_size))
 
 
 def read_status(data_dir: Path, part: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def keep(
         PartError: if another keeper does so.
         ForeignKafkaError: if the topics are not those that the job's state comes from; the job
             is then cancelled.
-        StreamingError: with the root cause, when Flink has given the job up.
+        StreamingError: with the root cause, when the job is given up.
     """
     with only_keeper(settings.data_dir) as other:
         if other:
@@ -228,7 +228,7 @@ def _follow(settings: Settings, flink: FlinkRest, old: str, deadline: float) -> 
             for job, state in flink.jobs(settings.streaming.name):
                 if job == old:
                     continue
-                if state == "FAILED":
+                if state in ("FAILED", "CANCELED"):
                     raise StreamingError(f"the new version failed: {flink.root_cause(job)}")
                 if state == "RUNNING" and flink.checkpoints(job).completed:
                     return job

@@ -14,8 +14,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,17 +154,26 @@ class Supervisor:
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-m", "supervisor.supervisord", "-n", "-c", str(path)],
             stdin=subprocess.DEVNULL,
-            stdout=(folder / "supervisord.out").open("wb"),
+            # No file: while the disk is full supervisord complains here of each line that it cannot
+            # log, and a complaint that it cannot write closes the part's output for good.
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=dict(environment),  # and from it to every program
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
+        self._output: deque[str] = deque(maxlen=100)
+        threading.Thread(target=self._listen, name="supervisord", daemon=True).start()
         self._proxy = ServerProxy(
             "http://127.0.0.1",
             transport=SupervisorTransport(None, None, f"unix://{self._socket}"),
         )
         self._seen: dict[int, psutil.Process] = {}
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - a pipe, see above
+        for line in self._process.stdout:
+            self._output.append(line.decode(errors="replace").rstrip())
 
     def wait_until_up(self, timeout: float = 20.0) -> None:
         """Wait for the control socket.
@@ -176,8 +188,8 @@ class Supervisor:
                 return
             except SupervisionError:
                 time.sleep(0.1)
-        output = (self.folder / "supervisord.out").read_text(encoding="utf-8").splitlines()
-        raise SupervisionError(f"supervisord did not start: {(output or ['it says nothing'])[0]}")
+        said = next(iter(self._output), "it says nothing")
+        raise SupervisionError(f"supervisord did not start: {said}")
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
@@ -205,6 +217,11 @@ class Supervisor:
             )
             for p in self._call("getAllProcessInfo")
         }
+
+    def start(self, name: str) -> None:
+        """Start a program that supervisord has given up; a refusal is left to the next look."""
+        with suppress(SupervisionError):
+            self._call("startProcess", name, False)
 
     def processes(self) -> list[psutil.Process]:
         """Supervisord and all its living descendants."""

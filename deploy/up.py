@@ -124,6 +124,12 @@ def programs(settings: Settings) -> list[Program]:
         JavaError, KafkaBrokerError, FlinkClusterError: naming what is missing, and the remedy.
         UpError, ForeignKafkaError: if the state does not come from the local broker.
     """
+
+    def with_room(command: list[str]) -> list[str]:
+        """What ends on a full disk, or does not start, is started once there is room."""
+        waiting = [sys.executable, "-m", "deploy.full_disk", str(settings.data_dir)]
+        return [*waiting, *command]
+
     found = []
     if not settings.kafka.bootstrap:
         broker = settings.local_broker()
@@ -135,22 +141,22 @@ def programs(settings: Settings) -> list[Program]:
         kafka_broker.prepare(broker)
         if identity := kafka_broker.cluster_id(broker):
             claim_cluster(settings.data_dir, identity, str(broker.data_dir))
-        found.append(Program("kafka", kafka_broker.command(broker), stop_seconds=30))
+        found.append(Program("kafka", with_room(kafka_broker.command(broker)), stop_seconds=30))
     if not settings.flink.address:
         cluster = settings.local_cluster()
         flink_cluster.prepare(cluster)
         job_manager = flink_cluster.job_manager_command(cluster)
         task_manager = flink_cluster.task_manager_command(cluster)
-        found.append(Program("jobmanager", job_manager, nice=STAND_BACK))
-        found.append(Program("taskmanager", task_manager, nice=STAND_BACK))
+        found.append(Program("jobmanager", with_room(job_manager), nice=STAND_BACK))
+        found.append(Program("taskmanager", with_room(task_manager), nice=STAND_BACK))
     if not settings.registry.tracking_uri:
         command = mlflow_server.mlflow_server_command(settings.local_mlflow(), settings.data_dir)
-        found.append(Program("mlflow", command, nice=STAND_BACK))
+        found.append(Program("mlflow", with_room(command), nice=STAND_BACK))
     sparc = [sys.executable, "-P", "-m", "deploy"]  # -P: no package of the working directory
     found.append(Program("serve", [*sparc, "serve"]))
     for worker in range(2, settings.service.workers + 1):
         found.append(Program(f"serve-{worker}", [*sparc, "serve", "--worker", str(worker)]))
-    # A job that Flink has given up is not begun again and again: the pipeline ends with the cause.
+    # A job that was given up is not begun again at once: it ends a drain, with the cause.
     stream = Program("stream", [*sparc, "stream"], nice=STAND_BACK, stop_seconds=30, one_shot=True)
     found.append(stream)
     # The indexer works little, and new items wait for it.

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from deploy import moment
 from deploy.moment import Moment
-from model.manifest import write_atomically
+from deploy.status import write_last_word
 
 OWN = ("/v1/retrieve", "/v1/retrieve/batch", "/v1/explain", "/v1/popular", "/ready")
 """What every worker answers itself."""
@@ -48,10 +48,8 @@ _LEFT_OUT = {b"host", b"content-length", b"connection", b"transfer-encoding"}
 
 def note(data_dir: Path, number: int, port: int, answered: int) -> None:
     """Tell the other workers that this one lives, and where."""
-    folder = data_dir / "service" / "workers"
-    folder.mkdir(parents=True, exist_ok=True)
     body = {"port": port, "answered": answered, "at": moment.now().to_json()}
-    write_atomically(folder / f"{number}.json", orjson.dumps(body), sync=False)
+    write_last_word(data_dir / "service" / "workers" / f"{number}.json", orjson.dumps(body))
 
 
 def noted(data_dir: Path) -> dict[int, dict[str, Any]]:

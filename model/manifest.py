@@ -196,12 +196,16 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     """
     make_folder(path.parent) if sync else path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f"{PARTIAL}{path.name}-{os.getpid()}"
-    with partial.open("wb") as file:
-        file.write(content)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    appear(partial, path) if sync else partial.rename(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        appear(partial, path) if sync else partial.rename(path)
+    except OSError:  # on a full disk it would keep what room there is
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def remove_partial(parent: Path, older_than_s: float = 0.0) -> None:

@@ -11,6 +11,8 @@ import httpx
 
 from streaming.failure import StreamingError, innermost_cause
 
+HISTORY = 16
+"""Failures that Flink remembers of a job."""
 FINAL_STATES = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 
 
@@ -79,16 +81,21 @@ class FlinkRest:
         metrics = self._get(f"/jobs/{job}/metrics?get=numRestarts")
         return int(float(metrics[0]["value"])) if metrics else 0
 
+    def failures(self, job: str) -> list[tuple[int, str]]:
+        """The last failures that Flink remembers, newest first: (ms since 1970, stack trace)."""
+        history = self._get(f"/jobs/{job}/exceptions?maxExceptions={HISTORY}")
+        entries = (history.get("exceptionHistory") or {}).get("entries") or []
+        return [
+            (int(e["timestamp"]), str(e.get("stacktrace") or e["exceptionName"])) for e in entries
+        ]
+
     def root_cause(self, job: str) -> str:
         """The innermost cause of the newest failure, one line; empty where there is none."""
         try:
-            history = self._get(f"/jobs/{job}/exceptions?maxExceptions=1")["exceptionHistory"]
-            entries = history["entries"]
+            failures = self.failures(job)
         except (FlinkUnavailable, KeyError):
             return ""
-        if not entries:
-            return ""
-        return innermost_cause(str(entries[0].get("stacktrace") or entries[0]["exceptionName"]))
+        return innermost_cause(failures[0][1]) if failures else ""
 
     def cancel(self, job: str) -> None:
         """Cancel a job; its checkpoints are kept."""

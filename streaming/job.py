@@ -54,8 +54,11 @@ class Config:
         max_parallelism: the largest parallelism that the state can be spread over. It is part of
             the state: with another one, the job goes on from none of its checkpoints.
         state_backend: "hashmap" (heap) or "rocksdb".
-        restart_attempts: restarts after failures that follow each other closely.
-        restart_delay_ms: before each of them.
+        restart_attempts: so many failures within five minutes are restarted before the job is given
+            up. What only waits (for a TaskManager, for Kafka, for room on a disk) is none of them
+            and is restarted for ever, see `streaming.outage`.
+        restart_delay_ms: before the first restart; before each further one a bit more, up to ten
+            times as much, until the job has run for a minute.
         savepoint_timeout_s: how long a savepoint may take when the keeper is told to stop; after
             that the job is cancelled, and goes on from its last checkpoint.
         properties: further settings of the Kafka clients, in Kafka's own names (security, ...).
@@ -93,6 +96,8 @@ class Config:
             ("checkpoint_interval_ms", self.checkpoint_interval_ms >= 50, "at least 50"),
             ("dedup_horizon", self.dedup_horizon >= 1, "at least 1"),
             ("out_of_orderness_ms", self.out_of_orderness_ms >= 1, "at least 1"),
+            ("restart_attempts", self.restart_attempts >= 0, "not negative"),
+            ("restart_delay_ms", self.restart_delay_ms >= 1, "at least 1"),
             ("savepoint_timeout_s", self.savepoint_timeout_s > 0, "above 0"),
             ("max_ahead_ms", self.max_ahead_ms >= 0, "not negative"),
             ("max_value_bytes", 1 <= self.max_value_bytes < 1 << 31, "from 1 to 2 GiB"),
@@ -179,6 +184,7 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
     """The settings of the job for Flink."""
     host, _, port = around.flink.rpartition(":")
     jars = ";".join(Path(jar).resolve().as_uri() for jar in around.jars)
+    reset_ms = max(60_000, 10 * config.restart_delay_ms)
     settings = {
         "execution.target": "remote",
         "execution.attached": "false",
@@ -202,10 +208,13 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
         "state.backend.type": config.state_backend,
         # Clicks that wait are few whatever the state.
         "state.backend.rocksdb.timer-service.factory": "HEAP",
-        "restart-strategy.type": "failure-rate",
-        "restart-strategy.failure-rate.max-failures-per-interval": str(config.restart_attempts),
-        "restart-strategy.failure-rate.failure-rate-interval": "5 min",
-        "restart-strategy.failure-rate.delay": f"{config.restart_delay_ms} ms",
+        # Without an end: Flink cannot tell a cause that stays from a slot that is away. The keeper
+        # can, and gives the job up.
+        "restart-strategy.type": "exponential-delay",
+        "restart-strategy.exponential-delay.initial-backoff": f"{config.restart_delay_ms} ms",
+        "restart-strategy.exponential-delay.max-backoff": f"{10 * config.restart_delay_ms} ms",
+        "restart-strategy.exponential-delay.backoff-multiplier": "1.2",
+        "restart-strategy.exponential-delay.reset-backoff-threshold": f"{reset_ms} ms",
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
     }

@@ -1,8 +1,9 @@
 """Keeps the job running: submits it, from its newest state, whenever the cluster does not have it.
 
-A job that fails is restarted by Flink itself from its last checkpoint. A JobManager that was killed
-has forgotten the job: it is submitted again from the newest checkpoint on disk. A job that Flink
-gave up is not submitted again: its root cause is raised.
+A job that fails is restarted by Flink itself from its last checkpoint, for as long as what it needs
+is away. A JobManager that was killed has forgotten the job: it is submitted again from the newest
+checkpoint on disk. A job that fails again and again by a cause of its own is cancelled; one that is
+given up, by us or by Flink, is not submitted again: its root cause is raised.
 
 Only the newest state may be gone on from: the transactions of its checkpoint are committed, and an
 older one would write them once more. So nothing here falls back to an older checkpoint, and those
@@ -20,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -30,6 +31,7 @@ from streaming.failure import StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job import Config, Surroundings
 from streaming.job_state import newest_state, remove_other_states, savepoints
+from streaming.outage import OwnFailures
 from streaming.submission import submit_in_subprocess
 from streaming.topic_identity import ForeignKafkaError
 
@@ -51,6 +53,11 @@ class _Job:
     submissions: int = 0
     alone: bool = False
     """Whether the states of earlier submissions have been removed."""
+    failures: OwnFailures = field(default_factory=OwnFailures)
+    looked_at: tuple[str, int] = ("", 0)
+    """State and number of restarts when its failures were last asked for."""
+    troubled: int | None = None
+    """Completed checkpoints when it last failed; None once there is a newer one."""
 
 
 class Keeper:
@@ -76,19 +83,18 @@ class Keeper:
         """Submit the job where it is missing; says how it is.
 
         Raises:
-            StreamingError: if Flink refuses the job, or has given it up; with the root cause.
+            StreamingError: if Flink refuses the job, or it is given up; with the root cause.
         """
         try:
-            if not self.flink.task_managers() and self._job is None:
+            task_managers = self.flink.task_managers()
+            if not task_managers and self._job is None:
                 return {"state": "waiting for a TaskManager", "job_state": "absent"}
             running = [(j, s) for j, s in self.flink.jobs(self.config.name)]
             alive = [(j, s) for j, s in running if s not in FINAL_STATES]
             if not alive:
                 if self._job and (self._job.identity, "FAILED") in running:
                     cause = self.flink.root_cause(self._job.identity)
-                    raise StreamingError(
-                        f"the job failed after {self.config.restart_attempts} restarts: {cause}"
-                    )
+                    raise StreamingError(f"Flink gave the job up: {cause}")
                 return self._begin([j for j, _ in running])
             job, state = alive[0]
             if self._job is None or self._job.identity != job:
@@ -96,6 +102,7 @@ class Keeper:
                 self._job = _Job(job, self._job.submissions if self._job else 0)
             counts = self.flink.checkpoints(job)
             restarts = self.flink.restarts(job)
+            problem = self._problem(self._job, state, restarts, counts.completed)
         except FlinkUnavailable as error:
             return {"state": "waiting for Flink", "job_state": "unknown", "problem": str(error)}
         if counts.completed and not self._job.alone:
@@ -103,7 +110,7 @@ class Keeper:
             if removed := remove_other_states(self.around.checkpoints, job):
                 log.info("older states removed", names=removed)
         return {
-            "state": "running" if state == "RUNNING" else "starting",
+            "state": _word(state, task_managers),
             "job": job,
             "job_state": state,
             "checkpoints": counts.completed,
@@ -111,8 +118,30 @@ class Keeper:
             "latest_checkpoint": counts.latest,
             "submissions": self._job.submissions,
             "restarts": restarts,
-            "problem": self.flink.root_cause(job) if state == "RESTARTING" else "",
+            "problem": problem,
         }
+
+    def _problem(self, job: _Job, state: str, restarts: int, completed: int) -> str:
+        """Why the job last failed, until it has completed a checkpoint since; gives it up.
+
+        Raises:
+            StreamingError: with the root cause, if it failed too often by a cause of its own.
+        """
+        if (state, restarts) != job.looked_at:
+            first = not job.looked_at[0]
+            job.looked_at = (state, restarts)
+            if state == "RESTARTING" or (restarts and not first):
+                job.failures.add(self.flink.failures(job.identity))
+                job.troubled = completed
+        if state == "RESTARTING" and job.failures.exceed(self.config.restart_attempts):
+            self.flink.cancel(job.identity)
+            raise StreamingError(
+                f"the job failed after {self.config.restart_attempts} restarts: "
+                f"{job.failures.cause}"
+            )
+        if job.troubled is not None and completed > job.troubled and state == "RUNNING":
+            job.troubled = None
+        return "" if job.troubled is None else self.flink.root_cause(job.identity)
 
     def _begin(self, before: list[str]) -> dict[str, Any]:
         """Submit the job; `before` are the ids of those that the cluster remembers."""
@@ -193,6 +222,12 @@ class Keeper:
             log.warning("job left behind", job=job, reason=str(error))
 
 
+def _word(state: str, task_managers: int) -> str:
+    if not task_managers:
+        return "waiting for a TaskManager"
+    return "running" if state == "RUNNING" else "starting"
+
+
 def run(
     config: Config,
     around: Surroundings,
@@ -224,7 +259,7 @@ def run(
         Whether it ended for an upgrade: the caller is to start the job's new version.
 
     Raises:
-        StreamingError: with the root cause, when Flink has given the job up.
+        StreamingError: with the root cause, when the job is given up.
         ForeignKafkaError: from `check`.
     """
     upgrade = upgrade or threading.Event()

@@ -6,13 +6,15 @@ import bisect
 import math
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
-from deploy import moment
+from deploy import full_disk, moment
 from deploy.curves import Curve
+from deploy.failures import Failure, read_failures
 from deploy.moment import Moment
 from deploy.status import age_seconds, is_alive, read_statuses, reported_at
 from model.manifest import write_atomically
@@ -134,13 +136,18 @@ class Flow:
     def view(self) -> dict[str, Any]:
         """The page's first section, as plain JSON values."""
         now = self._clock()
-        statuses = read_statuses(self._service.data_dir)
+        data_dir = self._service.data_dir
+        statuses, failed = read_statuses(data_dir), read_failures(data_dir, now)
         health = self._service.health()
         learnt, newest = health.trained_until_ms, health.latest_event_ms
         register = statuses["register"]
         return {
             "now_ms": int(now.wall * 1000),
-            "parts": [self._part(part, statuses[part], now) for part in TITLES],
+            "parts": [self._part(part, statuses[part], now, failed.get(part)) for part in TITLES],
+            "problems": [
+                *([] if full_disk.has_room(data_dir) else [full_disk.sentence(data_dir)]),
+                *(failure.sentence() for failure in failed.values()),
+            ],
             "freshness": {
                 "snapshot_age_seconds": self._age(),
                 "model_behind_seconds": max(0, newest - learnt) / 1000
@@ -186,15 +193,20 @@ class Flow:
         at = bisect.bisect_right([float(point[0] or 0) for point in points], event_time_ms)
         return points[max(0, at - 1)][1]
 
-    def _part(self, part: str, status: Mapping[str, Any], now: Moment) -> dict[str, Any]:
+    def _part(
+        self, part: str, status: Mapping[str, Any], now: Moment, failure: Failure | None
+    ) -> dict[str, Any]:
         done = part == "replay" and bool(status.get("done"))
         alive, age = is_alive(status, now), age_seconds(status, now)
         state = "done" if done else "live" if alive else "silent" if status else "absent"
+        if failure is not None:
+            state = "failed"
         return {
             "name": part,
             "title": TITLES[part],
             "state": state,
             "doing": str(status.get("state") or status.get("job_state") or ""),
+            "problem": failure.why if failure else str(status.get("problem") or ""),
             "age_seconds": None if age is None else round(age, 1),
             "rate": self.rates.get(part),
             "lag": _finite(status.get(LAGS[part])) if part in LAGS else None,
@@ -225,7 +237,8 @@ class Flow:
             except OSError as error:
                 log.warning("the dashboard's curves wait", reason=str(error))
             stop.wait(seconds)
-        self.save()
+        with suppress(OSError):  # a full disk: the curves of before are kept
+            self.save()
 
     def save(self) -> None:
         """Keep the curves for after a restart."""

@@ -82,9 +82,21 @@ def test_a_one_shot_program_that_fails_is_not_restarted_and_its_last_word_is_fou
     assert last_line(state.log) == "log.csv line 3: no item_id"
 
 
-def test_a_program_that_cannot_start_ends_as_fatal(start: Callable[..., Supervisor]) -> None:
-    supervisor = start(Program("broken", [sys.executable, "-c", "raise SystemExit(1)"]))
+def test_a_program_that_cannot_start_ends_as_fatal_and_can_be_started_again(
+    start: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    mended = tmp_path / "mended"
+    code = f"import pathlib, time; pathlib.Path({str(mended)!r}).stat(); time.sleep(600)"
+    supervisor = start(
+        Program("broken", [sys.executable, "-c", code], start_seconds=1),
+        Program("sleeper", SLEEPER, start_seconds=0),
+    )
     eventually(lambda: supervisor.states()["broken"].state == "FATAL", seconds=60)
+    assert supervisor.states()["sleeper"].state == "RUNNING"
+    mended.touch()
+    supervisor.start("broken")
+    supervisor.start("broken")  # refused, which is nothing to end for
+    eventually(lambda: supervisor.states()["broken"].state == "RUNNING")
 
 
 def test_the_environment_arrives_unharmed(start: Callable[..., Supervisor]) -> None:

@@ -76,14 +76,16 @@ def test_checkpoints_before_and_after_the_first(flink, answers):
 
 
 def test_the_root_cause_is_the_innermost(flink, answers):
-    answers[f"GET /jobs/{JOB}/exceptions?maxExceptions=1"] = {
-        "exceptionHistory": {"entries": [{"exceptionName": "x", "stacktrace": TRACE}]}
+    answers[f"GET /jobs/{JOB}/exceptions?maxExceptions=16"] = {
+        "exceptionHistory": {
+            "entries": [{"exceptionName": "x", "stacktrace": TRACE, "timestamp": 1}]
+        }
     }
     assert flink.root_cause(JOB) == "java.lang.IllegalStateException: the disk is full"
 
 
 def test_no_failure_no_cause(flink, answers):
-    answers[f"GET /jobs/{JOB}/exceptions?maxExceptions=1"] = {"exceptionHistory": {"entries": []}}
+    answers[f"GET /jobs/{JOB}/exceptions?maxExceptions=16"] = {"exceptionHistory": {"entries": []}}
     assert flink.root_cause(JOB) == ""
 
 

@@ -61,12 +61,14 @@ def test_a_job_is_restored_without_taking_the_state_away():
     assert settings["execution.state-recovery.claim-mode"] == "NO_CLAIM"
 
 
-def test_checkpoints_outlive_the_job_and_failures_are_bounded():
-    settings = flink_settings(Config(restart_attempts=4), AROUND)
+def test_checkpoints_outlive_the_job_and_waiting_is_not_bounded():
+    settings = flink_settings(Config(restart_delay_ms=500), AROUND)
     assert settings["execution.checkpointing.externalized-checkpoint-retention"] == (
         "RETAIN_ON_CANCELLATION"
     )
-    assert settings["restart-strategy.failure-rate.max-failures-per-interval"] == "4"
+    assert settings["restart-strategy.type"] == "exponential-delay"
+    assert settings["restart-strategy.exponential-delay.max-backoff"] == "5000 ms"
+    assert not [name for name in settings if "attempts" in name]
     assert settings["pipeline.jars"] == "file:///jars/a%20b.jar;file:///jars/c.jar"
 
 

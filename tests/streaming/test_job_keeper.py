@@ -7,7 +7,7 @@ import threading
 import pytest
 from kafka.errors import KafkaTimeoutError
 
-from streaming.failure import StreamingError
+from streaming.failure import StreamingError, innermost_cause
 from streaming.flink_rest import Checkpoints, FlinkUnavailable
 from streaming.job import Config, Surroundings
 from streaming.job_keeper import Keeper, run
@@ -26,11 +26,13 @@ class Cluster:
         self.up = True
         self.calls = []
         self.savepoints = True
+        self.slots = 1
+        self.failed = []
 
     def task_managers(self):
         if not self.up:
             raise FlinkUnavailable("away")
-        return 1
+        return self.slots
 
     def jobs(self, name):
         return list(self.running.items())
@@ -42,9 +44,21 @@ class Cluster:
         return Checkpoints(self.completed, 0, "")
 
     def restarts(self, job):
-        return 0
+        return len(self.failed)
+
+    def failures(self, job):
+        return self.failed[:16]
+
+    def fail(self, cause):
+        """The job fails, and waits for its next restart."""
+        self.failed.insert(
+            0, (1000 * len(self.failed), f"X: job failed\nCaused by: {cause}\n\tat y")
+        )
+        self.running = dict.fromkeys(self.running, "RESTARTING")
 
     def root_cause(self, job):
+        if self.failed:
+            return innermost_cause(self.failed[0][1])
         return "java.lang.IllegalStateException: the disk is full"
 
     def cancel(self, job):
@@ -206,6 +220,53 @@ def test_a_job_that_flink_gave_up_is_raised_with_its_root_cause(keeper, cluster)
     cluster.running = dict.fromkeys(cluster.running, "FAILED")
     with pytest.raises(StreamingError, match=r"the disk is full$"):
         keeper.step()
+
+
+NO_SLOT = (
+    "org.apache.flink.runtime.jobmanager.scheduler.NoResourceAvailableException: Could not acquire "
+    "the minimum required resources."
+)
+BUG = "java.lang.NullPointerException: null"
+
+
+def test_waiting_for_a_slot_is_never_given_up(keeper, cluster):
+    keeper.step()
+    cluster.slots = 0
+    for _ in range(100):
+        cluster.fail(NO_SLOT)
+        seen = keeper.step()
+    assert seen["state"] == "waiting for a TaskManager"
+    assert seen["problem"] == NO_SLOT
+    cluster.slots = 1
+    cluster.running = dict.fromkeys(cluster.running, "RUNNING")
+    assert keeper.step()["problem"] == NO_SLOT  # it runs, and has shown nothing yet
+    cluster.completed = 1
+    assert keeper.step()["problem"] == ""
+    assert cluster.calls == []
+
+
+def test_a_job_that_fails_by_its_own_cause_again_and_again_is_cancelled_with_the_cause(
+    keeper, cluster
+):
+    keeper.step()
+    job = next(iter(cluster.running))
+    for attempt in range(10):
+        cluster.fail(BUG)
+        assert keeper.step()["problem"] == BUG, attempt
+        cluster.fail(NO_SLOT)  # counts for nothing
+        keeper.step()
+    cluster.fail(BUG)
+    with pytest.raises(StreamingError, match="after 10 restarts: java.lang.NullPointerException"):
+        keeper.step()
+    assert cluster.calls == [("cancel", job)]
+
+
+def test_failures_of_long_ago_end_no_job_that_waits_now(keeper, cluster):
+    cluster.running["f" * 32] = "RUNNING"
+    for _ in range(15):
+        cluster.fail(BUG)
+    cluster.fail(NO_SLOT)
+    assert keeper.step()["problem"] == NO_SLOT
 
 
 def test_the_states_of_earlier_submissions_go_once_the_job_has_its_own(keeper, cluster, tmp_path):

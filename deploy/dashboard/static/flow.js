@@ -30,11 +30,11 @@ function sparkline(values) {
 }
 
 function part(one, recent) {
-  const words = { live: "live", done: "done", silent: "no sign of life", absent: "not started" };
+  const words = { live: "live", done: "done", silent: "no sign of life", absent: "not started", failed: "failed" };
   const lag = one.lag === null ? "" : one.lag === 0 ? "nothing waits" : `${count(one.lag)} waiting`;
   return element(
     "li",
-    { class: "part", "data-part": one.name },
+    { class: "part", "data-part": one.name, title: one.problem },
     element(
       "header",
       {},
@@ -67,8 +67,9 @@ function badge(id, shown, words, kind) {
 export function showFlow(flow) {
   const { freshness, serving, queries, quality } = flow;
   document.getElementById("flow-parts").replaceChildren(...flow.parts.map((one) => part(one, flow.recent)));
-  const silent = flow.parts.filter((one) => one.state === "silent").map((one) => one.title);
-  badge("badge-live", true, silent.length ? `${silent.join(", ")} silent` : "live", silent.length ? "bad" : "good");
+  const titles = (state) => flow.parts.filter((one) => one.state === state).map((one) => one.title).join(", ");
+  const down = [["failed", titles("failed")], ["silent", titles("silent")]].filter(([, some]) => some);
+  badge("badge-live", true, down.map(([state, some]) => `${some} ${state}`).join("; ") || "live", down.length ? "bad" : "good");
   badge("badge-version", serving.version !== null, `version ${serving.version}`);
   badge("badge-challenger", serving.challenger !== null, `judging ${serving.challenger}`);
   badge("badge-pinned", serving.pinned);
@@ -89,8 +90,10 @@ export function showFlow(flow) {
   text("tile-users", `${count(serving.users)} users known`);
 
   const notice = document.getElementById("notice");
-  notice.hidden = !serving.last_error;
-  if (serving.last_error) text("notice", `The newest snapshot is not served: ${serving.last_error}`);
+  const problems = [...flow.problems];
+  if (serving.last_error) problems.push(`The newest snapshot is not served: ${serving.last_error}`);
+  notice.hidden = !problems.length;
+  text("notice", problems.join(" · "));
 }
 
 function split(words) {

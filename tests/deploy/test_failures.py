@@ -1,0 +1,191 @@
+"""A part that fails takes no other one down: it is told, tried again, and named at the end."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from deploy import moment, questions
+from deploy.failures import SUPERVISION, Failure, Failures, as_status, read_failures
+from deploy.part_metrics import PartMetrics
+from deploy.pipeline import Pipeline, PipelineError
+from deploy.progress import Progress
+from deploy.settings import Settings
+from deploy.status import reporter
+from deploy.supervision import ProcessState
+
+LAST_WORDS = "error: experiment 'sparc-stream' is deleted"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "register.log"
+    path.write_text(f"noise\n{LAST_WORDS}\n", encoding="utf-8")
+    return path
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def state(log: Path, word: str = "FATAL", **more: Any) -> ProcessState:
+    return replace(ProcessState("register", word, 0, 1, log, False), **more)
+
+
+def test_what_is_given_up_is_tried_again_later_each_time_until_it_is_well(log: Path) -> None:
+    clock, started = Clock(), list[tuple[float, str]]()
+    failures = Failures(lambda name: started.append((clock(), name)), clock, clock)
+
+    def look(word: str, **more: Any) -> list[Failure]:
+        return failures.look({"register": state(log, word, **more)})
+
+    assert look("RUNNING", pid=1) == []
+    first = look("FATAL")
+    assert [(f.state, f.why, f.since) for f in first] == [
+        ("failed", LAST_WORDS.removeprefix("error: "), 1000.0)
+    ]
+    assert first[0].next_try_seconds == 30.0
+    while len(started) < 7:
+        clock.seconds += 1
+        if look("FATAL")[0].state == "tried again":
+            clock.seconds += 1
+            assert look("STARTING", pid=2)[0].state == "tried again"
+    tries = [at for at, _ in started]
+    pauses = [round(after - before) for before, after in zip(tries, tries[1:], strict=False)]
+    # a second to fail again, and a second until that is looked at
+    assert pauses == [62, 122, 242, 482, 602, 602]
+    assert look("FATAL")[0].attempts == 8
+    assert look("FATAL")[0].since == 1000.0
+
+    clock.seconds += 600
+    assert look("FATAL")[0].state == "tried again"
+    clock.seconds += 30
+    assert look("RUNNING", pid=9)[0].state == "tried again"
+    clock.seconds += 31
+    assert look("RUNNING", pid=9) == []
+
+
+def test_a_one_shot_part_that_refuses_is_down_and_one_that_is_killed_or_done_is_not(
+    log: Path,
+) -> None:
+    failures = Failures(lambda _: None)
+    refused = state(log, "EXITED", one_shot=True)
+    assert failures.look({"replay": replace(refused, exit_status=0)}) == []
+    assert failures.look({"replay": replace(refused, exit_status=-9)}) == []
+    assert failures.look({"replay": refused})[0].state == "failed"
+
+
+def test_a_part_that_dies_again_and_again_after_it_started_is_told(log: Path) -> None:
+    clock = Clock()
+    failures = Failures(lambda _: None, clock, clock)
+    seen: list[Failure] = []
+    for pid in range(1, 6):
+        assert seen == []
+        seen = failures.look({"register": state(log, "RUNNING", pid=pid)})
+        clock.seconds += 20
+    assert [(f.state, f.why) for f in seen] == [("restarts", LAST_WORDS.removeprefix("error: "))]
+    clock.seconds += 300
+    assert failures.look({"register": state(log, "RUNNING", pid=5)}) == []
+
+
+class Supervised:
+    """Says that the registrar is down and everything else runs."""
+
+    def __init__(self, log: Path) -> None:
+        self.folder = log.parent
+        self.down = state(log)
+        self.well = replace(self.down, name="serve", state="RUNNING", pid=7)
+
+    def states(self) -> dict[str, ProcessState]:
+        return {"serve": self.well, "register": self.down}
+
+    def start(self, name: str) -> None: ...
+
+    def memory_bytes(self) -> int:
+        return 0
+
+
+def test_the_pipeline_stays_says_who_is_down_and_ends_with_that(log: Path, tmp_path: Path) -> None:
+    said = io.StringIO()
+    stop = threading.Event()
+    with Progress(Console(file=said, width=400), {}, every_seconds=0.0) as progress:
+        pipeline: Any = Pipeline(
+            Settings(data_dir=tmp_path),
+            Supervised(log),
+            progress,
+            stop,  # type: ignore[arg-type]
+        )
+        ended: list[str] = []
+
+        def stay() -> None:
+            try:
+                pipeline.stay()
+            except PipelineError as error:
+                ended.append(str(error))
+
+        thread = threading.Thread(target=stay)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not read_failures(tmp_path, moment.now()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1.5)
+        assert not ended
+        stop.set()
+        thread.join()
+    sentence = f"register failed: {LAST_WORDS.removeprefix('error: ')} (log: {log})"
+    assert ended == [sentence]
+    assert sentence in said.getvalue()
+
+
+def test_status_and_metrics_name_what_is_down_and_why(
+    log: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    down = [
+        Failure("kafka", "failed", "no jars", "logs/kafka.log", time.time(), 2, 41.0),
+        Failure("train", "restarts", "loss is nan", "logs/train.log", time.time()),
+    ]
+    reporter(tmp_path, SUPERVISION)(as_status(down))
+    reporter(tmp_path, "stream")({"job_state": "RESTARTING", "problem": "no slot"})
+    facts = questions.status(Settings(data_dir=tmp_path))
+    assert facts["failed"]["kafka"]["why"] == "no jars"
+    monkeypatch.setattr(questions, "console", Console(soft_wrap=True, width=400))
+    questions.show_status(facts)
+    shown = capsys.readouterr().out
+    lines: dict[str, str] = {}
+    for line in filter(str.strip, shown.splitlines()):
+        lines.setdefault(line.split()[0], line)
+    assert "failed" in lines["kafka"]
+    assert "no jars (log: logs/kafka.log); tried again in 41 s" in lines["kafka"]
+    assert "restarts" in lines["train"]
+    assert "loss is nan" in lines["train"]
+    assert "job RESTARTING · no slot" in lines["stream"]
+    values = {
+        sample.labels["part"]: sample.value
+        for metric in PartMetrics(tmp_path).collect()
+        if metric.name == "sparc_part_failed"
+        for sample in metric.samples
+    }
+    assert values["kafka"] == values["train"] == 1
+    assert values["serve"] == 0
+
+
+def test_what_a_pipeline_told_that_runs_no_more_is_old_news(tmp_path: Path) -> None:
+    reporter(tmp_path, SUPERVISION)(as_status([Failure("x", "failed", "", "", 0.0)]))
+    now = moment.now()
+    assert read_failures(tmp_path, now)
+    assert not read_failures(tmp_path, now._replace(seconds=now.seconds + 60, wall=now.wall + 60))
