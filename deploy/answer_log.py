@@ -15,8 +15,8 @@ a file. What was gathered since the last file is lost if the process is killed.
         codes       list<int32>   first-level code that brought each item
         propensities list<float>  1 for what was ranked, less for what was drawn
 
-Where files cannot be written, or answers come faster than they can be, the log goes on without
-them and counts what it lost.
+Where a file cannot be written, its answers are kept in memory and written later, up to four files
+of them; what is beyond, or comes faster than it can be written, is counted as lost.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ SCHEMA = pa.schema(
     ]
 )
 SUFFIX, PARTIAL = ".parquet", ".partial"
+RETRY_SECONDS = 10.0
+"""After which it is tried again to write a file."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class AnswerLog:
 
     Attributes:
         written: answers in files.
-        lost: answers that are in none.
+        lost: answers that are in none, and will be in none.
+        problem: why the last file could not be written; empty if it could.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class AnswerLog:
         self._newest_ms = 0
         self.written = 0
         self.lost = 0
+        self.problem = ""
 
     def add(self, version: int, user_id: int | None, query: Query, answer: Answer) -> None:
         """Log an answer; never waits."""
@@ -123,15 +127,20 @@ class AnswerLog:
         while not stop.is_set():
             with contextlib.suppress(queue.Empty):
                 rows.append(self._waiting.get(timeout=0.5))
-            if len(rows) >= self._config.rows or (rows and time.monotonic() >= due):
-                self._write(rows)
-                rows = []
+            enough = len(rows) >= self._config.rows and not self.problem
+            if enough or (rows and time.monotonic() >= due):
+                if self._write(rows):
+                    rows = []
+                else:
+                    surplus = max(0, len(rows) - 4 * self._config.rows)
+                    self.lost += surplus
+                    rows = rows[surplus:]
             if time.monotonic() >= due:
-                due = time.monotonic() + self._config.seconds
+                due = time.monotonic() + min(self._config.seconds, RETRY_SECONDS if rows else 1e9)
         while not self._waiting.empty():
             rows.append(self._waiting.get())
-        if rows:
-            self._write(rows)
+        if rows and not self._write(rows):
+            self.lost += len(rows)
 
     def _stamp(self, rows: list[tuple[object, ...]]) -> int:
         """The time of the first answer in ms, but later than any file before: names give the order.
@@ -143,7 +152,7 @@ class AnswerLog:
         self._newest_ms = max(int(str(rows[0][0])), newest + 1)
         return self._newest_ms
 
-    def _write(self, rows: list[tuple[object, ...]]) -> None:
+    def _write(self, rows: list[tuple[object, ...]]) -> bool:
         columns = [
             pa.array(column, kind)
             for column, kind in zip(zip(*rows, strict=True), SCHEMA.types, strict=True)
@@ -158,11 +167,16 @@ class AnswerLog:
             for old in sorted(self._directory.glob(f"*{SUFFIX}"))[: -self._config.keep_files]:
                 old.unlink()
         except OSError as error:
-            self.lost += len(rows)
-            log.warning("answers not logged", answers=len(rows), reason=str(error))
-            return
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if not self.problem:
+                log.warning("answers wait to be logged", answers=len(rows), reason=str(error))
+            self.problem = str(error)
+            return False
+        self.problem = ""
         self._files += 1
         self.written += len(rows)
+        return True
 
 
 def read_answers(directory: Path) -> pa.Table:

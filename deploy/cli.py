@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any
 
 import orjson
 import structlog
@@ -60,15 +60,24 @@ def fail(message: str, code: int = 1) -> typer.Exit:
 
 
 class Cleaned:
-    """A text stream that shows no secret, whoever writes: our logs, libraries, tracebacks."""
+    """A text stream that shows no secret, whoever writes: our logs, libraries, tracebacks.
+
+    What cannot be written is dropped: nobody ends because the disk of the log is full.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write the text with secrets masked."""
-        self._stream.write(cleaned(text))
+        with suppress(OSError):
+            self._stream.write(cleaned(text))
         return len(text)
+
+    def flush(self) -> None:
+        """Write out what is buffered."""
+        with suppress(OSError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -109,36 +118,21 @@ def configure_logging(level: str) -> None:
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(sys.stderr))),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-class _Unfailing:
-    """A stream that drops what cannot be written: who logs goes on when the log's disk is full."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write if possible."""
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush if possible."""
-        with suppress(OSError):
-            self._stream.flush()
 
 
 def run_part(
     name: str,
     settings: configuration.Settings,
     body: Callable[[threading.Event, Callable[[dict[str, Any]], None]], Any],
+    *,
+    begins_anew: bool = True,
 ) -> None:
     """Run one long-lived part until it ends or SIGTERM or SIGINT asks it to.
 
-    Where its disk is full it waits for room, and then begins anew.
+    Where its disk is full it waits for room, and then begins anew, unless it may not begin twice
+    with the arguments that it was given.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -150,7 +144,7 @@ def run_part(
             keep_private(settings.data_dir)
             body(stop, report)
         except Exception as error:
-            if stop.is_set() or not full_disk.is_full(error):
+            if stop.is_set() or not begins_anew or not full_disk.is_full(error):
                 raise
             directory = full_disk.where(error, settings.data_dir)
             log.error("waiting for room", part=name, reason=full_disk.sentence(directory))

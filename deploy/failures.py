@@ -3,17 +3,18 @@
 supervisord restarts a part that dies, tries one that does not start five times, a little later each
 time, and then gives it up; a part with an end of its own (the replay, the keeper of the job) that
 refuses its work ends with code 1. While the pipeline stays, neither ends anything else: the part is
-started again after a pause that doubles each time, and everybody who looks is told.
+started again after a pause that doubles each time, and everybody who looks is told. A part that
+starts and dies soon after, again and again, would be restarted without a pause; it is stopped here,
+and is down like the others.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -26,20 +27,20 @@ log = structlog.get_logger(__name__)
 SUPERVISION = "supervision"
 """Name of the status file that they are told in."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 600.0
+"""The service waits for the first only: nothing matters more than answers."""
 WELL_SECONDS = 60.0
-"""A part that runs for so long after it was started again has recovered."""
-RESTARTS, RESTARTS_SECONDS = 4, 300.0
-"""So many deaths of a running part within so long are worth telling."""
+"""A part that has run for so long is well, whatever comes then."""
+SHORT_LIVES = 4
+"""So many deaths in a row before it was well are no accident."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One part that is down, or dies again and again.
+    """One part that is down.
 
     Attributes:
         name: of the part.
-        state: "failed": it is down until it is tried again; "tried again": it was, a moment ago;
-            "restarts": it starts, and dies soon after.
+        state: "failed": it is down until it is tried again; "tried again": it was, a moment ago.
         why: its last words.
         log: file that holds more of them.
         since: wall clock, seconds since 1970.
@@ -48,7 +49,7 @@ class Failure:
     """
 
     name: str
-    state: Literal["failed", "tried again", "restarts"]
+    state: Literal["failed", "tried again"]
     why: str
     log: str
     since: float
@@ -57,8 +58,6 @@ class Failure:
 
     def sentence(self) -> str:
         """In one line, for who looks at the pipeline."""
-        if self.state == "restarts":
-            return f"{self.name} restarts again and again: {self.why} (log: {self.log})"
         return f"{self.name} failed: {self.why} (log: {self.log})"
 
 
@@ -75,33 +74,52 @@ def failure_of(state: ProcessState, since: float = 0.0) -> Failure:
     return Failure(state.name, "failed", why, str(state.log), since, 1)
 
 
+class Programs(Protocol):
+    """What is asked of supervisord; what it refuses is left to the next look."""
+
+    def start_program(self, name: str) -> None:
+        """Start a program that is down."""
+
+    def stop_program(self, name: str) -> None:
+        """Stop a program until it is started."""
+
+
+@dataclass
+class _Life:
+    """A part's process as it was last seen."""
+
+    pid: int
+    since: float
+    short: int = 0
+    """Deaths in a row before it was well."""
+
+
 class Failures:
-    """Follows what supervisord says, and starts again what it has given up.
+    """Follows what supervisord says, and starts again what is down.
 
     Args:
-        start: starts a part by its name; may fail, then it is tried at the next look.
+        programs: starts and stops parts by their names.
         clock: monotonic seconds.
         now: wall clock, seconds since 1970.
     """
 
     def __init__(
         self,
-        start: Callable[[str], None],
+        programs: Programs,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._start = start
+        self._programs = programs
         self._clock = clock
         self._now = now
         self._found: dict[str, Failure] = {}
         self._turn: dict[str, float] = {}  # when it is tried next, or was tried last
-        self._pids: dict[str, int] = {}
-        self._deaths: dict[str, deque[float]] = {}
+        self._lives: dict[str, _Life] = {}
 
     def look(self, states: Mapping[str, ProcessState]) -> list[Failure]:
         """Take the states of all parts in; returns what is down, by name."""
         for state in states.values():
-            if given_up(state):
+            if given_up(state) or state.state in ("STOPPING", "STOPPED"):
                 self._down(state)
             else:
                 self._up(state)
@@ -115,11 +133,12 @@ class Failures:
 
     def _down(self, state: ProcessState) -> None:
         name, known, at = state.name, self._found.get(state.name), self._clock()
-        if known is None or known.state != "failed":
-            before = known if known is not None and known.state == "tried again" else None
-            attempts = before.attempts + 1 if before else 1
-            pause = min(FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 1), LONGEST_PAUSE_SECONDS)
-            failure = failure_of(state, before.since if before else self._now())
+        if known is None or known.state == "tried again":
+            self._lives.pop(name, None)
+            attempts = known.attempts + 1 if known else 1
+            longest = FIRST_PAUSE_SECONDS if name.startswith("serve") else LONGEST_PAUSE_SECONDS
+            pause = min(FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 1), longest)
+            failure = failure_of(state, known.since if known else self._now())
             self._found[name] = replace(failure, attempts=attempts)
             self._turn[name] = at + pause
             log.error(
@@ -130,30 +149,27 @@ class Failures:
                 next_try_seconds=pause,
             )
         elif at >= self._turn[name]:
-            self._start(name)
+            self._programs.start_program(name)
             self._turn[name] = at
             self._found[name] = replace(known, state="tried again")
 
     def _up(self, state: ProcessState) -> None:
         name, known, at = state.name, self._found.get(state.name), self._clock()
-        if known is not None and known.state == "tried again":
-            done = state.state == "EXITED"
-            if done or (state.state == "RUNNING" and at - self._turn[name] >= WELL_SECONDS):
-                del self._found[name]
-                log.warning("part is back", part=name)
-            return
-        if not state.pid:
-            return
-        deaths = self._deaths.setdefault(name, deque(maxlen=RESTARTS))
-        if self._pids.setdefault(name, state.pid) != state.pid:
-            self._pids[name] = state.pid
-            deaths.append(at)
-        often = len(deaths) == RESTARTS and at - deaths[0] < RESTARTS_SECONDS
-        if often and known is None:
-            failure = failure_of(state, self._now())
-            self._found[name] = replace(failure, state="restarts", attempts=0)
-        elif known is not None and not often:
+        if known is not None and known.state == "failed":
+            return  # being stopped, or just started
+        life = self._lives.setdefault(name, _Life(state.pid, at))
+        if state.pid not in (0, life.pid):
+            short = life.short + 1 if life.pid and at - life.since < WELL_SECONDS else 0
+            life = self._lives[name] = _Life(state.pid, at, short)
+            if short >= (1 if known else SHORT_LIVES):
+                self._programs.stop_program(name)
+                self._down(state)
+                return
+        done = state.state == "EXITED" and state.one_shot and state.exit_status == 0
+        well = state.state == "RUNNING" and at - life.since >= WELL_SECONDS
+        if known is not None and (done or well):
             del self._found[name]
+            log.warning("part is back", part=name)
 
 
 def as_status(failures: list[Failure]) -> dict[str, Any]:

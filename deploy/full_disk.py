@@ -58,9 +58,14 @@ def is_full(error: BaseException) -> bool:
     for one in _chain(error):
         if isinstance(one, OSError) and one.errno in ERRNOS:
             return True
-        if any(word in str(one).lower() for word in WORDS):
+        if says_full(str(one)):
             return True
     return False
+
+
+def says_full(text: str) -> bool:
+    """Whether words are those of a full disk."""
+    return any(word in text.lower() for word in WORDS)
 
 
 def existing(path: Path) -> Path:

@@ -84,6 +84,7 @@ class Registry:
         revision: str = "",
     ) -> None:
         self._revision = revision
+        self._tracking_uri = tracking_uri
         try:
             # Where there is no server in between, MLflow's stores ask for the address of the
             # process instead of the client's.
@@ -139,9 +140,12 @@ class Registry:
                     raise
                 found = self._client.get_experiment_by_name(self._experiment)
         if found is None or found.lifecycle_stage != "active":
+            # Somebody's decision, so nothing here undoes it.
+            number = found.experiment_id if found else "ID"
             raise RegistryError(
-                f"experiment {self._experiment!r} is deleted in MLflow; restore it there or "
-                "configure another name"
+                f"experiment {self._experiment!r} was deleted in MLflow; registration goes on once "
+                f"it is restored: MLFLOW_TRACKING_URI={self._tracking_uri} mlflow experiments "
+                f"restore --experiment-id {number}; or configure another one in [registry]"
             )
         return found.experiment_id
 

@@ -101,7 +101,7 @@ class PartMetrics(Collector):
         yield age
         failed = GaugeMetricFamily(
             "sparc_part_failed",
-            "1 while a part is down or restarts again and again.",
+            "1 while a part is down.",
             labels=["part"],
         )
         down = read_failures(self._data_dir, now)

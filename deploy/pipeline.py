@@ -172,12 +172,22 @@ class Pipeline:
 
         Raises:
             PipelineError: at the end, naming the parts that are down then.
+            PortTaken: if one cannot start, at the beginning, because another process listens on
+                its port. Later that is a failure like others: it would end what answers.
         """
-        followed = Failures(self.supervisor.start)
+        followed = Failures(self.supervisor)
         tell = reporter(self.settings.data_dir, SUPERVISION)
         failures: list[Failure] = []
+        begun = False
         while not self.stop.wait(1.0):
             states = self.supervisor.states()
+            begun = (
+                begun
+                or bool(failures)
+                or all(s.state in ("RUNNING", "EXITED") for s in states.values())
+            )
+            if not begun:
+                self._look_at_ports(states)
             failures = followed.look(states)
             tell(as_status(failures))
             self._show(states, failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -167,6 +168,6 @@ class Progress:
         troubled += [failure.sentence() for failure in failures]
         if full_disk:
             troubled.append(full_disk)
-        self._console.print(
-            " | ".join([head, *words, *troubled]), highlight=False, soft_wrap=True, markup=False
-        )
+        line = " | ".join([head, *words, *troubled])
+        with suppress(OSError):  # into a file on a full disk
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -28,7 +28,7 @@ from deploy import version_facts
 from deploy.aliases import CHAMPION, AliasHolder, AliasKeeper
 from deploy.announcements import Announce, KafkaAnnouncer, announcement
 from deploy.live_metrics import LiveMetrics
-from deploy.registry import Config, Ledger, RegisteredVersion
+from deploy.registry import Config, Ledger, RegisteredVersion, RegistryError
 from deploy.revision import code_revision
 from deploy.served import decisions
 from indexer.errors import SnapshotError
@@ -212,6 +212,7 @@ class Registrar:
             "unannounced": len(self._ledger.owed),
             "reachable": self.reachable,
             "last_error": self.last_error,
+            "problem": self.last_error,
             "caught_up": self._opened
             and not pending
             and not self._ledger.owed
@@ -255,10 +256,11 @@ def follow(registrar: Registrar, config: Config, stop: threading.Event) -> None:
                 busy = registrar.step()
                 registrar.reachable, registrar.last_error = True, ""
                 registry.succeeded()
-            except (MlflowException, OSError) as error:
-                registrar.reachable, registrar.last_error = False, _one_line(error)
-                wait = registry.failed()
-                log.warning("registration waits", reason=_one_line(error), retry_seconds=wait)
+            except (MlflowException, OSError, RegistryError) as error:
+                reason, wait = _one_line(error), registry.failed()
+                if reason != registrar.last_error:  # said once, not at every attempt
+                    log.warning("registration waits", reason=reason, retry_seconds=wait)
+                registrar.reachable, registrar.last_error = False, reason
         if kafka.over:
             try:
                 busy |= registrar.announce_next()
@@ -271,6 +273,8 @@ def follow(registrar: Registrar, config: Config, stop: threading.Event) -> None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, RegistryError):  # ours, with the remedy
+        return " ".join(str(error).split())
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
@@ -300,7 +304,7 @@ def run(
         report: takes the status, about once a second.
 
     Raises:
-        RegistryError: if the registry refuses for good (a deleted experiment, say).
+        RegistryError: if the local record of what is registered is malformed.
     """
     # The registrar itself repeats, after looking whether a lost request was carried out.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"

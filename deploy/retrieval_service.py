@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -278,7 +279,8 @@ class RetrievalService:
         """Wait for the answers under way."""
         self.queue.close()
         self.slow.close()
-        self.popularity.save()
+        with suppress(OSError):  # a full disk: what was saved before is kept
+            self.popularity.save()
 
     def _readings(self) -> list[Reading]:
         follower, histories, sequences = self.follower, self.histories, self.sequences

@@ -326,4 +326,5 @@ def _status(service: Any, address: str) -> dict[str, Any]:
         "address": address,
         "requests": service.answered_by_all(),
         "popularity_recall_at_50": service.popularity.recall,
+        "problem": service.follower.last_error or service.sequences.problem,
     }

@@ -24,6 +24,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from deploy import full_disk
 from deploy.judging import Judge
 from deploy.newcomers import Newcomers
 from deploy.served import SERVED, Decision, Served, decide, decisions, read_served
@@ -201,7 +202,7 @@ class SnapshotFollower:
             if challenging is not None:
                 reason = f"version {pointer.version} was built before there was a verdict"
                 self._decide(Decision(challenging.version, "superseded", "judge", reason), served)
-            self._challenging = None
+                self._challenging = None
             if served.pinned:
                 reason = f"version {served.version} is pinned"
                 self._decide(Decision(pointer.version, "kept", "judge", reason), None)
@@ -217,7 +218,6 @@ class SnapshotFollower:
         verdict = self._judge.verdict(self.state, challenging, waited)
         if verdict is None:
             return
-        self._challenging = None
         decision = Decision(
             challenging.version,
             "promoted" if verdict.promote else "kept",
@@ -226,7 +226,9 @@ class SnapshotFollower:
             served.version,
             verdict.evidence,
         )
-        if self._decide(decision, served) and verdict.promote:
+        decided = self._decide(decision, served)  # where that cannot be written it waits, loaded
+        self._challenging = None
+        if decided and verdict.promote:
             self._swap(challenging)
 
     def _decide(self, decision: Decision, served: Served | None) -> bool:
@@ -263,13 +265,17 @@ class SnapshotFollower:
         self._retry_at = self._clock() + self._retry_seconds
         self.failures += 1
         self.pointer = None if self.state is None else self.pointer
-        if str(error) != self.last_error:
+        reason, known = str(error), str(error) == self.last_error
+        if full_disk.is_full(error):  # a decision that cannot be written
+            reason = full_disk.sentence(full_disk.where(error, self._data_dir))
+            known = full_disk.says_full(self.last_error)
+        if not known:
             log.error(
                 "snapshot refused",
-                reason=str(error),
+                reason=reason,
                 serving=self.state.version if self.state else None,
             )
-        self.last_error = str(error)
+        self.last_error = reason
         if self.state is None:
             self._fall_back()
 

@@ -91,7 +91,8 @@ def stream(
         nonlocal again
         again = keep(settings, stop, report, upgrade, restore)
 
-    run_part("stream", settings, body)
+    # A state that was named is gone on from once: whoever named it looks what came of it.
+    run_part("stream", settings, body, begins_anew=not restore)
     if again:
         options = [o for o in ("--restore", restore) if restore]
         os.execv(sys.executable, _without(sys.orig_argv, options))  # noqa: S606 (ourselves)

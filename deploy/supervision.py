@@ -137,6 +137,9 @@ class Supervisor:
         programs: what to run.
         folder: of the logs.
         environment: the whole environment of every program.
+
+    Attributes:
+        output: the last lines that it printed.
     """
 
     def __init__(
@@ -162,7 +165,7 @@ class Supervisor:
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
-        self._output: deque[str] = deque(maxlen=100)
+        self.output: deque[str] = deque(maxlen=100)
         threading.Thread(target=self._listen, name="supervisord", daemon=True).start()
         self._proxy = ServerProxy(
             "http://127.0.0.1",
@@ -173,7 +176,7 @@ class Supervisor:
     def _listen(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - a pipe, see above
         for line in self._process.stdout:
-            self._output.append(line.decode(errors="replace").rstrip())
+            self.output.append(line.decode(errors="replace").rstrip())
 
     def wait_until_up(self, timeout: float = 20.0) -> None:
         """Wait for the control socket.
@@ -188,7 +191,7 @@ class Supervisor:
                 return
             except SupervisionError:
                 time.sleep(0.1)
-        said = next(iter(self._output), "it says nothing")
+        said = next(iter(self.output), "it says nothing")
         raise SupervisionError(f"supervisord did not start: {said}")
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -218,10 +221,15 @@ class Supervisor:
             for p in self._call("getAllProcessInfo")
         }
 
-    def start(self, name: str) -> None:
-        """Start a program that supervisord has given up; a refusal is left to the next look."""
+    def start_program(self, name: str) -> None:
+        """Start a program that is down; what supervisord refuses is seen by its state."""
         with suppress(SupervisionError):
             self._call("startProcess", name, False)
+
+    def stop_program(self, name: str) -> None:
+        """Stop a program until it is started; what supervisord refuses is seen by its state."""
+        with suppress(SupervisionError):
+            self._call("stopProcess", name, False)
 
     def processes(self) -> list[psutil.Process]:
         """Supervisord and all its living descendants."""

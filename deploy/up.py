@@ -24,6 +24,7 @@ from deploy.private import UMASK, keep_private
 from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
+from indexer.pointer import POINTER
 from model.manifest import remove_partial, write_atomically
 from replay.text_file import check_file
 from streaming.topic_identity import claim_cluster, recorded_cluster
@@ -81,6 +82,11 @@ def claim(data_dir: Path, *, fresh: bool) -> None:
         raise UpError(
             f"the disk is full: less than {LEAST_FREE_BYTES >> 30} GiB is free in {data_dir}; free "
             "some space, or choose another disk with --data-dir"
+            + (
+                f". Meanwhile `sparc serve --data-dir {data_dir}` answers from the last version"
+                if (data_dir / POINTER).is_file()
+                else ""
+            )
         )
     write_atomically(data_dir / MARK, b"sparc-stream data directory\n")
     keep_private(data_dir)
@@ -127,7 +133,7 @@ def programs(settings: Settings) -> list[Program]:
 
     def with_room(command: list[str]) -> list[str]:
         """What ends on a full disk, or does not start, is started once there is room."""
-        waiting = [sys.executable, "-m", "deploy.full_disk", str(settings.data_dir)]
+        waiting = [sys.executable, "-P", "-m", "deploy.full_disk", str(settings.data_dir)]
         return [*waiting, *command]
 
     found = []

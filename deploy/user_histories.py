@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,9 @@ import numpy as np
 import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
-from rocksdict import Options, Rdict, WriteBatch
+from rocksdict import AccessType, Options, Rdict, WriteBatch
 
+from deploy import full_disk
 from deploy.freshness import Arrivals, Freshness
 from streaming.bounds import EventError
 from streaming.events import HISTORY_LENGTH, UserSequence
@@ -73,39 +75,90 @@ class UserHistories:
 
     `listeners` are told of every batch of (partition, offset, sequence) that was taken in.
 
+    Where the disk is full the last known histories are read all the same, and nothing is taken in
+    until `open_anew` finds room. RocksDB takes nothing after a write that failed; it has to be
+    opened again.
+
+    Attributes:
+        writable: whether histories can be taken in.
+
     Raises:
         HistoryStoreError: if another process holds the store, or it cannot be read.
     """
 
     def __init__(self, directory: Path, listener: Listener | None = None) -> None:
         self.listeners = [listener] if listener is not None else []
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            # All families that exist must be opened; "default" always does.
-            families = {name: _options() for name in ("users", "offsets")}
-            self._db = Rdict(str(directory), _options(), column_families=families)
-        except Exception as error:  # rocksdict raises bare Exception
-            raise HistoryStoreError(
-                f"{directory}: user histories cannot be opened ({error}); stop another service on "
-                "this data directory, or delete the folder: it is filled again from Kafka"
-            ) from error
-        self._users = self._db.get_column_family("users")
-        self._offsets = self._db.get_column_family("offsets")
-        self._users_handle = self._db.get_column_family_handle("users")
-        self._offsets_handle = self._db.get_column_family_handle("offsets")
+        self._directory = directory
+        self._opening = threading.Lock()
+        self._db: Rdict | None = None
+        self.writable = False
         self.poisoned = 0
+        self.users = 0
+        self.latest_event_time_ms = 0
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._take(AccessType.read_write())
+            self.writable = True
+        except Exception as error:  # rocksdict raises bare Exception
+            if not full_disk.is_full(error):
+                raise HistoryStoreError(
+                    f"{self._directory}: user histories cannot be opened ({error}); stop another "
+                    "service on this data directory, or delete the folder: it is filled again from "
+                    "Kafka"
+                ) from error
+            self.writable = False
+            with suppress(Exception):  # there may be none yet
+                self._take(AccessType.read_only(False))
+
+    def _take(self, access: AccessType) -> None:
+        # All families that exist must be opened; "default" always does.
+        families = {name: _options() for name in ("users", "offsets")}
+        db = Rdict(str(self._directory), _options(), column_families=families, access_type=access)
+        self._users = db.get_column_family("users")
+        self._offsets = db.get_column_family("offsets")
+        self._users_handle = db.get_column_family_handle("users")
+        self._offsets_handle = db.get_column_family_handle("offsets")
+        self._db = db
         self.users = int(self._offsets.get(_COUNT) or 0)
         self.latest_event_time_ms = int(self._offsets.get(_LATEST) or 0)
 
+    def open_anew(self) -> None:
+        """Make the store writable again, if its disk has room; histories can be read meanwhile.
+
+        Raises:
+            HistoryStoreError: if it cannot be written yet.
+        """
+        if full_disk.has_room(self._directory):
+            with self._opening:
+                self._release()
+                self._open()
+        if not self.writable:
+            raise HistoryStoreError(full_disk.sentence(self._directory))
+
     def close(self) -> None:
         """Write out what is in memory and release the store."""
+        with self._opening:
+            self._release()
+
+    def _release(self) -> None:
+        if self._db is None:
+            return
         del self._users_handle, self._offsets_handle  # the lock is held as long as these live
         for store in (self._users, self._offsets, self._db):
-            store.close()
+            with suppress(
+                Exception
+            ):  # after a write that failed it cannot be flushed: it is logged
+                store.close()
+        self._db = None
+        del self._users, self._offsets
 
     def get(self, user_id: int) -> UserHistory | None:
         """History of a user, or None where the user is unknown."""
-        value = self._users.get(_user_key(user_id))
+        with self._opening:
+            value = self._users.get(_user_key(user_id)) if self._db is not None else None
         return _decode(value) if value is not None else None
 
     def next_offset(self, topic: str, partition: int) -> int:
@@ -118,7 +171,13 @@ class UserHistories:
         """Take records in, and the offsets behind them, in one write; returns how many fitted.
 
         A record that breaks its schema is logged, counted in `poisoned` and skipped.
+
+        Raises:
+            HistoryStoreError: if they cannot be written; nothing was taken in, and `open_anew` is
+                due.
         """
+        if self._db is None or not self.writable:
+            raise HistoryStoreError(f"{self._directory}: user histories cannot be written")
         newest: dict[int, UserHistory] = {}
         latest, taken = self.latest_event_time_ms, list[tuple[int, int, UserSequence]]()
         for record in records:
@@ -157,7 +216,14 @@ class UserHistories:
             batch.put(b"%s/%d" % (topic.encode(), partition), b"%d" % offset, self._offsets_handle)
         batch.put(_LATEST, b"%d" % latest, self._offsets_handle)
         batch.put(_COUNT, b"%d" % (self.users + added), self._offsets_handle)
-        self._db.write(batch)
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            self.writable = False
+            why = full_disk.sentence(self._directory) if full_disk.is_full(error) else error
+            raise HistoryStoreError(
+                f"{self._directory}: user histories cannot be written ({why})"
+            ) from error
         self.users += added
         self.latest_event_time_ms = latest
         for listener in self.listeners:
@@ -228,6 +294,7 @@ class SequenceFollower:
         }
         self._retry_seconds = retry_seconds
         self.problem = ""
+        """Why histories stand still; empty while they do not."""
         self.connected = False
         self.lag_records: int | None = None
         """Committed records not stored yet, over all partitions; None while unknown."""
@@ -246,12 +313,18 @@ class SequenceFollower:
             threading.Thread(target=run, args=(stop,), name="arrivals", daemon=True).start()
         while not stop.is_set():
             try:
+                if not self._histories.writable:
+                    self._histories.open_anew()
                 self._follow(stop)
-            except (KafkaError, OSError, ValueError, StreamingError) as error:
+            except (KafkaError, OSError, ValueError, StreamingError, HistoryStoreError) as error:
                 self.connected, self.lag_records = False, None
-                reason = f"{type(error).__name__}: {error}"
-                if reason != self.problem:  # said once, not at every attempt
-                    self.problem = reason
+                reason = str(error)
+                if not isinstance(error, HistoryStoreError):
+                    reason = f"{type(error).__name__}: {error}"
+                # Said once, not at every attempt; how full a disk is does not matter.
+                known = full_disk.is_full(error) and full_disk.says_full(self.problem)
+                before, self.problem = self.problem, reason
+                if before != reason and not known:
                     log.warning(
                         "sequences not readable, histories stand still",
                         reason=reason,

@@ -7,6 +7,10 @@ Session fixtures:
                    `.job_manager` and `.task_manager` with `.kill()` and `.start()`
     free_ports     `free_ports(n)` -> n ports on 127.0.0.1 that nothing listens on
 
+and, for each test that asks,
+
+    small_disk     `small_disk(MiB)` -> a file system of its own: `.path`, `.fill()`, `.clear()`
+
 One broker and one cluster serve the whole session: use topic names of your own
 (`Topics().prefixed("something-")`). Where Java, Maven or the jars cannot be had the tests that
 ask for them are skipped, with the reason. Everything is ended by process id, also after a failure.
@@ -232,3 +236,44 @@ def flink_cluster(
     finally:
         cluster.task_manager.stop()
         cluster.job_manager.stop()
+
+
+class SmallDisk:
+    """A file system in memory that can be filled to its last byte."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+
+    def fill(self) -> None:
+        """Leave no room at all."""
+        for size in (1 << 20, 1 << 12):
+            with self._filler.open("ab", buffering=0) as file, suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
+
+    def clear(self) -> None:
+        """Free what `fill` took."""
+        self._filler.unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
+    mounted: list[Path] = []
+
+    def mount(mebibytes: int) -> SmallDisk:
+        path = tmp_path / "small-disk"
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(path)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            pytest.skip(f"no mount(8): {error}")
+        if done.returncode:
+            pytest.skip(f"a file system may not be mounted here: {done.stderr.strip()}")
+        mounted.append(path)
+        return SmallDisk(path)
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)

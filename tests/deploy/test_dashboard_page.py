@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from deploy.failures import SUPERVISION, Failure, as_status
 from deploy.served import Decision, decide
 from deploy.status import reporter
 from replay.staging import stage
@@ -185,6 +186,20 @@ def test_the_page_loads_with_data_and_without_a_word_of_trouble(
     assert small == []
     assert seen.hosts == {address.removeprefix("http://")}
     assert seen.troubles == []
+
+
+def test_the_page_says_which_part_is_down_and_why(browser: Any, address: str, shelf: Shelf) -> None:
+    why = "<b>no</b> jars"
+    down = [Failure("train", "failed", why, "logs/train.log", 0.0, 1, 30.0)]
+    down.append(Failure("kafka", "tried again", "no port", "logs/kafka.log", 0.0))
+    reporter(shelf.data_dir, SUPERVISION)(as_status(down))
+    page = Seen(browser, address, 1280).page
+    page.locator(".part[data-part=train] .dot.failed").wait_for()
+    assert page.locator(".part .dot.live").count() == 4
+    assert page.locator("#badge-live").inner_text() == "Trainer failed"
+    said = page.locator("#notice").inner_text()
+    assert f"train failed: {why} (log: logs/train.log)" in said
+    assert "kafka failed: no port" in said
 
 
 def test_everything_can_be_done_with_the_keyboard(browser: Any, address: str) -> None:

@@ -39,29 +39,56 @@ class Clock:
         return self.seconds
 
 
+class Programs:
+    """Notes what is started and stopped."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.started: list[float] = []
+        self.stopped: list[float] = []
+
+    def start_program(self, name: str) -> None:
+        self.started.append(self.clock())
+
+    def stop_program(self, name: str) -> None:
+        self.stopped.append(self.clock())
+
+
+@pytest.fixture
+def programs() -> Programs:
+    return Programs(Clock())
+
+
+@pytest.fixture
+def failures(programs: Programs) -> Failures:
+    return Failures(programs, programs.clock, programs.clock)
+
+
 def state(log: Path, word: str = "FATAL", **more: Any) -> ProcessState:
     return replace(ProcessState("register", word, 0, 1, log, False), **more)
 
 
-def test_what_is_given_up_is_tried_again_later_each_time_until_it_is_well(log: Path) -> None:
-    clock, started = Clock(), list[tuple[float, str]]()
-    failures = Failures(lambda name: started.append((clock(), name)), clock, clock)
+WHY = LAST_WORDS.removeprefix("error: ")
+
+
+def test_what_is_given_up_is_tried_again_later_each_time_until_it_is_well(
+    log: Path, programs: Programs, failures: Failures
+) -> None:
+    clock = programs.clock
 
     def look(word: str, **more: Any) -> list[Failure]:
         return failures.look({"register": state(log, word, **more)})
 
     assert look("RUNNING", pid=1) == []
     first = look("FATAL")
-    assert [(f.state, f.why, f.since) for f in first] == [
-        ("failed", LAST_WORDS.removeprefix("error: "), 1000.0)
-    ]
+    assert [(f.state, f.why, f.since) for f in first] == [("failed", WHY, 1000.0)]
     assert first[0].next_try_seconds == 30.0
-    while len(started) < 7:
+    while len(programs.started) < 7:
         clock.seconds += 1
         if look("FATAL")[0].state == "tried again":
             clock.seconds += 1
             assert look("STARTING", pid=2)[0].state == "tried again"
-    tries = [at for at, _ in started]
+    tries = programs.started
     pauses = [round(after - before) for before, after in zip(tries, tries[1:], strict=False)]
     # a second to fail again, and a second until that is looked at
     assert pauses == [62, 122, 242, 482, 602, 602]
@@ -70,33 +97,59 @@ def test_what_is_given_up_is_tried_again_later_each_time_until_it_is_well(log: P
 
     clock.seconds += 600
     assert look("FATAL")[0].state == "tried again"
-    clock.seconds += 30
+    clock.seconds += 1
     assert look("RUNNING", pid=9)[0].state == "tried again"
-    clock.seconds += 31
+    clock.seconds += 59
+    assert look("RUNNING", pid=9)[0].state == "tried again"
+    clock.seconds += 1
     assert look("RUNNING", pid=9) == []
 
 
-def test_a_one_shot_part_that_refuses_is_down_and_one_that_is_killed_or_done_is_not(
-    log: Path,
+def test_the_service_is_never_left_down_for_long(
+    log: Path, programs: Programs, failures: Failures
 ) -> None:
-    failures = Failures(lambda _: None)
+    for _ in range(4):
+        (failure,) = failures.look({"serve": state(log, name="serve")})
+        assert failure.next_try_seconds == 30.0
+        programs.clock.seconds += 30
+        failures.look({"serve": state(log, name="serve")})
+    assert len(programs.started) == 4
+
+
+def test_a_one_shot_part_that_refuses_is_down_and_one_that_is_killed_or_done_is_not(
+    log: Path, failures: Failures
+) -> None:
     refused = state(log, "EXITED", one_shot=True)
     assert failures.look({"replay": replace(refused, exit_status=0)}) == []
     assert failures.look({"replay": replace(refused, exit_status=-9)}) == []
     assert failures.look({"replay": refused})[0].state == "failed"
 
 
-def test_a_part_that_dies_again_and_again_after_it_started_is_told(log: Path) -> None:
-    clock = Clock()
-    failures = Failures(lambda _: None, clock, clock)
-    seen: list[Failure] = []
-    for pid in range(1, 6):
-        assert seen == []
-        seen = failures.look({"register": state(log, "RUNNING", pid=pid)})
+def test_a_part_that_dies_soon_after_each_start_is_stopped_and_tried_later(
+    log: Path, programs: Programs, failures: Failures
+) -> None:
+    clock = programs.clock
+
+    def look(pid: int, word: str = "RUNNING") -> list[Failure]:
+        return failures.look({"register": state(log, word, pid=pid)})
+
+    assert look(1) == []
+    clock.seconds += 61  # it was well, so this death is an accident
+    for pid in range(2, 6):
+        assert look(pid) == []
         clock.seconds += 20
-    assert [(f.state, f.why) for f in seen] == [("restarts", LAST_WORDS.removeprefix("error: "))]
-    clock.seconds += 300
-    assert failures.look({"register": state(log, "RUNNING", pid=5)}) == []
+    (failure,) = look(6)
+    assert (failure.state, failure.why, failure.next_try_seconds) == ("failed", WHY, 30.0)
+    assert programs.stopped == [clock()]
+    assert look(6, "STOPPING")[0].state == "failed"
+    clock.seconds += 30
+    assert look(0, "STOPPED")[0].state == "tried again"
+    assert programs.started == [clock()]
+    clock.seconds += 20
+    assert look(7)[0].state == "tried again"
+    clock.seconds += 20
+    assert look(8)[0].next_try_seconds == 60.0  # once is enough now
+    assert len(programs.stopped) == 2
 
 
 class Supervised:
@@ -110,7 +163,10 @@ class Supervised:
     def states(self) -> dict[str, ProcessState]:
         return {"serve": self.well, "register": self.down}
 
-    def start(self, name: str) -> None: ...
+    def start_program(self, name: str) -> None: ...
+
+    def processes(self) -> list[Any]:
+        return []
 
     def memory_bytes(self) -> int:
         return 0
@@ -144,7 +200,7 @@ def test_the_pipeline_stays_says_who_is_down_and_ends_with_that(log: Path, tmp_p
         assert not ended
         stop.set()
         thread.join()
-    sentence = f"register failed: {LAST_WORDS.removeprefix('error: ')} (log: {log})"
+    sentence = f"register failed: {WHY} (log: {log})"
     assert ended == [sentence]
     assert sentence in said.getvalue()
 
@@ -157,7 +213,7 @@ def test_status_and_metrics_name_what_is_down_and_why(
 ) -> None:
     down = [
         Failure("kafka", "failed", "no jars", "logs/kafka.log", time.time(), 2, 41.0),
-        Failure("train", "restarts", "loss is nan", "logs/train.log", time.time()),
+        Failure("train", "tried again", "loss is nan", "logs/train.log", time.time()),
     ]
     reporter(tmp_path, SUPERVISION)(as_status(down))
     reporter(tmp_path, "stream")({"job_state": "RESTARTING", "problem": "no slot"})
@@ -171,7 +227,7 @@ def test_status_and_metrics_name_what_is_down_and_why(
         lines.setdefault(line.split()[0], line)
     assert "failed" in lines["kafka"]
     assert "no jars (log: logs/kafka.log); tried again in 41 s" in lines["kafka"]
-    assert "restarts" in lines["train"]
+    assert "tried again" in lines["train"]
     assert "loss is nan" in lines["train"]
     assert "job RESTARTING · no slot" in lines["stream"]
     values = {

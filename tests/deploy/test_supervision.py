@@ -94,9 +94,11 @@ def test_a_program_that_cannot_start_ends_as_fatal_and_can_be_started_again(
     eventually(lambda: supervisor.states()["broken"].state == "FATAL", seconds=60)
     assert supervisor.states()["sleeper"].state == "RUNNING"
     mended.touch()
-    supervisor.start("broken")
-    supervisor.start("broken")  # refused, which is nothing to end for
+    supervisor.start_program("broken")
+    supervisor.start_program("broken")  # refused, which is nothing to end for
     eventually(lambda: supervisor.states()["broken"].state == "RUNNING")
+    supervisor.stop_program("broken")
+    eventually(lambda: supervisor.states()["broken"].state == "STOPPED")
 
 
 def test_the_environment_arrives_unharmed(start: Callable[..., Supervisor]) -> None:
@@ -104,3 +106,24 @@ def test_the_environment_arrives_unharmed(start: Callable[..., Supervisor]) -> N
     supervisor = start(Program("echo", [sys.executable, "-c", code], one_shot=True))
     eventually(lambda: supervisor.states()["echo"].state == "EXITED")
     assert last_line(supervisor.states()["echo"].log) == 'a "b", 50%'
+
+
+def test_a_full_disk_ends_neither_supervisord_nor_what_it_hears_of_a_program(small_disk) -> None:
+    disk = small_disk(4)
+    code = "import time\nwhile True: print('a word', time.time(), flush=True); time.sleep(0.05)"
+    supervisor = Supervisor([Program("talker", [sys.executable, "-c", code])], disk.path, {})
+    try:
+        supervisor.wait_until_up()
+        log = disk.path / "talker.log"
+        eventually(lambda: log.exists() and log.stat().st_size > 0)
+        disk.fill()
+        eventually(lambda: "No space left" in " ".join(supervisor.output))
+        pid = supervisor.states()["talker"].pid
+        size = log.stat().st_size
+        disk.clear()
+        eventually(lambda: log.stat().st_size > size + 1000)
+        assert supervisor.states()["talker"].pid == pid
+        times = [float(line.split()[-1]) for line in log.read_text().splitlines()]
+        assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 1.0  # no line is lost
+    finally:
+        supervisor.stop()

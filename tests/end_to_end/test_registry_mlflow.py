@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -334,6 +335,40 @@ def sparc(shelf: Shelf, server: MlflowServer, *words: str) -> subprocess.Complet
         capture_output=True,
         text=True,
     )
+
+
+def test_what_is_deleted_or_locked_in_the_registry_ends_nothing(
+    shelf: Shelf, server: MlflowServer, kafka_broker, topics: Topics
+) -> None:
+    if not registered_versions(shelf.data_dir):
+        pytest.skip("needs the versions that the first test registers")
+    part = start_registrar(shelf, server, kafka_broker, topics)
+    try:
+        part.wait_for(lambda s: s["caught_up"])
+        client = MlflowClient(server.config.tracking_uri)
+        champion = client.get_model_version_by_alias("sparc", "champion").tags["snapshot_version"]
+        on_disk = {str(int(path.name)) for path in (shelf.data_dir / "snapshots").glob("[0-9]*")}
+        experiment = client.get_experiment_by_name("sparc-stream").experiment_id
+        client.delete_experiment(experiment)
+        client.delete_registered_model("sparc")
+        part.wait_for(lambda s: f"restore --experiment-id {experiment}" in s["problem"])
+        time.sleep(3)
+        part.wait_for(lambda s: f"restore --experiment-id {experiment}" in s["problem"])
+        client.restore_experiment(experiment)
+        part.wait_for(lambda s: s["caught_up"] and not s["problem"])
+        found = client.search_model_versions("name = 'sparc'")
+        assert {v.tags["snapshot_version"] for v in found} == on_disk
+        again = client.get_model_version_by_alias("sparc", "champion")
+        assert again.tags["snapshot_version"] == champion
+
+        database = sqlite3.connect(shelf.data_dir / "mlflow" / "mlflow.db", isolation_level=None)
+        database.execute("BEGIN EXCLUSIVE")
+        part.wait_for(lambda s: not s["reachable"])
+        database.execute("ROLLBACK")
+        database.close()
+        part.wait_for(lambda s: s["caught_up"] and not s["problem"])
+    finally:
+        part.end()
 
 
 def test_mlflow_serves_the_champion_itself(server: MlflowServer, shelf: Shelf, free_ports) -> None:

@@ -18,10 +18,13 @@ SPARC = [sys.executable, "-m", "deploy"]
 
 
 class Sparc:
-    """Commands with one configuration file and one data directory."""
+    """Commands with one configuration file and one data directory, `folder` unless another."""
 
-    def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, *, data_dir: Path | None = None, **sections: dict[str, Any]
+    ) -> None:
         self.folder = folder
+        self.data_dir = data_dir or folder
         self.config = folder / "sparc.toml"
         self.sections = sections
         self.write()
@@ -30,7 +33,7 @@ class Sparc:
         self.config.write_text(tomli_w.dumps(self.sections), encoding="utf-8")
 
     def _options(self) -> list[str]:
-        return ["--config", str(self.config), "--data-dir", str(self.folder)]
+        return ["--config", str(self.config), "--data-dir", str(self.data_dir)]
 
     def start(self, *command: str) -> Process:
         """A part that stays."""
@@ -51,7 +54,7 @@ class Sparc:
 
     def status(self, part: str) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / "status" / f"{part}.json").read_text())
+            return json.loads((self.data_dir / "status" / f"{part}.json").read_text())
         except (OSError, ValueError):
             return {}
 
