@@ -28,6 +28,7 @@ from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.status import read_statuses, reported_at, reporter
 from deploy.supervision import ProcessState, Supervisor
+from model.log_end import write_log_end
 from streaming.accounting import Accounts, StreamEnd, count
 from streaming.flink_rest import FlinkRest, FlinkUnavailable
 
@@ -215,7 +216,10 @@ class Pipeline:
 
         def emitted(_: dict[str, dict[str, Any]]) -> bool:
             try:
-                return end.reached(settings.streaming.name)
+                if not end.reached(settings.streaming.name):
+                    return False
+                write_log_end(settings.data_dir, end.sequence_ends())
+                return True
             except (KafkaError, FlinkUnavailable):  # killed a moment ago, and being restarted
                 return False
 

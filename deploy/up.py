@@ -25,6 +25,7 @@ from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
 from indexer.pointer import POINTER
+from model.log_end import forget_log_end
 from model.manifest import remove_partial, write_atomically
 from replay.text_file import check_file
 from streaming.topic_identity import claim_cluster, recorded_cluster
@@ -272,8 +273,9 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
         ) from error
     with only_one(data_dir), Reservation() as reservation:
         claim(data_dir, fresh=wish.fresh)
-        # who waits for the end of a log wants it learnt well, not soon
-        more = {"trainer": {"hurry_from": 0}} if wish.drain else {}
+        # who waits for the end of a log wants it learnt well, and not soon: the same each time
+        more = {"trainer": {"repeatable": True}} if wish.drain else {}
+        forget_log_end(data_dir)
         settings = configuration.load(wish.config, data_dir, written=False, replay=section, **more)
         settings = _with_secrets_file(settings, wish.config)
         check_log(settings, known)

@@ -10,6 +10,10 @@ The rule of a cut: `batch_size` sequences in merge order, once every partition s
 or has been read to its end (else a slower partition's older events could be overtaken). Fewer
 only when the caller has waited long enough. New items are read to their end first, and travel in
 the plan before whose sequences they are listed; many new items make plans of their own.
+
+A repeatable backlog knows no waiting, and no end but that of the log: what a micro-batch holds
+then follows from the records alone, however they arrive. Items are listed with the first sequences
+behind them, so those that a log announces before its clicks are always listed at the same place.
 """
 
 from __future__ import annotations
@@ -64,6 +68,7 @@ class Polled:
         next_offsets: stream -> partition -> the offset after all that was returned so far,
             transaction markers included.
         ends: stream -> partition -> the end of what can be read now.
+        log_ends: partition of `sequences` -> where the log ends; empty while nobody knows.
         final: nothing will ever follow those ends (a recorded source; never Kafka).
     """
 
@@ -71,6 +76,7 @@ class Polled:
     items: dict[int, list[Record[Item | Withdrawal]]] = field(default_factory=dict)
     next_offsets: dict[str, dict[int, int]] = field(default_factory=dict)
     ends: dict[str, dict[int, int]] = field(default_factory=dict)
+    log_ends: dict[int, int] = field(default_factory=dict)
     final: bool = False
 
 
@@ -174,6 +180,7 @@ class Backlog:
 
     `start` holds the offsets at which the next plan begins: stream -> partition -> offset. With
     more than `hurry_from` sequences left behind it a micro-batch is hurried; 0: none is.
+    `repeatable` makes what is cut a function of the records alone.
     """
 
     def __init__(
@@ -182,9 +189,12 @@ class Backlog:
         batch_size: int,
         items_per_plan: int,
         hurry_from: int = 0,
+        repeatable: bool = False,
     ) -> None:
         self._polled = False
-        self._hurry_from = hurry_from
+        self._hurry_from = 0 if repeatable else hurry_from
+        self._repeatable = repeatable
+        self._log_ends: dict[int, int] = {}
         self._batch_size = batch_size
         self._items_per_plan = items_per_plan
         self._begin = {s: dict(start.get(s, {})) for s in (SEQUENCES, ITEMS)}
@@ -203,6 +213,7 @@ class Backlog:
         for stream in (SEQUENCES, ITEMS):
             self._next[stream].update(polled.next_offsets.get(stream, {}))
             self._ends[stream].update(polled.ends.get(stream, {}))
+        self._log_ends = polled.log_ends
 
     def __bool__(self) -> bool:
         return any(self._sequences.values()) or any(self._items.values())
@@ -230,6 +241,10 @@ class Backlog:
             self._at_end(stream, p) for stream, ends in self._ends.items() for p in ends
         )
 
+    def log_ended(self) -> bool:
+        """Whether every partition of `sequences` was fetched to where the log ends."""
+        return bool(self._ends[SEQUENCES]) and all(map(self._at_log_end, self._ends[SEQUENCES]))
+
     def enough(self) -> set[int]:
         """Partitions of `sequences` that need no fetching now."""
         return {
@@ -240,17 +255,22 @@ class Backlog:
         end = self._ends[stream].get(partition)
         return end is not None and self._next[stream].get(partition, 0) >= end
 
+    def _at_log_end(self, partition: int) -> bool:
+        end = self._log_ends.get(partition)
+        return end is not None and self._next[SEQUENCES].get(partition, 0) >= end
+
     def cut(self, waited: bool) -> MicroBatch | None:
         """The next micro-batch, or None when more should be fetched first.
 
         `waited` says that the caller lingered long enough, or that nothing will follow: then
-        whatever there is makes a micro-batch.
+        whatever there is makes a micro-batch. A repeatable backlog does not ask.
         """
+        waited = self.log_ended() if self._repeatable else waited
         items = sum(map(len, self._items.values()))
         if items > self._items_per_plan:
             return self._take(0, self._items_per_plan)
         if not all(self._at_end(ITEMS, p) for p in self._ends[ITEMS]):
-            return self._take(0, items) if waited and items else None
+            return self._take(0, items) if waited and items and not self._repeatable else None
         if self._full() or (waited and self):
             return self._take(self._batch_size, items)
         return None
@@ -259,7 +279,10 @@ class Backlog:
         """Whether `batch_size` sequences can be merged with no partition unseen."""
         if self.buffered() < self._batch_size:
             return False
-        unseen = [p for p in self._ends[SEQUENCES] if not self._at_end(SEQUENCES, p)]
+        if self._repeatable:  # the end of what is there now says nothing about the log
+            unseen = [p for p in self._ends[SEQUENCES] if not self._at_log_end(p)]
+        else:
+            unseen = [p for p in self._ends[SEQUENCES] if not self._at_end(SEQUENCES, p)]
         # A partition that is emptied by the cut was seen up to its last buffered record, and
         # that one is in the cut: only its successors could have been overtaken, so the cut
         # must leave it a head.

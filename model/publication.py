@@ -37,11 +37,13 @@ class Config:
 class Schedule:
     """Follows the clock and names the reason of a publication that is due.
 
-    Times are seconds of a monotonic clock, given by the caller.
+    Times are seconds of a monotonic clock, given by the caller. A `repeatable` one knows no clock:
+    only events, event time and drift are reasons then.
     """
 
-    def __init__(self, config: Config, now: float) -> None:
+    def __init__(self, config: Config, now: float, repeatable: bool = False) -> None:
         self._config = config
+        self._repeatable = repeatable
         self._published = float("-inf")
         self._first_unpublished: float | None = None
         self._busy = now
@@ -72,11 +74,14 @@ class Schedule:
             since = progress.published_event_time or progress.event_time_range[0]
             if progress.event_time_range[1] - since >= config.event_time_seconds * 1000:
                 return "interval"
+        drifted = moved_codes is not None and moved_codes >= config.drift_codes
+        if self._repeatable:
+            return "drift" if drifted else None
         if now - self._first_unpublished >= config.seconds:
             return "seconds"
         if now - self._published < config.pause_seconds:
             return None
-        if moved_codes is not None and moved_codes >= config.drift_codes:
+        if drifted:
             return "drift"
         if now - self._busy >= config.idle_seconds:
             return "idle"

@@ -7,7 +7,7 @@ once Kafka has said, after the read, that the topics are still those that the of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kafka.errors import (
@@ -36,14 +36,21 @@ class SequenceSource:
 
     `settings` are keyword arguments of `KafkaConsumer` besides the bootstrap servers (security,
     client id, ...); `identity` knows "sequences" and "items" by their ids. Connects on first use,
-    and again after an error.
+    and again after an error. `log_end` tells where the log ends, by partition of `sequences`;
+    nothing while nobody knows.
 
     `poll` and `read` raise `ForeignKafkaError` where the topics are other ones.
     """
 
     def __init__(
-        self, bootstrap: str, topics: Topics, settings: Mapping[str, Any], identity: TopicIdentity
+        self,
+        bootstrap: str,
+        topics: Topics,
+        settings: Mapping[str, Any],
+        identity: TopicIdentity,
+        log_end: Callable[[], dict[int, int]] = dict,
     ) -> None:
+        self._log_end = log_end
         self._settings = {"bootstrap_servers": bootstrap, **settings}
         self._bootstrap = bootstrap
         self._topics = topics
@@ -94,6 +101,7 @@ class SequenceSource:
             raise self._failed(error) from error
 
     def _poll(self, enough: Collection[int]) -> Polled:
+        log_ends = self._log_end()
         sequences, items = self._connected()
         if not self._ready:
             self._identity.check()
@@ -101,7 +109,7 @@ class SequenceSource:
                 stream.seek(self._offsets[name])
                 stream.check(stream.ends())
             self._ready = True
-        polled = Polled(sequences=sequences.poll(POLL_MS, enough))
+        polled = Polled(sequences=sequences.poll(POLL_MS, enough), log_ends=log_ends)
         item_ends = items.ends()
         while not _reached(items.positions(), item_ends):
             more = items.poll(POLL_MS)

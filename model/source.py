@@ -136,6 +136,7 @@ class RecordedSource:
             SEQUENCES: {p: len(records) for p, records in enumerate(self._sequences)},
             ITEMS: {0: len(self._items)},
         }
+        polled.log_ends = dict(polled.ends[SEQUENCES])
         return polled
 
     def read(

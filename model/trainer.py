@@ -69,6 +69,10 @@ class Config:
             fewer candidates, and fewer of them are answered first, so that what is served stays
             fresh; 0: never.
         linger_seconds: a micro-batch that does not fill up is trained after this time.
+        repeatable: what is learnt together, and when a handover is due, is a function of the
+            records alone, never of a clock or of how they arrive; `sparc up --drain` sets
+            it. Nothing is hurried then, handovers are due by events, event time and drift
+            only, and the last micro-batch waits for the end of the log (`model.log_end`).
         publish: when handovers are due.
         checkpoint_events, checkpoint_seconds: a checkpoint is written at every publication, and
             after so many events or so much time without one.
@@ -87,6 +91,7 @@ class Config:
     items_per_plan: int = 10_000
     hurry_from: int = 4096
     linger_seconds: float = 1.0
+    repeatable: bool = False
     publish: publication.Config = field(default_factory=publication.Config)
     checkpoint_events: int = 20_000
     checkpoint_seconds: float = 60.0
@@ -223,8 +228,9 @@ class Trainer:
             self._config.batch_size,
             self._config.items_per_plan,
             self._config.hurry_from,
+            self._config.repeatable,
         )
-        self._schedule = Schedule(self._config.publish, self._clock.now())
+        self._schedule = Schedule(self._config.publish, self._clock.now(), self._config.repeatable)
         self._tend("training")  # a crash may have come before the decision to publish
         filling_since = self._clock.now()
         final = False
@@ -240,10 +246,12 @@ class Trainer:
                 filling_since = self._clock.now()
                 self._tend("catching up" if batch.plan.hurried else "training")
                 continue
-            if final and self._backlog.exhausted():
-                if progress.unpublished_events:
+            ended = final and self._backlog.exhausted()
+            if ended or (self._config.repeatable and self._backlog.log_ended()):
+                if progress.unpublished_events and not self._backlog:
                     self._decide(self._publication("final"))
-                return
+                if ended:
+                    return
             try:
                 polled = self._source.poll(self._backlog.enough())
             except SourceUnavailable as error:

@@ -2,6 +2,7 @@
 
 <data>/trainer/journal/       decisions, synced
 <data>/trainer/checkpoints/   states, the last few
+<data>/trainer/log_end.json   where the log of a drain ends
 <data>/trainer/quarantine/    micro-batches that could not be learnt
 <data>/trainer/topics.json    the ids of the topics that the offsets in them count in
 <data>/handover/              what the indexer reads
@@ -22,6 +23,7 @@ from model.checkpoint import CheckpointDirectory
 from model.handover import HandoverDirectory
 from model.journal import RocksJournal
 from model.learner import Learner
+from model.log_end import read_log_end
 from model.micro_batch import ITEMS, SEQUENCES
 from model.progress import Progress
 from model.quarantine import QuarantineDirectory
@@ -87,7 +89,9 @@ def run(
         {"bootstrap_servers": bootstrap, **kafka_settings},
         {SEQUENCES: topics.sequences, ITEMS: topics.items},
     )
-    source = SequenceSource(bootstrap, topics, kafka_settings, identity)
+    source = SequenceSource(
+        bootstrap, topics, kafka_settings, identity, lambda: read_log_end(data_dir)
+    )
     try:
         trainer = Trainer(
             make,

@@ -232,6 +232,12 @@ class StreamEnd:
                 return False
         return True
 
+    def sequence_ends(self) -> dict[int, int]:
+        """Partition of `sequences` -> the offset after what is committed; raises KafkaError."""
+        partitions = self._partitions(self._committed, self._topics.sequences)
+        ends = self._committed.end_offsets(partitions)
+        return {p.partition: int(end) for p, end in ends.items()}
+
     def close(self) -> None:
         """Close the connections."""
         self._committed.close(autocommit=False)

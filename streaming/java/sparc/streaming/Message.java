@@ -30,7 +30,7 @@ final class Message {
     /** Of a dead letter any number: it has no state. */
     long user;
     long item;
-    /** Event time in ms, of clicks and heartbeats. */
+    /** Event time in ms, of clicks, sequences and heartbeats. */
     long time;
     /** Where it moves the clock of its partition; known where it is read, and to nobody behind. */
     long clock;

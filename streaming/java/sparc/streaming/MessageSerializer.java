@@ -36,6 +36,8 @@ public final class MessageSerializer extends PlainSerializer<Message> {
             out.writeLong(message.time);
             writeBytes(message.event, out);
             out.writeBoolean(message.late);
+        } else if (message.kind == Message.Kind.SEQUENCE) {
+            out.writeLong(message.time);
         }
     }
 
@@ -57,6 +59,8 @@ public final class MessageSerializer extends PlainSerializer<Message> {
             message.time = in.readLong();
             message.event = readBytes(in);
             message.late = in.readBoolean();
+        } else if (kind == Message.Kind.SEQUENCE) {
+            message.time = in.readLong();
         }
         return message;
     }

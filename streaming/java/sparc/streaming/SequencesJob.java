@@ -66,6 +66,8 @@ public final class SequencesJob {
                         MessageType.INSTANCE)
                 .name("user_sequences")
                 .uid("user-sequences")
+                .transform("in_order", MessageType.INSTANCE, new InOrder())
+                .uid("in-order")
                 .sinkTo(sink(settings, producer))
                 .name("topics")
                 .uid("topics");

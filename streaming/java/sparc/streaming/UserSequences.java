@@ -130,8 +130,11 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
             i.remove();
             past.position++;
             byte[] value = json.encode(click.event, user, click.time, past, click.item);
-            out.collect(
-                    new Message(Message.Kind.SEQUENCE, key, value, Message.NO_HEADERS));
+            Message sequence =
+                    new Message(Message.Kind.SEQUENCE, key, value, Message.NO_HEADERS);
+            sequence.user = user;
+            sequence.time = click.time;
+            out.collect(sequence);
             past.add(click.item, click.time);
         }
         history.update(past);
