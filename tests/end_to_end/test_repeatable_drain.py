@@ -1,8 +1,8 @@
 """Two drains of one log, the second with every part killed: the model has the same bits.
 
 What is compared is every array of the last handovers (weights, codebooks, codes, places, counts,
-neighbours), and what was measured on the way. The log's times are days, as Amazon's are: what has the
-same time may come in any order, and would, if nobody put it in one.
+neighbours), and what was measured on the way. The log's times are days, as Amazon's are: what has
+the same time may come in any order, and would, if nobody put it in one.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def test_a_crash_at_any_step_changes_nothing(tmp_path: Path, events: tuple[int, 
     expected = train(tmp_path / "undisturbed", steps, kit=kit)
     assert expected.progress["quarantined_batches"] >= 1
     files = sorted(p.name for p in (tmp_path / "undisturbed" / "quarantine").iterdir())
-    for crash_at in range(1, steps.count + 1, 4):
+    for crash_at in range(1, steps.count + 1, 7):
         data = tmp_path / str(crash_at)
         with pytest.raises(Crash):
             train(data, Steps(crash_at), kit=kit)

@@ -29,7 +29,7 @@ from streaming.events import Item, UserSequence
 from tests.model.recorded_log import SteppedClock, make_log
 from tests.model.test_trainer_learner import KIT
 
-EVENTS = 400
+EVENTS = 260
 
 
 class Arriving(RecordedSource):
@@ -96,7 +96,7 @@ def content(batches: list[MicroBatch]) -> list[Any]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 99), st.integers(0, 99))
 def test_micro_batches_do_not_depend_on_arrival(
     partitions: int, batch_size: int, one: int, other: int
@@ -126,7 +126,7 @@ def run(data: Path, seed: int, repeatable: bool = True, partitions: int = 1) -> 
         batch_size=32,
         hurry_from=50,
         repeatable=repeatable,
-        publish=publication.Config(events=120, drift_every=2, drift=0.3, pause_seconds=0.0),
+        publish=publication.Config(events=80, drift_every=2, drift=0.3, pause_seconds=0.0),
         checkpoint_events=100,
         keep_handovers=50,
     )
@@ -175,17 +175,16 @@ def assert_same_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_every_array_of_every_handover_has_the_same_bits(tmp_path: Path, partitions: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    runs = [run(tmp_path / str(seed), seed, partitions=partitions) for seed in range(3)]
+    runs = [run(tmp_path / str(seed), seed, partitions=partitions) for seed in (1, 2)]
     torch.set_num_threads(threads)
     assert len(runs[0]) >= 4
     assert "items.places_N" in next(iter(runs[0].values()))[0]
-    for other in runs[1:]:
-        assert_same_bits(runs[0], other)
+    assert_same_bits(*runs)
 
 
 def test_without_it_not_even_the_handovers_are_as_many(tmp_path: Path) -> None:
-    runs = [run(tmp_path / str(seed), seed, repeatable=False) for seed in range(3)]
-    assert any(one.keys() != runs[0].keys() for one in runs)
+    one, other = (run(tmp_path / str(seed), seed, repeatable=False) for seed in (1, 2))
+    assert one.keys() != other.keys()
 
 
 def test_a_partition_that_is_silent_is_waited_for_until_the_log_has_ended() -> None:
