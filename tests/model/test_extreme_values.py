@@ -37,7 +37,7 @@ def sequences(draw: st.DrawFn) -> UserSequence:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(sequences(), min_size=1, max_size=12), min_size=1, max_size=4))
 def test_the_loss_stays_finite(batches: list[list[UserSequence]]) -> None:
     learner = Learner(SMALL)
