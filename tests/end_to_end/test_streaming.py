@@ -15,6 +15,7 @@ import pytest
 from kafka import KafkaAdminClient
 
 from streaming.accounting import Accounts
+from streaming.events import UserSequence
 from tests.streaming.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, disordered_log, heartbeat, poison
 from tests.streaming.oracle import expect
@@ -114,6 +115,11 @@ def test_killed_anywhere_the_topics_are_the_same(stream):
     stream.assert_as_expected(expected)
     accounts = stream.accounts()
     assert (accounts.lost, accounts.duplicates) == (0, expected.duplicates)
+    stream.forget(stream.topics.sequences)
+    written = [UserSequence.from_bytes(r.value) for r in stream.read(stream.topics.sequences)]
+    order = [(s.event_time, s.user_id, s.position) for s in written]
+    assert order == sorted(order)
+    assert len({s.event_time for s in written}) < 0.8 * len(written)  # many at the same time
 
 
 @pytest.mark.skipif(not BEAUTY.is_file(), reason=f"{BEAUTY} is not there")
