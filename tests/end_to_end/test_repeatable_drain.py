@@ -29,12 +29,12 @@ PARTS = (
     ("kafka.Kafka",),
     ("StandaloneSessionClusterEntrypoint",),
     ("taskexecutor.TaskManagerRunner",),
-    ("deploy.cli replay",),
-    ("deploy.cli stream",),
-    ("deploy.cli train",),
-    ("deploy.cli index",),
-    ("deploy.cli register",),
-    ("deploy.cli serve",),
+    ("deploy replay",),
+    ("deploy stream",),
+    ("deploy train",),
+    ("deploy index",),
+    ("deploy register",),
+    ("deploy serve",),
 )
 
 
