@@ -220,7 +220,7 @@ class Pipeline:
                     return False
                 write_log_end(settings.data_dir, end.sequence_ends())
                 return True
-            except (KafkaError, FlinkUnavailable):  # killed a moment ago, and being restarted
+            except (KafkaError, FlinkUnavailable, OSError):  # being restarted, or no room
                 return False
 
         try:
