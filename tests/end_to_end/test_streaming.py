@@ -119,7 +119,7 @@ def test_killed_anywhere_the_topics_are_the_same(stream):
     written = [UserSequence.from_bytes(r.value) for r in stream.read(stream.topics.sequences)]
     order = [(s.event_time, s.user_id, s.position) for s in written]
     assert order == sorted(order)
-    assert len({s.event_time for s in written}) < 0.8 * len(written)  # many at the same time
+    assert len(written) - len({s.event_time for s in written}) > 1000  # at the time of another
 
 
 @pytest.mark.skipif(not BEAUTY.is_file(), reason=f"{BEAUTY} is not there")
