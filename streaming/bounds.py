@@ -5,9 +5,11 @@ refused, with the field and the reason, before anybody has stored any of it. The
 same bounds in Java (`Click.java`).
 
 Times are milliseconds since 1970, up to the year 9999. A number that is a date between 1990 and
-2100 when it is read as seconds, microseconds or nanoseconds was meant as that, and is refused by
-name. Read as milliseconds, the seconds among them are the days from 8 January to 17 February 1970:
-an event of those days cannot be told from a mistake, and is refused, too.
+2100 when it is read as microseconds or nanoseconds was meant as that, and is refused by name. So
+are seconds, but where a log is replayed: read as milliseconds, the seconds of those years are the
+days from 8 January to 17 February 1970, as the times of a log may well be that only counts its
+events. So the job refuses them unless the record is one of the replay, the service refuses them in
+a query, and who reads further down the stream takes them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 MISTAKEN_FOR_SECONDS = (631_152_000, 4_102_444_800)
 """1990 and 2100, in seconds."""
-UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
+FINER_UNITS = (("microseconds", 10**6), ("nanoseconds", 10**9))
 INTEGERS = frozenset({int})
 """Types of an integer: a truth value is none."""
 SHOWN = 60
@@ -62,7 +64,7 @@ def integer(record: dict[str, Any], field: str, least: int = -LARGEST_ID - 1) ->
 
 def time_ms(record: dict[str, Any], field: str) -> int:
     """A time in milliseconds since 1970."""
-    return in_milliseconds(field, integer(record, field, least=0))
+    return _time(field, integer(record, field, least=0))
 
 
 def integers(record: dict[str, Any], field: str, most: int, least: int) -> list[int]:
@@ -80,7 +82,7 @@ def integers(record: dict[str, Any], field: str, most: int, least: int) -> list[
 
 def times_ms(record: dict[str, Any], field: str, most: int) -> list[int]:
     """A list of at most `most` times in milliseconds."""
-    return [in_milliseconds(field, time) for time in integers(record, field, most, 0)]
+    return [_time(field, time) for time in integers(record, field, most, 0)]
 
 
 def text(record: dict[str, Any], field: str, longest: int, default: str | None = None) -> str:
@@ -95,7 +97,7 @@ def text(record: dict[str, Any], field: str, longest: int, default: str | None =
 
 
 def in_milliseconds(field: str, time: int) -> int:
-    """The time, if it is one in milliseconds.
+    """The time of a live source, if it is one in milliseconds.
 
     >>> in_milliseconds("event_time", 1_400_000_000_000)
     1400000000000
@@ -106,10 +108,18 @@ def in_milliseconds(field: str, time: int) -> int:
     Raises:
         EventError: for one in another unit, beyond the year 9999, or before 1970.
     """
+    first, last = MISTAKEN_FOR_SECONDS
+    if first <= time < last:
+        raise EventError(f"{field} {time} looks like seconds, milliseconds expected")
+    return _time(field, time)
+
+
+def _time(field: str, time: int) -> int:
+    """The time, unless it is before 1970 or beyond the year 9999."""
     if time < 0:
         raise EventError(f"{field} {time} is negative")
     first, last = MISTAKEN_FOR_SECONDS
-    for unit, per_second in UNITS:
+    for unit, per_second in FINER_UNITS:
         if first * per_second <= time < last * per_second:
             raise EventError(f"{field} {time} looks like {unit}, milliseconds expected")
     if time > LATEST_MS:

@@ -31,7 +31,7 @@ POISON: dict[str, tuple[bytes, bytes | None, str]] = {
     "beyond 63 bits": (b"7", b'{"item_id":7,"listed_at":9223372036854775808}', "listed_at"),
     "a title of 2 MB": (b"8", BIG.to_bytes(), "value is"),
     "a title of 9 KB": (b"9", Item(9, "t" * 9000, listed_at=5).to_bytes(), "title is 9000"),
-    "seconds": (b"10", Item(10, listed_at=1_400_000_000).to_bytes(), "looks like seconds"),
+    "nanoseconds": (b"10", Item(10, listed_at=14 * 10**17).to_bytes(), "looks like nanoseconds"),
     "negative": (b"-3", Item(-3, listed_at=5).to_bytes(), "item_id -3 is negative"),
     "no JSON": (b"13", b"\xff\x00", "not JSON"),
     "nobody's tombstone": (b"abc", None, "not an item_id"),

@@ -25,7 +25,7 @@ GOOD = UserSequence("e" * 32, 7, 1000, 3, [1, 2], [10, 20], 5)
         ("history_items", "[1,18446744073709551615]", "does not fit 64 bits"),
         ("position", "0", "position 0 is below 1"),
         ("event_time", "-1", "event_time -1 is negative"),
-        ("event_time", "1400000000", "looks like seconds, milliseconds expected"),
+        ("event_time", "1400000000000000000", "looks like nanoseconds, milliseconds expected"),
         ("history_times", "[10,-20]", "history_times -20 is negative"),
         ("history_times", "[10,1400000000000000]", "looks like microseconds"),
         ("history_items", "[-1,2]", "is negative"),

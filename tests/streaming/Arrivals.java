@@ -15,13 +15,18 @@ import org.apache.flink.kafka.shaded.org.apache.kafka.common.record.TimestampTyp
 import org.apache.flink.util.Collector;
 
 /**
- * For each line "timestamp key value" of one partition of `clicks` what the source makes of it, and
+ * For each line "timestamp key value" of one partition of `clicks`, with a header named by the third
+ * argument, if there is one, what the source makes of it, and
  * the watermark behind it: "CLICK", "LATE" (marked as such), "HEARTBEAT" or "DEAD_LETTER", and ms.
  */
 final class Arrivals {
     public static void main(String[] arguments) throws Exception {
         long maxAhead = Long.parseLong(arguments[0]);
         long delay = Long.parseLong(arguments[1]);
+        RecordHeaders headers = new RecordHeaders();
+        if (arguments.length > 2) {
+            headers.add(arguments[2], new byte[] {'0'});
+        }
         ReadClick source = new ReadClick(maxAhead, 1 << 20, delay);
         PartitionClock clock = new PartitionClock(delay);
         long[] watermark = {-1};
@@ -43,7 +48,7 @@ final class Arrivals {
                             0,
                             parts[1].getBytes(StandardCharsets.UTF_8),
                             parts[2].getBytes(StandardCharsets.UTF_8),
-                            new RecordHeaders(),
+                            headers,
                             Optional.empty()),
                     new Collector<Message>() {
                         @Override

@@ -21,6 +21,7 @@ final class ClickVerdicts {
                             bytes(parts[1]),
                             Long.parseLong(parts[0]),
                             now,
+                            false,
                             maxAhead,
                             1 << 20);
             out.append(click.reason == null ? "" : click.reason).append('\n');

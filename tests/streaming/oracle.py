@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from streaming.bounds import EventError
+from streaming.bounds import EventError, in_milliseconds
 from streaming.events import HEARTBEAT, HISTORY_LENGTH, Click, UserSequence
 
 
@@ -44,6 +44,10 @@ def read(record: Record, max_ahead_ms: int, max_value_bytes: int = 1 << 20) -> C
     except EventError as error:
         named = str(error).split()[0]
         return "value" if named == "not" else named
+    try:
+        in_milliseconds("event_time", click.event_time)
+    except EventError:
+        return "event_time"
     if click.event_time > record.timestamp + max_ahead_ms:
         return "event_time"
     if click.event_type != HEARTBEAT and record.key != click.key():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from deploy.flink_cluster import flink_home
 from deploy.java import find_java
+from replay.resumption import POSITION
 from streaming.events import Click
 from tests.streaming.made_clicks import DELAY, RECORDED, evolved, poison
 from tests.streaming.oracle import Record, read
@@ -42,7 +43,7 @@ class Java:
         ]
         subprocess.run([compiler, "-cp", self._path, "-d", made, *sources], check=True)
 
-    def __call__(self, program: str, lines: list[str], *arguments: int) -> list[str]:
+    def __call__(self, program: str, lines: list[str], *arguments: int | str) -> list[str]:
         command = [self._java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", self._path]
         command += [f"sparc.streaming.{program}", *map(str, arguments)]
         done = subprocess.run(
@@ -151,3 +152,11 @@ def test_a_click_ahead_of_its_arrival_moves_the_watermark_no_further_than_that(j
         f"LATE {now - 1500 - DELAY}",
         f"HEARTBEAT {now + minute - DELAY}",
     ]
+
+
+def test_the_replay_is_taken_at_its_word_where_its_times_look_like_seconds(java: Java) -> None:
+    value = Click("e", 7, 8, 1_400_000_000).to_bytes().decode()
+    line = f"{NOW} 7 {value}\n"
+    assert java("Arrivals", [line], AHEAD_MS, DELAY) == ["DEAD_LETTER -1"]
+    said = java("Arrivals", [line], AHEAD_MS, DELAY, POSITION)
+    assert said == [f"CLICK {1_400_000_000 - DELAY}"]

@@ -61,23 +61,30 @@ final class Click {
      * @param key the record's key
      * @param timestamp the record's own timestamp in ms
      * @param now the time here, in ms
+     * @param unitKnown whether the event time is one in ms even where it looks like seconds
      * @param maxAhead how far the event time may be ahead of both, in ms
      * @param maxBytes the largest value that is looked into
      */
     static Click parse(
-            byte[] value, byte[] key, long timestamp, long now, long maxAhead, int maxBytes) {
+            byte[] value,
+            byte[] key,
+            long timestamp,
+            long now,
+            boolean unitKnown,
+            long maxAhead,
+            int maxBytes) {
         Click click = new Click();
         click.value = value;
         click.key = key;
         click.timestamp = timestamp;
-        click.reason = click.read(maxBytes);
+        click.reason = click.read(unitKnown, maxBytes);
         if (click.reason == null) {
             click.reason = click.check(now, maxAhead);
         }
         return click;
     }
 
-    private String read(int maxBytes) {
+    private String read(boolean unitKnown, int maxBytes) {
         if (value == null) {
             return "value: missing";
         }
@@ -122,7 +129,7 @@ final class Click {
                     case "event_time":
                         time = integerProblem(json, token);
                         eventTime = time == null ? json.getLongValue() : 0;
-                        time = time == null ? timeProblem(eventTime) : time;
+                        time = time == null ? timeProblem(eventTime, unitKnown) : time;
                         break;
                     case "event_type":
                         type = stringProblem(json, token);
@@ -202,11 +209,11 @@ final class Click {
                 : null;
     }
 
-    private static String timeProblem(long time) {
+    private static String timeProblem(long time, boolean unitKnown) {
         if (time < 0) {
             return NEGATIVE;
         }
-        if (FIRST_SECOND <= time && time < LAST_SECOND) {
+        if (!unitKnown && FIRST_SECOND <= time && time < LAST_SECOND) {
             return "looks like seconds, milliseconds expected";
         }
         if (FIRST_SECOND <= time / 1_000_000L && time / 1_000_000L < LAST_SECOND) {

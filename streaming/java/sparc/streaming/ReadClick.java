@@ -31,6 +31,8 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
     private static final Set<String> OURS =
             Set.of("topic", "partition", "offset", "timestamp", "reason");
     private static final String ORIGINAL = "original.";
+    /** A header of the replay's records: their times were made milliseconds, however small. */
+    private static final String REPLAYED = "log_position";
 
     private final long maxAhead;
     private final int maxBytes;
@@ -54,7 +56,13 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
         long now = System.currentTimeMillis();
         Click click =
                 Click.parse(
-                        record.value(), record.key(), record.timestamp(), now, maxAhead, maxBytes);
+                        record.value(),
+                        record.key(),
+                        record.timestamp(),
+                        now,
+                        record.headers().lastHeader(REPLAYED) != null,
+                        maxAhead,
+                        maxBytes);
         if (click.reason != null) {
             out.collect(deadLetter(record, click.reason));
             return;
