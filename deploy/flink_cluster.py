@@ -4,6 +4,9 @@ The wheel is a whole Flink: JobManager and TaskManager are started as two foregr
 processes, without Flink's shell scripts, so that a supervisor's signals reach the JVM itself and
 a restart costs one JVM start. What the scripts would compute, the split of a process's memory,
 is written out here; see "Set up TaskManager Memory" in Flink's documentation.
+
+They run in the cluster's data directory, and every path of theirs in there is relative to it: Flink
+takes a comma or a colon in a path for two paths, and log4j has its own use for `%` and `${`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from deploy.java import find_jars, find_java
+from deploy.java import class_path, find_jars, find_java
 
 METASPACE_MB = 192
 OVERHEAD_MB = 96
@@ -26,6 +29,14 @@ NETWORK_MB = 48
 FRAMEWORK_DIRECT_MB = 64
 """Direct memory of Netty and the Kafka clients."""
 
+CONF = "conf"
+TMP = "tmp"
+LOG = "log"
+JOB_MANAGER_LOG = "job_manager.log"
+TASK_MANAGER_LOG = "task_manager.log"
+LOG4J_PROPERTIES = "log4j.properties"
+JAAS = "jaas.conf"
+"""An empty file: Flink would make one, and Java takes `${` in its path for a variable."""
 LOG4J = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.file.ref = File
@@ -122,17 +133,17 @@ class Config:
     @property
     def conf_dir(self) -> Path:
         """Folder with config.yaml."""
-        return self.data_dir / "conf"
+        return self.data_dir / CONF
 
     @property
     def job_manager_log(self) -> Path:
         """What the JobManager logs."""
-        return self.data_dir / "log" / "job_manager.log"
+        return self.data_dir / LOG / JOB_MANAGER_LOG
 
     @property
     def task_manager_log(self) -> Path:
         """What the TaskManager logs."""
-        return self.data_dir / "log" / "task_manager.log"
+        return self.data_dir / LOG / TASK_MANAGER_LOG
 
 
 def flink_home() -> Path:
@@ -189,7 +200,7 @@ def settings(config: Config) -> dict[str, object]:
         "slot.request.timeout": "120 s",
         "cluster.registration.refused-registration-delay": "1 s",
         "cluster.registration.error-delay": "1 s",
-        "io.tmp.dirs": config.data_dir / "tmp",
+        "io.tmp.dirs": TMP,
         "jobstore.expiration-time": 24 * 3600,
         "jobstore.max-capacity": 20,
         "python.executable": sys.executable,
@@ -206,18 +217,19 @@ def prepare(config: Config) -> None:
     """
     find_java()
     flink_home()
-    for folder in (config.conf_dir, config.data_dir / "log", config.data_dir / "tmp"):
+    for folder in (config.conf_dir, config.data_dir / LOG, config.data_dir / TMP):
         folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{name}: {_yaml(value)}\n" for name, value in settings(config).items()]
     (config.conf_dir / "config.yaml").write_text("".join(lines), encoding="utf-8")
-    (config.conf_dir / "log4j.properties").write_text(LOG4J, encoding="utf-8")
+    (config.conf_dir / JAAS).touch()
+    (config.conf_dir / LOG4J_PROPERTIES).write_text(LOG4J, encoding="utf-8")
 
 
 def _yaml(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def _java(config: Config, log_file: Path, *options: str) -> list[str]:
+def _java(log_file: str, *options: str) -> list[str]:
     home = flink_home()
     # flink-dist comes last, as in Flink's own scripts.
     jars = sorted(
@@ -229,16 +241,19 @@ def _java(config: Config, log_file: Path, *options: str) -> list[str]:
         "-XX:+ExitOnOutOfMemoryError",
         "-XX:+IgnoreUnrecognizedVMOptions",
         *MODULES,
-        f"-Dlog.file={log_file}",
-        f"-Dlog4j.configurationFile={config.conf_dir / 'log4j.properties'}",
-        f"-Djava.io.tmpdir={config.data_dir / 'tmp'}",
+        f"-Dlog.file={LOG}/{log_file}",
+        f"-Dlog4j.configurationFile={CONF}/{LOG4J_PROPERTIES}",
+        f"-Djava.io.tmpdir={TMP}",
+        f"-Djava.security.auth.login.config={CONF}/{JAAS}",
         "-cp",
-        ":".join(map(str, jars)),
+        class_path(jars),
     ]
 
 
 def job_manager_command(config: Config) -> list[str]:
-    """The command line of the JobManager, which stays in the foreground and stops on SIGTERM.
+    """The command line of the JobManager, to be run in the data directory.
+
+    It stays in the foreground and stops on SIGTERM.
 
     Raises:
         JavaError: no Java 17.
@@ -246,8 +261,7 @@ def job_manager_command(config: Config) -> list[str]:
     """
     return [
         *_java(
-            config,
-            config.job_manager_log,
+            JOB_MANAGER_LOG,
             f"-Xmx{config.job_manager_heap_mb}m",
             "-Xms64m",
             "-XX:+UseSerialGC",
@@ -255,14 +269,16 @@ def job_manager_command(config: Config) -> list[str]:
         ),
         "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
         "--configDir",
-        str(config.conf_dir),
+        CONF,
         "--executionMode",
         "cluster",
     ]
 
 
 def task_manager_command(config: Config) -> list[str]:
-    """The command line of the TaskManager, which stays in the foreground and stops on SIGTERM.
+    """The command line of the TaskManager, to be run in the data directory.
+
+    It stays in the foreground and stops on SIGTERM.
 
     Raises:
         JavaError: no Java 17.
@@ -270,8 +286,7 @@ def task_manager_command(config: Config) -> list[str]:
     """
     return [
         *_java(
-            config,
-            config.task_manager_log,
+            TASK_MANAGER_LOG,
             f"-Xmx{config.task_manager_heap_mb}m",
             "-Xms128m",
             "-XX:+UseG1GC",
@@ -280,7 +295,7 @@ def task_manager_command(config: Config) -> list[str]:
         ),
         "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
         "--configDir",
-        str(config.conf_dir),
+        CONF,
     ]
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 OLDEST_JAVA = 17
@@ -50,3 +51,18 @@ def find_jars(folder: Path, pattern: str) -> list[Path]:
             f"{folder} holds no {pattern}; fetch the jars with: mvn -q -B -f deploy/pom.xml package"
         )
     return sorted(folder.glob("*.jar"))
+
+
+def class_path(jars: Sequence[Path]) -> str:
+    """The jars as Java's `-cp` takes them.
+
+    Raises:
+        JavaError: if that cannot be said.
+    """
+    for jar in jars:
+        if os.pathsep in str(jar):
+            raise JavaError(
+                f"{jar}: Java takes no jar from a path with a {os.pathsep!r} in it; move the "
+                "checkout, or set jars_dir if the jars are elsewhere"
+            )
+    return os.pathsep.join(map(str, jars))

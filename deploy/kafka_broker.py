@@ -4,10 +4,15 @@ It runs from the jars of `deploy/pom.xml`. The settings are those of a single no
 nothing it acknowledged to a killed process: replication factor 1 for the internal topics, no
 topic that appears by accident, no record deleted for its age (the records of a replayed log are
 years old).
+
+It runs in its data directory, and every path in its files is relative to that: Kafka takes a comma
+in a path for two paths, a properties file is no UTF-8, and log4j has its own use for `%` and `${`.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import time
 from base64 import urlsafe_b64encode
@@ -20,19 +25,23 @@ from uuid import uuid4
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from deploy.java import JARS, find_jars, find_java
+from deploy.java import JARS, class_path, find_jars, find_java
 
 LARGEST_RECORD = 8 * 1024 * 1024
 """Bytes; a record of several megabytes must reach the dead-letter topic, headers included."""
 
-LOG4J = """\
+STORAGE = "storage"
+PROPERTIES = "server.properties"
+LOG4J_PROPERTIES = "log4j2.properties"
+LOG = "broker.log"
+LOG4J = f"""\
 status = warn
 rootLogger.level = info
 rootLogger.appenderRef.file.ref = File
 appender.file.type = RollingFile
 appender.file.name = File
-appender.file.fileName = {log}
-appender.file.filePattern = {log}.%i
+appender.file.fileName = {LOG}
+appender.file.filePattern = {LOG}.%i
 appender.file.layout.type = PatternLayout
 appender.file.layout.pattern = %d{{ISO8601}} %p %m (%c)%n
 appender.file.policies.type = Policies
@@ -77,7 +86,7 @@ class Config:
     @property
     def log_file(self) -> Path:
         """What the broker logs."""
-        return self.data_dir / "broker.log"
+        return self.data_dir / LOG
 
 
 def server_properties(config: Config) -> str:
@@ -91,7 +100,7 @@ def server_properties(config: Config) -> str:
         "advertised.listeners": f"PLAINTEXT://{config.bootstrap}",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
-        "log.dirs": config.data_dir / "storage",
+        "log.dirs": STORAGE,
         "auto.create.topics.enable": "false",
         "log.retention.ms": -1,
         "log.segment.bytes": 256 * 1024 * 1024,
@@ -125,9 +134,9 @@ def _java(config: Config, *options: str) -> list[str]:
     return [
         str(find_java()),
         *options,
-        f"-Dlog4j2.configurationFile={config.data_dir / 'log4j2.properties'}",
+        f"-Dlog4j2.configurationFile={LOG4J_PROPERTIES}",
         "-cp",
-        ":".join(map(str, jars)),
+        class_path(jars),
     ]
 
 
@@ -138,18 +147,19 @@ def prepare(config: Config) -> None:
 
     Raises:
         JavaError: no Java 17, or jars missing.
-        KafkaBrokerError: if the storage cannot be formatted.
+        KafkaBrokerError: if the storage cannot be formatted, or lies elsewhere.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    properties = config.data_dir / "server.properties"
-    properties.write_text(server_properties(config), encoding="utf-8")
-    log4j = LOG4J.format(log=config.log_file)
-    (config.data_dir / "log4j2.properties").write_text(log4j, encoding="utf-8")
-    if (config.data_dir / "storage" / "meta.properties").exists():
+    (config.data_dir / PROPERTIES).write_text(server_properties(config), encoding="utf-8")
+    (config.data_dir / LOG4J_PROPERTIES).write_text(LOG4J, encoding="utf-8")
+    storage = config.data_dir / STORAGE
+    if (storage / "meta.properties").exists():
         return
+    _refuse_storage_astray(storage)
     tool = [*_java(config, "-Xmx128m", "-XX:+UseSerialGC"), "kafka.tools.StorageTool"]
     result = subprocess.run(  # noqa: S603
-        [*tool, "format", "--ignore-formatted", "-t", _new_cluster_id(), "-c", str(properties)],
+        [*tool, "format", "--ignore-formatted", "-t", _new_cluster_id(), "-c", PROPERTIES],
+        cwd=config.data_dir,
         capture_output=True,
         text=True,
     )
@@ -167,7 +177,7 @@ def cluster_id(config: Config) -> str | None:
     Raises:
         KafkaBrokerError: if the storage does not say.
     """
-    path = config.data_dir / "storage" / "meta.properties"
+    path = config.data_dir / STORAGE / "meta.properties"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -190,8 +200,20 @@ def _new_cluster_id() -> str:
     )
 
 
+def _refuse_storage_astray(storage: Path) -> None:
+    """An earlier version wrote the path in UTF-8 where Kafka reads Latin-1."""
+    astray = Path(os.fsencode(storage).decode("latin-1"))
+    if astray != storage and (astray / "meta.properties").exists():
+        raise KafkaBrokerError(
+            f"an earlier version kept Kafka's records in {astray}; move them to where they belong: "
+            f"mv {shlex.quote(str(astray))} {shlex.quote(str(storage))}"
+        )
+
+
 def command(config: Config) -> list[str]:
-    """The command line of the broker, which stays in the foreground and stops on SIGTERM.
+    """The command line of the broker, to be run in its data directory.
+
+    It stays in the foreground and stops on SIGTERM.
 
     Raises:
         JavaError: no Java 17, or jars missing.
@@ -209,7 +231,7 @@ def command(config: Config) -> list[str]:
             "-Dlog4j.shutdownHookEnabled=false",
         ),
         "kafka.Kafka",
-        str(config.data_dir / "server.properties"),
+        PROPERTIES,
     ]
 
 

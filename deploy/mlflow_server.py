@@ -88,12 +88,14 @@ def serve(config: Config, directory: Path) -> None:
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
 
-    store = f"sqlite:///{(directory / 'mlflow.db').resolve()}"
+    # Relative: MLflow percent-decodes a path and SQLAlchemy ends it at a question mark.
+    os.chdir(directory)
+    store = "sqlite:///mlflow.db"
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = store
     os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = store
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
-    os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = str((directory / "artifacts").resolve())
+    os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = "artifacts"
     initialize_backend_stores(store, store, "mlflow-artifacts:/")
     from deploy.bounded_protocol import bounded_protocol  # imports uvicorn
 

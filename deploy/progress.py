@@ -101,7 +101,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         for name, address in self._addresses.items():
-            self._console.print(f"{name:<22} {address}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{name:<22} {address}", highlight=False, soft_wrap=True, markup=False
+            )
         if self._live:
             self._live.start()
         return self

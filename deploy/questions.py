@@ -147,8 +147,8 @@ def show_status(facts: dict[str, Any]) -> None:
                 highlight=False,
             )
     for name, address in facts["addresses"].items():
-        console.print(f"{name:<10} {address}", highlight=False)
-    console.print(f"{'data':<10} {facts['data_dir']}", highlight=False)
+        console.print(f"{name:<10} {address}", highlight=False, markup=False)
+    console.print(f"{'data':<10} {facts['data_dir']}", highlight=False, markup=False)
 
 
 def retrieve(

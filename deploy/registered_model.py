@@ -38,7 +38,8 @@ def save_model(path: Path, snapshot: Path, mlflow_model: Model, search: SearchCo
     mlflow.pyfunc.save_model(
         path=str(path),
         python_model=pyfunc_model.__file__,
-        artifacts={ARTIFACT: str(snapshot)},
+        # As a URI: MLflow decodes a plain path, too.
+        artifacts={ARTIFACT: snapshot.absolute().as_uri()},
         signature=signature(),
         input_example=input_example(),
         # Given, because MLflow would otherwise load the model in a new process to infer them.

@@ -12,6 +12,12 @@ fail() {
 
 say() { echo "set-up: $1" >&2; }
 
+case "$root" in
+*[:\\{}[:cntrl:]$]*)
+  fail "the path of this checkout has a colon, a backslash, a brace, a dollar sign or a control character, which Python's packaging or Java's class path cannot hold; move it: $root"
+  ;;
+esac
+
 find_python() {
   local candidate
   for candidate in python3.11 python3.12 python3; do
@@ -74,13 +80,16 @@ set_up_python() {
   say "installing the pinned Python packages into .venv (about 8 GB with torch's CUDA libraries)"
   [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv" ||
     fail "could not create .venv; install the venv module (for example: apt-get install python3.11-venv)"
+  # The commands in .venv/bin then find Python beside them, whatever the path of the checkout is.
+  grep -qs '^relocatable' "$root/.venv/pyvenv.cfg" || echo 'relocatable = true' >>"$root/.venv/pyvenv.cfg"
   [ -x "$root/.venv/bin/uv" ] || "$root/.venv/bin/python" -m pip install --quiet uv ||
     fail "could not install uv into .venv: is the Python package registry reachable?"
   "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" --compile-bytecode \
     --require-hashes -r "$root/requirements.lock" ||
     fail "could not install the packages of requirements.lock; see the message above"
-  "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" \
-    --no-deps --no-build-isolation -e "$root" ||
+  # From within, as uv reads a path like a requirement: ` #` and ` ;` would end it.
+  (cd "$root" && "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" \
+    --no-deps --no-build-isolation -e .) ||
     fail "could not install this project into .venv; see the message above"
   # Isolated (-I): a foreign package named `model` or `deploy` on PYTHONPATH is not taken for ours.
   rm -f "$root/.venv/bin/sparc"

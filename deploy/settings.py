@@ -15,7 +15,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -36,10 +36,12 @@ from deploy import flink_cluster, kafka_broker, mlflow_server
 from deploy.ports import Ports
 from deploy.registry import Config as RegistryConfig
 from deploy.service import Config as ServiceConfig
+from deploy.usable_path import require_text, require_usable
 from indexer.indexer import Config as IndexerConfig
 from indexer.soft_search import Config as SearchConfig
 from replay.config import ReplayConfig
 from streaming import job
+from streaming.job_state import local_uri
 from streaming.secret import MASK, first_masked, is_secret, masked, remember, secrets_of
 from streaming.security import Security
 from streaming.topics import Topics
@@ -117,7 +119,8 @@ class Flink:
 
     Attributes:
         address: `host:port` of a session cluster's REST API; empty: a local cluster is started.
-        checkpoints: URI of a directory that the cluster and `sparc stream` can reach; empty: a
+        checkpoints: a directory that the cluster and `sparc stream` can reach, as an absolute path
+            or a URI; `file:` and the path as it is, as Flink does not percent-decode. Empty: a
             folder of the data directory.
         slots: task slots of the local cluster; the job takes as many as its parallelism.
         job_manager_heap_mb: Java heap of the local JobManager in MiB.
@@ -175,6 +178,32 @@ class Settings(BaseSettings):
     search: SearchConfig = SearchConfig()
     registry: RegistryConfig = RegistryConfig()
     service: ServiceConfig = ServiceConfig()
+
+    @pydantic.field_validator("data_dir", "jars_dir")
+    @classmethod
+    def _usable(cls, path: Path) -> Path:
+        found = path.expanduser().resolve()
+        require_usable(found)
+        return found
+
+    @pydantic.field_validator("kafka", "replay")
+    @classmethod
+    def _absolute(cls, config: Any) -> Any:
+        # The parts run in another directory than the one that reads the file first.
+        return _with_absolute_paths(config)
+
+    @pydantic.field_validator("flink")
+    @classmethod
+    def _place_of_checkpoints(cls, config: Flink) -> Flink:
+        place = Path(config.checkpoints).expanduser()
+        if place.is_absolute():
+            return replace(config, checkpoints=local_uri(place))
+        if config.checkpoints and ":" not in config.checkpoints:
+            raise ValueError(
+                f"checkpoints is {config.checkpoints!r}: an absolute path, or a URI such as "
+                "s3://bucket/checkpoints"
+            )
+        return config
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -239,7 +268,8 @@ class Settings(BaseSettings):
             bootstrap=self.bootstrap,
             flink=self.flink_address,
             jars=tuple(str(p) for p in sorted((self.jars_dir / "flink").glob("*.jar"))),
-            checkpoints=self.flink.checkpoints or (self.data_dir / "checkpoints").as_uri(),
+            checkpoints=self.flink.checkpoints
+            or local_uri(self.data_dir.resolve() / "checkpoints"),
             topics=self.kafka.topics(),
             client=self.kafka.security.java(),
         )
@@ -342,7 +372,7 @@ def load(
         what = "a directory, not a" if config.is_dir() else "no such"
         raise SettingsError(f"{config}: {what} configuration file")
     if data_dir is not None:
-        overrides["data_dir"] = data_dir.resolve()
+        overrides["data_dir"] = data_dir
     _file_in_use = config
     remember(orjson.loads(os.environ.get(SECRETS) or b"{}"))
     try:
@@ -378,6 +408,19 @@ def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
         if not name.lower().startswith(prefix)
         or name.lower().removeprefix(prefix).split("__")[0] not in known
     }
+
+
+def _with_absolute_paths(config: Any) -> Any:
+    """A dataclass with its paths made absolute, those of the dataclasses in it, too."""
+    changed = {}
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if isinstance(value, Path):
+            require_text(value)
+            changed[each.name] = value.expanduser().absolute()
+        elif is_dataclass(value):
+            changed[each.name] = _with_absolute_paths(value)
+    return replace(config, **changed)
 
 
 def _first_problem(error: ValidationError) -> str:

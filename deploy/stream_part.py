@@ -26,8 +26,10 @@ from deploy.settings import Settings
 from deploy.status import read_status
 from streaming import job_keeper
 from streaming.accounting import Aside, StreamEnd
+from streaming.committed_work import committed_work
 from streaming.failure import StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
+from streaming.job_record import RecordFile
 from streaming.submission import submit_in_subprocess
 from streaming.topic_identity import TopicIdentity, recorded_cluster
 
@@ -104,6 +106,8 @@ def keep(
                 around,
                 stop,
                 tell,
+                RecordFile(settings.data_dir),
+                lambda: _committed(settings),
                 lag,
                 upgrade=upgrade,
                 restore=restore,
@@ -143,6 +147,15 @@ def check_cluster(settings: Settings) -> None:
         raise StreamingError(f"Kafka at {settings.bootstrap} does not answer ({error})") from error
     finally:
         known.close()
+
+
+def _committed(settings: Settings) -> list[str]:
+    return committed_work(
+        settings.streaming,
+        settings.bootstrap,
+        settings.kafka.topics(),
+        settings.kafka.client_settings,
+    )
 
 
 def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
@@ -198,7 +211,10 @@ def _running(settings: Settings, flink: FlinkRest) -> str:
 
 def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: float, say: Say) -> str:
     around = settings.job_surroundings()
-    keeper = job_keeper.Keeper(settings.streaming, around, flink)
+    file = RecordFile(settings.data_dir)
+    keeper = job_keeper.Keeper(
+        settings.streaming, around, flink, file, lambda: _committed(settings)
+    )
     savepoint = keeper.stop_for_upgrade()
     say(f"starting the new version from {savepoint}")
     keeper.go_on_from(savepoint)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -30,6 +31,10 @@ from supervisor.xmlrpc import SupervisorTransport
 from deploy.private import UMASK
 from streaming.temporary import make_temporary
 
+SOCKET = "SUPERVISOR_SOCKET"
+LONGEST_SOCKET = 100
+"""Bytes of a unix socket's path; Linux takes 107, other systems a few less."""
+
 
 class SupervisionError(RuntimeError):
     """The process manager did not start, or is gone."""
@@ -42,6 +47,7 @@ class Program:
     Attributes:
         name: what the log, the status and the progress display call it.
         command: arguments; the first is an absolute path.
+        directory: where it runs; by default where the logs lie.
         one_shot: ends by itself, with exit code 0 when done and 1 when it gives up; only a crash
             (any other end) restarts it.
         nice: how far it stands back when the cores are busy, as for nice(1).
@@ -51,6 +57,7 @@ class Program:
 
     name: str
     command: Sequence[str]
+    directory: Path | None = None
     one_shot: bool = False
     nice: int = 0
     stop_seconds: int = 20
@@ -70,9 +77,10 @@ class ProcessState:
 
 
 def _quote(argument: str) -> str:
-    # supervisord splits with shlex and expands %(name)s.
+    # supervisord splits with shlex and expands %(name)s. Behind a space, `;` and `#` would begin a
+    # comment, so that none is left there: the quotes are closed and opened again.
     escaped = argument.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{escaped}"'
+    return '"' + escaped.replace(";", '"";').replace("#", '""#') + '"'
 
 
 def _with_nice(program: Program) -> list[str]:
@@ -81,22 +89,35 @@ def _with_nice(program: Program) -> list[str]:
     return [*prefix, *program.command]
 
 
-def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> str:
-    """The text of supervisord.conf; programs stop in the reverse of their order."""
+def _variable(program: Program) -> str:
+    return f"DIRECTORY_OF_{program.name.upper().replace('-', '_')}"
+
+
+def directories(programs: Sequence[Program]) -> dict[str, str]:
+    """Variables of supervisord's environment that its configuration takes directories from."""
+    return {_variable(p): str(p.directory) for p in programs if p.directory is not None}
+
+
+def configuration(programs: Sequence[Program]) -> str:
+    """The text of supervisord.conf; programs stop in the reverse of their order.
+
+    No path of a directory is in it, as there is none that every value could hold. supervisord runs
+    where the logs are, and gets the other places by variables: that of its socket, and
+    `directories`.
+    """
     config = configparser.RawConfigParser()
     config["supervisord"] = {
         "nodaemon": "true",
         "silent": "true",
-        "directory": "%(here)s",
-        "logfile": "%(here)s/supervisord.log",
+        "logfile": "supervisord.log",
         "logfile_maxbytes": "5MB",
-        "pidfile": "%(here)s/supervisord.pid",
-        "childlogdir": "%(here)s",
+        "pidfile": "supervisord.pid",
+        "childlogdir": ".",
         "umask": f"{UMASK:03o}",
     }
     if os.geteuid() == 0:  # or it warns; it looks a user up, and another one may have no entry
         config["supervisord"]["user"] = "0"
-    config["unix_http_server"] = {"file": str(socket), "chmod": "0700"}
+    config["unix_http_server"] = {"file": f"%(ENV_{SOCKET})s", "chmod": "0700"}
     config["rpcinterface:supervisor"] = {
         "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
     }
@@ -114,11 +135,12 @@ def configuration(programs: Sequence[Program], folder: Path, socket: Path) -> st
             "killasgroup": "true",
             "umask": f"{UMASK:03o}",
             "redirect_stderr": "true",
-            # supervisord expands this one value twice
-            "stdout_logfile": str(folder / f"{program.name}.log").replace("%", "%%%%"),
+            "stdout_logfile": f"{program.name}.log",
             "stdout_logfile_maxbytes": "20MB",
             "stdout_logfile_backups": "2",
         }
+        if program.directory is not None:
+            config[f"program:{program.name}"]["directory"] = f"%(ENV_{_variable(program)})s"
     text = io.StringIO()
     config.write(text)
     return text.getvalue()
@@ -128,6 +150,17 @@ def _die_with_parent() -> None:
     # If the pipeline itself is killed with SIGKILL, supervisord gets a SIGTERM and stops all parts.
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _place_of_socket() -> tuple[Path, Path]:
+    """A folder for the socket, and its path, which may hold about 100 bytes."""
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - where the first is deep
+        runtime = make_temporary("supervisor", parent)
+        socket = runtime / "supervisor.sock"
+        if len(os.fsencode(socket)) <= LONGEST_SOCKET:
+            return runtime, socket
+        runtime.rmdir()
+    raise SupervisionError(f"{socket}: too long for a unix socket; set TMPDIR to a shorter path")
 
 
 class Supervisor:
@@ -148,20 +181,23 @@ class Supervisor:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._one_shot = {p.name for p in programs if p.one_shot}
-        # A unix socket's path may hold about 100 characters, and a data directory may be deep.
-        self._runtime = make_temporary("supervisor")
-        self._socket = self._runtime / "supervisor.sock"
+        self._runtime, self._socket = _place_of_socket()
         path = folder / "supervisord.conf"
-        path.write_text(configuration(programs, folder, self._socket), encoding="utf-8")
+        path.write_text(configuration(programs), encoding="utf-8")
         path.chmod(0o600)
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", "supervisor.supervisord", "-n", "-c", str(path)],
+            [sys.executable, "-P", "-m", "supervisor.supervisord", "-n", "-c", path.name],
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             # No file: while the disk is full supervisord complains here of each line that it cannot
             # log, and a complaint that it cannot write closes the part's output for good.
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=dict(environment),  # and from it to every program
+            env={  # and from it to every program
+                **environment,
+                **directories(programs),
+                SOCKET: str(self._socket),
+            },
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
@@ -215,7 +251,7 @@ class Supervisor:
                 p["statename"],
                 p["pid"],
                 p["exitstatus"],
-                Path(p["stdout_logfile"]),
+                self.folder / p["stdout_logfile"],
                 p["name"] in self._one_shot,
             )
             for p in self._call("getAllProcessInfo")

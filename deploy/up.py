@@ -24,10 +24,12 @@ from deploy.private import UMASK, keep_private
 from deploy.progress import Progress
 from deploy.settings import Settings
 from deploy.supervision import Program, Supervisor
+from deploy.usable_path import require_text, require_usable
 from indexer.pointer import POINTER
 from model.log_end import forget_log_end
 from model.manifest import remove_partial, write_atomically
 from replay.text_file import check_file
+from streaming.job_record import NO_STATE, JobRecord, RecordFile
 from streaming.topic_identity import claim_cluster, recorded_cluster
 
 log = structlog.get_logger(__name__)
@@ -39,6 +41,8 @@ MOST_CLASHES = 5
 """Ports that others may take between our choice and our start until the start is given up."""
 LEFT_SECONDS = 3600.0
 """A file that has had its temporary name for so long was left by a process that was killed."""
+LONGEST_NAME = 200
+"""Bytes of a log's own name in that of its data directory; file systems take 255."""
 STAND_BACK = 10
 """Niceness of what may wait: who asks the service, or sends a click, does not."""
 
@@ -57,9 +61,17 @@ def log_name(events: Path | None, dataset: str | None) -> str:
     """
     if events is not None:
         path = events.resolve()
+        require_text(path)
         digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-        return f"{path.parent.name}-{path.name.split('.')[0]}-{digest}"
+        words = f"{path.parent.name}-{path.name.split('.')[0]}"
+        return f"{_shortened(words)}-{digest}"
     return dataset or "synthetic"
+
+
+def _shortened(name: str) -> str:
+    """A name that a directory can have: of a few hundred bytes, and as `usable_path` wants it."""
+    plain = "".join("_" if c < " " or c in "\\\x7f" else c for c in name)
+    return plain.encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 def claim(data_dir: Path, *, fresh: bool) -> None:
@@ -79,6 +91,8 @@ def claim(data_dir: Path, *, fresh: bool) -> None:
     if fresh:
         for path in content:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        # Checkpoints and topics may lie elsewhere, and be those of before.
+        RecordFile(data_dir).write(JobRecord().going_on_from(NO_STATE, ()))
     if shutil.disk_usage(data_dir).free < LEAST_FREE_BYTES:
         raise UpError(
             f"the disk is full: less than {LEAST_FREE_BYTES >> 30} GiB is free in {data_dir}; free "
@@ -148,14 +162,15 @@ def programs(settings: Settings) -> list[Program]:
         kafka_broker.prepare(broker)
         if identity := kafka_broker.cluster_id(broker):
             claim_cluster(settings.data_dir, identity, str(broker.data_dir))
-        found.append(Program("kafka", with_room(kafka_broker.command(broker)), stop_seconds=30))
+        command = with_room(kafka_broker.command(broker))
+        found.append(Program("kafka", command, broker.data_dir, stop_seconds=30))
     if not settings.flink.address:
         cluster = settings.local_cluster()
         flink_cluster.prepare(cluster)
         job_manager = flink_cluster.job_manager_command(cluster)
         task_manager = flink_cluster.task_manager_command(cluster)
-        found.append(Program("jobmanager", with_room(job_manager), nice=STAND_BACK))
-        found.append(Program("taskmanager", with_room(task_manager), nice=STAND_BACK))
+        for name, command in (("jobmanager", job_manager), ("taskmanager", task_manager)):
+            found.append(Program(name, with_room(command), cluster.data_dir, nice=STAND_BACK))
     if not settings.registry.tracking_uri:
         command = mlflow_server.mlflow_server_command(settings.local_mlflow(), settings.data_dir)
         found.append(Program("mlflow", with_room(command), nice=STAND_BACK))
@@ -253,15 +268,16 @@ def run(wish: Wish, stop: threading.Event) -> dict[str, Any] | None:
         The summary of a drain; None without one.
 
     Raises:
-        UpError, SettingsError, KnownLogError, ReplayError, PortError, JavaError, PipelineError:
-            in one line, what is wrong and what to do.
+        UpError, PathError, SettingsError, KnownLogError, ReplayError, PortError, JavaError,
+            PipelineError: in one line, what is wrong and what to do.
     """
     os.umask(UMASK)
     given = wish.data_dir or os.environ.get("SPARC_DATA_DIR")
     if not given:
         section = replay_section(wish)
         given = configuration.DATA / log_name(section.get("events"), section.get("dataset"))
-    data_dir = Path(given).resolve()
+    data_dir = Path(given).expanduser().resolve()
+    require_usable(data_dir)
     known = known_log(data_dir)
     section = replay_section(wish, known)
     try:

@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 
 from streaming.bounds import EventError
 from streaming.events import HEARTBEAT, Click
-from streaming.failure import StreamingError
+from streaming.failure import KafkaUnavailable
 from streaming.flink_rest import FlinkRest
 from streaming.topics import Topics
 
@@ -48,7 +48,7 @@ def consumer(bootstrap: str, settings: Mapping[str, Any]) -> KafkaConsumer:
     """A consumer without a group that sees committed records only.
 
     Raises:
-        StreamingError: if Kafka does not answer.
+        KafkaUnavailable: if Kafka does not answer.
     """
     try:
         return KafkaConsumer(
@@ -65,7 +65,7 @@ def consumer(bootstrap: str, settings: Mapping[str, Any]) -> KafkaConsumer:
             }
         )
     except KafkaError as error:
-        raise StreamingError(f"Kafka at {bootstrap} does not answer ({error})") from error
+        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer ({error})") from error
 
 
 def read_all(reader: KafkaConsumer, topic: str) -> Iterable[Any]:

@@ -7,6 +7,10 @@ class StreamingError(RuntimeError):
     """The job cannot be submitted or has failed; the message ends with the root cause."""
 
 
+class KafkaUnavailable(StreamingError):
+    """Kafka does not answer; worth another try."""
+
+
 def innermost_cause(trace: str) -> str:
     r"""The last exception of a chain of causes, with the first line of its message.
 

@@ -76,6 +76,11 @@ class FlinkRest:
         latest = self._get(f"/jobs/{job}/checkpoints").get("latest") or {}
         return str((latest.get("restored") or {}).get("external_path") or "")
 
+    def last_savepoint(self, job: str) -> str:
+        """The newest savepoint of a job that the cluster remembers; "" for none."""
+        latest = self._get(f"/jobs/{job}/checkpoints").get("latest") or {}
+        return str((latest.get("savepoint") or {}).get("external_path") or "")
+
     def restarts(self, job: str) -> int:
         """How often Flink has restarted the job since it was submitted."""
         metrics = self._get(f"/jobs/{job}/metrics?get=numRestarts")

@@ -7,7 +7,9 @@ given up, by us or by Flink, is not submitted again: its root cause is raised.
 
 Only the newest state may be gone on from: the transactions of its checkpoint are committed, and an
 older one would write them once more. So nothing here falls back to an older checkpoint, and those
-of earlier submissions are removed as soon as the job has one of its own.
+of earlier submissions are removed as soon as the job has one of its own. Nor is a missing state a
+reason to begin anew: once anything has been committed, by the record in the data directory or by
+what Kafka holds, the job is submitted only if an operator says from where.
 
 Nor may two jobs go on from one state. A keeper that is killed while it submits leaves a client
 behind that may still succeed; so the id of a job follows from what it goes on from and what ran
@@ -27,10 +29,17 @@ from typing import Any
 import structlog
 from kafka.errors import KafkaError
 
-from streaming.failure import StreamingError
+from streaming.failure import KafkaUnavailable, StreamingError
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job import Config, Surroundings
-from streaming.job_state import newest_state, remove_other_states, savepoints
+from streaming.job_record import NO_STATE, JobRecord, RecordFile
+from streaming.job_state import (
+    checkpoint_number,
+    newest_state,
+    remove_other_states,
+    savepoints,
+    states,
+)
 from streaming.outage import OwnFailures
 from streaming.submission import submit_in_subprocess
 from streaming.topic_identity import ForeignKafkaError
@@ -43,8 +52,11 @@ POLL_SECONDS = 0.5
 SUBMIT_ATTEMPTS = 3
 """A cluster that is killed while it takes the job fails the submission, and is back soon after."""
 UPGRADE_SECONDS = 300.0
-NO_STATE = "none"
-"""Instead of a state to go on from: begin anew."""
+REMEDIES = (
+    "name the state to go on from with `sparc stream --restore URI`, or begin anew with "
+    "`sparc stream --restore none` once the topics of the job are emptied, as all of it is written "
+    "again (`sparc up --fresh` empties everything of its data directory)"
+)
 
 
 @dataclass
@@ -68,14 +80,20 @@ class Keeper:
         config: Config,
         around: Surroundings,
         flink: FlinkRest,
+        file: RecordFile,
+        committed: Callable[[], list[str]],
         submit: Callable[[Config, Surroundings], str] = submit_in_subprocess,
         restore: str = "",
     ) -> None:
         self.config = config
         self.around = around
         self.flink = flink
+        self._file = file
+        self._record = file.read()
+        self._committed = committed
         self._submit = submit
-        self._restore = restore
+        # Named by the operator, and the job of before may still run.
+        self._asked = restore or ("" if self._record.job else self._record.restore)
         self._job: _Job | None = None
         self._refused = 0
 
@@ -83,7 +101,8 @@ class Keeper:
         """Submit the job where it is missing; says how it is.
 
         Raises:
-            StreamingError: if Flink refuses the job, or it is given up; with the root cause.
+            StreamingError: if Flink refuses the job, or it is given up, with the root cause; or if
+                nothing says from where to go on.
         """
         try:
             task_managers = self.flink.task_managers()
@@ -97,6 +116,11 @@ class Keeper:
                     raise StreamingError(f"Flink gave the job up: {cause}")
                 return self._begin([j for j, _ in running])
             job, state = alive[0]
+            if self._asked:
+                raise StreamingError(
+                    f"the job {self.config.name!r} runs already, as {job}: it is not begun from "
+                    f"{self._asked!r}; stop it first (SIGTERM to its keeper, or Flink's own stop)"
+                )
             if self._job is None or self._job.identity != job:
                 log.info("job found", job=job, state=state)
                 self._job = _Job(job, self._job.submissions if self._job else 0)
@@ -105,6 +129,8 @@ class Keeper:
             problem = self._problem(self._job, state, restarts, counts.completed)
         except FlinkUnavailable as error:
             return {"state": "waiting for Flink", "job_state": "unknown", "problem": str(error)}
+        if counts.completed:
+            self._remember(self._record.completed(job, checkpoint_number(counts.latest) or 0))
         if counts.completed and not self._job.alone:
             self._job.alone = True
             if removed := remove_other_states(self.around.checkpoints, job):
@@ -145,12 +171,24 @@ class Keeper:
 
     def _begin(self, before: list[str]) -> dict[str, Any]:
         """Submit the job; `before` are the ids of those that the cluster remembers."""
-        if self._restore:  # named by the operator, for this once
-            restore = "" if self._restore == NO_STATE else self._restore
-        else:
-            restore = newest_state(self.around.checkpoints)
-        place = "|".join((self.config.name, self.around.checkpoints, restore, *sorted(before)))
+        if self._asked:
+            self.go_on_from(self._asked)
+            self._asked = ""
+        try:
+            restore = self._where_to_go_on(before)
+        except KafkaUnavailable as error:
+            return {"state": "waiting for Kafka", "job_state": "absent", "problem": str(error)}
+        place = "|".join(
+            (
+                self.config.name,
+                self.around.checkpoints,
+                restore,
+                str(self._record.asked),
+                *sorted(before),
+            )
+        )
         identity = hashlib.sha256(place.encode()).hexdigest()[:32]
+        self._remember(self._record.submitted_as(identity))
         log.info("submitting the job", flink=self.around.flink, restore=restore or None)
         try:
             job = self._submit(self.config, replace(self.around, restore=restore, job_id=identity))
@@ -161,14 +199,70 @@ class Keeper:
             log.warning("the job was not taken", attempt=self._refused, reason=str(error))
             return {"state": "not taken", "job_state": "absent", "problem": str(error)}
         self._refused = 0
-        self._restore = ""
         self._job = _Job(job, (self._job.submissions if self._job else 0) + 1)
         log.info("job submitted", job=job)
         return {"state": "submitted", "job_state": "CREATED"}
 
+    def _where_to_go_on(self, before: list[str]) -> str:
+        """URI of the state to go on from; empty to begin anew.
+
+        Raises:
+            StreamingError: if there is none, or not the newest, though something was committed.
+            KafkaUnavailable: if Kafka cannot say whether something was.
+        """
+        asked, last = self._record.restore, self._record.checkpoint
+        found, problem = None, f"none is in {self.around.checkpoints}"
+        try:
+            # Also when one was asked for: the job may have come further while no keeper watched.
+            found = newest_state(self.around.checkpoints, self._record.forgotten)
+        except StreamingError as error:
+            problem = str(error)
+            if (
+                self._record.job and not self._refused
+            ):  # submitted, and nobody knows how far it came
+                asked = ""
+        if found and found.number >= last:
+            return found.uri
+        if asked and not found:
+            return "" if asked == NO_STATE else asked
+        if found:
+            problem = f"the newest is number {found.number}, {found.uri}"
+        committed = [f"its checkpoint {last} was complete"] if last else []
+        if not (committed := committed + self._committed()):
+            return ""
+        for job in before:
+            with suppress(FlinkUnavailable):
+                if savepoint := self.flink.last_savepoint(job):
+                    problem += f"; Flink knows of {savepoint}"
+        raise StreamingError(
+            f"the job {self.config.name!r} has no state to go on from, and is not begun anew, as "
+            f"it would write again what it has committed ({', '.join(committed)}). Looked for the "
+            f"newest checkpoint or savepoint: {problem}. To go on, {REMEDIES}"
+        )
+
+    def _remember(self, record: JobRecord) -> None:
+        if record == self._record:
+            return
+        self._record = record
+        try:
+            self._file.write(record)
+        except OSError as error:  # the job goes on, on a full disk too
+            log.warning("the record of the job is not written", reason=str(error))
+
     def go_on_from(self, state: str) -> None:
-        """Submit the job from this state the next time; empty for the newest."""
-        self._restore = state
+        """Submit the job from this state the next time, or anew with "none"."""
+        try:
+            others = tuple(found.uri for found in states(self.around.checkpoints))
+        except StreamingError:  # not to be looked into: then nothing is found there later either
+            others = ()
+        if state == NO_STATE:
+            log.warning(
+                "beginning anew, as asked: all of the topic is read from its start, and what its "
+                "job has written stays and is written again",
+                topic=self.around.topics.clicks,
+                states_that_count_no_more=len(others),
+            )
+        self._remember(self._record.going_on_from(state, others))
 
     def stop_for_upgrade(self) -> str:
         """Stop the job with a savepoint, for another to go on from; empty if none was running.
@@ -233,6 +327,8 @@ def run(
     around: Surroundings,
     stop: threading.Event,
     report: Report,
+    file: RecordFile,
+    committed: Callable[[], list[str]],
     lag: Callable[[], int | None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     upgrade: threading.Event | None = None,
@@ -246,12 +342,15 @@ def run(
         around: where it runs.
         stop: ends the run; the job is stopped with a savepoint.
         report: is called about once a second.
+        file: the record of the job.
+        committed: what Kafka holds of an earlier run, in words; see `committed_work`.
         lag: records of `clicks` that no checkpoint covers yet, for the report.
         clock: monotonic seconds.
         upgrade: ends the run once the job has been stopped with a savepoint. While none can be
             taken the job goes on, and the report says so.
         restore: URI of the state to go on from, if the job has to be submitted; "none" to begin
-            anew; empty for the newest in the directory of the checkpoints.
+            anew, which is refused while the job runs; empty for the newest in the directory of
+            the checkpoints.
         check: looks whether the topics are those that the job's state comes from. The job is not
             submitted before it has said so, and cancelled as soon as it says no.
 
@@ -259,12 +358,13 @@ def run(
         Whether it ended for an upgrade: the caller is to start the job's new version.
 
     Raises:
-        StreamingError: with the root cause, when the job is given up.
+        StreamingError: with the root cause, when the job is given up; or if nothing says from
+            where to go on.
         ForeignKafkaError: from `check`.
     """
     upgrade = upgrade or threading.Event()
     flink = FlinkRest(around.flink)
-    keeper = Keeper(config, around, flink, restore=restore)
+    keeper = Keeper(config, around, flink, file, committed, restore=restore)
     reported = float("-inf")
     refused = ""
     try:

@@ -6,6 +6,8 @@ the job and prints its id: the JVM of the PyFlink client ends with that process 
 
 from __future__ import annotations
 
+import glob
+import importlib.util
 import os
 import subprocess
 import sys
@@ -72,12 +74,17 @@ def submit_in_subprocess(config: Config, around: Surroundings, *, check_only: bo
     Raises:
         StreamingError: with the root cause.
     """
+    spec = importlib.util.find_spec("pyflink")
+    home = os.path.dirname(os.path.realpath((spec and spec.origin) or ""))
     environment = {
         **os.environ,
         # A JVM of a few seconds: quick to start, and no code is worth the second compiler.
         "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx512m",
         # The job has no Python workers: no loopback server, which would import Beam.
         "_python_worker_execution_mode": "process",
+        # PyFlink looks for its jars with glob, for which a name may hold patterns.
+        "FLINK_LIB_DIR": glob.escape(os.path.join(home, "lib")),
+        "FLINK_OPT_DIR": glob.escape(os.path.join(home, "opt")),
     }
     try:
         done = subprocess.run(  # noqa: S603

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def make_temporary(purpose: str) -> Path:
-    """A new folder that only its owner may enter; those that killed processes left are removed."""
-    remove_left(purpose)
-    return Path(tempfile.mkdtemp(prefix=f"sparc-{purpose}-{os.getpid()}-"))
+def make_temporary(purpose: str, parent: str | None = None) -> Path:
+    """A new folder that only its owner may enter; those that killed processes left are removed.
+
+    It is made in `parent`, by default the temporary directory.
+    """
+    remove_left(purpose, parent)
+    return Path(tempfile.mkdtemp(prefix=f"sparc-{purpose}-{os.getpid()}-", dir=parent))
 
 
 @contextmanager
@@ -27,10 +30,10 @@ def temporary(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_left(purpose: str) -> None:
+def remove_left(purpose: str, parent: str | None = None) -> None:
     """Remove the folders of that purpose whose makers have ended; only those that are ours."""
     pattern = re.compile(rf"sparc-{re.escape(purpose)}-(\d+)-\w+")
-    for entry in os.scandir(tempfile.gettempdir()):
+    for entry in os.scandir(parent or tempfile.gettempdir()):
         match = pattern.fullmatch(entry.name)
         # Anyone may make a name, or a link, in a common directory.
         if match is None or not entry.is_dir(follow_symlinks=False):

@@ -37,10 +37,13 @@ import structlog
 
 from deploy import flink_cluster as flink
 from deploy import kafka_broker as kafka
+from deploy.environment import settle
 from deploy.java import JARS, JavaError, find_jars, find_java
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = ROOT / "deploy" / "pom.xml"
+ODD_NAME = "my shop %41 #1 ;x 'q' \"d\" é+&=~[x]$(y){z},ü:w ${HOME} %(here)s"
+"""A directory as people name them, and then some: whatever runs in there has to find its way."""
 
 
 @atexit.register
@@ -64,8 +67,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 class JavaProcess:
     """A foreground Java process that the tests start, kill and start again."""
 
-    def __init__(self, command: Sequence[str], output: Path) -> None:
+    def __init__(self, command: Sequence[str], directory: Path, output: Path) -> None:
         self.command = list(command)
+        self.directory = directory
         self.output = output
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -78,6 +82,8 @@ class JavaProcess:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
+                cwd=self.directory,
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -99,6 +105,12 @@ class JavaProcess:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    settle(environment)  # as every start of the pipeline does, for one the locale
+    return environment
 
 
 def _die_with_parent() -> None:
@@ -193,13 +205,13 @@ def kafka_broker(
 ) -> Iterator[Broker]:
     port, controller_port = free_ports(2)
     config = kafka.Config(
-        data_dir=tmp_path_factory.mktemp("kafka"),
+        data_dir=tmp_path_factory.mktemp("kafka") / ODD_NAME,
         port=port,
         controller_port=controller_port,
         jars=jars / "kafka",
     )
     kafka.prepare(config)
-    process = JavaProcess(kafka.command(config), config.data_dir / "output.log")
+    process = JavaProcess(kafka.command(config), config.data_dir, config.data_dir / "output.log")
     broker = Broker(config.bootstrap, process)
     try:
         broker.start()
@@ -214,7 +226,7 @@ def flink_cluster(
 ) -> Iterator[Cluster]:
     rest, rpc, blob, task_manager, data = free_ports(5)
     config = flink.Config(
-        data_dir=tmp_path_factory.mktemp("flink"),
+        data_dir=tmp_path_factory.mktemp("flink") / ODD_NAME,
         rest_port=rest,
         rpc_port=rpc,
         blob_port=blob,
@@ -225,8 +237,13 @@ def flink_cluster(
     cluster = Cluster(
         config.address,
         find_jars(jars / "flink", "flink-sql-connector-kafka-*.jar"),
-        JavaProcess(flink.job_manager_command(config), config.data_dir / "job_manager.out"),
-        JavaProcess(flink.task_manager_command(config), config.data_dir / "task_manager.out"),
+        *(
+            JavaProcess(command, config.data_dir, config.data_dir / output)
+            for command, output in (
+                (flink.job_manager_command(config), "job_manager.out"),
+                (flink.task_manager_command(config), "task_manager.out"),
+            )
+        ),
     )
     try:
         cluster.job_manager.start()

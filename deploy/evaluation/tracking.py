@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 
@@ -32,7 +33,17 @@ def address(settings: Settings, given: str | None, out: Path) -> str:
     if registry.tracking_uri and not settings.evaluation_config().tracking_uri and not given:
         return registry.let_in(registry.tracking_uri)
     configured = settings.evaluation_config().tracking_uri
-    return given or configured or f"sqlite:///{(out / DATABASE).resolve()}"
+    return given or configured or database_uri(out)
+
+
+def database_uri(out: Path) -> str:
+    """Of the database in a directory.
+
+    SQLAlchemy decodes the path; MLflow does not where it makes the directory, but only if the URI
+    begins with `sqlite:///`.
+    """
+    plain = str((out / DATABASE).resolve())
+    return f"sqlite:///{plain}" if plain == quote(plain) else f"sqlite+pysqlite:///{quote(plain)}"
 
 
 def log_run(
@@ -64,6 +75,7 @@ def _log(
     import mlflow
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
+    from sqlalchemy import make_url
 
     mlflow.set_tracking_uri(uri)
     client = MlflowClient(uri)
@@ -72,8 +84,9 @@ def _log(
         experiment_id = found.experiment_id
     else:
         place = None
-        if uri.startswith("sqlite:///"):
-            place = (Path(uri.removeprefix("sqlite:///")).parent / ARTIFACTS).as_uri()
+        if uri.startswith("sqlite"):
+            database = Path(make_url(uri).database or DATABASE)
+            place = (database.absolute().parent / ARTIFACTS).as_uri()
         experiment_id = client.create_experiment(experiment, artifact_location=place)
     named = f"{report['name']}, seed {report.get('seed', 0)}"
     run_id = str(client.create_run(experiment_id, run_name=named, tags=dict(tags)).info.run_id)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from deploy.evaluation.tracking import database_uri
 from tests.benchmarks import quality_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +99,7 @@ def studies(options: argparse.Namespace, dataset: str) -> list[list[str]]:
 
 
 def _tracking(options: argparse.Namespace) -> str:
-    return f"sqlite:///{(options.out / 'mlflow.db').resolve()}"
+    return database_uri(options.out)
 
 
 def run(command: list[str], log: Path) -> bool:

@@ -126,15 +126,17 @@ def services(partitions: int, heap_mb: int, managed_mb: int) -> Iterator[Service
         kafka.prepare(broker)
         flink.prepare(cluster)
         processes = []
-        for number, command in enumerate(
+        for number, (command, directory) in enumerate(
             (
-                kafka.command(broker),
-                flink.job_manager_command(cluster),
-                flink.task_manager_command(cluster),
+                (kafka.command(broker), broker.data_dir),
+                (flink.job_manager_command(cluster), cluster.data_dir),
+                (flink.task_manager_command(cluster), cluster.data_dir),
             )
         ):
             output = stack.enter_context((folder / f"service-{number}.log").open("wb"))
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=directory, stdout=output, stderr=subprocess.STDOUT
+            )
             stack.callback(process.wait)
             stack.callback(process.kill)
             processes.append(process)

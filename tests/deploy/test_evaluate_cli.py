@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from deploy.cli import app
 from deploy.evaluation import tracking
+from tests.conftest import ODD_NAME
 from tests.deploy.evaluation_log import write
 
 UNTIL = "2011-02-20"
@@ -75,10 +76,11 @@ def test_peers_and_sparc_are_played_side_by_side_and_never_twice(log: list[str],
 def test_a_run_is_in_mlflow_with_its_settings_metrics_curves_and_plots(
     log: list[str], tmp_path: Path
 ):
-    out = tmp_path / "popularity"
+    out = tmp_path / f"{ODD_NAME}?"
     sparc(*log, "--out", str(out), "--model", "popularity")
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
     report = json.loads((out / "report.json").read_bytes())
-    client = MlflowClient(f"sqlite:///{out / tracking.DATABASE}")
+    client = MlflowClient(tracking.database_uri(out))
     experiment = client.get_experiment_by_name("sparc-evaluation")
     assert experiment is not None
     [run] = client.search_runs([experiment.experiment_id])

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.pipeline import PipelineError, drain_steps, incomplete, only_one
 from deploy.up import UpError, claim, log_name
+from streaming.job_record import NO_STATE, RecordFile
 
 WHOLE: dict[str, Any] = {
     "events_read": 10,
@@ -110,6 +111,8 @@ def test_fresh_empties_only_what_is_ours(tmp_path: Path) -> None:
     assert (ours / "kafka").is_dir()
     claim(ours, fresh=True)
     assert not (ours / "kafka").exists()
+    # What lies elsewhere is not gone on from either.
+    assert RecordFile(ours).read().restore == NO_STATE
 
     foreign = tmp_path / "foreign"
     foreign.mkdir()

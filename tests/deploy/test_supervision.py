@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from deploy.supervision import Program, Supervisor, last_line
+from tests.conftest import ODD_NAME
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -27,8 +29,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Supervisor]]:
     started: list[Supervisor] = []
 
     def begin(*programs: Program) -> Supervisor:
-        # A percent sign in the path: supervisord expands them in its configuration.
-        supervisor = Supervisor(programs, tmp_path / "100% logs", {"WORD": 'a "b", 50%'})
+        supervisor = Supervisor(programs, tmp_path / ODD_NAME / "logs", {"WORD": 'a "b", 50%'})
         started.append(supervisor)
         supervisor.wait_until_up()
         return supervisor
@@ -127,3 +128,28 @@ def test_a_full_disk_ends_neither_supervisord_nor_what_it_hears_of_a_program(sma
         assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 1.0  # no line is lost
     finally:
         supervisor.stop()
+
+
+def test_any_name_of_a_directory_and_any_argument_arrive_unharmed(
+    start: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    place = tmp_path / ODD_NAME
+    place.mkdir()
+    code = "import os, sys; print(os.getcwd(), *sys.argv[1:], sep='|')"
+    words = [ODD_NAME, " ;a", " #b", "50%", "\\", "'\""]
+    command = [sys.executable, "-c", code, *words]
+    supervisor = start(Program("echo-1", command, place, one_shot=True))
+    eventually(lambda: supervisor.states()["echo-1"].state == "EXITED")
+    log = supervisor.states()["echo-1"].log
+    assert log == tmp_path / ODD_NAME / "logs" / "echo-1.log"
+    assert last_line(log).split("|") == [str(place), *words]
+
+
+def test_a_socket_has_a_short_path_whatever_the_place_for_temporary_files(
+    start: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    supervisor = start(Program("sleeper", SLEEPER, start_seconds=0))
+    assert supervisor.states()["sleeper"].name == "sleeper"

@@ -19,6 +19,7 @@ import pytest
 from deploy import settings as configuration
 from deploy.settings import ROOT
 from deploy.status import read_status
+from tests.conftest import ODD_NAME
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -90,7 +91,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    started = Run(tmp_path_factory.mktemp("pipeline") / "state")
+    started = Run(tmp_path_factory.mktemp("pipeline") / ODD_NAME)
     yield started
     started.stop()
 

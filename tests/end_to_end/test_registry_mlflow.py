@@ -27,6 +27,7 @@ from deploy.registry import registered_versions
 from indexer.pointer import snapshot_path
 from indexer.soft_search import Config as SearchConfig
 from streaming.topics import Topics, create_topics
+from tests.conftest import ODD_NAME
 from tests.deploy.forging import forge
 from tests.deploy.snapshot_maker import Shelf, clicks, make_snapshots
 
@@ -109,7 +110,7 @@ class Part:
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     made = tmp_path_factory.mktemp("made")
     make_snapshots(made, 4)
-    return Shelf(tmp_path_factory.mktemp("data"), made)
+    return Shelf(tmp_path_factory.mktemp("data") / ODD_NAME, made)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def secure_broker(
         ca_file=certificates / "ca.pem",
     )
     kafka.prepare(config)
-    process = JavaProcess(kafka.command(config), config.data_dir / "output.log")
+    process = JavaProcess(kafka.command(config), config.data_dir, config.data_dir / "output.log")
     process.start()
     try:
         kafka.wait_until_ready(

@@ -14,10 +14,13 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from deploy import kafka_broker as kafka
 from streaming import job_keeper
 from streaming.accounting import Accounts, StreamEnd, consumer, count
+from streaming.committed_work import committed_work
 from streaming.dead_letters import OURS
 from streaming.events import UserSequence
 from streaming.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job import Config, Surroundings
+from streaming.job_record import RecordFile
+from streaming.job_state import local_uri
 from streaming.topics import Topics, create_topics
 from tests.streaming.oracle import Expected, Record
 
@@ -45,18 +48,29 @@ class LiveStream:
             self.broker.bootstrap,
             self.cluster.address,
             tuple(map(str, self.cluster.jars)),
-            (self.folder / "checkpoints").as_uri(),
+            local_uri(self.folder / "checkpoints"),
             self.topics,
         )
 
-    def start(self) -> None:
+    def start(self, restore: str = "") -> None:
         def keep() -> None:
             try:
-                job_keeper.run(self.config, self.surroundings, self._stop, self.reports.append)
+                job_keeper.run(
+                    self.config,
+                    self.surroundings,
+                    self._stop,
+                    self.reports.append,
+                    RecordFile(self.folder),
+                    lambda: committed_work(
+                        self.config, self.broker.bootstrap, self.topics, self.client
+                    ),
+                    restore=restore,
+                )
             except Exception as error:
                 self.error = error
 
         self._stop.clear()
+        self.error = None
         self._thread = threading.Thread(target=keep)
         self._thread.start()
 

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import os
-import struct
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from kafka.errors import KafkaTimeoutError
 
-from streaming.failure import StreamingError, innermost_cause
+from streaming.failure import KafkaUnavailable, StreamingError, innermost_cause
 from streaming.flink_rest import Checkpoints, FlinkUnavailable
 from streaming.job import Config, Surroundings
 from streaming.job_keeper import Keeper, run
-from streaming.job_state import newest_state, remove_other_states
+from streaming.job_record import RecordFile
+from streaming.job_state import (
+    HEADER,
+    MAGIC,
+    local_path,
+    local_uri,
+    newest_state,
+    remove_other_states,
+)
 from streaming.topic_identity import ForeignKafkaError
 
 A, B = "a" * 32, "b" * 32
@@ -23,6 +32,8 @@ class Cluster:
     def __init__(self):
         self.running = {}
         self.completed = 0
+        self.latest = ""
+        self.savepoint_elsewhere = ""
         self.up = True
         self.calls = []
         self.savepoints = True
@@ -41,7 +52,10 @@ class Cluster:
         return self.running.get(job, "UNKNOWN")
 
     def checkpoints(self, job):
-        return Checkpoints(self.completed, 0, "")
+        return Checkpoints(self.completed, 0, self.latest)
+
+    def last_savepoint(self, job):
+        return self.savepoint_elsewhere
 
     def restarts(self, job):
         return len(self.failed)
@@ -81,12 +95,13 @@ def cluster():
 
 @pytest.fixture
 def around(tmp_path):
-    return Surroundings("kafka:1", "flink:1", (), tmp_path.as_uri())
+    return Surroundings("kafka:1", "flink:1", (), local_uri(tmp_path))
 
 
 @pytest.fixture
-def keeper(cluster, around):
-    submitted, identities, refusals = [], [], []
+def begin(cluster, around, tmp_path):
+    """Starts a keeper; `committed` is what Kafka holds."""
+    submitted, identities, refusals, committed = [], [], [], []
 
     def submit(config, where):
         identities.append(where.job_id)
@@ -97,15 +112,25 @@ def keeper(cluster, around):
         cluster.running[job] = "RUNNING"
         return job
 
-    keeper = Keeper(Config(), around, cluster, submit)
-    keeper.submitted, keeper.identities, keeper.refusals = submitted, identities, refusals
-    return keeper
+    def start(restore="", around=around):
+        record = RecordFile(tmp_path.parent / f"{tmp_path.name}-data")
+        keeper = Keeper(Config(), around, cluster, record, lambda: list(committed), submit, restore)
+        keeper.submitted, keeper.identities, keeper.refusals = submitted, identities, refusals
+        keeper.committed = committed
+        return keeper
+
+    return start
 
 
-def state(folder, age=0.0, number=None):
+@pytest.fixture
+def keeper(begin):
+    return begin()
+
+
+def state(folder, number=1, age=0.0):
     folder.mkdir(parents=True)
     path = folder / "_metadata"
-    path.write_bytes(b"x" if number is None else struct.pack(">iiq", 0x4960672D, 4, number))
+    path.write_bytes(HEADER.pack(MAGIC, 4, number) + b"the rest")
     os.utime(path, (1000 - age, 1000 - age))
     return folder
 
@@ -124,12 +149,12 @@ def test_a_running_job_is_adopted(keeper, cluster):
 
 def test_a_forgotten_job_goes_on_from_its_newest_state(keeper, cluster, tmp_path):
     keeper.step()
-    state(tmp_path / A / "chk-9", age=5)
-    newest = state(tmp_path / A / "chk-10")
+    state(tmp_path / A / "chk-9", 9)
+    newest = state(tmp_path / A / "chk-10", 10, age=5)  # the clock has been put back
     (tmp_path / A / "chk-11").mkdir()  # begun, not complete
     cluster.running.clear()
     keeper.step()
-    assert keeper.submitted == ["", newest.resolve().as_uri()]
+    assert keeper.submitted == ["", local_uri(newest)]
 
 
 @pytest.mark.parametrize("taken", ["chk-10", "savepoint"])
@@ -137,15 +162,15 @@ def test_the_newest_state_is_the_one_of_the_highest_number_although_the_clock_wa
     keeper, cluster, tmp_path, taken
 ):
     keeper.step()
-    state(tmp_path / A / "chk-9", number=9)
-    state(tmp_path / B / "chk-8", age=-5, number=8)
+    state(tmp_path / A / "chk-9", 9)
+    state(tmp_path / B / "chk-8", 8, age=-5)
     folder = tmp_path / A / "chk-10"
     if taken == "savepoint":
         folder = tmp_path / "savepoints" / "savepoint-1a2b3c-4d5e6f"
-    newest = state(folder, age=500, number=10)
+    newest = state(folder, 10, age=500)
     cluster.running.clear()
     keeper.step()
-    assert keeper.submitted == ["", newest.resolve().as_uri()]
+    assert keeper.submitted == ["", local_uri(newest)]
 
 
 def test_of_two_keepers_that_know_the_same_flink_takes_one_job(keeper, cluster):
@@ -182,17 +207,177 @@ def test_a_job_that_flink_does_not_take_is_raised_with_the_reason(keeper):
         keeper.step()
 
 
-def test_the_operator_names_the_state_once(cluster, around, keeper, tmp_path):
-    newest = state(tmp_path / A / "chk-1")
-    keeper.go_on_from("s3://elsewhere/savepoint-1")
+def test_a_state_that_was_asked_for_counts_until_the_job_has_one_of_its_own(
+    begin, cluster, tmp_path
+):
+    state(tmp_path / A / "chk-7", 7)
+    keeper = begin("s3://elsewhere/savepoint-1")
+    keeper.step()
+    cluster.running.clear()
+    begin().step()  # the keeper was killed, too
+    assert keeper.submitted == ["s3://elsewhere/savepoint-1"] * 2
+    job = next(iter(cluster.running))
+    own = state(tmp_path / job / "chk-3", 3)
+    cluster.completed, cluster.latest = 1, local_uri(own)
+    keeper = begin()
     keeper.step()
     cluster.running.clear()
     keeper.step()
-    assert keeper.submitted == ["s3://elsewhere/savepoint-1", newest.resolve().as_uri()]
-    keeper.go_on_from("none")
-    cluster.running.clear()
+    assert keeper.submitted[-1] == local_uri(own)
+
+
+def test_begun_anew_it_never_goes_on_from_what_was_there_before(begin, cluster, tmp_path):
+    keeper = begin()
     keeper.step()
-    assert keeper.submitted[-1] == ""
+    old = state(tmp_path / A / "chk-50", 50)
+    cluster.running.clear()
+    keeper.committed.append("the topic 'sequences' is not empty")
+    keeper = begin("none")
+    keeper.step()
+    cluster.running.clear()
+    begin().step()
+    assert keeper.submitted == ["", "", ""]
+    assert len(set(keeper.identities)) == 2  # its checkpoints lie in a directory of their own
+    job = next(iter(cluster.running))
+    own = state(tmp_path / job / "chk-1", 1)
+    cluster.completed, cluster.latest = 1, local_uri(own)
+    begin().step()
+    assert not old.exists()
+    state(tmp_path / A / "chk-50", 50)  # as if it could not be removed
+    cluster.running.clear()
+    begin().step()
+    assert keeper.submitted[-1] == local_uri(own)
+
+
+def test_what_the_job_did_while_no_keeper_watched_counts_more_than_what_was_asked_for(
+    begin, cluster, tmp_path
+):
+    old = state(tmp_path / A / "chk-50", 50)
+    keeper = begin("none")
+    keeper.step()
+    own = state(tmp_path / next(iter(cluster.running)) / "chk-2", 2)
+    cluster.running.clear()
+    begin().step()
+    assert keeper.submitted == ["", local_uri(own)]
+    assert old.exists()
+
+
+def test_a_job_that_was_begun_as_asked_is_not_begun_so_again_where_nobody_can_look(
+    begin, cluster, around
+):
+    elsewhere = replace(around, checkpoints="abfss://bucket/checkpoints")
+    keeper = begin("none", around=elsewhere)
+    keeper.refusals.append("connection refused")
+    assert [keeper.step()["state"] for _ in range(2)] == ["not taken", "submitted"]
+    keeper.committed.append("the topic 'sequences' is not empty")
+    cluster.running.clear()
+    for later in (keeper, begin(around=elsewhere)):
+        with pytest.raises(StreamingError, match="abfss://bucket/checkpoints"):
+            later.step()
+
+
+def test_no_state_is_no_reason_to_begin_anew_once_anything_was_committed(keeper, cluster, around):
+    keeper.committed.append("the topic 'sequences' is not empty")
+    cluster.running[B] = "FINISHED"
+    cluster.savepoint_elsewhere = "s3://elsewhere/savepoint-1"
+    with pytest.raises(StreamingError) as refusal:
+        keeper.step()
+    for part in (
+        "the topic 'sequences' is not empty",
+        around.checkpoints,
+        "s3://elsewhere/savepoint-1",
+        "--restore URI",
+        "--restore none",
+        "--fresh",
+    ):
+        assert part in str(refusal.value)
+    assert keeper.submitted == []
+
+
+def test_what_the_keeper_remembers_is_enough_to_refuse(begin, cluster, tmp_path):
+    keeper = begin()
+    keeper.step()
+    cluster.completed, cluster.latest = 1, f"file:{tmp_path}/{A}/chk-12"
+    keeper.step()
+    cluster.running.clear()
+    with pytest.raises(StreamingError, match="its checkpoint 12 was complete"):
+        begin().step()
+    older = state(tmp_path / A / "chk-11", 11)
+    with pytest.raises(StreamingError, match=rf"number 11, {local_uri(older)}"):
+        begin().step()
+    state(tmp_path / A / "chk-12", 12)
+    begin().step()
+    assert keeper.submitted[-1].endswith("chk-12")
+
+
+def test_a_damaged_newest_state_is_not_replaced_by_an_older_one(keeper, cluster, tmp_path):
+    keeper.step()
+    keeper.committed.append("the topic 'sequences' is not empty")
+    cluster.running.clear()
+    state(tmp_path / A / "chk-9", 9)
+    (state(tmp_path / A / "chk-8", 8) / "_metadata").write_bytes(b"")  # not the newest
+    assert newest_state(local_uri(tmp_path)).number == 9
+    damaged = state(tmp_path / A / "chk-10", 10)
+    for left in (b"", b"no checkpoint's bytes"):
+        (damaged / "_metadata").write_bytes(left)
+        with pytest.raises(StreamingError, match=f"{damaged} is damaged"):
+            keeper.step()
+    assert keeper.submitted == [""]
+
+
+def test_while_kafka_does_not_say_what_was_committed_nothing_is_submitted(
+    begin, keeper, monkeypatch
+):
+    def away():
+        raise KafkaUnavailable("Kafka at kafka:1 does not answer")
+
+    monkeypatch.setattr(keeper, "_committed", away)
+    assert keeper.step()["state"] == "waiting for Kafka"
+    assert keeper.submitted == []
+
+
+def test_a_directory_that_cannot_be_looked_into_matters_once_something_was_committed(
+    begin, around, cluster
+):
+    elsewhere = replace(around, checkpoints="abfss://bucket/checkpoints")
+    keeper = begin(around=elsewhere)
+    keeper.step()
+    cluster.running.clear()
+    keeper.committed.append("the topic 'sequences' is not empty")
+    with pytest.raises(StreamingError, match=r"abfss://bucket/checkpoints.*--restore"):
+        keeper.step()
+
+
+def test_a_job_that_runs_is_not_begun_from_elsewhere(begin, cluster):
+    cluster.running["f" * 32] = "RUNNING"
+    with pytest.raises(StreamingError, match="runs already"):
+        begin("none").step()
+
+
+def test_states_of_a_version_that_encoded_the_path_are_gone_on_from(begin, cluster, tmp_path):
+    own = tmp_path / "my shop" / "checkpoints"
+    own.mkdir(parents=True)
+    earlier = state(tmp_path / "my%20shop" / "checkpoints" / A / "chk-5", 5)
+    keeper = begin(around=Surroundings("kafka:1", "flink:1", (), local_uri(own)))
+    keeper.step()
+    assert keeper.submitted == [local_uri(earlier)]
+    state(own / next(iter(cluster.running)) / "chk-6", 6)
+    cluster.completed = 1
+    keeper.step()
+    assert not earlier.exists()
+
+
+def test_another_data_directory_that_is_called_so_is_left_alone(tmp_path):
+    own = tmp_path / "my shop" / "checkpoints"
+    state(tmp_path / "my%20shop" / "checkpoints" / A / "chk-5", 5)
+    (tmp_path / "my%20shop" / "job.json").touch()
+    assert newest_state(local_uri(own)) is None
+
+
+@pytest.mark.parametrize("uri", ["/a b/%41", "file:/a b/%41", "file:///a b/%41"])
+def test_a_local_path_is_taken_as_flink_takes_it(uri):
+    assert local_path(uri) == Path("/a b/%41")
+    assert local_path("s3://bucket/a") is None
 
 
 def test_an_upgrade_stops_the_job_with_a_savepoint(keeper, cluster):
@@ -286,12 +471,12 @@ def test_the_states_of_earlier_submissions_go_once_the_job_has_its_own(keeper, c
 def test_only_directories_of_jobs_are_removed(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / A).mkdir()
-    assert remove_other_states(tmp_path.as_uri(), B) == [A]
+    assert remove_other_states(local_uri(tmp_path), B) == [A]
     assert (tmp_path / "notes").exists()
 
 
-def test_a_file_system_that_cannot_be_looked_into_is_named_with_a_way_out():
-    with pytest.raises(StreamingError, match=r"abfss://bucket/checkpoints.*--restore"):
+def test_a_file_system_that_cannot_be_looked_into_is_named():
+    with pytest.raises(StreamingError, match="abfss://bucket/checkpoints"):
         newest_state("abfss://bucket/checkpoints")
 
 
@@ -315,15 +500,15 @@ def test_leaving_cancels_a_job_that_is_restarting(keeper, cluster):
     assert [call[0] for call in cluster.calls] == ["cancel"]
 
 
-def test_it_returns_when_told_to_stop(around):
+def test_it_returns_when_told_to_stop(around, tmp_path):
     stop = threading.Event()
     stop.set()
     reports = []
-    run(Config(), around, stop, reports.append)
+    run(Config(), around, stop, reports.append, RecordFile(tmp_path), list)
     assert reports[-1]["state"] == "stopped"
 
 
-def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch):
+def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tmp_path):
     monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address: cluster)
     monkeypatch.setattr("streaming.job_keeper.POLL_SECONDS", 0.01)
     cluster.running[A] = "RUNNING"
@@ -335,13 +520,14 @@ def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch):
             raise error
 
     with pytest.raises(ForeignKafkaError, match="clicks"):
-        run(Config(), around, threading.Event(), said.append, check=check)
+        file = RecordFile(tmp_path)
+        run(Config(), around, threading.Event(), said.append, file, list, check=check)
     assert cluster.calls == [("cancel", A)]
     assert {s["state"] for s in said} == {"running"}  # while Kafka is away the job waits itself
 
 
 def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
-    cluster, around, monkeypatch
+    cluster, around, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address: cluster)
     monkeypatch.setattr("streaming.job_keeper.POLL_SECONDS", 0.01)
@@ -354,7 +540,7 @@ def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
             stop.set()
         raise looks.pop() if looks else KafkaTimeoutError("away")
 
-    run(Config(), around, stop, said.append, check=check)
+    run(Config(), around, stop, said.append, RecordFile(tmp_path), list, check=check)
     assert cluster.calls == []
     assert said[0]["state"] == "waiting for Kafka"
     assert said[0]["job_state"] == "absent"
