@@ -5,6 +5,7 @@ DuckDB works within a memory limit and spills what does not fit into the same di
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -110,8 +111,8 @@ def sort(
         duckdb.Error: if memory or disk do not suffice.
     """
     with _connect(directory, memory_mb) as sql:
-        sql.read_parquet(str(directory / RAW_EVENTS)).create_view("raw_events")
-        sql.read_parquet(str(directory / RAW_ITEMS)).create_view("raw_items")
+        for name, view in ((RAW_EVENTS, "raw_events"), (RAW_ITEMS, "raw_items")):
+            sql.read_parquet(glob.escape(str(directory / name))).create_view(view)
         notes = []
         if items is not None:
             _check_repeated(sql, items, repeats, bad)

@@ -14,7 +14,7 @@ from tests.streaming.made_clicks import DELAY, click, heartbeat
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
-START = 10**9
+START = 10**12
 EVENTS = 600
 
 
