@@ -169,6 +169,8 @@ def config_show(
 ) -> None:
     """Print the effective configuration: flags, `SPARC_...` variables, TOML file, defaults.
 
+    Secrets are shown as asterisks; a file made of it needs them put in.
+
     Example: `sparc config show > sparc.toml`
     """
     with errors_as_one_line():
