@@ -102,9 +102,6 @@ class Shop:
             time.sleep(0.05)
         create_topics(self.admin, self.topics)
 
-    def ended(self, *_: Any) -> None:
-        self.admin.close()
-
 
 @pytest.fixture
 def shop(kafka_broker: Any, tmp_path: Path) -> Iterator[Shop]:
@@ -184,7 +181,9 @@ def test_the_replay_refuses_before_it_sends(kafka_broker: Any, tmp_path: Path) -
     shop.admin.close()
 
 
-@pytest.mark.parametrize("alive", [False, True], ids=["stopped", "alive"])
+@pytest.mark.parametrize(
+    "alive", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stopped", "alive"]
+)
 def test_the_job_is_not_let_on(
     kafka_broker: Any, flink_cluster: Any, tmp_path: Path, alive: bool, jars: Path
 ) -> None:
