@@ -47,9 +47,7 @@ def find_jars(folder: Path, pattern: str) -> list[Path]:
         JavaError: if none does.
     """
     if not any(folder.glob(pattern)):
-        raise JavaError(
-            f"{folder} holds no {pattern}; fetch the jars with: mvn -q -B -f deploy/pom.xml package"
-        )
+        raise JavaError(f"{folder} holds no {pattern}; fetch the jars with: ./deploy/fetch_jars.sh")
     return sorted(folder.glob("*.jar"))
 
 
@@ -66,3 +64,9 @@ def class_path(jars: Sequence[Path]) -> str:
                 "checkout, or set jars_dir if the jars are elsewhere"
             )
     return os.pathsep.join(map(str, jars))
+
+
+def empty_temporary(folder: Path) -> None:
+    """Make a folder for a JVM's temporary files, without what a killed one left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -25,12 +25,13 @@ from uuid import uuid4
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from deploy.java import JARS, class_path, find_jars, find_java
+from deploy.java import JARS, class_path, empty_temporary, find_jars, find_java
 
 LARGEST_RECORD = 8 * 1024 * 1024
 """Bytes; a record of several megabytes must reach the dead-letter topic, headers included."""
 
 STORAGE = "storage"
+TMP = "tmp"
 PROPERTIES = "server.properties"
 LOG4J_PROPERTIES = "log4j2.properties"
 LOG = "broker.log"
@@ -135,6 +136,8 @@ def _java(config: Config, *options: str) -> list[str]:
         str(find_java()),
         *options,
         f"-Dlog4j2.configurationFile={LOG4J_PROPERTIES}",
+        # The codecs unpack their libraries there; a killed broker cannot remove them.
+        f"-Djava.io.tmpdir={TMP}",
         "-cp",
         class_path(jars),
     ]
@@ -150,6 +153,7 @@ def prepare(config: Config) -> None:
         KafkaBrokerError: if the storage cannot be formatted, or lies elsewhere.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True)
+    empty_temporary(config.data_dir / TMP)
     (config.data_dir / PROPERTIES).write_text(server_properties(config), encoding="utf-8")
     (config.data_dir / LOG4J_PROPERTIES).write_text(LOG4J, encoding="utf-8")
     storage = config.data_dir / STORAGE

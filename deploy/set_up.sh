@@ -47,18 +47,18 @@ unset PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS PYTHONSA
   UV_PROJECT UV_PROJECT_ENVIRONMENT UV_WORKING_DIRECTORY UV_CONFIG_FILE
 
 # pip, uv and Maven keep caches at home; a bare user id of a container has none.
-maven=(mvn -q -B)
+repository=
 if [ ! -d "${HOME:-}" ] || [ ! -w "${HOME:-}" ]; then
   export HOME="$state/home"
-  maven+=("-Dmaven.repo.local=$HOME/.m2/repository") # Java asks the password file, not HOME
+  repository="$HOME/.m2/repository" # Java asks the password file, not HOME
 fi
 
 python_stamp() {
-  cat "$root/requirements.lock" "$root/pyproject.toml" "$root/deploy/set_up.sh" | sha256sum | cut -d' ' -f1
+  cat "$root/requirements.lock" "$root/pyproject.toml" "$root/deploy/uv.txt" "$root/deploy/set_up.sh" | sha256sum | cut -d' ' -f1
 }
 
 jars_stamp() {
-  find "$root/deploy/pom.xml" "$root/streaming/java" -type f -print0 | LC_ALL=C sort -z |
+  find "$root/deploy/pom.xml" "$root/deploy/checksums.sha256" "$root/streaming/java" -type f -print0 | LC_ALL=C sort -z |
     xargs -0 cat | sha256sum | cut -d' ' -f1
 }
 
@@ -82,7 +82,7 @@ set_up_python() {
     fail "could not create .venv; install the venv module (for example: apt-get install python3.11-venv)"
   # The commands in .venv/bin then find Python beside them, whatever the path of the checkout is.
   grep -qs '^relocatable' "$root/.venv/pyvenv.cfg" || echo 'relocatable = true' >>"$root/.venv/pyvenv.cfg"
-  [ -x "$root/.venv/bin/uv" ] || "$root/.venv/bin/python" -m pip install --quiet uv ||
+  "$root/.venv/bin/python" -m pip install --quiet --require-hashes -r "$root/deploy/uv.txt" ||
     fail "could not install uv into .venv: is the Python package registry reachable?"
   "$root/.venv/bin/uv" pip install --quiet --python "$root/.venv/bin/python" --compile-bytecode \
     --require-hashes -r "$root/requirements.lock" ||
@@ -106,8 +106,8 @@ set_up_jars() {
   command -v mvn >/dev/null 2>&1 ||
     fail "no Maven: 'mvn' was not found; install it (for example: apt-get install maven)"
   say "fetching Kafka and the Flink connector, and compiling the job's functions, by deploy/pom.xml"
-  rm -rf "$state/jars" "$state/jars.stamp"
-  "${maven[@]}" -f "$root/deploy/pom.xml" package "-Ddest=$state/jars" >&2 ||
+  rm -f "$state/jars.stamp"
+  "$root/deploy/fetch_jars.sh" "$state/jars" ${repository:+"-Dmaven.repo.local=$repository"} >&2 ||
     fail "Maven could not fetch the jars of deploy/pom.xml; see the message above"
   jars_stamp >"$state/jars.stamp"
 }
