@@ -7,6 +7,9 @@ is written out here; see "Set up TaskManager Memory" in Flink's documentation.
 
 They run in the cluster's data directory, and every path of theirs in there is relative to it: Flink
 takes a comma or a colon in a path for two paths, and log4j has its own use for `%` and `${`.
+
+Every port of it, those between JobManager and TaskManager too, speaks TLS and takes nobody without
+the certificate of the data directory: what reaches one of them runs code.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from deploy.java import class_path, find_jars, find_java
+from deploy.cluster_identity import identity_in, make_identity
+from deploy.java import class_path, empty_temporary, find_jars, find_java
+from streaming.flink_rest import FlinkRest, FlinkUnavailable
+from streaming.flink_tls import PRIVATE_FOLDER, FlinkTls, write_private
 
 METASPACE_MB = 192
 OVERHEAD_MB = 96
@@ -31,6 +35,7 @@ FRAMEWORK_DIRECT_MB = 64
 
 CONF = "conf"
 TMP = "tmp"
+TLS = "tls"
 LOG = "log"
 JOB_MANAGER_LOG = "job_manager.log"
 TASK_MANAGER_LOG = "task_manager.log"
@@ -131,6 +136,11 @@ class Config:
         return f"{self.host}:{self.rest_port}"
 
     @property
+    def tls(self) -> FlinkTls:
+        """How the REST API is spoken to, once `prepare` has made the certificate."""
+        return identity_in(self.data_dir / TLS)
+
+    @property
     def conf_dir(self) -> Path:
         """Folder with config.yaml."""
         return self.data_dir / CONF
@@ -172,6 +182,10 @@ def settings(config: Config) -> dict[str, object]:
         "rest.port": config.rest_port,
         "rest.bind-port": config.rest_port,
         "web.submit.enable": "false",
+        # What it says of a job is no older, in ms: a savepoint is known as soon as it is there.
+        "web.refresh-interval": 200,
+        # For a browser that holds the certificate: no page but Flink's own may read.
+        "web.access-control-allow-origin": config.tls.url(config.address),
         "blob.server.port": config.blob_port,
         "taskmanager.host": config.host,
         "taskmanager.bind-host": config.host,
@@ -217,10 +231,15 @@ def prepare(config: Config) -> None:
     """
     find_java()
     flink_home()
-    for folder in (config.conf_dir, config.data_dir / LOG, config.data_dir / TMP):
+    for folder in (config.conf_dir, config.data_dir / LOG):
         folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{name}: {_yaml(value)}\n" for name, value in settings(config).items()]
-    (config.conf_dir / "config.yaml").write_text("".join(lines), encoding="utf-8")
+    empty_temporary(config.data_dir / TMP)
+    config.data_dir.chmod(PRIVATE_FOLDER)
+    tls = make_identity(config.data_dir / TLS, config.host)
+    stores = tls.java_settings(config.data_dir / TLS, "rest", "internal", called=Path(TLS))
+    every = settings(config) | stores
+    lines = "".join(f"{name}: {_yaml(value)}\n" for name, value in every.items())
+    write_private(config.conf_dir / "config.yaml", lines.encode())
     (config.conf_dir / JAAS).touch()
     (config.conf_dir / LOG4J_PROPERTIES).write_text(LOG4J, encoding="utf-8")
 
@@ -299,17 +318,9 @@ def task_manager_command(config: Config) -> list[str]:
     ]
 
 
-def task_managers(address: str) -> int | None:
-    """How many TaskManagers have registered; None while the JobManager does not answer."""
-    try:
-        answer = httpx.get(f"http://{address}/overview", timeout=3.0)
-        return int(answer.raise_for_status().json()["taskmanagers"])
-    except (httpx.HTTPError, ValueError, KeyError):
-        return None
-
-
 def wait_until_ready(
     address: str,
+    tls: FlinkTls,
     timeout: float = 180.0,
     *,
     still_running: Callable[[], bool] = lambda: True,
@@ -322,13 +333,27 @@ def wait_until_ready(
         FlinkClusterError: if it is not so in time, or `still_running` says that a process ended.
     """
     deadline = clock() + timeout
-    while not (found := task_managers(address)):
-        if not still_running():
-            raise FlinkClusterError(f"a process of the Flink cluster at {address} ended; see log/")
-        if clock() > deadline:
-            what = "has no TaskManager" if found == 0 else "does not answer"
-            raise FlinkClusterError(
-                f"the Flink cluster at {address} {what} after {timeout:.0f} s; check the address, "
-                "and the files in log/ if it is the local one"
-            )
-        sleep(0.2)
+    flink = FlinkRest(address, tls, timeout=3.0)
+    try:
+        while not (found := _task_managers(flink)):
+            if not still_running():
+                raise FlinkClusterError(
+                    f"a process of the Flink cluster at {address} ended; see log/"
+                )
+            if clock() > deadline:
+                what = "has no TaskManager" if found == 0 else "does not answer"
+                raise FlinkClusterError(
+                    f"the Flink cluster at {address} {what} after {timeout:.0f} s; check the "
+                    "address, and the files in log/ if it is the local one"
+                )
+            sleep(0.2)
+    finally:
+        flink.close()
+
+
+def _task_managers(flink: FlinkRest) -> int | None:
+    """How many TaskManagers have registered; None while the JobManager does not answer."""
+    try:
+        return flink.task_managers()
+    except FlinkUnavailable:
+        return None

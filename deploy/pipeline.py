@@ -205,7 +205,7 @@ class Pipeline:
         began = self.clock()
         settings = self.settings
         self._until("replay", lambda _: self._replay_ended(), ("replay",))
-        flink = FlinkRest(settings.flink_address)
+        flink = FlinkRest(settings.flink_address, settings.flink_tls)
         end = StreamEnd(
             settings.bootstrap,
             settings.kafka.topics(),

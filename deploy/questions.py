@@ -60,7 +60,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "data_dir": str(data_dir.resolve()),
         "addresses": {
             "kafka": settings.bootstrap,
-            "flink": f"http://{settings.flink_address}",
+            "flink": settings.flink_tls.url(settings.flink_address),
             "mlflow": settings.tracking_uri,
             "service": _service(settings),
         },

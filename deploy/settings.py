@@ -15,9 +15,10 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 import orjson
 import pydantic
@@ -41,6 +42,7 @@ from indexer.indexer import Config as IndexerConfig
 from indexer.soft_search import Config as SearchConfig
 from replay.config import ReplayConfig
 from streaming import job
+from streaming.flink_tls import FlinkTls
 from streaming.job_state import local_uri
 from streaming.secret import MASK, first_masked, is_secret, masked, remember, secrets_of
 from streaming.security import Security
@@ -119,6 +121,7 @@ class Flink:
 
     Attributes:
         address: `host:port` of a session cluster's REST API; empty: a local cluster is started.
+        security: TLS for that API. The local cluster has certificates of its own.
         checkpoints: a directory that the cluster and `sparc stream` can reach, as an absolute path
             or a URI; `file:` and the path as it is, as Flink does not percent-decode. Empty: a
             folder of the data directory.
@@ -129,6 +132,7 @@ class Flink:
     """
 
     address: str = ""
+    security: FlinkTls = FlinkTls()
     checkpoints: str = ""
     slots: int = 2
     job_manager_heap_mb: int = 256
@@ -136,6 +140,11 @@ class Flink:
     managed_mb: int = 0
 
     def __post_init__(self) -> None:
+        if "://" in self.address:
+            raise ValueError(
+                f"[flink] address is {self.address!r}: give host:port; [flink.security] ca_file "
+                "makes it https"
+            )
         if masked(self.checkpoints) != self.checkpoints:
             raise ValueError(
                 "[flink] checkpoints holds a password, and Flink's page shows it; give it to the "
@@ -186,7 +195,7 @@ class Settings(BaseSettings):
         require_usable(found)
         return found
 
-    @pydantic.field_validator("kafka", "replay")
+    @pydantic.field_validator("kafka", "replay", "flink")
     @classmethod
     def _absolute(cls, config: Any) -> Any:
         # The parts run in another directory than the one that reads the file first.
@@ -209,6 +218,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_settings_only(cls, values: Any) -> Any:
         for name, field_info in cls.model_fields.items():
+            _from_json(field_info.annotation, values.get(name))
             _refuse_unknown(field_info.annotation, values.get(name), f"[{name}]")
         return values
 
@@ -221,6 +231,11 @@ class Settings(BaseSettings):
     def flink_address(self) -> str:
         """`host:port` of Flink's REST API, the local cluster's where no other is configured."""
         return self.flink.address or self.local_cluster().address
+
+    @property
+    def flink_tls(self) -> FlinkTls:
+        """How Flink's REST API is spoken to."""
+        return self.flink.security if self.flink.address else self.local_cluster().tls
 
     @property
     def tracking_uri(self) -> str:
@@ -272,6 +287,7 @@ class Settings(BaseSettings):
             or local_uri(self.data_dir.resolve() / "checkpoints"),
             topics=self.kafka.topics(),
             client=self.kafka.security.java(),
+            tls=self.flink_tls,
         )
 
     def learner_config(self) -> LearnerConfig:
@@ -448,6 +464,18 @@ def _require_secrets(section: Mapping[str, Any], where: str) -> None:
         raise SettingsError(
             f"{name} is not written into files: set {variable}, or give the --config that holds it"
         )
+
+
+def _from_json(kind: Any, value: Any) -> None:
+    """A list or a table in a variable is JSON: pydantic does not look into standard dataclasses."""
+    if not (is_dataclass(kind) and isinstance(value, dict)):
+        return
+    for name, part_kind in get_type_hints(kind).items():
+        part = value.get(name)
+        if isinstance(part, str) and get_origin(part_kind) in (tuple, list, dict):
+            with suppress(ValueError):  # what it is instead is said with the setting's name
+                value[name] = orjson.loads(part)
+        _from_json(part_kind, value.get(name))
 
 
 def _refuse_unknown(kind: Any, value: Any, where: str) -> None:

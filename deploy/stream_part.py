@@ -85,7 +85,7 @@ def keep(
             settings.bootstrap,
             around.topics,
             settings.streaming.name,
-            FlinkRest(around.flink),
+            FlinkRest(around.flink, around.tls),
             settings.kafka.client_settings,
         )
 
@@ -174,7 +174,7 @@ def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
     """
     check_cluster(settings)
     around = settings.job_surroundings()
-    flink = FlinkRest(around.flink)
+    flink = FlinkRest(around.flink, around.tls)
     deadline = time.monotonic() + timeout
     try:
         old = _running(settings, flink)

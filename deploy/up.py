@@ -316,7 +316,7 @@ def _supervise(
 ) -> dict[str, Any] | None:
     addresses = {
         "Kafka": settings.bootstrap,
-        "Flink": f"http://{settings.flink_address}",
+        "Flink": settings.flink_tls.url(settings.flink_address),
         "MLflow": settings.tracking_uri,
         "retrieval service": f"http://{settings.service.host}:{settings.ports.service}/docs",
         "logs": str(settings.data_dir / "logs"),

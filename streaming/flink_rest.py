@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from streaming.failure import StreamingError, innermost_cause
+from streaming.flink_tls import FlinkTls
 
 HISTORY = 16
 """Failures that Flink remembers of a job."""
@@ -30,11 +31,17 @@ class Checkpoints:
 
 
 class FlinkRest:
-    """A session cluster at `address` ("host:port")."""
+    """A session cluster at `address` ("host:port"), spoken to as `tls` says.
 
-    def __init__(self, address: str, timeout: float = 5.0) -> None:
+    Raises:
+        FlinkTlsError: if a file of `tls` cannot be read.
+    """
+
+    def __init__(self, address: str, tls: FlinkTls, timeout: float = 5.0) -> None:
         self.address = address
-        self._client = httpx.Client(base_url=f"http://{address}", timeout=timeout)
+        self._client = httpx.Client(
+            base_url=tls.url(address), verify=tls.context(), timeout=timeout
+        )
 
     def _get(self, path: str) -> Any:
         try:

@@ -23,6 +23,7 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from streaming.flink_tls import FlinkTls
 from streaming.topics import Topics
 
 DELIVERIES = ("exactly-once", "at-least-once")
@@ -121,6 +122,7 @@ class Surroundings:
         job_id: 32 hexadecimal digits; of two submissions with the same one Flink takes the first.
             Empty for any.
         client: settings of Kafka's Java clients, such as those of `Security.java`.
+        tls: how the cluster's REST API is spoken to.
     """
 
     bootstrap: str
@@ -131,6 +133,7 @@ class Surroundings:
     restore: str = ""
     job_id: str = ""
     client: dict[str, str] = field(default_factory=dict, repr=False)
+    tls: FlinkTls = FlinkTls()
 
 
 CONSUMER = {"max.poll.records": "5000"}
@@ -228,13 +231,17 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
 
 def to_json(config: Config, around: Surroundings) -> str:
     """What `python -m streaming.submission` reads."""
-    return json.dumps({"config": asdict(config), "around": asdict(around)})
+    return json.dumps({"config": asdict(config), "around": asdict(around)}, default=str)
 
 
 def from_json(text: str) -> tuple[Config, Surroundings]:
     """The inverse of `to_json`."""
     body = json.loads(text)
     around = body["around"]
+    files = {name: path and Path(path) for name, path in around["tls"].items()}
     return Config(**body["config"]), replace(
-        Surroundings(**around), topics=Topics(**around["topics"]), jars=tuple(around["jars"])
+        Surroundings(**around),
+        topics=Topics(**around["topics"]),
+        jars=tuple(around["jars"]),
+        tls=FlinkTls(**files),
     )

@@ -363,7 +363,7 @@ def run(
         ForeignKafkaError: from `check`.
     """
     upgrade = upgrade or threading.Event()
-    flink = FlinkRest(around.flink)
+    flink = FlinkRest(around.flink, around.tls)
     keeper = Keeper(config, around, flink, file, committed, restore=restore)
     reported = float("-inf")
     refused = ""

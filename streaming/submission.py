@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from streaming.failure import StreamingError, innermost_cause
+from streaming.gateway import open_gateway
 from streaming.job import (
     Config,
     Surroundings,
@@ -22,6 +23,7 @@ from streaming.job import (
     java_settings,
     to_json,
 )
+from streaming.temporary import temporary
 
 SUBMIT_SECONDS = 180.0
 
@@ -44,24 +46,27 @@ def submit(config: Config, around: Surroundings, *, check_only: bool = False) ->
     if missing or not around.jars:
         raise StreamingError(
             f"{missing[0] if missing else 'the jar of the Kafka connector'} is not there; fetch "
-            "what the job needs with: mvn -q -B -f deploy/pom.xml package"
+            "what the job needs with: ./deploy/fetch_jars.sh"
         )
-    configuration = Configuration()
-    for name, value in flink_settings(config, around).items():
-        configuration.set_string(name, value)
     settings = java_settings(config, around)
     try:
+        open_gateway()
         jvm = get_gateway().jvm
-        # `get_execution_environment` would make one that runs the job in this process.
-        java = jvm.StreamExecutionEnvironment(configuration._j_configuration)
-        jvm.sparc.streaming.SequencesJob.describe(
-            java, settings.job, settings.consumer, settings.producer
-        )
-        if check_only:
-            java.getStreamGraph(False)
-            return ""
-        client = StreamExecutionEnvironment(java).execute_async(config.name)
-        return str(client.get_job_id())
+        with temporary("flink-client") as folder:
+            configuration = Configuration()
+            of_tls = around.tls.java_settings(folder, "rest")
+            for name, value in (flink_settings(config, around) | of_tls).items():
+                configuration.set_string(name, value)
+            # `get_execution_environment` would make one that runs the job in this process.
+            java = jvm.StreamExecutionEnvironment(configuration._j_configuration)
+            jvm.sparc.streaming.SequencesJob.describe(
+                java, settings.job, settings.consumer, settings.producer
+            )
+            if check_only:
+                java.getStreamGraph(False)
+                return ""
+            client = StreamExecutionEnvironment(java).execute_async(config.name)
+            return str(client.get_job_id())
     except (Py4JError, JavaException) as error:
         raise StreamingError(
             f"Flink at {around.flink} refused the job: {innermost_cause(str(error))}"

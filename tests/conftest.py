@@ -3,7 +3,8 @@
 Session fixtures:
 
     kafka_broker   `.bootstrap` "host:port"; `.kill()` (SIGKILL) and `.start()` for crash tests
-    flink_cluster  `.address` "host:port" of the REST API; `.jars` (what goes along with a job);
+    flink_cluster  `.address` "host:port" of the REST API, `.tls` its certificates, `.section` the
+                   two as the section `[flink]`; `.jars` (what goes along with a job);
                    `.job_manager` and `.task_manager` with `.kill()` and `.start()`
     free_ports     `free_ports(n)` -> n ports on 127.0.0.1 that nothing listens on
 
@@ -29,8 +30,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -39,9 +41,11 @@ from deploy import flink_cluster as flink
 from deploy import kafka_broker as kafka
 from deploy.environment import settle
 from deploy.java import JARS, JavaError, find_jars, find_java
+from streaming.flink_tls import FlinkTls
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = ROOT / "deploy" / "pom.xml"
+CHECKSUMS = ROOT / "deploy" / "checksums.sha256"
 ODD_NAME = "my shop %41 #1 ;x 'q' \"d\" é+&=~[x]$(y){z},ü:w ${HOME} %(here)s"
 """A directory as people name them, and then some: whatever runs in there has to find its way."""
 
@@ -139,14 +143,28 @@ class Broker:
 class Cluster:
     """A running Flink session cluster with one TaskManager."""
 
-    address: str
+    config: flink.Config
     jars: list[Path]
     job_manager: JavaProcess
     task_manager: JavaProcess
 
+    @property
+    def address(self) -> str:
+        return self.config.address
+
+    @property
+    def tls(self) -> FlinkTls:
+        return self.config.tls
+
+    @property
+    def section(self) -> dict[str, Any]:
+        files = {name: str(path) for name, path in asdict(self.tls).items()}
+        return {"address": self.address, "security": files}
+
     def wait_until_ready(self) -> None:
         flink.wait_until_ready(
             self.address,
+            self.tls,
             still_running=lambda: self.job_manager.running and self.task_manager.running,
         )
 
@@ -186,16 +204,15 @@ def jars() -> Path:
         find_java()
     except JavaError as error:
         pytest.skip(str(error))
-    sources = [POM, *(ROOT / "streaming" / "java").rglob("*.java")]
+    sources = [POM, CHECKSUMS, *(ROOT / "streaming" / "java").rglob("*.java")]
     made = max((p.stat().st_mtime for p in JARS.glob("flink/sparc-*.jar")), default=0.0)
     if not any(JARS.glob("kafka/*.jar")) or made < max(p.stat().st_mtime for p in sources):
-        maven = shutil.which("mvn")
-        if maven is None:
+        if shutil.which("mvn") is None:
             pytest.skip(f"no Maven on the PATH to fetch {JARS}")
-        command = [maven, "-q", "-B", "-f", str(POM), "package", f"-Ddest={JARS}"]
+        command = [str(ROOT / "deploy" / "fetch_jars.sh"), str(JARS)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            pytest.skip(f"Maven could not fetch the jars: {result.stdout[-500:]}")
+            pytest.skip(f"Maven could not fetch the jars: {(result.stdout + result.stderr)[-500:]}")
     return JARS
 
 
@@ -235,7 +252,7 @@ def flink_cluster(
     )
     flink.prepare(config)
     cluster = Cluster(
-        config.address,
+        config,
         find_jars(jars / "flink", "flink-sql-connector-kafka-*.jar"),
         *(
             JavaProcess(command, config.data_dir, config.data_dir / output)

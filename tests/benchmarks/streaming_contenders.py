@@ -74,9 +74,10 @@ class Ours:
             services.jars,
             (services.folder / name).as_uri(),
             topics,
+            tls=services.tls,
         )
         job = submit_in_subprocess(replace(self.config, name=name), around)
-        rest = FlinkRest(services.flink)
+        rest = FlinkRest(services.flink, services.tls)
         try:
             yield RunningJob(out, rest=rest, job=job)
         finally:

@@ -32,6 +32,7 @@ from deploy.java import JARS, find_jars
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import Patience
 from streaming.events import HEARTBEAT, Click
+from streaming.flink_tls import FlinkTls
 from streaming.topics import KEEP_FOREVER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,7 @@ class Services:
 
     bootstrap: str
     flink: str
+    tls: FlinkTls
     jars: tuple[str, ...]
     folder: Path
     partitions: int
@@ -141,10 +143,11 @@ def services(partitions: int, heap_mb: int, managed_mb: int) -> Iterator[Service
             stack.callback(process.kill)
             processes.append(process)
         kafka.wait_until_ready(broker.bootstrap)
-        flink.wait_until_ready(cluster.address)
+        flink.wait_until_ready(cluster.address, cluster.tls)
         yield Services(
             broker.bootstrap,
             cluster.address,
+            cluster.tls,
             tuple(map(str, find_jars(JARS / "flink", "flink-sql-connector-kafka-*.jar"))),
             folder,
             partitions,

@@ -104,6 +104,7 @@ def test_the_settings_in_compose_are_settings(monkeypatch: pytest.MonkeyPatch) -
     assert settings.bootstrap == "kafka:9092"
     assert settings.tracking_uri == "http://mlflow:5000"
     assert settings.ports.service == 8000
+    assert settings.flink_tls.url(settings.flink_address) == "https://flink:8081"
 
 
 def test_compose_fits_the_schema() -> None:

@@ -46,7 +46,7 @@ def test_in_a_directory_of_any_name_a_job_goes_on_and_is_never_begun_anew_unaske
     assert len(stream.read(stream.topics.sequences)) == EVENTS
 
     # An operator stops the job with a savepoint elsewhere; its checkpoints go with it.
-    flink = FlinkRest(cluster.address)
+    flink = FlinkRest(cluster.address, cluster.tls)
     job = stream.reports[-1]["job"]
     elsewhere = tmp_path / f"elsewhere {ODD_NAME}"
     savepoint = flink.stop_with_savepoint(job, f"file:{elsewhere}", 60)

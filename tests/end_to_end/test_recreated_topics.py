@@ -76,12 +76,11 @@ class Running:
 class Shop:
     """A pipeline on a Kafka of its own, with topics that are written by hand."""
 
-    def __init__(self, bootstrap: str, folder: Path, flink: str = "", **sections: Any) -> None:
+    def __init__(self, bootstrap: str, folder: Path, **sections: Any) -> None:
         name = f"recreated-{time.time_ns()}-"
         self.settings = Settings(
             data_dir=folder,
             kafka=Kafka(bootstrap=bootstrap, prefix=name),
-            flink=Flink(address=flink),
             **sections,
         )
         self.topics = self.settings.kafka.topics()
@@ -187,7 +186,8 @@ def test_the_replay_refuses_before_it_sends(kafka_broker: Any, tmp_path: Path) -
 def test_the_job_is_not_let_on(
     kafka_broker: Any, flink_cluster: Any, tmp_path: Path, alive: bool, jars: Path
 ) -> None:
-    shop = Shop(kafka_broker.bootstrap, tmp_path, flink_cluster.address, jars_dir=jars)
+    flink_section = Flink(flink_cluster.address, flink_cluster.tls)
+    shop = Shop(kafka_broker.bootstrap, tmp_path, flink=flink_section, jars_dir=jars)
     settings = shop.settings.model_copy(
         update={"streaming": type(shop.settings.streaming)(name=shop.settings.kafka.prefix)}
     )
@@ -215,7 +215,7 @@ def test_the_job_is_not_let_on(
     assert f"{shop.topics.clicks!r}" in said
     assert "deleted and created again" in said
     assert "--restore none" in said
-    flink = FlinkRest(flink_cluster.address)
+    flink = FlinkRest(flink_cluster.address, flink_cluster.tls)
     deadline = time.monotonic() + 30
     while any(state not in FINAL_STATES for _, state in flink.jobs(settings.streaming.name)):
         assert time.monotonic() < deadline

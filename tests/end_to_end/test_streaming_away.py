@@ -35,7 +35,7 @@ def test_what_is_away_for_a_minute_ends_nothing(kafka_broker, flink_cluster, tmp
         kafka={"bootstrap": kafka_broker.bootstrap, "prefix": f"{name}-", "partitions": 1},
         streaming={"name": name},
         flink={
-            "address": flink_cluster.address,
+            **flink_cluster.section,
             "checkpoints": (tmp_path / "checkpoints").as_uri(),
         },
         replay={"rate": 60.0, "synthetic": vars(MADE)},
@@ -58,7 +58,7 @@ def test_what_is_away_for_a_minute_ends_nothing(kafka_broker, flink_cluster, tmp
         process.start()
         stream.wait(lambda: not replay.running)
         assert replay.process.returncode == 0, replay.said()[-2000:]
-        flink = FlinkRest(flink_cluster.address)
+        flink = FlinkRest(flink_cluster.address, flink_cluster.tls)
         end = StreamEnd(kafka_broker.bootstrap, stream.topics, name, flink)
 
         def reached() -> bool:

@@ -72,7 +72,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(kafka_broker, flink_cluster, tm
             "idle_timeout_s": 600.0,
         },
         flink={
-            "address": flink_cluster.address,
+            **flink_cluster.section,
             "checkpoints": (tmp_path / "checkpoints").as_uri(),
         },
         replay={"rate": RATE, "synthetic": vars(MADE), "patience_seconds": 600.0},
@@ -106,7 +106,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(kafka_broker, flink_cluster, tm
             if victims[victim].running:
                 victims[victim].kill()
                 killed[victim] += 1
-        flink = FlinkRest(flink_cluster.address)
+        flink = FlinkRest(flink_cluster.address, flink_cluster.tls)
         end = None
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:

@@ -47,6 +47,10 @@ def test_every_command_does_what_the_page_says(stream, tmp_path, monkeypatch):
         "SPARC_STREAMING__NAME": NAME,
         "SPARC_STREAMING__SAVEPOINT_TIMEOUT_S": "60",
         "SPARC_FLINK__ADDRESS": stream.cluster.address,
+        **{
+            f"SPARC_FLINK__SECURITY__{name.upper()}": path
+            for name, path in stream.cluster.section["security"].items()
+        },
         "SPARC_FLINK__CHECKPOINTS": (tmp_path / "checkpoints").as_uri(),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }.items():

@@ -132,14 +132,14 @@ def test_a_log_goes_through_the_job_over_tls_and_sasl(secure_broker, flink_clust
             },
         },
         streaming={"name": "secure"},
-        flink={"checkpoints": (tmp_path / "checkpoints").as_uri()},
+        flink={**flink_cluster.section, "checkpoints": (tmp_path / "checkpoints").as_uri()},
         # kafka-python makes the topics, librdkafka produces, Java's client is the job's
         replay={
             "synthetic": {"events": EVENTS, "users": 100, "items": 80},
             "client": "confluent-kafka",
         },
     )
-    keeper = sparc.start("stream", "--flink", flink_cluster.address)
+    keeper = sparc.start("stream")
     try:
         code, said = sparc.run("replay")
         assert code == 0, said

@@ -39,7 +39,10 @@ def stream(kafka_broker, flink_cluster, tmp_path, request) -> Iterator[LiveStrea
 
 def vertices(stream: LiveStream, job: str) -> dict[str, int]:
     """Parallelism by id."""
-    answer = httpx.get(f"http://{stream.cluster.address}/jobs/{job}").raise_for_status().json()
+    cluster = stream.cluster
+    with httpx.Client(verify=cluster.tls.context()) as client:
+        found = client.get(cluster.tls.url(cluster.address) + f"/jobs/{job}")
+    answer = found.raise_for_status().json()
     return {vertex["id"]: vertex["parallelism"] for vertex in answer["vertices"]}
 
 
@@ -65,7 +68,10 @@ def test_it_goes_on_with_another_parallelism_and_more_partitions(stream, tmp_pat
             "partitions": 2,
         },
         streaming={"name": stream.config.name, "idle_timeout_s": 300.0},
-        flink={"checkpoints": (tmp_path / "checkpoints").as_uri()},
+        flink={
+            "security": stream.cluster.section["security"],
+            "checkpoints": (tmp_path / "checkpoints").as_uri(),
+        },
     )
     oracle = Oracle()
     log: list[tuple[int, Record]] = []

@@ -50,6 +50,7 @@ class LiveStream:
             tuple(map(str, self.cluster.jars)),
             local_uri(self.folder / "checkpoints"),
             self.topics,
+            tls=self.cluster.tls,
         )
 
     def start(self, restore: str = "") -> None:
@@ -83,7 +84,7 @@ class LiveStream:
 
     def cancel(self) -> None:
         """Cancel a job that its keeper has left behind, so that its slots are free again."""
-        flink = FlinkRest(self.cluster.address)
+        flink = FlinkRest(self.cluster.address, self.cluster.tls)
         for job, state in flink.jobs(self.config.name):
             if state not in FINAL_STATES:
                 flink.cancel(job)
@@ -122,7 +123,7 @@ class LiveStream:
             time.sleep(0.2)
 
     def wait_until_drained(self) -> None:
-        flink = FlinkRest(self.cluster.address)
+        flink = FlinkRest(self.cluster.address, self.cluster.tls)
         end = StreamEnd(self.broker.bootstrap, self.topics, self.config.name, flink)
 
         def reached() -> bool:

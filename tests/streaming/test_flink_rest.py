@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from deploy.cluster_identity import make_identity
 from streaming.flink_rest import Checkpoints, FlinkRest, FlinkUnavailable
+from streaming.flink_tls import FlinkTls
 
 JOB = "a" * 32
 TRACE = """org.apache.flink.runtime.JobException: Recovery is suppressed
@@ -42,7 +46,7 @@ def flink(answers):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    client = FlinkRest(f"127.0.0.1:{server.server_port}")
+    client = FlinkRest(f"127.0.0.1:{server.server_port}", FlinkTls())
     yield client
     client.close()
     server.shutdown()
@@ -115,4 +119,51 @@ def test_a_savepoint_that_takes_too_long_is_an_error(flink, answers):
 
 def test_a_job_manager_that_is_away_is_named():
     with pytest.raises(FlinkUnavailable, match="Flink at 127.0.0.1:9 does not answer"):
-        FlinkRest("127.0.0.1:9").task_managers()
+        FlinkRest("127.0.0.1:9", FlinkTls()).task_managers()
+
+
+@pytest.fixture
+def closed(tmp_path):
+    """A server with the identity of a cluster, that answers to nobody else."""
+    identity = make_identity(tmp_path / "tls", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate_file, identity.key_file)
+    context.load_verify_locations(identity.ca_file)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"taskmanagers": 3}')
+
+        def log_message(self, *arguments):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def finish_request(self, request, client_address):
+            with (
+                contextlib.suppress(OSError),
+                context.wrap_socket(request, server_side=True) as tls,
+            ):
+                super().finish_request(tls, client_address)
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", identity
+    server.shutdown()
+    server.server_close()
+
+
+def test_over_tls_it_shows_its_certificate_and_asks_for_the_other(closed, tmp_path):
+    address, identity = closed
+    assert FlinkRest(address, identity).task_managers() == 3
+    stranger = make_identity(tmp_path / "stranger", "127.0.0.1")
+    for tls in (
+        FlinkTls(),
+        FlinkTls(identity.ca_file),
+        FlinkTls(identity.ca_file, stranger.certificate_file, stranger.key_file),
+        FlinkTls(stranger.ca_file, identity.certificate_file, identity.key_file),
+    ):
+        with pytest.raises(FlinkUnavailable, match="does not answer"):
+            FlinkRest(address, tls).task_managers()

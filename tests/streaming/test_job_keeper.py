@@ -509,7 +509,7 @@ def test_it_returns_when_told_to_stop(around, tmp_path):
 
 
 def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tmp_path):
-    monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address: cluster)
+    monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address, tls: cluster)
     monkeypatch.setattr("streaming.job_keeper.POLL_SECONDS", 0.01)
     cluster.running[A] = "RUNNING"
     looks = iter([None, KafkaTimeoutError("away"), ForeignKafkaError("topic 'clicks' was deleted")])
@@ -529,7 +529,7 @@ def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tm
 def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
     cluster, around, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address: cluster)
+    monkeypatch.setattr("streaming.job_keeper.FlinkRest", lambda address, tls: cluster)
     monkeypatch.setattr("streaming.job_keeper.POLL_SECONDS", 0.01)
     stop = threading.Event()
     looks = [KafkaTimeoutError("away")] * 3

@@ -78,6 +78,7 @@ def test_the_cluster_has_no_field_that_the_operator_does_not_know():
 def test_the_objects_of_kubernetes_are_as_its_schemas_say():
     schemas = pytest.importorskip("kubernetes_validate", reason="no kubernetes-validate")
     schemas.validate(read("keeper.yaml"), "1.31", strict=True)
+    schemas.validate(read("network_policy.yaml"), "1.31", strict=True)
     template = read("flink.yaml")["spec"]["podTemplate"]
     # The operator fills in the image of its own container.
     for container in template["spec"]["containers"]:
@@ -112,6 +113,20 @@ def test_the_configuration_is_one_and_fits_the_cluster(monkeypatch, tmp_path):
     assert 'password="secret"' in around.client["sasl.jaas.config"]
     grace = keeper()["terminationGracePeriodSeconds"]
     assert grace > settings.streaming.savepoint_timeout_s + 30
+
+
+def test_only_the_keeper_the_operator_and_the_cluster_reach_flink():
+    spec = read("network_policy.yaml")["spec"]
+    # the label that the operator gives the pods of a FlinkDeployment
+    assert spec["podSelector"]["matchLabels"] == {"app": read("flink.yaml")["metadata"]["name"]}
+    rest = [rule for rule in spec["ingress"] if {"port": 8081} in rule.get("ports", [])]
+    assert len(rest) == 1
+    callers = [source["podSelector"]["matchLabels"] for source in rest[0]["from"]]
+    labels = read("keeper.yaml")["spec"]["template"]["metadata"]["labels"]
+    assert callers[0].items() <= labels.items()
+    assert callers[1] == {"app.kubernetes.io/name": "flink-kubernetes-operator"}
+    everybody = [rule["ports"] for rule in spec["ingress"] if "from" not in rule]
+    assert everybody == [[{"port": 9249}]]
 
 
 def test_what_the_keeper_mounts_is_there():

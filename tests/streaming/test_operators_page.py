@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from streaming.events import Click, UserSequence
+from streaming.flink_tls import FlinkTls
 from streaming.job import Config
 from streaming.security import Security
 from tests.streaming.made_clicks import poison
@@ -56,6 +57,11 @@ def test_the_security_settings_that_it_shows_exist():
     shown = set(re.findall(r"^(?:# )?(\w+)(?: =|,)", block, re.M))
     assert shown <= {f.name for f in fields(Security)}
     assert len(shown) > 4
+
+
+def test_the_settings_of_flinks_tls_are_all_there():
+    (block,) = re.findall(r"\[flink\.security\]\n(.*?)```", PAGE, re.S)
+    assert set(re.findall(r"^(\w+) =", block, re.M)) == {f.name for f in fields(FlinkTls)}
 
 
 def test_every_link_leads_somewhere():

@@ -26,5 +26,5 @@ def test_what_cannot_be_planned_is_refused_with_the_root_cause(jars):
 
 def test_a_missing_jar_is_named():
     where = Surroundings("127.0.0.1:1", "127.0.0.1:1", ("/no/connector.jar",), "file:///nowhere")
-    with pytest.raises(StreamingError, match=r"/no/connector.jar is not there.*mvn"):
+    with pytest.raises(StreamingError, match=r"/no/connector.jar is not there.*fetch_jars"):
         submit_in_subprocess(Config(), where)
