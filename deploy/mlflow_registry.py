@@ -300,8 +300,13 @@ class Registry:
         self, manifest: Manifest, run_id: str, model_id: str, values: dict[str, float]
     ) -> None:
         step, time_ms = version_facts.step_of(manifest), version_facts.time_of(manifest)
+        # A second value for the same step is refused, and one may differ: when the snapshot was
+        # published is told by its directory, which may have been brought back since.
+        known = {m.key for m in self._client.get_logged_model(model_id).metrics or ()}
         metrics = [
-            Metric(name, value, time_ms, step, model_id=model_id) for name, value in values.items()
+            Metric(name, value, time_ms, step, model_id=model_id)
+            for name, value in values.items()
+            if name not in known
         ]
         outputs = self._client.get_run(run_id).outputs
         if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:

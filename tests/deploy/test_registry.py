@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -432,6 +433,19 @@ def test_mlflow_holds_a_digest_once(open_registry: Callable[[], Registry], shelf
     assert register(open_registry(), shelf, 1) == first
     assert register(registry, shelf, 2).mlflow_version == 2
     assert {v.snapshot_version for v in registry.versions().values()} == {1, 2}
+
+
+def test_a_deleted_model_is_made_again_also_of_snapshots_that_were_brought_back_since(
+    open_registry: Callable[[], Registry], shelf: Shelf
+) -> None:
+    registry = open_registry()
+    for version in (1, 2):
+        register(registry, shelf, version)
+    registry._client.delete_registered_model(registry._model_name)
+    os.utime(shelf.data_dir / snapshot_path(1) / MANIFEST, (1.4e9, 1.4e9))
+    registry.open()
+    assert register(registry, shelf, 1).mlflow_version == 1
+    assert register(registry, shelf, 2).mlflow_version == 2
 
 
 @pytest.mark.parametrize(
