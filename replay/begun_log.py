@@ -9,6 +9,7 @@ changed where it was replayed already, is refused before anything of it is sent.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from itertools import islice
@@ -61,7 +62,7 @@ class BegunLog:
     """
 
     def __init__(self, directory: Path, source: str, clicks: int) -> None:
-        self._events = str(directory / EVENTS)
+        self._events = _parquet(directory)
         self._source = source
         self._clicks = max(clicks, 1)
         self._place = directory.parent.parent
@@ -114,7 +115,7 @@ class BegunLog:
                 WHERE file_row_number < ? AND ours.event_id IS DISTINCT FROM theirs.event_id
                 ORDER BY file_row_number LIMIT 1
                 """,
-                [self._events, str(staged / EVENTS), self._clicks],
+                [self._events, _parquet(staged), self._clicks],
             ).fetchone()
             if not found:
                 return
@@ -147,6 +148,11 @@ class BegunLog:
             f"are sent): {difference}; go on with that log (leave out --events), begin anew with "
             "--fresh, or choose another --data-dir"
         )
+
+
+def _parquet(directory: Path) -> str:
+    """The events' file for DuckDB, which would take `*` in a path for a pattern."""
+    return glob.escape(str(directory / EVENTS))
 
 
 def _ignore(_: BadLine) -> None:

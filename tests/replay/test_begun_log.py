@@ -109,3 +109,14 @@ def test_how_far_it_is_never_goes_back(tmp_path):
     assert clicks_sent(tmp_path) == 8_192
     (tmp_path / "begun.json").write_text(json.dumps([]))
     assert clicks_sent(tmp_path) == 0
+
+
+@pytest.mark.parametrize("name", ["shop*", "sho[p]", "sho?"])
+def test_a_directory_whose_name_is_a_pattern_is_that_directory_alone(tmp_path, now_ms, name):
+    for folder, lines in (("shop", ["7,8,1369699200"]), (name, LINES)):
+        (tmp_path / folder).mkdir()
+        place = Place(tmp_path / folder, now_ms)
+        place.begin(lines[:4_000], min(len(lines), 4_000))
+    assert place.stage(LINES).events == 5_000
+    with pytest.raises(ReplayError, match="lacks what is event 2500 there"):
+        place.stage(LINES[:2_500])
