@@ -97,8 +97,8 @@ def test_a_second_process_on_the_same_store_is_told_so(directory: Path) -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     clicks=st.dictionaries(
-        st.integers(-(2**63), 2**63 - 1),
-        st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=60),
+        st.integers(0, 2**63 - 1),
+        st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=60),
         min_size=1,
         max_size=4,
     ),
