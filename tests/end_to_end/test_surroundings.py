@@ -107,8 +107,11 @@ def test_shell_user_host_and_a_port_just_taken_do_not_matter(jars: Path, place: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    with take_the_port_of_kafka(state, time.monotonic() + 60):
-        output, errors = process.communicate(timeout=500)
+    try:
+        with take_the_port_of_kafka(state, time.monotonic() + 60):
+            output, errors = process.communicate(timeout=500)
+    finally:
+        process.terminate()  # the whole pipeline ends with its first process
     assert process.returncode == 0, (output[-3000:], errors[-3000:])
     assert b"not used from your environment: " in errors
     assert b"JAVA_TOOL_OPTIONS" in errors
