@@ -27,8 +27,8 @@ packages = ["deploy"]
 """
 SAYS = 'import os, sys\nprint("ready", os.getcwd(), sys.argv[1:], "PYTHONPATH" in os.environ)\n'
 JARS_STAMP = (
-    "find deploy/pom.xml streaming/java -type f -print0 | LC_ALL=C sort -z | xargs -0 cat "
-    "| sha256sum | cut -d' ' -f1"
+    "find deploy/pom.xml deploy/checksums.sha256 streaming/java -type f -print0 "
+    "| LC_ALL=C sort -z | xargs -0 cat | sha256sum | cut -d' ' -f1"
 )
 
 
@@ -43,10 +43,9 @@ def project() -> Iterator[Path]:
     root = top / "a checkout"
     for folder in ("deploy", "streaming/java", ".deploy/jars/kafka"):
         (root / folder).mkdir(parents=True)
-    for script in ("set_up.sh", "start_pipeline.sh"):
-        shutil.copy(ROOT / "deploy" / script, root / "deploy")
-    for extra in (ROOT / "deploy").glob("*.lock"):
-        shutil.copy(extra, root / "deploy")
+    for name in ("set_up.sh", "start_pipeline.sh", "uv.txt"):
+        shutil.copy(ROOT / "deploy" / name, root / "deploy")
+    (root / "deploy" / "checksums.sha256").touch()
     (root / "deploy" / "pom.xml").write_text("<project/>")
     (root / "deploy" / "__init__.py").touch()
     (root / "deploy" / "__main__.py").write_text(SAYS)
