@@ -60,14 +60,13 @@ class FlinkRest:
         return [(j["jid"], j["state"]) for j in jobs]
 
     def state(self, job: str) -> str:
-        """Flink's word for the state of a job; "UNKNOWN" for one that the cluster has forgotten."""
-        try:
-            answer = self._client.get(f"/jobs/{job}")
-            if answer.status_code == 404:
-                return "UNKNOWN"
-            return str(answer.raise_for_status().json()["state"])
-        except (httpx.HTTPError, ValueError, KeyError) as error:
-            raise FlinkUnavailable(f"Flink at {self.address} does not answer ({error})") from error
+        """Flink's word for the state of a job; "UNKNOWN" for one that the cluster has forgotten.
+
+        Not from `/jobs/<id>`: what that says is kept for some seconds of the wall clock, and so for
+        an hour when it is put back by one.
+        """
+        every = self._get("/jobs/overview")["jobs"]
+        return next((str(j["state"]) for j in every if j["jid"] == job), "UNKNOWN")
 
     def checkpoints(self, job: str) -> Checkpoints:
         """Counters, and the path of the latest completed checkpoint ("" before the first)."""

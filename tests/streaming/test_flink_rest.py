@@ -64,8 +64,11 @@ def test_jobs_of_a_name_come_newest_first(flink, answers):
     assert flink.jobs("x") == [("new", "RUNNING"), ("old", "FAILED")]
 
 
-def test_a_forgotten_job_is_unknown(flink):
-    assert flink.state(JOB) == "UNKNOWN"
+def test_a_state_is_the_one_of_now_and_a_forgotten_job_is_unknown(flink, answers):
+    answers["GET /jobs/overview"] = {"jobs": [{"jid": JOB, "name": "x", "state": "FINISHED"}]}
+    answers[f"GET /jobs/{JOB}"] = {"state": "RUNNING"}  # kept by the wall clock, which was put back
+    assert flink.state(JOB) == "FINISHED"
+    assert flink.state("b" * 32) == "UNKNOWN"
 
 
 def test_checkpoints_before_and_after_the_first(flink, answers):
