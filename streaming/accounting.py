@@ -9,7 +9,7 @@ nothing depends on counters that a crash could reset.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -183,8 +183,13 @@ class StreamEnd:
 
     That is so when a checkpoint covers the end of `clicks`, two more checkpoints have completed
     since (watermarks travel between barriers, and a commit follows its checkpoint), and no
-    transaction is open on `sequences`.
+    transaction is open on `sequences`. Or when the topics account for every click: the job tells of
+    its checkpoints through a Kafka client that goes by the wall clock, and falls silent for as long
+    as that was put back by. Counting costs with the log, so it is done only where nothing has come
+    out for `QUIET_SECONDS` while the job seems to have more to read.
     """
+
+    QUIET_SECONDS = 20.0
 
     def __init__(
         self,
@@ -193,10 +198,14 @@ class StreamEnd:
         group: str,
         flink: FlinkRest,
         settings: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics = topics
         self._flink = flink
         self._group = group
+        self._count = lambda: count(bootstrap, topics, settings)
+        self._clock = clock
+        self._came_out: tuple[dict[Any, int], float] = ({}, 0.0)
         self._committed = consumer(bootstrap, {"group_id": group, **(settings or {})})
         self._raw = consumer(bootstrap, {**(settings or {}), "isolation_level": "read_uncommitted"})
         self._covered_at: tuple[str, int] | None = None
@@ -218,19 +227,34 @@ class StreamEnd:
             KafkaError, FlinkUnavailable: if one of them does not answer.
         """
         jobs = [j for j, s in self._flink.jobs(job_name) if s == "RUNNING"]
-        if not jobs or self.lag() > 0:
+        if not jobs:
             self._covered_at = None
             return False
+        if self.lag() > 0:
+            self._covered_at = None
+            return self._quiet() and self._nothing_open() and self._count().lost == 0
         completed = self._flink.checkpoints(jobs[0]).completed
         if self._covered_at is None or self._covered_at[0] != jobs[0]:
             self._covered_at = (jobs[0], completed)
-        if completed < self._covered_at[1] + 2:
+        return completed >= self._covered_at[1] + 2 and self._nothing_open()
+
+    def _ends(self, reader: KafkaConsumer) -> dict[TopicPartition, int]:
+        """The ends of what the job writes, as a reader sees them."""
+        topics = (self._topics.sequences, self._topics.clicks_late, self._topics.clicks_dlq)
+        partitions = [p for topic in topics for p in self._partitions(reader, topic)]
+        return dict(reader.end_offsets(partitions))
+
+    def _nothing_open(self) -> bool:
+        return self._ends(self._raw) == self._ends(self._committed)
+
+    def _quiet(self) -> bool:
+        """Whether nothing came out for `QUIET_SECONDS`; said once in so many seconds."""
+        ends, now = self._ends(self._committed), self._clock()
+        if ends == self._came_out[0] and now - self._came_out[1] < self.QUIET_SECONDS:
             return False
-        for topic in (self._topics.sequences, self._topics.clicks_late, self._topics.clicks_dlq):
-            partitions = self._partitions(self._raw, topic)
-            if self._raw.end_offsets(partitions) != self._committed.end_offsets(partitions):
-                return False
-        return True
+        quiet = ends == self._came_out[0]
+        self._came_out = (ends, now)
+        return quiet
 
     def sequence_ends(self) -> dict[int, int]:
         """Partition of `sequences` -> the offset after what is committed; raises KafkaError."""
