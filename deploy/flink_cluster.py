@@ -188,6 +188,8 @@ def settings(config: Config) -> dict[str, object]:
         "web.access-control-allow-origin": config.tls.url(config.address),
         "blob.server.port": config.blob_port,
         "taskmanager.host": config.host,
+        # By default it is made from the host's name, which has to resolve.
+        "taskmanager.resource-id": f"{config.host}:{config.task_manager_port}",
         "taskmanager.bind-host": config.host,
         "taskmanager.rpc.port": config.task_manager_port,
         "taskmanager.data.port": config.data_port,

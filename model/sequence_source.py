@@ -8,6 +8,7 @@ once Kafka has said, after the read, that the topics are still those that the of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kafka.errors import (
@@ -80,13 +81,19 @@ class SequenceSource:
         return self._streams
 
     def _failed(self, error: Exception) -> Exception:
-        """What an error means; the connection is given up, for what it fetched is lost."""
+        """What an error means; the connection is given up, for what it fetched is lost.
+
+        Raises:
+            ForeignKafkaError: where the offsets are gone since the topic is another one.
+        """
         self.close()
         if isinstance(error, SourceUnavailable):
             return error
         if isinstance(error, HOPELESS):
             return TrainerError(f"Kafka at {self._bootstrap} refuses the trainer: {error!r}")
         if isinstance(error, OffsetOutOfRangeError | LogTruncationError):
+            with suppress(KafkaError):
+                self._identity.check()  # names the topic, where it is another one
             return TrainerError(
                 f"offsets of the checkpoint are not in the log any more ({error}): the topic was "
                 "recreated, or its retention deleted them; restore it, or begin anew with --fresh"
