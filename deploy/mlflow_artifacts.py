@@ -13,16 +13,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from deploy.registry import RegistryError
-from model.manifest import (
-    MANIFEST,
-    PARTIAL,
-    ManifestError,
-    appear,
-    make_folder,
-    read_manifest,
-    sync_tree,
-    verify,
-)
+from model.manifest import MANIFEST, ManifestError, read_manifest, verify
+from streaming.durable_files import PARTIAL, appear, make_folder, sync_tree
 
 
 def bring_back(

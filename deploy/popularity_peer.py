@@ -21,7 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from deploy.curves import Curve
-from model.manifest import write_atomically
+from streaming.durable_files import write_atomically
 from streaming.events import HISTORY_LENGTH, UserSequence
 
 DEPTH = 50

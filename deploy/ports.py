@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from model.manifest import write_atomically
+from streaming.durable_files import write_atomically
 
 
 class PortError(RuntimeError):

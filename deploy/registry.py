@@ -20,7 +20,8 @@ from pydantic import SecretStr
 
 from indexer.pointer import snapshot_path
 from indexer.published import published, record, require_published
-from model.manifest import verify, write_atomically
+from model.manifest import verify
+from streaming.durable_files import write_atomically
 from streaming.secret import MASK, remember
 
 Download = Callable[[int, Path, str], None]

@@ -26,7 +26,7 @@ import orjson
 import structlog
 
 from indexer.errors import SnapshotError
-from model.manifest import sync_path, write_atomically
+from streaming.durable_files import sync_path, write_atomically
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ import orjson
 
 from deploy import moment
 from deploy.moment import Moment
-from model.manifest import write_atomically
+from streaming.durable_files import write_atomically
 from streaming.secret import cleaned_facts
 
 PARTS = ("replay", "stream", "train", "index", "register", "serve")

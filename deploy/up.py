@@ -27,8 +27,8 @@ from deploy.supervision import Program, Supervisor
 from deploy.usable_path import require_text, require_usable
 from indexer.pointer import POINTER
 from model.log_end import forget_log_end
-from model.manifest import remove_partial, write_atomically
 from replay.text_file import check_file
+from streaming.durable_files import remove_partial, write_atomically
 from streaming.job_record import NO_STATE, JobRecord, RecordFile
 from streaming.topic_identity import claim_cluster, recorded_cluster
 

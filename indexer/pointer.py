@@ -18,7 +18,7 @@ from pathlib import Path
 import orjson
 
 from indexer.errors import SnapshotError
-from model.manifest import write_atomically
+from streaming.durable_files import write_atomically
 
 POINTER = "current.json"
 SNAPSHOTS = "snapshots"

@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from indexer.errors import SnapshotError
-from model.manifest import sync_path, write_atomically
+from streaming.durable_files import sync_path, write_atomically
 
 PUBLISHED = "published.jsonl"
 

@@ -25,7 +25,7 @@ from indexer.pointer import (
     write_pointer,
 )
 from indexer.snapshot import ModelLoader, Snapshot, load_version, versions
-from model.manifest import PARTIAL, remove_partial
+from streaming.durable_files import PARTIAL, remove_partial
 
 log = structlog.get_logger(__name__)
 

@@ -37,17 +37,8 @@ from indexer.pointer import (
     snapshot_path,
 )
 from indexer.published import begin_with, published, record, require_published
-from model.manifest import (
-    PARTIAL,
-    Manifest,
-    ManifestError,
-    appear,
-    make_folder,
-    publish,
-    read_manifest,
-    sha256,
-    verify,
-)
+from model.manifest import Manifest, ManifestError, publish, read_manifest, sha256, verify
+from streaming.durable_files import PARTIAL, appear, make_folder
 from streaming.events import Item
 
 if TYPE_CHECKING:  # torch is needed where a model is loaded only

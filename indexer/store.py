@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
 from indexer.errors import IndexerError
-from model.manifest import make_folder
+from streaming.durable_files import make_folder
 from streaming.events import Item, Withdrawal
 
 FAMILIES = ("items", "withdrawn", "vectors", "codes", "events", "lists", "meta")

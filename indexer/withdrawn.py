@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from indexer.errors import SnapshotError
-from model.manifest import write_atomically
+from streaming.durable_files import write_atomically
 
 WITHDRAWN = "withdrawn.json"
 NONE = np.empty(0, np.int64)

@@ -26,8 +26,9 @@ import structlog
 import torch
 from safetensors import SafetensorError
 
-from model.manifest import PARTIAL, ManifestError, publish, remove_partial, verify
+from model.manifest import ManifestError, publish, verify
 from model.micro_batch import TrainerError
+from streaming.durable_files import PARTIAL, remove_partial
 
 log = structlog.get_logger(__name__)
 

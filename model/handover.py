@@ -19,8 +19,9 @@ import torch
 from safetensors import SafetensorError
 
 from model.checkpoint import retire, write_tensors
-from model.manifest import Manifest, publish, remove_partial, verify
+from model.manifest import Manifest, publish, verify
 from model.micro_batch import TrainerError
+from streaming.durable_files import remove_partial
 
 if TYPE_CHECKING:
     from model.retrieval_model import RetrievalModel

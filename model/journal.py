@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
-from model.manifest import make_folder
 from model.micro_batch import Plan, TrainerError
+from streaming.durable_files import make_folder
 
 if TYPE_CHECKING:
     from rocksdict import Rdict

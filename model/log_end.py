@@ -14,7 +14,7 @@ from pathlib import Path
 
 import orjson
 
-from model.manifest import write_atomically
+from streaming.durable_files import write_atomically
 
 
 def _path(data_dir: Path) -> Path:

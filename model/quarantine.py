@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from model.manifest import write_atomically
 from model.micro_batch import MicroBatch, TrainerError
+from streaming.durable_files import write_atomically
 
 USERS = 20
 

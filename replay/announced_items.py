@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from replay.producer import CONNECTION, POSITION, Patience
-from replay.resumption import SETTLED_SECONDS
+from replay.producer import POSITION, Patience
+from replay.resumption import SETTLED_SECONDS, read_patiently
 from replay.staged_log import ITEMS, StagedLog
+from streaming.durable_files import write_atomically
 from streaming.events import Item
 
 ANNOUNCED = "announced.json"
@@ -50,9 +50,7 @@ def note_announced(log: StagedLog) -> None:
         OSError: if it cannot be written.
     """
     path = log.directory.parent / ANNOUNCED
-    partial = path.with_name(f".partial-{ANNOUNCED}-{os.getpid()}")
-    partial.write_text(json.dumps({"items": _digest(log)}), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps({"items": _digest(log)}).encode(), sync=False)
 
 
 def _digest(log: StagedLog) -> str:
@@ -111,23 +109,10 @@ def read_announced(
     Raises:
         ReplayError: if Kafka stays away for too long.
     """
-
-    def attempt() -> AnnouncedItems:
-        consumer = KafkaConsumer(
-            bootstrap_servers=patience.bootstrap.split(","),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_poll_records=MAX_RECORDS,
-            metrics_enabled=False,
-            **(CONNECTION | dict(client)),
-        )
-        try:
-            return _read(consumer, topic, int(min(patience.seconds, 10.0) * 1000), sleep)
-        finally:
-            consumer.close(autocommit=False)
-
-    return patience.until(attempt)
+    patience_ms = int(min(patience.seconds, 10.0) * 1000)
+    return read_patiently(
+        patience, client, MAX_RECORDS, lambda consumer: _read(consumer, topic, patience_ms, sleep)
+    )
 
 
 def _read(

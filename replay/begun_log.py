@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from replay.formats.record import Event
 from replay.identity import event_id
 from replay.log_file import numbered_events
 from replay.staged_log import EVENTS
+from streaming.durable_files import write_atomically
 
 BEGUN = "begun.json"
 LOOKED_AT = 2_000
@@ -37,9 +37,7 @@ def note(root: Path, clicks: int) -> None:
         OSError: if it cannot be written.
     """
     clicks = max(clicks, clicks_sent(root) or 0)
-    partial = root / f".partial-{BEGUN}-{os.getpid()}"
-    partial.write_text(json.dumps({"clicks": clicks}), encoding="utf-8")
-    partial.replace(root / BEGUN)
+    write_atomically(root / BEGUN, json.dumps({"clicks": clicks}).encode(), sync=False)
 
 
 def clicks_sent(root: Path) -> int | None:

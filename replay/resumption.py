@@ -15,12 +15,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from replay.producer import CONNECTION, POSITION, Patience
+
+R = TypeVar("R")
 
 CHUNK = 8192
 """Positions between two barriers. A replay resumes with the value that it was started with, so it
@@ -115,6 +117,36 @@ class _Reader:
             window *= 4
 
 
+def read_patiently(
+    patience: Patience,
+    client: Mapping[str, Any],
+    max_records: int,
+    read: Callable[[KafkaConsumer], R],
+) -> R:
+    """What `read` finds with a consumer of no group, tried again while Kafka is away.
+
+    Raises:
+        ReplayError: if Kafka stays away for too long.
+    """
+
+    def attempt() -> R:
+        consumer = KafkaConsumer(
+            bootstrap_servers=patience.bootstrap.split(","),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=max_records,
+            metrics_enabled=False,
+            **(CONNECTION | dict(client)),
+        )
+        try:
+            return read(consumer)
+        finally:
+            consumer.close(autocommit=False)
+
+    return patience.until(attempt)
+
+
 def find_stored(
     topic: str,
     patience: Patience,
@@ -134,23 +166,13 @@ def find_stored(
     Raises:
         ReplayError: if Kafka stays away for too long.
     """
-
-    def attempt() -> Stored:
-        consumer = KafkaConsumer(
-            bootstrap_servers=patience.bootstrap.split(","),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_poll_records=CHUNK,
-            metrics_enabled=False,
-            **(CONNECTION | dict(client)),
-        )
-        try:
-            return _find(_Reader(consumer, min(patience.seconds, 10.0)), topic, mark, sleep)
-        finally:
-            consumer.close(autocommit=False)
-
-    return patience.until(attempt)
+    reply_seconds = min(patience.seconds, 10.0)
+    return read_patiently(
+        patience,
+        client,
+        CHUNK,
+        lambda consumer: _find(_Reader(consumer, reply_seconds), topic, mark, sleep),
+    )
 
 
 def _find(

@@ -38,6 +38,7 @@ from replay.log_file import BadLines, Listed, read_events, read_items, refusal
 from replay.sorting import RAW_EVENTS, RAW_ITEMS, sort
 from replay.staged_log import EVENTS, ITEMS, StagedLog, count_rows, time_range
 from replay.text_file import check_file
+from streaming.durable_files import sync_path
 
 SCHEMA_VERSION = 2
 STAGE = "stage.json"
@@ -193,16 +194,8 @@ def _build(
     }
     (directory / STAGE).write_text(json.dumps(stage, indent=1) + "\n", encoding="utf-8")
     for path in directory.iterdir():
-        _sync(path)
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_path(path)
+    sync_path(directory)
 
 
 def stage(
@@ -266,7 +259,7 @@ def stage(
         for old in root.glob("log-*"):  # one log at a time; that one was superseded
             shutil.rmtree(old)
         partial.rename(destination)
-        _sync(root)
+        sync_path(root)
     except duckdb.Error as error:
         raise ReplayError(
             f"sorting {events} in {root} failed ({str(error).splitlines()[0]}); free disk space "

@@ -8,11 +8,11 @@ checkpoint that makes it so.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from streaming.durable_files import write_atomically
 from streaming.failure import StreamingError
 
 FILE = "job.json"
@@ -80,7 +80,4 @@ class RecordFile:
         Raises:
             OSError: if it cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".partial-{self.path.name}")
-        partial.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_atomically(self.path, json.dumps(asdict(record)).encode(), sync=False)

@@ -26,6 +26,7 @@ import orjson
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError, for_code
 
+from streaming.durable_files import PARTIAL, sync_path, write_atomically
 from streaming.failure import StreamingError
 
 CLUSTER_FILE = "kafka.json"
@@ -256,25 +257,14 @@ def _read(path: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def _partial(path: Path, body: Mapping[str, Any]) -> Path:
-    """The content under a temporary name, on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}-{os.getpid()}-{threading.get_ident()}")
-    with partial.open("wb") as file:
-        file.write(orjson.dumps(body, option=orjson.OPT_INDENT_2))
-        file.flush()
-        os.fsync(file.fileno())
-    return partial
-
-
 def _replace(path: Path, body: Mapping[str, Any]) -> None:
-    _partial(path, body).replace(path)
-    _sync(path.parent)
+    write_atomically(path, orjson.dumps(body, option=orjson.OPT_INDENT_2))
 
 
 def _write_once(path: Path, body: Mapping[str, Any]) -> None:
     """Write a file that nobody has written before; else leave it as it is."""
-    partial = _partial(path, body)
+    partial = path.with_name(f"{PARTIAL}{path.name}-{os.getpid()}-{threading.get_ident()}-once")
+    _replace(partial, body)
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -283,12 +273,4 @@ def _write_once(path: Path, body: Mapping[str, Any]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(path.parent)

@@ -17,7 +17,7 @@ from deploy.curves import Curve
 from deploy.failures import Failure, read_failures
 from deploy.moment import Moment
 from deploy.status import age_seconds, is_alive, read_statuses, reported_at
-from model.manifest import write_atomically
+from streaming.durable_files import write_atomically
 
 if TYPE_CHECKING:
     from deploy.retrieval_service import RetrievalService

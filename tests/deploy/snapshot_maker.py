@@ -15,7 +15,8 @@ from indexer.published import record
 from indexer.snapshot import Source, load_snapshot, write_appended, write_snapshot
 from model import quantizer, sparc
 from model.learner import Config, Learner
-from model.manifest import PARTIAL, Manifest, read_manifest, sha256
+from model.manifest import Manifest, read_manifest, sha256
+from streaming.durable_files import PARTIAL
 from streaming.events import Item, UserSequence
 
 START_MS = 1_400_000_000_000

@@ -19,7 +19,7 @@ from deploy import full_disk
 from deploy.answer_log import AnswerLog, Config, read_answers
 from deploy.status import read_status, reporter
 from deploy.user_histories import HistoryStoreError, UserHistories
-from model.manifest import PARTIAL
+from streaming.durable_files import PARTIAL
 from tests.deploy.test_answer_log import ANSWER, Query
 from tests.deploy.test_user_histories import TOPIC, records, sequences_of
 

@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from deploy import full_disk, mlflow_server
-from model.manifest import PARTIAL
+from streaming.durable_files import PARTIAL
 from streaming.events import Item, UserSequence
 from streaming.topics import Topics, create_topics
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks, items, make_snapshots

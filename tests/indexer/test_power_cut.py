@@ -11,7 +11,7 @@ from indexer.indexer import Config, Indexer
 from indexer.listing import Announced
 from indexer.store import Store
 from model.journal import RocksJournal
-from model.manifest import PARTIAL, write_atomically
+from streaming.durable_files import PARTIAL, write_atomically
 from streaming.events import Item
 from tests.indexer.stand_in import StandIn
 
