@@ -21,6 +21,10 @@ from deploy.connections import Limits, most_connections, raise_descriptors
 from deploy.door import Door
 from deploy.environment import settle
 from deploy.private import UMASK
+from streaming.durable_files import PARTIAL, appear, remove_partial, sync_tree
+
+
+DATABASE = "mlflow.db"
 
 
 class MlflowServerError(RuntimeError):
@@ -61,6 +65,25 @@ def mlflow_server_command(config: Config, data_dir: Path) -> list[str]:
     ]
 
 
+def make_database() -> None:
+    """Make an empty database in the working directory.
+
+    MLflow builds it by some forty migrations without a transaction around them: one that was
+    killed in their middle can be neither finished nor begun anew. So it gets its name when it is
+    whole.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    remove_partial(Path())
+    partial = Path(f"{PARTIAL}{DATABASE}")
+    partial.mkdir()
+    store = SqlAlchemyStore(f"sqlite:///{partial / DATABASE}", "mlflow-artifacts:/")
+    store.engine.dispose()
+    sync_tree(partial)
+    appear(partial / DATABASE, Path(DATABASE))
+    remove_partial(Path())
+
+
 def serve(config: Config, directory: Path) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -90,7 +113,9 @@ def serve(config: Config, directory: Path) -> None:
 
     # Relative: MLflow percent-decodes a path and SQLAlchemy ends it at a question mark.
     os.chdir(directory)
-    store = "sqlite:///mlflow.db"
+    if not Path(DATABASE).exists():
+        make_database()
+    store = f"sqlite:///{DATABASE}"
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = store
     os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = store
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"

@@ -19,6 +19,18 @@ ROOT = Path(__file__).resolve().parents[2]
 CREATE = "/api/2.0/mlflow/registered-models/create"
 
 
+def wait_for(config: Config, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        try:
+            httpx.get(f"{config.tracking_uri}/health").raise_for_status()
+            return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    raise AssertionError("no answer")
+
+
 @pytest.fixture(scope="module")
 def address(
     tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]]
@@ -27,14 +39,7 @@ def address(
     command = mlflow_server_command(config, tmp_path_factory.mktemp("mlflow"))
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            assert process.poll() is None
-            try:
-                httpx.get(f"{config.tracking_uri}/health").raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.2)
+        wait_for(config, process)
         yield config.tracking_uri
     finally:
         process.terminate()
@@ -73,3 +78,24 @@ def test_a_head_without_end_is_refused(address: str) -> None:
         except OSError:
             return  # refused while it was still being sent
         assert b" 431 " in connection.recv(1000) or connection.recv(1000) == b""
+
+
+def test_a_start_that_was_killed_while_the_database_was_made_is_begun_anew(
+    tmp_path: Path, free_ports: Callable[[int], list[int]]
+) -> None:
+    config = Config(port=free_ports(1)[0])
+    command = mlflow_server_command(config, tmp_path)
+    killed = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not any(f.stat().st_size > 200_000 for f in tmp_path.rglob("mlflow.db")):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    killed.kill()
+    killed.wait()
+    again = subprocess.Popen(command, cwd=ROOT)
+    try:
+        wait_for(config, again)
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    finally:
+        again.terminate()
+        again.wait(30)
