@@ -25,7 +25,7 @@ def main() -> None:
         sys.exit(1)
     if taken and sys.argv[1:2] and sys.argv[1] in TOLD_BY:
         print(f"not used from your environment: {', '.join(taken)}", file=sys.stderr)
-    from deploy.cli import app
+    from deploy.commands.app import app
 
     app(prog_name="sparc")
 

@@ -33,25 +33,25 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from deploy import flink_cluster, kafka_broker, mlflow_server
-from deploy.ports import Ports
-from deploy.registry import Config as RegistryConfig
-from deploy.service import Config as ServiceConfig
+from deploy.local import flink_cluster, kafka_broker, mlflow_server
+from deploy.local.ports import Ports
+from deploy.release.ledger import Config as RegistryConfig
+from deploy.service.process import Config as ServiceConfig
 from deploy.usable_path import require_text, require_usable
-from indexer.indexer import Config as IndexerConfig
-from indexer.soft_search import Config as SearchConfig
+from indexer.indexing.indexer import Config as IndexerConfig
+from indexer.search.soft_search import Config as SearchConfig
 from replay.config import ReplayConfig
-from streaming import job
-from streaming.flink_tls import FlinkTls
-from streaming.job_state import local_uri
+from streaming.job import settings as job
+from streaming.job.flink_tls import FlinkTls
+from streaming.job.savepoints import local_uri
 from streaming.secret import MASK, first_masked, is_secret, masked, remember, secrets_of
 from streaming.security import Security
 from streaming.topics import Topics
 
 if TYPE_CHECKING:
-    from deploy.evaluation.config import Config as EvaluationConfig
-    from model.learner import Config as LearnerConfig
-    from model.trainer import Config as TrainerConfig
+    from deploy.studies.config import Config as EvaluationConfig
+    from model.learning.learner import Config as LearnerConfig
+    from model.training.trainer import Config as TrainerConfig
 
 C = TypeVar("C")
 
@@ -296,7 +296,7 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: naming the setting that is wrong.
         """
-        from model import learner
+        from model.learning import learner
 
         return _checked("learner", learner.Config, self.learner)
 
@@ -306,7 +306,7 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: naming the setting that is wrong.
         """
-        from model import trainer
+        from model.training import trainer
 
         return _checked("trainer", trainer.Config, self.trainer)
 
@@ -316,7 +316,7 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: naming the setting that is wrong.
         """
-        from deploy.evaluation import config
+        from deploy.studies import config
 
         return _checked("evaluation", config.Config, self.evaluation)
 

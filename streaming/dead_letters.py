@@ -23,8 +23,8 @@ import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from streaming.accounting import consumer, read_all
-from streaming.failure import StreamingError
+from streaming.errors import StreamingError
+from streaming.job.accounting import consumer, read_all
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)

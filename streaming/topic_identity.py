@@ -27,7 +27,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError, for_code
 
 from streaming.durable_files import PARTIAL, sync_path, write_atomically
-from streaming.failure import StreamingError
+from streaming.errors import StreamingError
 
 CLUSTER_FILE = "kafka.json"
 TOPICS_FILE = "topics.json"

@@ -37,11 +37,11 @@ from typing import Any
 import pytest
 import structlog
 
-from deploy import flink_cluster as flink
-from deploy import kafka_broker as kafka
 from deploy.environment import settle
-from deploy.java import JARS, JavaError, find_jars, find_java
-from streaming.flink_tls import FlinkTls
+from deploy.local import flink_cluster as flink
+from deploy.local import kafka_broker as kafka
+from deploy.local.java import JARS, JavaError, find_jars, find_java
+from streaming.job.flink_tls import FlinkTls
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = ROOT / "deploy" / "pom.xml"

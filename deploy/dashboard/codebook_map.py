@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.serving_state import ServingState
+from indexer.search.retriever import ServingState
 
 
 class CodebookMap:

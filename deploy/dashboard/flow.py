@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from deploy import full_disk, moment
-from deploy.curves import Curve
-from deploy.failures import Failure, read_failures
-from deploy.moment import Moment
-from deploy.status import age_seconds, is_alive, read_statuses, reported_at
+from deploy.local.failures import Failure, read_failures
+from deploy.monitoring import full_disk, moment
+from deploy.monitoring.moment import Moment
+from deploy.monitoring.part_status import age_seconds, is_alive, read_statuses, reported_at
+from deploy.monitoring.thinned_curve import Curve
 from streaming.durable_files import write_atomically
 
 if TYPE_CHECKING:
-    from deploy.retrieval_service import RetrievalService
+    from deploy.service.retrieval import RetrievalService
 
 log = structlog.get_logger(__name__)
 

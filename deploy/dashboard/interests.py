@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.serving_state import Query, ServingState
-from deploy.user_histories import UserHistory
+from deploy.service.user_histories import UserHistory
+from indexer.search.retriever import Query, ServingState
 from model.histories import History
 
 CODES_SHOWN = 8

@@ -11,19 +11,19 @@ from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi import Path as InPath
 from fastapi.staticfiles import StaticFiles
 
-from deploy.comparison import compare, usual_samples
 from deploy.dashboard.codebook_map import CodebookMap, items_of
 from deploy.dashboard.interests import interests
 from deploy.dashboard.timeline import Timeline
 from deploy.dashboard.versions import LoadedVersions
-from deploy.judging import RecentEvents
-from deploy.shop_ids import Id, with_ids_as_text
-from deploy.switching import SwitchError, resolve
+from deploy.release.judge import RecentEvents
+from deploy.release.promotion import SwitchError, resolve
+from deploy.service.shop_ids import Id, with_ids_as_text
+from indexer.comparison.versions import compare, usual_samples
 from indexer.errors import SnapshotError
 from model.histories import History
 
 if TYPE_CHECKING:
-    from deploy.retrieval_service import RetrievalService
+    from deploy.service.retrieval import RetrievalService
 
 STATIC = Path(__file__).with_name("static")
 TAG = "dashboard"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deploy.registry import Ledger, ledger_path
-from deploy.served import decisions, read_served
-from indexer.pointer import SNAPSHOTS
-from model.manifest import MANIFEST, Manifest, ManifestError, read_manifest
+from deploy.release.decisions import decisions, read_served
+from deploy.release.ledger import Ledger, ledger_path
+from indexer.snapshots.pointer import SNAPSHOTS
+from model.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest
 
 SHOWN = 200
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from pathlib import Path
 
-from deploy.serving_state import ServingState
-from deploy.snapshot_follower import SnapshotFollower
+from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
-from indexer.pointer import snapshot_path
+from indexer.search.retriever import ServingState
+from indexer.snapshots.pointer import snapshot_path
 
 KEPT = 2
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.learner import Learner
-from model.quantizer import ResidualQuantizer
-from model.retrieval_model import RetrievalModel
-from model.user_tower import EncodedHistory, UserTower
+from model.learning.learner import Learner
+from model.network.quantizer import ResidualQuantizer
+from model.network.user_tower import EncodedHistory, UserTower
+from model.retrieval.retrieval_model import RetrievalModel
 
 
 class _Frozen(ResidualQuantizer):

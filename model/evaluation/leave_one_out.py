@@ -210,7 +210,7 @@ def train_and_test(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and test one peer on a `.inter` file."""
-    from model.peers.registry import PEERS, build
+    from model.peers.factory import PEERS, build
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", required=True, choices=sorted(PEERS))

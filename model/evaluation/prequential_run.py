@@ -4,8 +4,9 @@
 
 The learner is the pipeline's. What differs is that the log comes from a file and that answers
 come from a dense scan of the chosen codes' items instead of the indexes: the ranking is the same
-(`indexer.soft_search`), and the room of the model stays free of the indexer. `sparc evaluate`
-(`deploy.evaluation`) answers from real indexes; this command is the short one for experiments.
+(`indexer.search.soft_search`), and the room of the model stays free of the indexer. `sparc
+evaluate` (`deploy.studies`) answers from real indexes; this command is the short one for
+experiments.
 
 Warm-up: one pass in micro-batches, as in production, then `rehearsals` passes' worth of replay.
 Shapes: B queries, N items, C codes, K answers, D dimension.
@@ -24,14 +25,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from model import learner
 from model.evaluation import protocol, runner
 from model.evaluation.protocol import LIST_LENGTH, Events, Queries
 from model.evaluation.runner import Answers
-from model.evaluation.sequences import SequencesOfUsers
+from model.evaluation.user_sequences import SequencesOfUsers
 from model.histories import History
-from model.learner import Learner
-from model.retrieval_model import RetrievalModel
+from model.learning import learner
+from model.learning.learner import Learner
+from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item
 
 WARM_UP_STEP = 512

@@ -23,7 +23,8 @@ import numpy as np
 import orjson
 import structlog
 
-from model.evaluation import curves, metrics, predictions, protocol
+from model.evaluation import metrics, predictions, protocol
+from model.evaluation import weekly_curves as curves
 from model.evaluation.protocol import (
     REPLAY_BUDGET,
     Day,
@@ -198,7 +199,7 @@ def log_progress(name: str) -> Callable[[Day, Answers], None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate one peer from files."""
-    from model.peers.registry import PEERS, build
+    from model.peers.factory import PEERS, build
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", required=True, choices=sorted(PEERS))

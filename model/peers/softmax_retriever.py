@@ -26,9 +26,9 @@ from model.evaluation.runner import Answers
 from model.histories import HistoryBatch, pad_histories
 from model.peers.exclusion import best
 from model.peers.full_softmax import full_softmax_loss
-from model.peers.item_table import ItemTable
+from model.peers.item_embedding import ItemTable
 from model.peers.recency import RecencyPrior
-from model.peers.timeline import Timeline
+from model.peers.user_timeline import Timeline
 from streaming.events import Item
 
 AGE_BUCKETS = 14

@@ -4,8 +4,8 @@
 
 The whole pipeline is started (`sparc up`) on a synthetic log that is replayed at `--rate` events a
 second, and new items are listed all the while. Once a snapshot serves and `--warm-up` seconds have
-passed, the histograms of `deploy.freshness` are read from the service, and again `--seconds` later;
-what is reported lies between the two.
+passed, the histograms of `deploy.monitoring.freshness` are read from the service, and again
+`--seconds` later; what is reported lies between the two.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import httpx
 from kafka import KafkaProducer
 
 from deploy import settings as configuration
-from deploy.freshness import buckets, quantile
+from deploy.monitoring.freshness import buckets, quantile
+from deploy.monitoring.part_status import read_status
 from deploy.settings import ROOT, Settings
-from deploy.status import read_status
 from streaming.events import Item
 from tests.benchmarks.reports import begun, write
 

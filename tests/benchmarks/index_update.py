@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import structlog
 
-from deploy.evaluation.machine import peak_memory_gib
-from indexer.indexer import Config, Indexer
-from indexer.listing import Announced
-from indexer.lists import CodeList, CodeLists, members
-from indexer.store import Store
-from model.manifest import Manifest
+from deploy.studies.machine_facts import peak_memory_gib
+from indexer.indexing.indexer import Config, Indexer
+from indexer.indexing.item_store import Store
+from indexer.indexing.listing import Announced
+from indexer.lists.code_lists import CodeList, CodeLists, members
+from model.artifacts.manifest import Manifest
 from streaming.events import Item
 from tests.benchmarks.clustered_items import clustered
 from tests.benchmarks.reports import begun, write

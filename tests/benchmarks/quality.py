@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from deploy.evaluation.tracking import database_uri
+from deploy.studies.tracking import database_uri
 from tests.benchmarks import quality_tables
 
 ROOT = Path(__file__).resolve().parents[2]

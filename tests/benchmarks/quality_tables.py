@@ -8,9 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from deploy.evaluation.controls import NAMES as CONTROLS
-from deploy.evaluation.studies import INTERVALS
-from deploy.evaluation.tables import (
+from deploy.studies.studies import INTERVALS
+from deploy.studies.tables import (
     Summary,
     against,
     cell,
@@ -20,8 +19,9 @@ from deploy.evaluation.tables import (
     percent,
     summary,
 )
-from deploy.evaluation.ways import RESERVES
-from model.peers.registry import PEERS
+from indexer.evaluation.ablations import NAMES as CONTROLS
+from indexer.evaluation.serving_variants import RESERVES
+from model.peers.factory import PEERS
 
 SPARC = "sparc"
 FROZEN = "frozen_codebook"

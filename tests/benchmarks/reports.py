@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from deploy.evaluation.machine import machine, versions
+from deploy.studies.machine_facts import machine, versions
 
 
 def begun(name: str, options: argparse.Namespace) -> dict[str, Any]:

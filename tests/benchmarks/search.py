@@ -29,11 +29,11 @@ import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from deploy.evaluation.machine import machine, peak_memory_gib, versions
-from indexer.snapshot import load_snapshot
+from deploy.studies.machine_facts import machine, peak_memory_gib, versions
+from indexer.snapshots.snapshot import load_snapshot
 from model.histories import History
-from model.popularity import DAY_MS
-from model.retrieval_model import RetrievalModel
+from model.retrieval.retrieval_model import RetrievalModel
+from model.tables.decayed_counts import DAY_MS
 from tests.benchmarks.clustered_items import Clustered, clustered
 from tests.benchmarks.searchers import SEARCHERS, Exhaustive, Searcher
 

@@ -12,9 +12,9 @@ import faiss
 import numpy as np
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 
-from indexer.exploration import Config as Exploration
-from indexer.lists import CodeLists
-from indexer.soft_search import Config, SoftSearch
+from indexer.lists.code_lists import CodeLists
+from indexer.search.exploration import Config as Exploration
+from indexer.search.soft_search import Config, SoftSearch
 from model.histories import History
 from tests.benchmarks.clustered_items import Clustered, ClusteredModel
 

@@ -29,14 +29,14 @@ from typing import Any
 
 import httpx
 
-from deploy.popularity_peer import PopularityPeer
-from deploy.user_histories import HistoryRecord, UserHistories
-from deploy.workers import noted
-from indexer.pointer import Pointer, snapshot_path, write_pointer
+from deploy.service.popularity_baseline import PopularityPeer
+from deploy.service.user_histories import HistoryRecord, UserHistories
+from deploy.service.workers import noted
+from indexer.snapshots.pointer import Pointer, snapshot_path, write_pointer
+from model.artifacts.manifest import read_manifest
 from model.evaluation.protocol import read_events, read_items
-from model.evaluation.sequences import SequencesOfUsers
-from model.learner import Config, Learner
-from model.manifest import read_manifest
+from model.evaluation.user_sequences import SequencesOfUsers
+from model.learning.learner import Config, Learner
 from streaming.events import Item, UserSequence
 from tests.benchmarks.reports import begun, write
 from tests.benchmarks.streaming_services import free_ports

@@ -12,9 +12,9 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 
-from model.micro_batch import ITEMS, SEQUENCES
-from model.sequence_source import SequenceSource
-from model.source import parse_sequence
+from model.training.micro_batch import ITEMS, SEQUENCES
+from model.training.sequence_source import SequenceSource
+from model.training.source import parse_sequence
 from replay.config import CLIENTS, ReplayConfig
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import KafkaPythonProducer, Patience, Producer

@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
-from streaming.flink_rest import FINAL_STATES, FlinkRest
-from streaming.job import Config, Surroundings
-from streaming.submission import submit_in_subprocess
+from streaming.job.flink_rest import FINAL_STATES, FlinkRest
+from streaming.job.settings import Config, Surroundings
+from streaming.job.submission import submit_in_subprocess
 from streaming.topics import Topics
 from tests.benchmarks.streaming_services import ROOT, Log, Services, free_ports, peers_python
 

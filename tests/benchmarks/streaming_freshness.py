@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import Patience
 from streaming.events import HEARTBEAT, Click
-from streaming.job import Config
+from streaming.job.settings import Config
 from tests.benchmarks.streaming_contenders import BASE, Ours
 from tests.benchmarks.streaming_services import Log, Services
 

@@ -25,14 +25,14 @@ from confluent_kafka import Consumer, TopicPartition
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from deploy import flink_cluster as flink
-from deploy import kafka_broker as kafka
-from deploy.evaluation.machine import machine
-from deploy.java import JARS, find_jars
+from deploy.local import flink_cluster as flink
+from deploy.local import kafka_broker as kafka
+from deploy.local.java import JARS, find_jars
+from deploy.studies.machine_facts import machine
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import Patience
 from streaming.events import HEARTBEAT, Click
-from streaming.flink_tls import FlinkTls
+from streaming.job.flink_tls import FlinkTls
 from streaming.topics import KEEP_FOREVER
 
 ROOT = Path(__file__).resolve().parents[2]

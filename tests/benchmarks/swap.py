@@ -25,15 +25,15 @@ import numpy as np
 import psutil
 import structlog
 
-from deploy.served import Decision, decide
-from deploy.serving_state import Query, ServingState
-from deploy.snapshot_follower import SnapshotFollower
-from indexer.indexer import Config, Indexer
-from indexer.pointer import snapshot_path, write_pointer
-from indexer.recovery import pointer_to
-from indexer.snapshot import load_snapshot
-from indexer.soft_search import Config as SearchConfig
-from indexer.store import Store
+from deploy.release.decisions import Decision, decide
+from deploy.service.snapshot_follower import SnapshotFollower
+from indexer.indexing.indexer import Config, Indexer
+from indexer.indexing.item_store import Store
+from indexer.indexing.recovery import pointer_to
+from indexer.search.retriever import Query, ServingState
+from indexer.search.soft_search import Config as SearchConfig
+from indexer.snapshots.pointer import snapshot_path, write_pointer
+from indexer.snapshots.snapshot import load_snapshot
 from tests.benchmarks.reports import begun, write
 from tests.indexer.stand_in import StandIn
 

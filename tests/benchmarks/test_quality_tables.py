@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploy.evaluation import runs, studies, tables
+from deploy.studies import runs, studies, tables
 from tests.benchmarks import quality, quality_tables
 from tests.deploy.evaluation_log import read
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy import settings as configuration
-from deploy.evaluation import runs
 from deploy.settings import Settings
+from deploy.studies import runs
 from tests.model.evaluation.made_up_log import make_items, make_log, write_files
 
 ITEMS = 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from model.manifest import Manifest, read_manifest, sha256
+from model.artifacts.manifest import Manifest, read_manifest, sha256
 
 
 def forge(directory: Path, version: int | None = None) -> Manifest:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
-from indexer.lists import CodeLists
-from indexer.pointer import Appended, Pointer, snapshot_path, write_pointer
-from indexer.published import record
-from indexer.snapshot import Source, load_snapshot, write_appended, write_snapshot
-from model import quantizer, sparc
-from model.learner import Config, Learner
-from model.manifest import Manifest, read_manifest, sha256
+from indexer.lists.code_lists import CodeLists
+from indexer.snapshots.pointer import Appended, Pointer, snapshot_path, write_pointer
+from indexer.snapshots.published import record
+from indexer.snapshots.snapshot import Source, load_snapshot, write_appended, write_snapshot
+from model.artifacts.manifest import Manifest, read_manifest, sha256
+from model.learning.learner import Config, Learner
+from model.network import quantizer, sparc
 from streaming.durable_files import PARTIAL
 from streaming.events import Item, UserSequence
 

@@ -15,9 +15,9 @@ import uvicorn
 from typer.testing import CliRunner
 
 from deploy import settings as configuration
-from deploy.cli import app
+from deploy.commands.app import app
+from tests.deploy.service.test_service_limits import Serving
 from tests.deploy.snapshot_maker import Shelf
-from tests.deploy.test_service_limits import Serving
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [

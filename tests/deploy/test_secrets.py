@@ -16,14 +16,14 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy import settings as configuration
-from deploy.cli import app
+from deploy.commands.app import app
+from deploy.local.launch import _with_secrets_file, write_config
+from deploy.monitoring.part_status import reporter
 from deploy.private import keep_private
-from deploy.registry import Config as RegistryConfig
-from deploy.service import Config as ServiceConfig
-from deploy.service import ServiceError
+from deploy.release.ledger import Config as RegistryConfig
+from deploy.service.process import Config as ServiceConfig
+from deploy.service.process import ServiceError
 from deploy.settings import SettingsError
-from deploy.status import reporter
-from deploy.up import _with_secrets_file, write_config
 from streaming.secret import MASK, cleaned
 from streaming.security import Security, SecurityError
 from tests.deploy.snapshot_maker import Shelf

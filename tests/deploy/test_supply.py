@@ -105,7 +105,7 @@ def test_compose_has_neither_an_open_flink_nor_a_default_password() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     # Flink's own image would answer anybody on the network of the containers.
     assert not [name for name, s in services.items() if s["image"].startswith("flink")]
-    assert "deploy.flink_server" in services["flink"]["command"]
+    assert "deploy.local.flink_server" in services["flink"]["command"]
     grafana = services["grafana"]["environment"]
     assert grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
     assert grafana["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"

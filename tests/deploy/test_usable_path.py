@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from deploy import settings as configuration
-from deploy.progress import Progress
+from deploy.local.launch import Wish, log_name, run
+from deploy.local.progress import Progress
 from deploy.settings import SettingsError
-from deploy.up import Wish, log_name, run
 from deploy.usable_path import PathError, require_usable
 from tests.conftest import ODD_NAME
 

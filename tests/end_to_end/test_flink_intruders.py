@@ -18,13 +18,13 @@ import httpx
 import psutil
 import pytest
 
-from deploy import flink_server
-from deploy.cluster_identity import make_identity
-from deploy.flink_cluster import Config, wait_until_ready
-from streaming.flink_rest import FlinkRest, FlinkUnavailable
-from streaming.flink_tls import FlinkTls
-from tests.deploy.test_dashboard_page import CHROMIUM, FLAGS, PATIENCE_MS
-from tests.streaming.live_stream import LiveStream
+from deploy.local import flink_server
+from deploy.local.cluster_identity import make_identity
+from deploy.local.flink_cluster import Config, wait_until_ready
+from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
+from streaming.job.flink_tls import FlinkTls
+from tests.deploy.dashboard.test_page import CHROMIUM, FLAGS, PATIENCE_MS
+from tests.streaming.job.live_stream import LiveStream
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 

@@ -12,12 +12,13 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from deploy import full_disk, mlflow_server
+from deploy.local import mlflow_server
+from deploy.monitoring import full_disk
 from streaming.durable_files import PARTIAL
 from streaming.events import Item, UserSequence
 from streaming.topics import Topics, create_topics
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks, items, make_snapshots
-from tests.streaming.keeper_process import Process, Sparc
+from tests.streaming.job.job_process import Process, Sparc
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 

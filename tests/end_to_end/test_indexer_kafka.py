@@ -18,9 +18,9 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from indexer.errors import IndexerError
-from indexer.indexer import Config
-from indexer.indexing_process import run
-from indexer.snapshot import load_served
+from indexer.indexing.indexer import Config
+from indexer.indexing.process import run
+from indexer.snapshots.snapshot import load_served
 from streaming.events import Item
 from streaming.topics import Topics, create_topics
 from tests.indexer.stand_in import StandIn

@@ -12,13 +12,13 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from deploy.serving_state import Query
-from deploy.snapshot_follower import SnapshotFollower
-from indexer.pointer import write_pointer
-from indexer.recovery import pointer_to
-from indexer.snapshot import load_snapshot
-from indexer.soft_search import Config as SearchConfig
+from deploy.commands.app import app
+from deploy.service.snapshot_follower import SnapshotFollower
+from indexer.indexing.recovery import pointer_to
+from indexer.search.retriever import Query
+from indexer.search.soft_search import Config as SearchConfig
+from indexer.snapshots.pointer import write_pointer
+from indexer.snapshots.snapshot import load_snapshot
 from streaming.events import Item
 from streaming.topics import Topics, create_topics
 from tests.end_to_end.test_indexer_kafka import Running, catalogue

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.mlflow_server import Config, mlflow_server_command
+from deploy.local.mlflow_server import Config, mlflow_server_command
 
 pytestmark = pytest.mark.end_to_end
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from streaming.failure import StreamingError
-from streaming.flink_rest import FlinkRest
+from streaming.errors import StreamingError
+from streaming.job.flink_rest import FlinkRest
 from tests.conftest import ODD_NAME
-from tests.streaming.live_stream import LiveStream
+from tests.streaming.job.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, heartbeat
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from deploy import settings as configuration
+from deploy.monitoring.part_status import read_status
 from deploy.settings import ROOT
-from deploy.status import read_status
 from tests.conftest import ODD_NAME
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]

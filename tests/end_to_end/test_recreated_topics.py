@@ -18,15 +18,15 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from deploy import parts, stream_part
+from deploy.commands import parts, stream_part
 from deploy.settings import Flink, Kafka, Settings
 from replay.config import ReplayConfig
 from replay.synthetic import SyntheticConfig
-from streaming.accounting import count
-from streaming.failure import StreamingError
-from streaming.flink_rest import FINAL_STATES, FlinkRest
+from streaming.errors import StreamingError
+from streaming.job.accounting import count
+from streaming.job.flink_rest import FINAL_STATES, FlinkRest
 from streaming.topics import create_topics
-from tests.model.recorded_log import make_log
+from tests.model.training.recorded_log import make_log
 from tests.streaming.made_clicks import click, disordered_log, heartbeat
 
 pytestmark = pytest.mark.end_to_end

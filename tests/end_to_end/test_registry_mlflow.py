@@ -22,10 +22,13 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from mlflow import MlflowClient
 
-from deploy import mlflow_server, registrar, registry, service
-from deploy.registry import registered_versions
-from indexer.pointer import snapshot_path
-from indexer.soft_search import Config as SearchConfig
+from deploy.local import mlflow_server
+from deploy.registry import registrar
+from deploy.release import ledger as registry
+from deploy.release.ledger import registered_versions
+from deploy.service import process as service
+from indexer.search.soft_search import Config as SearchConfig
+from indexer.snapshots.pointer import snapshot_path
 from streaming.topics import Topics, create_topics
 from tests.conftest import ODD_NAME
 from tests.deploy.forging import forge

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.test_pipeline import Run, eventually
-from tests.model.test_repeatable import assert_same_bits, handed_over
+from tests.model.training.test_repeatable import assert_same_bits, handed_over
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(1800)]
 

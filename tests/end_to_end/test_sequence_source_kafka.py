@@ -12,14 +12,22 @@ import structlog
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewPartitions
 
-from model import committed_topic
-from model.micro_batch import ITEMS, SEQUENCES, Backlog, MicroBatch, Plan, TrainerError, assemble
-from model.sequence_source import SequenceSource
-from model.source import SourceUnavailable
+from model.training.micro_batch import (
+    ITEMS,
+    SEQUENCES,
+    Backlog,
+    MicroBatch,
+    Plan,
+    TrainerError,
+    assemble,
+)
+from model.training.sequence_source import SequenceSource
+from model.training.source import SourceUnavailable
+from streaming import committed_topic
 from streaming.events import UserSequence
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics, create_topics
-from tests.model.recorded_log import make_log
+from tests.model.training.recorded_log import make_log
 
 pytestmark = pytest.mark.end_to_end
 _numbers = itertools.count()

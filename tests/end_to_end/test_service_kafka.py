@@ -11,7 +11,7 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from deploy.user_histories import SequenceFollower, UserHistories
+from deploy.service.user_histories import SequenceFollower, UserHistories
 from streaming.events import UserSequence
 from streaming.topics import Topics, create_topics
 from tests.deploy.snapshot_maker import clicks

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
-from streaming.accounting import Accounts
 from streaming.events import UserSequence
-from tests.streaming.live_stream import LiveStream
+from streaming.job.accounting import Accounts
+from tests.streaming.job.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, disordered_log, heartbeat, poison
 from tests.streaming.oracle import expect
 

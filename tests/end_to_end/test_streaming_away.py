@@ -9,13 +9,13 @@ import psutil
 import pytest
 from kafka.errors import KafkaError
 
-from deploy import kafka_broker as kafka
+from deploy.local import kafka_broker as kafka
 from replay.synthetic import SyntheticConfig
-from streaming.accounting import Accounts, StreamEnd
-from streaming.failure import StreamingError
-from streaming.flink_rest import FlinkRest
-from tests.streaming.keeper_process import Sparc
-from tests.streaming.live_stream import LiveStream
+from streaming.errors import StreamingError
+from streaming.job.accounting import Accounts, StreamEnd
+from streaming.job.flink_rest import FlinkRest
+from tests.streaming.job.job_process import Sparc
+from tests.streaming.job.live_stream import LiveStream
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from streaming.accounting import Aside
-from tests.streaming.live_stream import LiveStream
+from streaming.job.accounting import Aside
+from tests.streaming.job.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, heartbeat
 from tests.streaming.oracle import Record
 

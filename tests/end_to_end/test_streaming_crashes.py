@@ -17,16 +17,16 @@ from contextlib import suppress
 import pytest
 from kafka.errors import KafkaError
 
-from deploy import kafka_broker as kafka
+from deploy.local import kafka_broker as kafka
 from replay import synthetic
 from replay.staging import stage
 from replay.synthetic import SyntheticConfig
-from streaming.accounting import Accounts, StreamEnd
+from streaming.errors import StreamingError
 from streaming.events import HISTORY_LENGTH, UserSequence
-from streaming.failure import StreamingError
-from streaming.flink_rest import FlinkRest
-from tests.streaming.keeper_process import Sparc
-from tests.streaming.live_stream import LiveStream
+from streaming.job.accounting import Accounts, StreamEnd
+from streaming.job.flink_rest import FlinkRest
+from tests.streaming.job.job_process import Sparc
+from tests.streaming.job.live_stream import LiveStream
 
 LONG = bool(os.environ.get("SPARC_LONG_TESTS"))
 EVENTS, KILLS, RATE = (100_000, 25, 1000.0) if LONG else (12_000, 6, 400.0)

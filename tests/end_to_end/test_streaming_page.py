@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from deploy.settings import ROOT
-from tests.streaming.keeper_process import Process
-from tests.streaming.live_stream import LiveStream
+from tests.streaming.job.job_process import Process
+from tests.streaming.job.live_stream import LiveStream
 from tests.streaming.made_clicks import click
 from tests.streaming.oracle import Record
 
@@ -67,7 +67,7 @@ def test_every_command_does_what_the_page_says(stream, tmp_path, monkeypatch):
         for command in COMMANDS:
             if command in HERE_ONLY:
                 continue
-            if command.startswith("kubectl"):  # its manifests: tests/streaming/test_kubernetes.py
+            if command.startswith("kubectl"):  # its manifests: tests/deploy/test_kubernetes.py
                 assert (ROOT / command.split()[-1] / "kustomization.yaml").is_file()
                 continue
             command = re.sub(r"--flink \S+", f"--flink {stream.cluster.address}", command)

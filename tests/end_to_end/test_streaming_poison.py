@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from tests.streaming.live_stream import LiveStream
+from deploy.commands.app import app
+from tests.streaming.job.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, evolved, heartbeat, poison
 from tests.streaming.oracle import Oracle
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.streaming.live_stream import LiveStream
+from tests.streaming.job.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, evolved, heartbeat, poison
 from tests.streaming.oracle import Oracle, Record
 

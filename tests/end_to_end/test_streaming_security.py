@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy import kafka_broker as kafka
-from streaming.accounting import Accounts, count
+from deploy.local import kafka_broker as kafka
+from streaming.job.accounting import Accounts, count
 from streaming.security import Security
 from streaming.topics import Topics
 from tests.conftest import JavaProcess
 from tests.deploy.test_secrets import found_in
-from tests.streaming.keeper_process import Sparc
+from tests.streaming.job.job_process import Sparc
 
 pytestmark = [
     pytest.mark.end_to_end,

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from kafka import KafkaAdminClient
 
-from streaming.failure import StreamingError
-from tests.streaming.keeper_process import Sparc
-from tests.streaming.live_stream import LiveStream
+from streaming.errors import StreamingError
+from tests.streaming.job.job_process import Sparc
+from tests.streaming.job.live_stream import LiveStream
 from tests.streaming.made_clicks import DELAY, click, heartbeat
 from tests.streaming.oracle import Oracle, Record
 

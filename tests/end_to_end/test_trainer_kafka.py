@@ -17,9 +17,9 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from model import manifest
+from model.artifacts import manifest
 from streaming.topics import Topics, create_topics
-from tests.model.recorded_log import make_log
+from tests.model.training.recorded_log import make_log
 
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).parents[2]
@@ -30,8 +30,8 @@ _PROCESS = """
 import sys, threading
 from pathlib import Path
 import orjson
-from model import publication, training_process
-from model.trainer import Config
+from model.training import publish_schedule as publication, training_process
+from model.training.trainer import Config
 from streaming.topics import Topics
 from tests.model.test_trainer_learner import SMALL, Exhaustive
 

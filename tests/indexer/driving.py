@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import indexer.indexer as indexer_module
-import indexer.publication as publication_module
-import indexer.serving as serving_module
-import indexer.snapshot as snapshot_module
-from indexer.indexer import Config, Indexer
-from indexer.listing import Announced
-from indexer.store import Store
+import indexer.indexing.indexer as indexer_module
+import indexer.indexing.publication as publication_module
+import indexer.indexing.served_version as serving_module
+import indexer.snapshots.snapshot as snapshot_module
+from indexer.indexing.indexer import Config, Indexer
+from indexer.indexing.item_store import Store
+from indexer.indexing.listing import Announced
 from streaming.events import Item, Withdrawal
 from tests.indexer.stand_in import StandIn
 

@@ -1,4 +1,4 @@
-"""A small deterministic model with the interface of `model.retrieval_model.RetrievalModel`."""
+"""A small deterministic model with the interface of `RetrievalModel`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from model.artifacts.manifest import Manifest, publish
 from model.histories import History
-from model.manifest import Manifest, publish
 from streaming.events import Item
 
 

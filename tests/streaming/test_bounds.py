@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.freshness import Arrivals
-from deploy.popularity_peer import PopularityPeer
-from deploy.user_histories import HistoryRecord, UserHistories
-from indexer.listing import Announced
-from model.micro_batch import ITEMS, SEQUENCES
-from model.source import RecordedSource, parse, parse_sequence
+from deploy.monitoring.freshness import Arrivals
+from deploy.service.popularity_baseline import PopularityPeer
+from deploy.service.user_histories import HistoryRecord, UserHistories
+from indexer.indexing.listing import Announced
+from model.training.micro_batch import ITEMS, SEQUENCES
+from model.training.source import RecordedSource, parse, parse_sequence
 from streaming.bounds import LATEST_MS, LONGEST_TEXT, EventError, in_milliseconds
 from streaming.events import Click, Item, UserSequence, Withdrawal, announcement
 from streaming.topics import Topics

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from deploy.flink_cluster import flink_home
-from deploy.java import find_java
+from deploy.local.flink_cluster import flink_home
+from deploy.local.java import find_java
 from replay.resumption import POSITION
 from streaming.events import Click
 from tests.streaming.made_clicks import DELAY, RECORDED, evolved, poison

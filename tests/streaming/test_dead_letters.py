@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from streaming.dead_letters import DeadLetter, _from_record, selected, with_key
-from streaming.failure import StreamingError
+from streaming.errors import StreamingError
 
 
 def letter(place: str = "0:1", **changes) -> DeadLetter:

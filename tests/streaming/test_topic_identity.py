@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from kafka.errors import KafkaError
 
-from deploy import up
-from deploy.kafka_broker import Config, KafkaBrokerError, cluster_id
+from deploy.local import launch as up
+from deploy.local.kafka_broker import Config, KafkaBrokerError, cluster_id
 from deploy.settings import Settings
 from streaming.topic_identity import (
     ForeignKafkaError,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.evaluation import metrics, predictions, runner
-from model.peers.registry import build
+from model.peers.factory import build
 from tests.model.evaluation.made_up_log import make_items, make_log, write_files
 from tests.model.evaluation.random_model import RandomModel
 

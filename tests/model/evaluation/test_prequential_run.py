@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from model import cooccurrence, item_tower, learner, quantizer, sparc
 from model.evaluation import prequential_run as prequential
 from model.evaluation import protocol, runner
 from model.histories import History
+from model.learning import learner
+from model.network import item_tower, quantizer, sparc
+from model.tables import cooccurrence
 from tests.model.synthetic_stream import make_items, make_sequences
 
 CONFIG = prequential.Config(

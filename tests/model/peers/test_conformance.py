@@ -10,7 +10,7 @@ from model.evaluation import runner
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import ProtocolError, Queries
 from model.histories import History
-from model.peers.registry import PEERS, build
+from model.peers.factory import PEERS, build
 from tests.model.evaluation.made_up_log import make_items, make_log
 
 pytestmark = pytest.mark.parametrize("name", sorted(PEERS))

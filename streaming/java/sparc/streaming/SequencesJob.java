@@ -15,7 +15,7 @@ import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsIni
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.util.TimeUtils;
 
-/** The operators of the job, put together; {@code streaming/job.py} has the settings. */
+/** The operators of the job, put together; {@code streaming/job/settings.py} has the settings. */
 public final class SequencesJob {
     private SequencesJob() {}
 
@@ -24,7 +24,7 @@ public final class SequencesJob {
      *
      * <p>The ids of the operators with state are part of every savepoint.
      *
-     * @param settings those of {@code streaming.job.settings_for_java}
+     * @param settings those of {@code streaming.job.settings.settings_for_java}
      * @param consumer settings of the Kafka client that reads
      * @param producer settings of the Kafka client that writes
      */

@@ -1,0 +1,202 @@
+"""Each part of the pipeline run from the settings: what `sparc train`, `sparc index`, ... do.
+
+The heavy imports (torch, faiss, Flink, MLflow) happen inside, so that a process pays only for the
+part that it runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from deploy.release.decisions import served_versions
+from deploy.release.ledger import aliased_versions, registered_versions
+from deploy.settings import Settings
+from streaming.topic_identity import check_before_creation
+from streaming.topics import create_topics
+
+if TYPE_CHECKING:
+    from model.histories import History
+    from model.retrieval.retrieval_model import RetrievalModel
+
+log = structlog.get_logger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+
+KAFKA_PATIENCE_SECONDS = 300.0
+
+
+class PartError(RuntimeError):
+    """A part cannot run: what it depends on is not there."""
+
+
+def await_topics(settings: Settings, stop: threading.Event, report: Report) -> bool:
+    """Wait for Kafka and create the topics that are missing; False if told to stop meanwhile.
+
+    Raises:
+        PartError: if Kafka does not answer for `KAFKA_PATIENCE_SECONDS`.
+        ForeignKafkaError: if it is not the Kafka that the data directory's state comes from.
+    """
+    began = time.monotonic()
+    while not stop.is_set():
+        try:
+            admin = KafkaAdminClient(
+                **{
+                    "bootstrap_servers": settings.bootstrap,
+                    "request_timeout_ms": 5000,
+                    "bootstrap_timeout_ms": 2000,
+                    **settings.kafka.client_settings,
+                }
+            )
+        except (KafkaError, OSError) as error:
+            failure: Exception = error
+        else:
+            try:
+                check_before_creation(
+                    settings.data_dir, admin, f"the Kafka at {settings.bootstrap}"
+                )
+                create_topics(
+                    admin,
+                    settings.kafka.topics(),
+                    partitions=settings.kafka.partitions,
+                    replication=settings.kafka.replication,
+                )
+                return True
+            except KafkaError as error:
+                failure = error
+            finally:
+                admin.close()
+        waited = time.monotonic() - began
+        if waited > KAFKA_PATIENCE_SECONDS:
+            raise PartError(
+                f"no Kafka at {settings.bootstrap} for {waited:.0f} s ({failure}); start it, or "
+                "correct [kafka] bootstrap"
+            )
+        report({"state": "waiting for Kafka"})
+        stop.wait(0.5)
+    return False
+
+
+class ServedPath:
+    """Answers as the service would: soft search over the lists of one published model."""
+
+    def __init__(self, settings: Settings, model: RetrievalModel) -> None:
+        from indexer.lists.code_lists import CodeLists
+        from indexer.search.soft_search import SoftSearch
+
+        lists = CodeLists.build(
+            model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+        )
+        self._search = SoftSearch(model, lists, settings.search)
+
+    def answer(
+        self,
+        histories: Sequence[History],
+        now_ms: np.ndarray,
+        k: int,
+        exclude_history: bool = True,
+    ) -> np.ndarray:
+        """See `model.training.prequential.Answerer`."""
+        return self._search.search(histories, now_ms, k, exclude=exclude_history).items_BK
+
+
+def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
+    """Replay the log into `items` and `clicks`."""
+    from replay import replay as room
+
+    room.run(
+        settings.replay,
+        settings.bootstrap,
+        settings.kafka.topics(),
+        settings.data_dir,
+        stop,
+        report,
+        client=settings.kafka.client_settings,
+        librdkafka=settings.kafka.security.librdkafka(),
+        partitions=settings.kafka.partitions,
+        replication=settings.kafka.replication,
+    )
+
+
+def train(settings: Settings, stop: threading.Event, report: Report) -> None:
+    """Train from `sequences`, publish handovers."""
+    from model.training import training_process
+
+    if await_topics(settings, stop, report):
+        training_process.run(
+            settings.trainer_config(),
+            settings.learner_config(),
+            settings.bootstrap,
+            settings.kafka.client_settings,
+            settings.kafka.topics(),
+            settings.data_dir,
+            lambda model: ServedPath(settings, model),
+            stop,
+            report,
+        )
+
+
+def index(settings: Settings, stop: threading.Event, report: Report) -> None:
+    """Index items and handovers, publish snapshots."""
+    from indexer.indexing import process as indexing_process
+
+    snapshots = settings.data_dir / "snapshots"
+
+    def needed() -> set[int]:
+        """What is not registered yet, what serves or served, and what an alias names."""
+        on_disk = {int(p.name) for p in snapshots.iterdir() if p.name.isdigit()}
+        missing = on_disk - set(registered_versions(settings.data_dir))
+        return missing | served_versions(settings.data_dir) | aliased_versions(settings.data_dir)
+
+    if await_topics(settings, stop, report):
+        indexing_process.run(
+            settings.indexer,
+            kafka={"bootstrap_servers": settings.bootstrap, **settings.kafka.client_settings},
+            topics=settings.kafka.topics(),
+            data_dir=settings.data_dir,
+            stop=stop,
+            report=report,
+            protected=needed,
+        )
+
+
+def register(settings: Settings, stop: threading.Event, report: Report) -> None:
+    """Register snapshots in MLflow."""
+    from deploy.registry import registrar
+
+    registrar.run(
+        settings.registry,
+        settings.data_dir,
+        settings.tracking_uri,
+        bootstrap_servers=settings.bootstrap,
+        topic=settings.kafka.topics().snapshots,
+        search=settings.search,
+        client_settings=settings.kafka.client_settings,
+        stop=stop,
+        report=report,
+    )
+
+
+def serve(settings: Settings, stop: threading.Event, report: Report, worker: int = 1) -> None:
+    """Answer queries over HTTP."""
+    from deploy.service import process as service
+
+    service.run(
+        settings.service,
+        settings.data_dir,
+        settings.ports.service,
+        bootstrap_servers=settings.bootstrap,
+        topic=settings.kafka.topics().sequences,
+        search=settings.search,
+        client_settings=settings.kafka.client_settings,
+        stop=stop,
+        report=report,
+        worker=worker,
+    )

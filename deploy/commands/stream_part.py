@@ -1,0 +1,255 @@
+"""The part of the pipeline that keeps the streaming job running, and its upgrade from outside.
+
+`sparc stream` is the keeper: there is one for each data directory. Told by SIGHUP, it stops the job
+with a savepoint and runs itself anew, so that code, jars and configuration are read again, and
+submits the job from the savepoint. `sparc stream upgrade` sends that signal; where no keeper runs
+it does the same itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kafka.errors import KafkaError
+
+from deploy.commands.parts import PartError, Report, await_topics
+from deploy.monitoring.part_status import read_status
+from deploy.settings import Settings
+from streaming.errors import StreamingError
+from streaming.job import supervisor as job_keeper
+from streaming.job.accounting import Aside, StreamEnd
+from streaming.job.committed_work import committed_work
+from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
+from streaming.job.record import RecordFile
+from streaming.job.submission import submit_in_subprocess
+from streaming.topic_identity import TopicIdentity, recorded_cluster
+
+Say = Callable[[str], None]
+BEGIN_ANEW = "`sparc stream --restore none` for the job alone"
+
+
+@contextmanager
+def only_keeper(data_dir: Path) -> Iterator[int]:
+    """Hold the place of the keeper; yields 0, or the pid of the one that holds it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "stream.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            yield int(lock.read().strip() or -1)
+            return
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield 0
+
+
+def keep(
+    settings: Settings,
+    stop: threading.Event,
+    report: Report,
+    upgrade: threading.Event,
+    restore: str = "",
+) -> bool:
+    """Keep the job running; whether it ended to be run anew.
+
+    Raises:
+        PartError: if another keeper does so.
+        ForeignKafkaError: if the topics are not those that the job's state comes from; the job
+            is then cancelled.
+        StreamingError: with the root cause, when the job is given up.
+    """
+    with only_keeper(settings.data_dir) as other:
+        if other:
+            raise PartError(
+                f"the keeper with pid {other} runs on {settings.data_dir} already; stop it, or "
+                "choose another directory with --data-dir"
+            )
+        identity = job_topics(settings)
+        if restore == job_keeper.NO_STATE:
+            identity.forget()
+        if not await_topics(settings, stop, report):
+            return False
+        around = settings.job_surroundings()
+        end = StreamEnd(
+            settings.bootstrap,
+            around.topics,
+            settings.streaming.name,
+            FlinkRest(around.flink, around.tls),
+            settings.kafka.client_settings,
+        )
+
+        aside = Aside(settings.bootstrap, around.topics, settings.kafka.client_settings)
+
+        def tell(status: dict[str, Any]) -> None:
+            report({**status, **aside.counts()})
+
+        def lag() -> int | None:
+            try:
+                return end.lag()
+            except KafkaError:
+                return None
+
+        try:
+            return job_keeper.run(
+                settings.streaming,
+                around,
+                stop,
+                tell,
+                RecordFile(settings.data_dir),
+                lambda: _committed(settings),
+                lag,
+                upgrade=upgrade,
+                restore=restore,
+                check=identity.check,
+            )
+        finally:
+            aside.close()
+            end.close()
+            identity.close()
+
+
+def job_topics(settings: Settings) -> TopicIdentity:
+    """The topics that the job's state comes from, and those that hold what it has written."""
+    topics = asdict(settings.kafka.topics())
+    return TopicIdentity(
+        settings.data_dir,
+        "stream",
+        {"bootstrap_servers": settings.bootstrap, **settings.kafka.client_settings},
+        {role: topics[role] for role in ("clicks", "sequences", "clicks_late", "clicks_dlq")},
+        f"begin anew with --fresh ({BEGIN_ANEW})",
+    )
+
+
+def check_cluster(settings: Settings) -> None:
+    """Before something is sent by hand: is this the Kafka of the data directory, if it has one?
+
+    Raises:
+        ForeignKafkaError: if it is another one.
+        StreamingError: if Kafka does not answer.
+    """
+    if recorded_cluster(settings.data_dir) is None:
+        return
+    known = job_topics(settings)
+    try:
+        known.check()
+    except KafkaError as error:
+        raise StreamingError(f"Kafka at {settings.bootstrap} does not answer ({error})") from error
+    finally:
+        known.close()
+
+
+def _committed(settings: Settings) -> list[str]:
+    return committed_work(
+        settings.streaming,
+        settings.bootstrap,
+        settings.kafka.topics(),
+        settings.kafka.client_settings,
+    )
+
+
+def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
+    """Stop the job with a savepoint and start its new version from it.
+
+    The new version is planned first, so that what cannot be planned stops nothing.
+
+    Args:
+        settings: of the new version.
+        timeout: seconds until the new version has to have completed a checkpoint.
+        say: told what is being done.
+
+    Raises:
+        StreamingError: with the root cause; if the job has been stopped, with what to do.
+        ForeignKafkaError: if the topics are not those that the job's state comes from.
+    """
+    check_cluster(settings)
+    around = settings.job_surroundings()
+    flink = FlinkRest(around.flink, around.tls)
+    deadline = time.monotonic() + timeout
+    try:
+        old = _running(settings, flink)
+        say("planning the new version")
+        submit_in_subprocess(settings.streaming, around, check_only=True)
+        began = time.monotonic()
+        with only_keeper(settings.data_dir) as keeper:
+            if keeper:
+                say(f"asking the keeper, pid {keeper}")
+                os.kill(keeper, signal.SIGHUP)
+                new = _follow(settings, flink, old, deadline)
+            else:
+                say("stopping the job with a savepoint")
+                new = _replace_here(settings, flink, old, deadline, say)
+        return {
+            "old_job": old,
+            "new_job": new,
+            "restored_from": flink.restored_from(new),
+            "parallelism": settings.streaming.parallelism,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+    finally:
+        flink.close()
+
+
+def _running(settings: Settings, flink: FlinkRest) -> str:
+    for job, state in flink.jobs(settings.streaming.name):
+        if state not in FINAL_STATES:
+            return job
+    raise StreamingError(
+        f"no job {settings.streaming.name!r} runs at {flink.address}; `sparc stream` starts it"
+    )
+
+
+def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: float, say: Say) -> str:
+    around = settings.job_surroundings()
+    file = RecordFile(settings.data_dir)
+    keeper = job_keeper.Keeper(
+        settings.streaming, around, flink, file, lambda: _committed(settings)
+    )
+    savepoint = keeper.stop_for_upgrade()
+    say(f"starting the new version from {savepoint}")
+    keeper.go_on_from(savepoint)
+    try:
+        while time.monotonic() < deadline:
+            seen = keeper.step()
+            if seen.get("job") not in (None, old) and seen.get("checkpoints"):
+                return str(seen["job"])
+            time.sleep(0.3)
+        raise StreamingError(f"it has no checkpoint yet; {seen.get('problem') or 'see Flink'}")
+    except StreamingError as error:
+        raise StreamingError(
+            f"the new version does not run; its state is in {savepoint}: mend what is wrong, then "
+            f"run `sparc stream`, which goes on from there ({error})"
+        ) from error
+
+
+def _follow(settings: Settings, flink: FlinkRest, old: str, deadline: float) -> str:
+    """Wait until the keeper has replaced the job."""
+    before = read_status(settings.data_dir, "stream").get("refused")
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        status = read_status(settings.data_dir, "stream")
+        if (refused := status.get("refused")) and refused != before:
+            raise StreamingError(str(refused))
+        with suppress(FlinkUnavailable):
+            for job, state in flink.jobs(settings.streaming.name):
+                if job == old:
+                    continue
+                if state in ("FAILED", "CANCELED"):
+                    raise StreamingError(f"the new version failed: {flink.root_cause(job)}")
+                if state == "RUNNING" and flink.checkpoints(job).completed:
+                    return job
+                break
+    raise StreamingError(
+        "the new version has no checkpoint yet; see what the keeper says: `sparc status`, and its "
+        f"log ({status.get('problem') or status.get('state') or 'it says nothing'})"
+    )

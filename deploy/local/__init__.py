@@ -1,0 +1,1 @@
+"""All of it on one machine: start, supervise, drain, and the servers that are not ours."""

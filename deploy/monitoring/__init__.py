@@ -1,0 +1,1 @@
+"""What parts report, and how it is shown: statuses, figures, freshness."""

@@ -1,0 +1,1 @@
+"""MLflow: every published version registered, with its files, metrics and aliases."""

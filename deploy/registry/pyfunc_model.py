@@ -1,0 +1,89 @@
+"""The registered model as MLflow runs it: the service's answers, from a data frame.
+
+MLflow stores this file as it is ("models from code") beside the snapshot directory and runs it
+when `mlflow.pyfunc.load_model` loads a version, in a Python with the project installed. Nothing is
+pickled. The snapshot's digests are verified before any of it is parsed.
+
+Input columns: `history` (item ids, oldest first), and optionally `history_times` (ms, as many),
+`now_ms`, `k`, `codes`, `exclude_seen`. Output columns: `items` (ids, best first), `scores`,
+`codes` (first-level code of each item), `code_probabilities` and `propensities` (1 for what was
+ranked, less for what was drawn); a row per input row.
+
+    model = mlflow.pyfunc.load_model("models:/sparc@champion")
+    model.predict(pd.DataFrame({"history": [[11, 12]], "k": [10]}))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from pydantic import TypeAdapter
+
+ARTIFACT = "snapshot"
+OUTPUT = ("items", "scores", "codes", "code_probabilities", "propensities")
+"""Columns of an answer."""
+
+
+def input_example() -> pd.DataFrame:
+    """Two users: one with a history, one without."""
+    return pd.DataFrame(
+        {
+            "history": [[1, 2, 3], []],
+            "history_times": [[1_400_000_000_000, 1_400_000_060_000, 1_400_000_120_000], []],
+            "now_ms": [1_400_000_180_000, 1_400_000_180_000],
+            "k": [10, 10],
+        }
+    )
+
+
+class SnapshotModel(PythonModel):
+    """Answers from one snapshot, row by row, exactly as the retrieval service does."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Verify and load the snapshot.
+
+        Raises:
+            SnapshotError: if a file of the snapshot is missing or altered.
+        """
+        # Late, because MLflow also runs this file where a model is only registered.
+        from indexer.search.retriever import ServingState
+        from indexer.search.soft_search import Config
+
+        given = (context.model_config or {}).get("search", {})
+        search = TypeAdapter(Config).validate_python(given)
+        self._state = ServingState.load(Path(context.artifacts[ARTIFACT]), search)
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Answer each row; see the module for the columns."""
+        from indexer.search.retriever import Query
+
+        rows = []
+        for row in model_input.to_dict("records"):
+            given = {name: value for name, value in row.items() if _present(value)}
+            query = Query(
+                [int(item) for item in given["history"]],
+                [int(t) for t in given["history_times"]] if "history_times" in given else None,
+                now_ms=int(given["now_ms"]) if "now_ms" in given else None,
+                k=int(given.get("k", Query.k)),
+                codes=int(given["codes"]) if "codes" in given else None,
+                exclude_seen=bool(given.get("exclude_seen", True)),
+            )
+            answer = self._state.answer(query)
+            rows.append(tuple(getattr(answer, name) for name in OUTPUT))
+        return pd.DataFrame(rows, columns=list(OUTPUT))
+
+
+def _present(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and value != value)
+
+
+mlflow.models.set_model(SnapshotModel())

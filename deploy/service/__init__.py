@@ -1,0 +1,1 @@
+"""Answers over HTTP: histories that follow Kafka, versions that follow the snapshots."""

@@ -1,0 +1,189 @@
+"""What was answered, with the probability of each item: the log that exploration is judged from.
+
+With the propensity of every place (`indexer.search.exploration`) another policy can be evaluated
+on what this one showed. Answers are gathered in memory and written by a thread of its own, one
+Parquet file a minute or per 4,096 answers, under a temporary name first, so that a reader never
+sees half a file. What was gathered since the last file is lost if the process is killed.
+
+    DIR/<first answer, wall clock ms, but rising>-<worker>-<number>.parquet
+        answered_ms int64    wall clock
+        now_ms      int64    time that the query was answered for
+        version     int64    snapshot
+        user_id     int64    null where a history was given
+        history     list<int64>   items that the answer rests on, oldest first, at most 50
+        items       list<int64>   best first
+        codes       list<int32>   first-level code that brought each item
+        propensities list<float>  1 for what was ranked, less for what was drawn
+
+Where a file cannot be written, its answers are kept in memory and written later, up to four files
+of them; what is beyond, or comes faster than it can be written, is counted as lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import structlog
+
+from indexer.search.retriever import Answer, Query
+from streaming.events import HISTORY_LENGTH
+
+log = structlog.get_logger(__name__)
+
+SCHEMA = pa.schema(
+    [
+        ("answered_ms", pa.int64()),
+        ("now_ms", pa.int64()),
+        ("version", pa.int64()),
+        ("user_id", pa.int64()),
+        ("history", pa.list_(pa.int64())),
+        ("items", pa.list_(pa.int64())),
+        ("codes", pa.list_(pa.int32())),
+        ("propensities", pa.list_(pa.float32())),
+    ]
+)
+SUFFIX, PARTIAL = ".parquet", ".partial"
+RETRY_SECONDS = 10.0
+"""After which it is tried again to write a file."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How much is logged.
+
+    Attributes:
+        enabled: whether answers are logged at all.
+        rows: answers per file.
+        seconds: after which a file is written however few they are.
+        keep_files: newest files that are kept; older ones are removed.
+    """
+
+    enabled: bool = True
+    rows: int = 4096
+    seconds: float = 60.0
+    keep_files: int = 1000
+
+
+class AnswerLog:
+    """Takes answers from any thread; `run` writes them.
+
+    Attributes:
+        written: answers in files.
+        lost: answers that are in none, and will be in none.
+        problem: why the last file could not be written; empty if it could.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        clock: Callable[[], float] = time.time,
+        worker: int = 1,
+    ) -> None:
+        self._directory = directory
+        self._config = config
+        self._clock = clock
+        self._worker = worker
+        self._waiting: queue.Queue[tuple[object, ...]] = queue.Queue(4 * config.rows)
+        self._files = 0
+        self._newest_ms = 0
+        self.written = 0
+        self.lost = 0
+        self.problem = ""
+
+    def add(self, version: int, user_id: int | None, query: Query, answer: Answer) -> None:
+        """Log an answer; never waits."""
+        if not self._config.enabled:
+            return
+        row = (
+            int(self._clock() * 1000),
+            answer.now_ms,
+            version,
+            user_id,
+            list(query.items)[-HISTORY_LENGTH:],
+            answer.items,
+            answer.codes,
+            answer.propensities,
+        )
+        try:
+            self._waiting.put_nowait(row)
+        except queue.Full:
+            self.lost += 1
+
+    def run(self, stop: threading.Event) -> None:
+        """Write files until `stop` is set, and what is left then."""
+        for left in self._directory.glob(f"*-{self._worker}-*{PARTIAL}"):  # by a killed process
+            left.unlink(missing_ok=True)
+        rows: list[tuple[object, ...]] = []
+        due = time.monotonic() + self._config.seconds
+        while not stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                rows.append(self._waiting.get(timeout=0.5))
+            enough = len(rows) >= self._config.rows and not self.problem
+            if enough or (rows and time.monotonic() >= due):
+                if self._write(rows):
+                    rows = []
+                else:
+                    surplus = max(0, len(rows) - 4 * self._config.rows)
+                    self.lost += surplus
+                    rows = rows[surplus:]
+            if time.monotonic() >= due:
+                due = time.monotonic() + min(self._config.seconds, RETRY_SECONDS if rows else 1e9)
+        while not self._waiting.empty():
+            rows.append(self._waiting.get())
+        if rows and not self._write(rows):
+            self.lost += len(rows)
+
+    def _stamp(self, rows: list[tuple[object, ...]]) -> int:
+        """The time of the first answer in ms, but later than any file before: names give the order.
+
+        Else, once the clock is put back, the newest files would be removed as the oldest.
+        """
+        names = [path.name.partition("-")[0] for path in self._directory.glob(f"*{SUFFIX}")]
+        newest = max([self._newest_ms, *(int(name) for name in names if name.isdigit())])
+        self._newest_ms = max(int(str(rows[0][0])), newest + 1)
+        return self._newest_ms
+
+    def _write(self, rows: list[tuple[object, ...]]) -> bool:
+        columns = [
+            pa.array(column, kind)
+            for column, kind in zip(zip(*rows, strict=True), SCHEMA.types, strict=True)
+        ]
+        name = f"{self._stamp(rows):015d}-{self._worker}-{self._files:06d}"
+        path = self._directory / f"{name}{SUFFIX}"
+        partial = path.with_suffix(PARTIAL)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(columns, schema=SCHEMA), partial, compression="zstd")
+            partial.replace(path)
+            for old in sorted(self._directory.glob(f"*{SUFFIX}"))[: -self._config.keep_files]:
+                old.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if not self.problem:
+                log.warning("answers wait to be logged", answers=len(rows), reason=str(error))
+            self.problem = str(error)
+            return False
+        self.problem = ""
+        self._files += 1
+        self.written += len(rows)
+        return True
+
+
+def read_answers(directory: Path) -> pa.Table:
+    """All logged answers, oldest first; columns as in the module's head.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = sorted(directory.glob(f"*{SUFFIX}"))
+    return pa.concat_tables([SCHEMA.empty_table(), *(pq.read_table(f) for f in files)])

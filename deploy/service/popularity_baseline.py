@@ -1,0 +1,189 @@
+"""What popularity would have answered: the peer that a recommender must beat, alive.
+
+Each click is first answered, then counted. The answer is the same for everybody, the items with
+the most clicks, each halved every `half_life` days of event time (the peer `popularity` of
+`model/peers`), less the user's history. Queries, measure and window are those of the trainer's
+prequential metrics (`model/training/prequential.py`), so the two curves may be laid over each
+other.
+
+Weights grow with event time instead of fading, which ranks alike; they are scaled down before
+they overflow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from deploy.monitoring.thinned_curve import Curve
+from streaming.durable_files import write_atomically
+from streaming.events import HISTORY_LENGTH, UserSequence
+
+DEPTH = 50
+DAY_MS = 86_400_000
+REFRESH_EVENTS = 256
+"""The list is ranked anew after so many clicks."""
+POINT_QUERIES = 64
+REMEMBERED_ITEMS = 50_000
+"""Items whose weights survive a restart, heaviest first."""
+_LARGEST_EXPONENT = 200.0
+
+
+class PopularityPeer:
+    """Answers, judges and counts; one thread feeds it, any may read.
+
+    Attributes:
+        curve: (event time in ms, Recall@50 of the window, Recall@50 since the beginning).
+    """
+
+    def __init__(
+        self, window: int = 10_000, half_life_days: float = 7.0, path: Path | None = None
+    ) -> None:
+        self._half_life_ms = half_life_days * DAY_MS
+        self._path = path
+        self._lock = threading.Lock()
+        self._rows: dict[int, int] = {}
+        self._ids = np.zeros(1024, np.int64)
+        self._weights = np.zeros(1024)
+        self._reference_ms: int | None = None
+        self._hits = np.zeros(window, np.bool_)
+        self._all_hits = 0
+        self.queries = 0
+        self.curve = Curve(("event_time_ms", "window_recall", "recall"))
+        self._top: list[int] = []
+        self._withdrawn: frozenset[int] = frozenset()
+        self._stale = REFRESH_EVENTS
+        self._load()
+
+    @property
+    def recall(self) -> float | None:
+        """Recall@50 since the beginning; None before the first query."""
+        return self._all_hits / self.queries if self.queries else None
+
+    @property
+    def window_recall(self) -> float | None:
+        """Recall@50 of the last queries; None before the first one."""
+        filled = min(self.queries, len(self._hits))
+        return float(self._hits[:filled].mean()) if filled else None
+
+    def best(self, k: int) -> list[int]:
+        """The k most popular items now, best first; at most `DEPTH`."""
+        with self._lock:
+            if self._stale >= REFRESH_EVENTS or not self._top:
+                self._rank()
+            return self._top[: min(k, DEPTH)]
+
+    def withdraw(self, item_ids: NDArray[np.int64]) -> None:
+        """Answer with these items no more, and again with those that are not among them."""
+        with self._lock:
+            self._withdrawn = frozenset(item_ids.tolist())
+            self._stale = REFRESH_EVENTS
+
+    def add(self, events: Sequence[tuple[int, int, UserSequence]]) -> None:
+        """Take (partition, offset, sequence) in, in order of arrival."""
+        with self._lock:
+            for _, _, sequence in events:
+                if sequence.history_items:
+                    self._judge(sequence)
+                self._count(sequence)
+
+    def save(self) -> None:
+        """Write the state to the path, if there is one."""
+        if self._path is None:
+            return
+        with self._lock:
+            n = len(self._rows)
+            heaviest = np.argsort(-self._weights[:n], kind="stable")[:REMEMBERED_ITEMS]
+            filled = min(self.queries, len(self._hits))
+            body = {
+                "reference_ms": self._reference_ms,
+                "ids": self._ids[heaviest].tolist(),
+                "weights": self._weights[heaviest].tolist(),
+                "queries": self.queries,
+                "hits": self._all_hits,
+                "window": np.packbits(self._hits[:filled]).tolist(),
+                "curve": self.curve.points,
+            }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, orjson.dumps(body), sync=False)
+
+    def _load(self) -> None:
+        if self._path is None or not self._path.is_file():
+            return
+        try:
+            body: dict[str, Any] = orjson.loads(self._path.read_bytes())
+            reference = body["reference_ms"]
+            weights = np.array(body["weights"], np.float64)
+            ids = [int(item) for item in body["ids"]]
+            queries, hits = int(body["queries"]), int(body["hits"])
+            bits = np.unpackbits(np.array(body["window"], np.uint8))
+            points = [[float(value) for value in point] for point in body["curve"]]
+        except (ValueError, KeyError, TypeError):
+            return  # it begins anew: the curve is a comparison, not the product
+        for item in ids:
+            self._row(item)
+        self._weights[: len(ids)] = weights
+        self._reference_ms = reference
+        self._all_hits, self.queries = hits, queries
+        filled = min(queries, len(self._hits), len(bits))
+        self._hits[:filled] = bits[:filled].astype(np.bool_)
+        self.curve.resume(points)
+
+    def _row(self, item: int) -> int:
+        row = self._rows.setdefault(item, len(self._rows))
+        if row == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.zeros(row, np.int64)])
+            self._weights = np.concatenate([self._weights, np.zeros(row)])
+        self._ids[row] = item
+        return row
+
+    def _judge(self, sequence: UserSequence) -> None:
+        if self._stale >= min(REFRESH_EVENTS, 1 + self.queries // 16):  # young lists age fast
+            self._rank()
+        seen, rank, hit = set(sequence.history_items), 0, False
+        for item in self._top:
+            if item in seen:
+                continue
+            if item == sequence.target:
+                hit = True
+                break
+            rank += 1
+            if rank == DEPTH:
+                break
+        self._hits[self.queries % len(self._hits)] = hit
+        self._all_hits += hit
+        self.queries += 1
+        if self.queries % POINT_QUERIES == 0:
+            window, whole = self.window_recall, self.recall
+            self.curve.add((float(sequence.event_time), window or 0.0, whole or 0.0))
+
+    def _rank(self) -> None:
+        n = len(self._rows)
+        weights = self._weights[:n]
+        hidden = [row for item in self._withdrawn if (row := self._rows.get(item)) is not None]
+        if hidden:
+            weights = weights.copy()
+            weights[hidden] = -1.0
+        k = min(n, DEPTH + HISTORY_LENGTH)
+        best = np.argpartition(-weights, k - 1)[:k] if k else np.empty(0, np.int64)
+        order = best[np.lexsort((self._ids[best], -weights[best]))]
+        self._top = self._ids[order[weights[order] >= 0]].tolist()
+        self._stale = 0
+
+    def _count(self, sequence: UserSequence) -> None:
+        if self._reference_ms is None:
+            self._reference_ms = sequence.event_time
+        exponent = (sequence.event_time - self._reference_ms) / self._half_life_ms
+        if exponent > _LARGEST_EXPONENT:
+            self._weights *= 2.0**-exponent
+            self._reference_ms, exponent = sequence.event_time, 0.0
+        # first, as it may put a longer array in the place of this one
+        row = self._row(sequence.target)
+        self._weights[row] += 2.0 ** max(exponent, -_LARGEST_EXPONENT)
+        self._stale += 1

@@ -1,0 +1,330 @@
+"""The retrieval service as a process: histories from Kafka, snapshots from disk, answers over HTTP.
+
+It answers `/health` at once, and queries as soon as a snapshot is loaded: nothing waits for Kafka
+or the registry, and both may go away while it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pydantic import SecretStr
+
+from deploy.http.connections import Limits, most_connections, raise_descriptors
+from deploy.release.judge import Config as JudgeConfig
+from deploy.service.answer_log import Config as AnswerLogConfig
+from streaming.secret import MASK, remember
+
+if TYPE_CHECKING:
+    from indexer.search.soft_search import Config as SearchConfig
+    from streaming.events import UserSequence
+
+log = structlog.get_logger(__name__)
+
+
+MOST_WORKERS = 64
+SWITCH_SECONDS = 0.0005
+
+
+class ServiceError(RuntimeError):
+    """The service cannot start, or its server ended; the message says why."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the service runs.
+
+    Attributes:
+        host: address to bind; anything but loopback exposes an unauthenticated service.
+        workers: processes that answer on the port, see `deploy.service.workers`.
+        threads: queries that each of them answers at the same time. They share an interpreter, so
+            more than one helps little; further workers do.
+        torch_threads: threads of one query's model.
+        poll_seconds: how often the pointer is looked at.
+        body_limit_bytes: longest request body.
+        queue: requests that may wait for a thread; further ones are answered 429.
+        timeout_seconds: after which a request is given up with 504.
+        hosts: names that requests may come under beside `localhost`, `host` and addresses: those
+            of a proxy's public site, or of a container; `*` for any.
+        limits: of connections and of what they may cost.
+        token: asked of every request as `Authorization: Bearer ...`; empty: nobody is asked.
+            Better in `SPARC_SERVICE__TOKEN`, or in a file.
+        token_file: holds the token, and nothing else but a line's end.
+        judge: how a newer version is compared with the served one before it takes over.
+        answers: the log of what was answered, with the probability of each item.
+    """
+
+    host: str = "127.0.0.1"
+    workers: int = 1
+    threads: int = 1
+    torch_threads: int = 1
+    poll_seconds: float = 0.2
+    body_limit_bytes: int = 262_144
+    queue: int = 64
+    timeout_seconds: float = 2.0
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
+    hosts: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    judge: JudgeConfig = JudgeConfig()
+    answers: AnswerLogConfig = AnswerLogConfig()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.token, str):
+            object.__setattr__(self, "token", SecretStr(self.token))
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise ValueError(f"service.workers is {self.workers}: use 1 to {MOST_WORKERS}")
+
+    def bearer(self) -> str:
+        """The token, from wherever it is; empty where none is asked.
+
+        Raises:
+            ServiceError: if the file cannot be read, or only the service that runs knows it.
+        """
+        token = self.token.get_secret_value()
+        if not token and self.token_file is not None:
+            try:
+                token = self.token_file.read_text(encoding="utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ServiceError(
+                    f"[service] token_file: cannot read {self.token_file}: {error}"
+                ) from error
+            if not token:
+                raise ServiceError(f"[service] token_file: {self.token_file} is empty")
+        if token == MASK:
+            raise ServiceError(
+                "[service] token is not written into files: set SPARC_SERVICE__TOKEN, name a "
+                "token_file, or give the --config that holds it"
+            )
+        remember(token)
+        return token
+
+
+def run(
+    config: Config,
+    data_dir: Path,
+    port: int,
+    *,
+    bootstrap_servers: str,
+    topic: str,
+    search: SearchConfig,
+    client_settings: Mapping[str, Any],
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+    worker: int = 1,
+) -> None:
+    """Serve until `stop` is set.
+
+    Args:
+        config: limits and threads.
+        data_dir: holds `snapshots/` and `current.json`; `service/` is this process's own.
+        port: to listen on; 0 picks a free one, which the status tells.
+        bootstrap_servers: of Kafka.
+        topic: of the sequences.
+        search: how queries are searched.
+        client_settings: further settings of kafka-python.
+        stop: ends the run.
+        report: takes the status of the first worker, about once a second.
+        worker: which of `config.workers` this one is.
+
+    Raises:
+        ServiceError: if the port is taken, or there is no such worker.
+        HistoryStoreError: if another service uses the data directory.
+    """
+    if not 1 <= worker <= config.workers:
+        raise ServiceError(
+            f"worker {worker} of a service that has {config.workers}: raise service.workers"
+        )
+    together = config.workers > 1
+    listeners = [_listen(config.host, port, shared=together)]
+    if together:
+        listeners.append(_listen("127.0.0.1", 0))
+    try:
+        _serve(
+            config,
+            data_dir,
+            listeners,
+            bootstrap_servers,
+            topic,
+            search,
+            client_settings,
+            stop,
+            report,
+            worker,
+        )
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio sends answers at once (TCP_NODELAY): 40 ms less.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:  # the kernel deals connections out to those that listen
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ServiceError(
+            f"retrieval service: cannot listen on {host}:{port} ({error.strerror}); stop what uses "
+            "the port, or configure another one"
+        ) from error
+    return listener
+
+
+def _serve(
+    config: Config,
+    data_dir: Path,
+    listeners: list[socket.socket],
+    bootstrap_servers: str,
+    topic: str,
+    search: SearchConfig,
+    client_settings: Mapping[str, Any],
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+    worker: int,
+) -> None:
+    import torch
+    import uvicorn
+
+    from deploy.http.bounded_protocol import bounded_protocol
+    from deploy.release.judge import Judge, RecentEvents
+    from deploy.service.answer_log import AnswerLog
+    from deploy.service.app import create_app
+    from deploy.service.popularity_baseline import PopularityPeer
+    from deploy.service.retrieval import RetrievalService
+    from deploy.service.snapshot_follower import SnapshotFollower
+    from deploy.service.user_histories import SequenceFollower, UserHistories
+    from deploy.service.workers import Forwarding, note
+    from streaming.topic_identity import TopicIdentity
+
+    connections = most_connections(config.limits.connections, raise_descriptors())
+    token = config.bearer()
+    torch.set_num_threads(config.torch_threads)
+    # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # What was imported stays; to look through it again and again costs tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    first = worker == 1
+    folder = data_dir / "service" if first else data_dir / "service" / f"worker-{worker}"
+    recent = RecentEvents(config.judge.remembered)
+    judge = Judge(config.judge, recent, topic) if first else None
+    follower = SnapshotFollower(data_dir, search, judge=judge, follow_decisions=not first)
+    popularity = PopularityPeer(path=folder / "popularity.json")
+
+    def learnt(events: list[tuple[int, int, UserSequence]]) -> None:
+        recent.add(events)
+        popularity.add(events)
+
+    histories = UserHistories(folder / "histories", learnt)
+    identity = TopicIdentity(
+        data_dir,
+        str(folder.relative_to(data_dir)),
+        {"bootstrap_servers": bootstrap_servers, **client_settings},
+        {"sequences": topic},
+    )
+    sequences = SequenceFollower(
+        histories, bootstrap_servers, topic, client_settings, identity=identity
+    )
+    answers = AnswerLog(data_dir / "service" / "answers", config.answers, worker=worker)
+    service = RetrievalService(
+        data_dir,
+        follower,
+        histories,
+        sequences,
+        config.threads,
+        queue=config.queue,
+        timeout_seconds=config.timeout_seconds,
+        popularity=popularity,
+        recent=recent,
+        answers=answers,
+        token=token,
+        first=first,
+    )
+    own_port = listeners[-1].getsockname()[1]
+    app = create_app(
+        service,
+        config.body_limit_bytes,
+        token,
+        hosts=(config.host, *config.hosts),
+        forwarding=None if first else Forwarding(data_dir, own_port),
+    )
+    limits = replace(config.limits, connections=connections)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=bounded_protocol(limits),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    # In a thread, because in the main one uvicorn would take the signals for itself.
+    threads = [
+        threading.Thread(target=target, args=arguments, name=name, daemon=True)
+        for name, target, arguments in (
+            ("http", server.run, (listeners,)),
+            ("snapshots", follower.run, (stop, config.poll_seconds)),
+            ("sequences", sequences.run, (stop,)),
+            ("flow", service.flow.run, (stop,)),
+            ("answers", answers.run, (stop,)),
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    address = "http://{}:{}".format(*listeners[0].getsockname()[:2])
+    log.info("service up", address=address, worker=worker)
+    unsaid = ""
+    try:
+        while not stop.is_set():
+            try:
+                if config.workers > 1:
+                    note(data_dir, worker, own_port, service.answered)
+                if first:
+                    report(_status(service, address))
+                unsaid = ""
+            except OSError as error:  # a full disk, say: answers go on
+                if str(error) != unsaid:
+                    log.error("status not written, answers go on", reason=str(error))
+                unsaid = str(error)
+            stop.wait(1.0)
+            for thread in threads:
+                if not (thread.is_alive() or stop.is_set()):
+                    raise ServiceError(f"the service's {thread.name} thread ended; see its log")
+    finally:
+        stop.set()
+        server.should_exit = True
+        for thread in threads:
+            thread.join(timeout=10)
+        service.close()
+        histories.close()
+        if first:
+            with contextlib.suppress(OSError):
+                report(_status(service, address) | {"ready": False})
+
+
+def _status(service: Any, address: str) -> dict[str, Any]:
+    health = service.health().model_dump()
+    return {
+        **health,
+        "version": health["version"] or 0,
+        "address": address,
+        "requests": service.answered_by_all(),
+        "popularity_recall_at_50": service.popularity.recall,
+        "problem": service.follower.last_error or service.sequences.problem,
+    }

@@ -1,0 +1,289 @@
+"""Hot swap: the version to answer from, loaded and tried beside the one that answers.
+
+The pointer `current.json` (the newest version built) and the switch `served.json` (the version
+that answers) are looked at several times a second. What is to serve is verified, loaded and asked
+a first question before it takes over, and taking over is replacing one reference: a request under
+way ends with the state it began with. A damaged snapshot never takes over; the last good one
+stays, and it is tried again. At a start with a damaged snapshot the newest sound one answers.
+
+What was withdrawn is taken out of whatever answers, also of an older version that does not know of
+it, as soon as `withdrawn.json` says so. While that file is damaged, what it said last holds.
+
+A newer version than the served one is a challenger: it takes over once the judge finds it not
+worse, unless a person pinned a version. Whoever moves the switch is followed at the next look.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from deploy.monitoring import full_disk
+from deploy.release.decisions import SERVED, Decision, Served, decide, decisions, read_served
+from deploy.release.judge import Judge
+from indexer.building.late_items import Newcomers
+from indexer.errors import SnapshotError
+from indexer.search.retriever import Query, ServingState
+from indexer.search.soft_search import Config as SearchConfig
+from indexer.snapshots.pointer import POINTER, Pointer, read_pointer
+from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
+from indexer.snapshots.withdrawn import NONE, WITHDRAWN, read_withdrawn
+
+log = structlog.get_logger(__name__)
+
+
+class SnapshotFollower:
+    """Holds the `ServingState` to answer from.
+
+    Without a judge the newest version is served as soon as it is built, unless one is pinned; with
+    `follow_decisions`, once the judge of another process has promoted it.
+
+    Attributes:
+        state: to be read once per request; None before the first snapshot.
+        pointer: the newest version built; None where `state` is a substitute for it.
+        challenger: version that waits for its verdict, None if none does.
+        decided: newest version about which there is a decision, or that serves.
+        swaps: how often a state took over.
+        failures: how often loading failed.
+        last_error: of the last attempt, empty if it went well.
+        load_seconds: what the last load took.
+        search: how queries are searched.
+        served: is told of every version that takes over.
+        swapped: is told of every state that does: a version, or one with more items appended, or
+            withdrawn.
+        withdrawn: ids of the items that are in no answer.
+        withdrew: is told of what is withdrawn now, all of it.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        search: SearchConfig,
+        retry_seconds: float = 1.0,
+        load_model: ModelLoader | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        judge: Judge | None = None,
+        follow_decisions: bool = False,
+    ) -> None:
+        self._data_dir = data_dir
+        self.search = search
+        self._retry_seconds = retry_seconds
+        self._load_model = load_model
+        self._clock = clock
+        self._judge = judge
+        self._decided_elsewhere = follow_decisions
+        self._newcomers = Newcomers(data_dir)
+        self._seen: object = ()
+        self._retry_at = float("inf")
+        self._challenging: ServingState | None = None
+        self._challenged_at = 0.0
+        made = [d.version for d in decisions(data_dir) if d.by == "judge"]
+        self._judged = made[-1] if made else 0
+        self.state: ServingState | None = None
+        self.pointer: Pointer | None = None
+        self.pinned = False
+        self.served: Callable[[ServingState], None] = lambda _: None
+        self.swapped: Callable[[ServingState], None] = lambda _: None
+        self.withdrew: Callable[[NDArray[np.int64]], None] = lambda _: None
+        self.withdrawn = NONE
+        self.swaps = 0
+        self.failures = 0
+        self.last_error = ""
+        self.load_seconds = 0.0
+
+    @property
+    def challenger(self) -> int | None:
+        """Version that waits for its verdict."""
+        challenging = self._challenging
+        return challenging.version if challenging else None
+
+    @property
+    def decided(self) -> int:
+        """Newest version about which there is a decision, or that serves."""
+        state = self.state
+        return max(self._judged, state.version if state else 0)
+
+    def poll(self) -> bool:
+        """Look at pointer and switch, load and judge what is new; whether a state took over."""
+        seen = self._fingerprint()
+        waiting = self._challenging is not None
+        if seen == self._seen and not waiting and self._clock() < self._retry_at:
+            return False
+        self._seen, self._retry_at = seen, float("inf")
+        before = self.state
+        try:
+            self._follow()
+        except (ValueError, RuntimeError, OSError) as error:
+            self._failed(error)
+            return False
+        self.last_error = ""
+        return self.state is not before
+
+    def run(self, stop: threading.Event, poll_seconds: float) -> None:
+        """Poll until `stop` is set."""
+        while not stop.is_set():
+            self.poll()
+            stop.wait(poll_seconds)
+
+    def _fingerprint(self) -> object:
+        found: list[tuple[int, int] | None] = []
+        for name in (POINTER, SERVED, WITHDRAWN):
+            try:
+                stat = (self._data_dir / name).stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_ino, stat.st_mtime_ns))
+        return tuple(found)
+
+    def _follow(self) -> None:
+        self._withdraw()
+        pointer, served = read_pointer(self._data_dir), read_served(self._data_dir)
+        self.pinned = served is not None and served.pinned
+        if pointer is None:
+            return
+        self.pointer = pointer
+        wanted = pointer.version
+        judged = self._judge is not None or self._decided_elsewhere
+        if served is not None and (judged or served.pinned):
+            wanted = served.version
+        if wanted == pointer.version:
+            self._challenging = None
+            loaded = self.state.loaded if self.state else None
+            self._serve(lambda: load_served(self._data_dir, self._load_model, loaded))
+        elif self.state is None or self.state.version != wanted:
+            self._serve(lambda: load_version(self._data_dir, wanted, self._load_model))
+        if self._judge is not None and self.state is not None:
+            if served is None:
+                first = Decision(wanted, "first", "judge", "the first version served")
+                decide(self._data_dir, first)
+                self._judged = max(self._judged, wanted)
+            elif pointer.version not in (served.version, self._judged):
+                self._consider(pointer, served)
+        if self.state is not None and self.state.version != pointer.version:
+            with_new = self._newcomers.added_to(self.state.loaded, pointer)
+            if with_new is not self.state.loaded:
+                self._take_over(with_new)
+
+    def _withdraw(self) -> None:
+        """Bring what answers, and what may answer next, to what is withdrawn now."""
+        try:
+            withdrawn = read_withdrawn(self._data_dir)
+        except SnapshotError as error:
+            log.error("withdrawn items unknown", reason=str(error), known=len(self.withdrawn))
+            return
+        if np.array_equal(withdrawn, self.withdrawn):
+            return
+        self.withdrawn = withdrawn
+        self.withdrew(withdrawn)
+        if self._challenging is not None:
+            self._challenging = self._ready(self._challenging.loaded)
+        if self.state is not None:
+            self._take_over(self.state.loaded)
+
+    def _serve(self, load: Callable[[], Snapshot | None]) -> None:
+        began = self._clock()
+        snapshot = load()
+        if snapshot is not None and (self.state is None or snapshot is not self.state.loaded):
+            self._take_over(snapshot)
+            self.load_seconds = self._clock() - began
+
+    def _consider(self, pointer: Pointer, served: Served) -> None:
+        """Judge the newest version; it takes over, is kept, or waits for events."""
+        assert self._judge is not None and self.state is not None  # noqa: S101 - see _follow
+        challenging = self._challenging
+        if challenging is None or challenging.version != pointer.version:
+            if challenging is not None:
+                reason = f"version {pointer.version} was built before there was a verdict"
+                self._decide(Decision(challenging.version, "superseded", "judge", reason), served)
+                self._challenging = None
+            if served.pinned:
+                reason = f"version {served.version} is pinned"
+                self._decide(Decision(pointer.version, "kept", "judge", reason), None)
+                return
+            began = self._clock()
+            snapshot = load_served(self._data_dir, self._load_model)
+            if snapshot is None or snapshot.version != pointer.version:
+                return  # the pointer moved meanwhile; the next look sees it
+            challenging = self._challenging = self._ready(snapshot)
+            self.load_seconds = self._clock() - began
+            self._challenged_at = self._clock()
+        waited = self._clock() - self._challenged_at
+        verdict = self._judge.verdict(self.state, challenging, waited)
+        if verdict is None:
+            return
+        decision = Decision(
+            challenging.version,
+            "promoted" if verdict.promote else "kept",
+            "judge",
+            verdict.reason,
+            served.version,
+            verdict.evidence,
+        )
+        decided = self._decide(decision, served)  # where that cannot be written it waits, loaded
+        self._challenging = None
+        if decided and verdict.promote:
+            self._swap(challenging)
+
+    def _decide(self, decision: Decision, served: Served | None) -> bool:
+        decided = decide(
+            self._data_dir, decision, if_served=served.version if served is not None else None
+        )
+        self._judged = decision.version
+        return decided
+
+    def _take_over(self, snapshot: Snapshot) -> None:
+        self._swap(self._ready(snapshot))
+
+    def _ready(self, snapshot: Snapshot) -> ServingState:
+        state = ServingState(snapshot, self.search, self.withdrawn)
+        state.answer(Query([]))  # a model that cannot answer must not take over
+        return state
+
+    def _swap(self, state: ServingState) -> None:
+        before, self.state = self.state, state
+        self.swaps += 1
+        if before is None or before.version != state.version:
+            self.served(state)
+        self.swapped(state)
+        log.info(
+            "snapshot serves",
+            version=state.version,
+            before=before.version if before else None,
+            items=len(state.snapshot.lists),
+            appended=len(state.snapshot.appended_items),
+            withdrawn=len(state.withdrawn),
+        )
+
+    def _failed(self, error: Exception) -> None:
+        self._retry_at = self._clock() + self._retry_seconds
+        self.failures += 1
+        self.pointer = None if self.state is None else self.pointer
+        reason, known = str(error), str(error) == self.last_error
+        if full_disk.is_full(error):  # a decision that cannot be written
+            reason = full_disk.sentence(full_disk.where(error, self._data_dir))
+            known = full_disk.says_full(self.last_error)
+        if not known:
+            log.error(
+                "snapshot refused",
+                reason=reason,
+                serving=self.state.version if self.state else None,
+            )
+        self.last_error = reason
+        if self.state is None:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Serve the newest sound snapshot on disk instead of nothing."""
+        for version in reversed(versions(self._data_dir)):
+            try:
+                self._take_over(load_version(self._data_dir, version, self._load_model))
+                return
+            except (ValueError, RuntimeError, OSError) as error:
+                log.error("snapshot refused", reason=str(error), version=version)

@@ -1,0 +1,386 @@
+"""What each user clicked last, kept by the service from the topic `sequences`.
+
+Histories lie in rocksdict (raw mode: bytes, nothing pickled), one entry per user, and the offset
+they came from goes into the same WriteBatch: a restart resumes behind the last stored record and
+neither loses nor repeats one. A record replaces a history only if its position is not behind the
+stored one, so records delivered twice do no harm. Without Kafka the last known histories go on
+being served.
+
+On disk: column family `users`, key user id (8 bytes, big-endian, signed), value position, event
+time, item ids, times (int64, little-endian); column family `offsets`, key `topic/partition`,
+value the next offset in decimal; beside them the number of users and the latest event time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from rocksdict import AccessType, Options, Rdict, WriteBatch
+
+from deploy.monitoring import full_disk
+from deploy.monitoring.freshness import Arrivals, Freshness
+from streaming.bounds import EventError
+from streaming.errors import StreamingError
+from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.topic_identity import TopicIdentity
+from streaming.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+_KEY = ">i8"
+_NUMBERS = "<i8"
+_LATEST = b"latest event time"
+_COUNT = b"users"
+
+
+class HistoryStoreError(RuntimeError):
+    """The store cannot be opened; the message names its directory."""
+
+
+class UserHistory(NamedTuple):
+    """A user's last clicks, oldest first, at most 50; `times` in milliseconds.
+
+    `position` counts all clicks of the user, the last of `items` being that one.
+    """
+
+    position: int
+    items: list[int]
+    times: list[int]
+
+
+class HistoryRecord(NamedTuple):
+    """A record of `sequences` as read: where it lay and its bytes."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes | None
+
+
+Listener = Callable[[list[tuple[int, int, UserSequence]]], None]
+"""Takes (partition, offset, sequence) of a stored batch, in the order of each partition."""
+
+
+class UserHistories:
+    """The store: one writer, any number of reading threads.
+
+    `listeners` are told of every batch of (partition, offset, sequence) that was taken in.
+
+    Where the disk is full the last known histories are read all the same, and nothing is taken in
+    until `open_anew` finds room. RocksDB takes nothing after a write that failed; it has to be
+    opened again.
+
+    Attributes:
+        writable: whether histories can be taken in.
+
+    Raises:
+        HistoryStoreError: if another process holds the store, or it cannot be read.
+    """
+
+    def __init__(self, directory: Path, listener: Listener | None = None) -> None:
+        self.listeners = [listener] if listener is not None else []
+        self._directory = directory
+        self._opening = threading.Lock()
+        self._db: Rdict | None = None
+        self.writable = False
+        self.poisoned = 0
+        self.users = 0
+        self.latest_event_time_ms = 0
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._take(AccessType.read_write())
+            self.writable = True
+        except Exception as error:  # rocksdict raises bare Exception
+            if not full_disk.is_full(error):
+                raise HistoryStoreError(
+                    f"{self._directory}: user histories cannot be opened ({error}); stop another "
+                    "service on this data directory, or delete the folder: it is filled again from "
+                    "Kafka"
+                ) from error
+            self.writable = False
+            with suppress(Exception):  # there may be none yet
+                self._take(AccessType.read_only(False))
+
+    def _take(self, access: AccessType) -> None:
+        # All families that exist must be opened; "default" always does.
+        families = {name: _options() for name in ("users", "offsets")}
+        db = Rdict(str(self._directory), _options(), column_families=families, access_type=access)
+        self._users = db.get_column_family("users")
+        self._offsets = db.get_column_family("offsets")
+        self._users_handle = db.get_column_family_handle("users")
+        self._offsets_handle = db.get_column_family_handle("offsets")
+        self._db = db
+        self.users = int(self._offsets.get(_COUNT) or 0)
+        self.latest_event_time_ms = int(self._offsets.get(_LATEST) or 0)
+
+    def open_anew(self) -> None:
+        """Make the store writable again, if its disk has room; histories can be read meanwhile.
+
+        Raises:
+            HistoryStoreError: if it cannot be written yet.
+        """
+        if full_disk.has_room(self._directory):
+            with self._opening:
+                self._release()
+                self._open()
+        if not self.writable:
+            raise HistoryStoreError(full_disk.sentence(self._directory))
+
+    def close(self) -> None:
+        """Write out what is in memory and release the store."""
+        with self._opening:
+            self._release()
+
+    def _release(self) -> None:
+        if self._db is None:
+            return
+        del self._users_handle, self._offsets_handle  # the lock is held as long as these live
+        for store in (self._users, self._offsets, self._db):
+            with suppress(
+                Exception
+            ):  # after a write that failed it cannot be flushed: it is logged
+                store.close()
+        self._db = None
+        del self._users, self._offsets
+
+    def get(self, user_id: int) -> UserHistory | None:
+        """History of a user, or None where the user is unknown."""
+        with self._opening:
+            value = self._users.get(_user_key(user_id)) if self._db is not None else None
+        return _decode(value) if value is not None else None
+
+    def next_offset(self, topic: str, partition: int) -> int:
+        """Offset of the first record that is not stored yet; 0 at the beginning."""
+        return int(self._offsets.get(b"%s/%d" % (topic.encode(), partition)) or 0)
+
+    def store(
+        self, records: Iterable[HistoryRecord], next_offsets: Mapping[tuple[str, int], int]
+    ) -> int:
+        """Take records in, and the offsets behind them, in one write; returns how many fitted.
+
+        A record that breaks its schema is logged, counted in `poisoned` and skipped.
+
+        Raises:
+            HistoryStoreError: if they cannot be written; nothing was taken in, and `open_anew` is
+                due.
+        """
+        if self._db is None or not self.writable:
+            raise HistoryStoreError(f"{self._directory}: user histories cannot be written")
+        newest: dict[int, UserHistory] = {}
+        latest, taken = self.latest_event_time_ms, list[tuple[int, int, UserSequence]]()
+        for record in records:
+            try:
+                sequence = UserSequence.from_bytes(record.value)
+            except EventError as error:
+                self.poisoned += 1
+                log.warning(
+                    "poison record skipped",
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    reason=str(error),
+                )
+                continue
+            taken.append((record.partition, record.offset, sequence))
+            latest = max(latest, sequence.event_time)
+            known = newest.get(sequence.user_id)
+            if known is None or sequence.position >= known.position:
+                newest[sequence.user_id] = UserHistory(
+                    sequence.position,
+                    [*sequence.history_items, sequence.target][-HISTORY_LENGTH:],
+                    [*sequence.history_times, sequence.event_time][-HISTORY_LENGTH:],
+                )
+        batch = WriteBatch(raw_mode=True)
+        added = 0
+        for user_id, history in newest.items():
+            key = _user_key(user_id)
+            stored = self._users.get(key)
+            if stored is None:
+                added += 1
+            elif _position(stored) > history.position:
+                continue
+            batch.put(key, _encode(history), self._users_handle)
+        for (topic, partition), offset in next_offsets.items():
+            batch.put(b"%s/%d" % (topic.encode(), partition), b"%d" % offset, self._offsets_handle)
+        batch.put(_LATEST, b"%d" % latest, self._offsets_handle)
+        batch.put(_COUNT, b"%d" % (self.users + added), self._offsets_handle)
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            self.writable = False
+            why = full_disk.sentence(self._directory) if full_disk.is_full(error) else error
+            raise HistoryStoreError(
+                f"{self._directory}: user histories cannot be written ({why})"
+            ) from error
+        self.users += added
+        self.latest_event_time_ms = latest
+        for listener in self.listeners:
+            listener(taken)
+        return len(taken)
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_write_buffer_size(8 * 2**20)
+    options.set_max_log_file_size(2**20)
+    options.set_keep_log_file_num(2)
+    return options
+
+
+def _user_key(user_id: int) -> bytes:
+    return np.array(user_id, _KEY).tobytes()
+
+
+def _encode(history: UserHistory) -> bytes:
+    return np.array([history.position, *history.items, *history.times], _NUMBERS).tobytes()
+
+
+def _decode(value: bytes) -> UserHistory:
+    numbers = np.frombuffer(value, _NUMBERS).tolist()
+    middle = 1 + len(numbers) // 2
+    return UserHistory(numbers[0], numbers[1:middle], numbers[middle:])
+
+
+def _position(value: bytes) -> int:
+    return int(np.frombuffer(value, _NUMBERS, 1)[0])
+
+
+class SequenceFollower:
+    """Keeps a `UserHistories` up to date with the topic `sequences`, in its own thread.
+
+    All partitions are read (each service process holds all users), committed transactions only.
+    Broken connections are opened again; meanwhile `connected` is False, and `problem` says why. A
+    topic that is not the one that the histories come from (`identity` knows it as "sequences") is
+    not read: those that there are go on being served.
+    """
+
+    def __init__(
+        self,
+        histories: UserHistories,
+        bootstrap_servers: str,
+        topic: str,
+        client_settings: Mapping[str, Any] | None = None,
+        retry_seconds: float = 2.0,
+        identity: TopicIdentity | None = None,
+    ) -> None:
+        self._histories = histories
+        self._topic = topic
+        self._identity = identity
+        self._settings: dict[str, Any] = {
+            "bootstrap_servers": bootstrap_servers,
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "allow_auto_create_topics": False,
+            "max_poll_records": 2000,
+            "fetch_max_wait_ms": 100,
+            "request_timeout_ms": 10_000,  # also bounds how long a stop waits for a lost broker
+            **(client_settings or {}),
+        }
+        self._retry_seconds = retry_seconds
+        self.problem = ""
+        """Why histories stand still; empty while they do not."""
+        self.connected = False
+        self.lag_records: int | None = None
+        """Committed records not stored yet, over all partitions; None while unknown."""
+        self.stored_records = 0
+        self._arrivals: Arrivals | None = None
+
+    def measure(self, freshness: Freshness) -> None:
+        """Tell `freshness` of clicks and items as they reach the same Kafka, beside `run`."""
+        prefix = self._topic.removesuffix(Topics().sequences)
+        self._arrivals = Arrivals(freshness, Topics().prefixed(prefix), self._settings)
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow until `stop` is set."""
+        if self._arrivals is not None:
+            run = self._arrivals.run
+            threading.Thread(target=run, args=(stop,), name="arrivals", daemon=True).start()
+        while not stop.is_set():
+            try:
+                if not self._histories.writable:
+                    self._histories.open_anew()
+                self._follow(stop)
+            except (KafkaError, OSError, ValueError, StreamingError, HistoryStoreError) as error:
+                self.connected, self.lag_records = False, None
+                reason = str(error)
+                if not isinstance(error, HistoryStoreError):
+                    reason = f"{type(error).__name__}: {error}"
+                # Said once, not at every attempt; how full a disk is does not matter.
+                known = full_disk.is_full(error) and full_disk.says_full(self.problem)
+                before, self.problem = self.problem, reason
+                if before != reason and not known:
+                    log.warning(
+                        "sequences not readable, histories stand still",
+                        reason=reason,
+                        retry_seconds=self._retry_seconds,
+                    )
+                stop.wait(self._retry_seconds)
+
+    def _follow(self, stop: threading.Event) -> None:
+        self._check(read=True)
+        consumer = KafkaConsumer(**self._settings)
+        try:
+            partitions: list[TopicPartition] = []
+            next_look = 0.0
+            while not stop.is_set():
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + 2.0
+                    partitions = self._assign(consumer, partitions)
+                    if not partitions:  # the topic is not there yet
+                        stop.wait(0.5)
+                        continue
+                    ends = consumer.end_offsets(partitions)
+                    self.connected, self.problem = True, ""
+                polled = consumer.poll(timeout_ms=200)
+                positions = {p: consumer.position(p) for p in partitions}
+                self._check(read=bool(polled))
+                if polled:
+                    self._store(polled, positions)
+                    for p in partitions:
+                        ends[p] = max(ends[p], positions[p])
+                self.lag_records = sum(max(0, ends[p] - positions[p]) for p in partitions)
+        finally:
+            self.connected = False
+            consumer.close()
+            if self._identity is not None:
+                self._identity.close()
+
+    def _check(self, *, read: bool) -> None:
+        if self._identity is not None:
+            self._identity.check(idle=not read)
+
+    def _assign(self, consumer: KafkaConsumer, known: list[TopicPartition]) -> list[TopicPartition]:
+        numbers = consumer.partitions_for_topic(self._topic) or set()
+        found = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+        if found and found != known:
+            consumer.assign(found)
+            for p in found:
+                consumer.seek(p, self._histories.next_offset(p.topic, p.partition))
+        return found or known
+
+    def _store(
+        self, polled: Mapping[TopicPartition, list[Any]], positions: Mapping[TopicPartition, int]
+    ) -> None:
+        records = (
+            HistoryRecord(p.topic, p.partition, record.offset, record.value)
+            for p, batch in polled.items()
+            for record in batch
+        )
+        offsets = {(p.topic, p.partition): offset for p, offset in positions.items()}
+        self.stored_records += self._histories.store(records, offsets)

@@ -1,0 +1,164 @@
+"""Several processes that answer queries on one port.
+
+The first worker is the service: it judges versions, measures, and shows the dashboard. The others
+hold the same histories and follow its decisions, and only answer: whatever else reaches them they
+pass on to it. Each worker also listens on a port of its own on the loopback, which it notes, with
+how much it has answered, in `service/workers/<number>.json`; there the first one reads the metrics
+of the others, and adds them to its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from deploy.monitoring import moment
+from deploy.monitoring.moment import Moment
+from deploy.monitoring.part_status import write_last_word
+
+OWN = ("/v1/retrieve", "/v1/retrieve/batch", "/v1/explain", "/v1/popular", "/ready")
+"""What every worker answers itself."""
+STALE_SECONDS = 10.0
+ADDED = frozenset(
+    f"sparc_service_{name}"
+    for name in (
+        "request_seconds",
+        "queries",
+        "retrieved_items",
+        "answers_logged",
+        "answers_not_logged",
+        "queue_requests",
+        "queue_refused",
+        "queue_timed_out",
+    )
+)
+"""Families that count what each worker does."""
+_LEFT_OUT = {b"host", b"content-length", b"connection", b"transfer-encoding"}
+
+
+def note(data_dir: Path, number: int, port: int, answered: int) -> None:
+    """Tell the other workers that this one lives, and where."""
+    body = {"port": port, "answered": answered, "at": moment.now().to_json()}
+    write_last_word(data_dir / "service" / "workers" / f"{number}.json", orjson.dumps(body))
+
+
+def noted(data_dir: Path) -> dict[int, dict[str, Any]]:
+    """What the workers that live have noted, by number."""
+    found: dict[int, dict[str, Any]] = {}
+    for path in (data_dir / "service" / "workers").glob("*.json"):
+        try:
+            body: dict[str, Any] = orjson.loads(path.read_bytes())
+            if abs(moment.now().since(Moment.from_json(body["at"]))) < STALE_SECONDS:
+                found[int(path.stem)] = {"port": int(body["port"]), "answered": body["answered"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it was just replaced, or is somebody else's
+    return found
+
+
+def others(data_dir: Path) -> list[dict[str, Any]]:
+    """What the workers beside the first have noted."""
+    return [one for number, one in noted(data_dir).items() if number > 1]
+
+
+class Forwarding:
+    """Answers what is `OWN`, and all that comes to the worker's own port; the rest is the first's.
+
+    Args:
+        data_dir: where workers note their ports.
+        own_port: of this worker alone.
+    """
+
+    def __init__(self, data_dir: Path, own_port: int) -> None:
+        self._data_dir = data_dir
+        self._own_port = own_port
+        self._client = httpx.AsyncClient(timeout=60.0, trust_env=False)
+
+    def is_due(self, scope: Scope) -> bool:
+        """Whether a request is the first worker's."""
+        mine = (scope.get("server") or ("", 0))[1] == self._own_port
+        return not mine and scope["path"] not in OWN
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to the first worker."""
+        await (await self._passed_on(Request(scope, receive)))(scope, receive, send)
+
+    async def _passed_on(self, request: Request) -> Response:
+        first = noted(self._data_dir).get(1)
+        if first is None:
+            return JSONResponse({"detail": "the service's first worker is away"}, 503)
+        url = request.url.replace(scheme="http", netloc=f"127.0.0.1:{first['port']}")
+        headers = [(name, value) for name, value in request.headers.raw if name not in _LEFT_OUT]
+        try:
+            answer = await self._client.request(
+                request.method, str(url), headers=headers, content=await request.body()
+            )
+        except httpx.HTTPError as error:
+            return JSONResponse({"detail": f"the first worker does not answer: {error}"}, 503)
+        passed = Response(answer.content, answer.status_code)
+        passed.raw_headers = [
+            (name.lower(), value)
+            for name, value in answer.headers.raw
+            if name.lower() not in _LEFT_OUT | {b"content-encoding"}
+        ] + [(b"content-length", b"%d" % len(answer.content))]
+        return passed
+
+
+def read_metrics(data_dir: Path, token: str) -> list[str]:
+    """The metrics of the workers beside the first, as text; one that is away is left out."""
+    texts = []
+    for one in others(data_dir):
+        try:
+            answer = httpx.get(
+                f"http://127.0.0.1:{one['port']}/metrics",
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=1.0,
+                trust_env=False,
+            )
+            texts.append(answer.raise_for_status().text)
+        except httpx.HTTPError:
+            continue
+    return texts
+
+
+class AddedUp(Collector):
+    """Metrics whose `ADDED` families are the sums over workers.
+
+    Args:
+        collect: the families of the first worker.
+        texts: the metrics of the others.
+    """
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]], texts: Sequence[str]) -> None:
+        self._collect = collect
+        self._texts = texts
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, each once."""
+        more: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Any]] = {}
+        for text in self._texts:
+            for family in text_string_to_metric_families(text):
+                if family.name not in ADDED:
+                    continue
+                samples = more.setdefault(family.name, {})
+                for sample in family.samples:
+                    key = sample.name, frozenset(sample.labels.items())
+                    before = samples[key].value if key in samples else 0.0
+                    samples[key] = sample._replace(value=before + sample.value)
+        for metric in self._collect():
+            left = more.pop(metric.name, {})
+            for at, sample in enumerate(metric.samples):
+                other = left.pop((sample.name, frozenset(sample.labels.items())), None)
+                if other is not None and not sample.name.endswith("_created"):
+                    metric.samples[at] = sample._replace(value=sample.value + other.value)
+            metric.samples.extend(left.values())
+            yield metric

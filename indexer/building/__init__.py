@@ -1,0 +1,1 @@
+"""From a model's export to lists: assignment, drift, what is rebuilt."""

@@ -1,0 +1,1 @@
+"""Two published versions, side by side."""

@@ -1,0 +1,167 @@
+"""Two versions side by side: metrics, the same events, codes that moved, items, sample answers.
+
+Shapes: C first-level codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.release import judge as judging
+from deploy.release import version_metadata as version_facts
+from indexer.building.drift import Drift, Geometry, measure_drift
+from indexer.comparison.catalogue_changes import changes
+from indexer.search.retriever import Query, ServingState
+from model.histories import History
+from streaming.events import UserSequence
+
+CODES_SHOWN = 12
+EVENTS = 500
+
+
+def compare(
+    a: ServingState,
+    b: ServingState,
+    events: Sequence[UserSequence],
+    samples: Sequence[History],
+    k: int = 10,
+) -> dict[str, Any]:
+    """Everything that differs between two versions, as plain JSON values.
+
+    Args:
+        a: one version.
+        b: the other; differences are b minus a.
+        events: recent events, for the paired figures; none are asked where it is empty.
+        samples: histories for which both answer.
+        k: items of a sample answer.
+
+    Raises:
+        OSError: if a snapshot's table has been removed from disk meanwhile.
+    """
+    changed = changes(a.snapshot.path, b.snapshot.path)
+    asked = list(events)[-EVENTS:]
+    return {
+        "a": _facts(a),
+        "b": _facts(b),
+        "metrics": _metrics(a, b),
+        "paired": judging.compare(a, b, asked).evidence() if asked else None,
+        "codes": _codes(a, b),
+        "items": {
+            "in_both": changed.items,
+            "new": changed.new_items,
+            "gone": changed.gone_items,
+            "moved": changed.moved_items,
+            "moved_share": changed.moved_share,
+            "moves": [
+                {"from": before, "to": after, "items": count}
+                for before, after, count in changed.moves
+            ],
+            "examples": [
+                {"title": title, "from": before, "to": after}
+                for title, before, after in changed.examples
+            ],
+        },
+        "samples": [_sample(a, b, history, k) for history in samples],
+    }
+
+
+def usual_samples(state: ServingState, count: int = 3) -> list[History]:
+    """Histories to ask where no user is at hand: none, and the most clicked items one by one."""
+    items = state.snapshot.items
+    events = items.rows["events"].to_numpy()
+    most = items.item_ids_N[np.argsort(-events, kind="stable")[: count - 1]].tolist()
+    now = state.event_time_ms
+    return [History([], []), *(History([item], [now]) for item in most)]
+
+
+def _facts(state: ServingState) -> dict[str, Any]:
+    facts = state.snapshot.manifest.facts
+    return {
+        "version": state.version,
+        "reason": facts.get("reason"),
+        "trained_events": facts.get("trained_events"),
+        "trained_until_ms": state.event_time_ms,
+        "items": len(state.snapshot.lists),
+    }
+
+
+def _metrics(a: ServingState, b: ServingState) -> list[dict[str, Any]]:
+    before = version_facts.metrics_of(a.snapshot.manifest)
+    after = version_facts.metrics_of(b.snapshot.manifest)
+    return [
+        {"name": name, "a": before.get(name), "b": after.get(name)}
+        for name in sorted(before.keys() | after.keys())
+    ]
+
+
+def drift_between(a: ServingState, b: ServingState) -> Drift | None:
+    """How far each code moved from a to b; None where they have not the same shape."""
+    old, new = a.snapshot, b.snapshot
+    if old.model.centroids_CD.shape != new.model.centroids_CD.shape:
+        return None
+    geometry = Geometry.measure(
+        old.model.centroids_CD,
+        old.model.quantizer_space(None),
+        old.model.codes_NQ[:, 0].astype(np.int64),
+    )
+    _, at_a, at_b = np.intersect1d(
+        old.items.item_ids_N, new.items.item_ids_N, assume_unique=True, return_indices=True
+    )
+    return measure_drift(
+        geometry,
+        new.model.centroids_CD,
+        old.items.codes_NQ[at_a, 0].astype(np.int64),
+        new.items.codes_NQ[at_b, 0].astype(np.int64),
+        new.items.rows["events"].to_numpy()[at_b] + 1.0,
+    )
+
+
+def _codes(a: ServingState, b: ServingState) -> list[dict[str, Any]]:
+    """The codes that moved most, most first; empty for codebooks of different shapes."""
+    drift = drift_between(a, b)
+    if drift is None:
+        return []
+    sizes_a: NDArray[np.int64] = a.snapshot.lists.sizes_C
+    sizes_b: NDArray[np.int64] = b.snapshot.lists.sizes_C
+    order = np.argsort(-drift.drift_C, kind="stable")[:CODES_SHOWN].tolist()
+    return [
+        {
+            "code": code,
+            "movement": round(float(drift.movement_C[code]), 4),
+            "churn": round(float(drift.churn_C[code]), 4),
+            "traffic": round(float(drift.weight_C[code]), 4),
+            "items_a": int(sizes_a[code]),
+            "items_b": int(sizes_b[code]),
+        }
+        for code in order
+    ]
+
+
+def _sample(a: ServingState, b: ServingState, history: History, k: int) -> dict[str, Any]:
+    now = max(a.event_time_ms, b.event_time_ms, *history.times, 0)
+    query = Query(history.items, history.times, now_ms=now, k=k)
+    answers = [_answer(state, query) for state in (a, b)]
+    both = {one["item_id"] for one in answers[0]} & {one["item_id"] for one in answers[1]}
+    recent = history.items[-5:]
+    titles = b.titles(recent)
+    return {
+        "history": [{"item_id": item, **text} for item, text in zip(recent, titles, strict=True)],
+        "clicks": len(history.items),
+        "a": answers[0],
+        "b": answers[1],
+        "in_both": len(both),
+    }
+
+
+def _answer(state: ServingState, query: Query) -> list[dict[str, Any]]:
+    answer = state.answer(query)
+    return [
+        {"item_id": item, "code": code, **text}
+        for item, code, text in zip(
+            answer.items, answer.codes, state.titles(answer.items), strict=True
+        )
+    ]

@@ -1,0 +1,1 @@
+"""SPARC as it is served, under the protocol of `model.evaluation`."""

@@ -1,0 +1,71 @@
+"""The codebook's health, drift and churn, for every version that answered.
+
+Shapes: N items, C codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from indexer.evaluation.published_versions import Served
+from model.learning.learner import Learner
+
+SIZES_EVERY = 7
+"""Days between two records of every list's length."""
+
+
+class CodebookLog:
+    """One entry per day with queries; each belongs to the version that answered them."""
+
+    def __init__(self, drift_threshold: float) -> None:
+        self._threshold = drift_threshold
+        self._first_codes_N: np.ndarray | None = None
+        self._days: list[dict[str, Any]] = []
+        self._sizes: list[dict[str, Any]] = []
+
+    def add(self, day: int, served: Served, learner: Learner) -> None:
+        """Record the version that answers a day, before the day is learnt."""
+        built = served.built
+        codes_N = built.assignment.codes_NQ[:, 0]
+        if self._first_codes_N is None:
+            self._first_codes_N = codes_N.copy()
+        sizes_C = built.rebuild.lists.sizes_C
+        entry: dict[str, Any] = {"day": day, **learner.codebook_health()}
+        entry |= {
+            "codes_with_items": int((sizes_C > 0).sum()),
+            "largest_list": int(sizes_C.max()),
+            "centroid_cosine": _mean_cosine(served.handover.model.centroids_CD),
+            "lists_rebuilt": len(built.rebuild.reasons),
+            "same_code_as_first": float((codes_N == self._first_codes_N).mean()),
+        }
+        if built.drift is not None:
+            entry["drift"] = built.drift.summary(self._threshold)
+        self._days.append(entry)
+        if not self._sizes or day >= self._sizes[-1]["day"] + SIZES_EVERY:
+            self._sizes.append({"day": day, "sizes": sizes_C.tolist()})
+
+    def report(self) -> dict[str, Any]:
+        """Daily entries, means over them, and list lengths about once a week."""
+        means: dict[str, float] = {}
+        for name in ("codes_in_use", "perplexity", "largest_to_mean", "cosine", "centroid_cosine"):
+            values = [entry[name] for entry in self._days if name in entry]
+            if values:
+                means[name] = float(np.mean(values))
+        for name in ("movement", "churn"):
+            values = [entry["drift"][name] for entry in self._days if "drift" in entry]
+            if values:
+                means[f"{name}_per_version"] = float(np.mean(values))
+        return {"means": means, "daily": self._days, "list_sizes": self._sizes}
+
+
+def _mean_cosine(centroids_CD: np.ndarray) -> float:
+    """Mean cosine of two different centroids; far from each other means low."""
+    norms_C1 = np.linalg.norm(centroids_CD, axis=1, keepdims=True)
+    unit_CD = centroids_CD / np.maximum(norms_C1, 1e-12)
+    count = len(unit_CD)
+    if count < 2:
+        return 0.0
+    together = float(np.square(unit_CD.sum(axis=0)).sum())
+    return (together - float(np.square(unit_CD).sum())) / (count * (count - 1))

@@ -1,0 +1,1 @@
+"""The process: items and handovers in, published versions out."""

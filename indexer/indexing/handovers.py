@@ -1,0 +1,83 @@
+"""The trainer's handovers, as the indexer sees them: numbered directories of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from indexer.errors import IndexerError
+from indexer.snapshots.snapshot import WEIGHTS, ModelLoader, Source, load_weights
+from model.artifacts.manifest import Manifest, read_manifest, verify
+
+if TYPE_CHECKING:  # torch is needed by the model only
+    from model.retrieval.retrieval_model import RetrievalModel
+
+KIND = "handover"
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A verified handover and its model."""
+
+    number: int
+    manifest: Manifest
+    model: RetrievalModel
+    weights: Source
+
+    @property
+    def position(self) -> dict[int, int]:
+        """Partition -> next offset of `items` that the trainer had not read."""
+        return items_position(self.manifest.facts)
+
+
+def handover_path(data_dir: Path, number: int) -> Path:
+    """Where a handover lies."""
+    return data_dir / KIND / f"{number:08d}"
+
+
+def handover_numbers(data_dir: Path) -> list[int]:
+    """Published handovers, ascending."""
+    directory = data_dir / KIND
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def needed_position(data_dir: Path, number: int) -> dict[int, int]:
+    """What of `items` the trainer of a handover had read, without verifying the handover.
+
+    Raises:
+        ManifestError: if its manifest is unreadable.
+    """
+    return items_position(read_manifest(handover_path(data_dir, number), KIND).facts)
+
+
+def load_handover(data_dir: Path, number: int, load_model: ModelLoader | None = None) -> Handover:
+    """Verify a handover and load its model.
+
+    Raises:
+        ManifestError: if a file is missing or altered.
+        IndexerError: if the weights make no model.
+    """
+    directory = handover_path(data_dir, number)
+    manifest = verify(directory, KIND)
+    if WEIGHTS not in manifest.files:
+        raise IndexerError(f"{directory}: holds no {WEIGHTS}")
+    try:
+        model = (load_model or load_weights)(directory, manifest)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise IndexerError(f"{directory / WEIGHTS}: {error}") from error
+    source = Source(directory / WEIGHTS, manifest.files[WEIGHTS][0])
+    return Handover(number, manifest, model, source)
+
+
+def positions(value: Any) -> dict[int, int]:
+    """Partition -> offset from its JSON form; empty where there is none."""
+    return {int(p): int(o) for p, o in value.items()} if isinstance(value, dict) else {}
+
+
+def items_position(facts: dict[str, Any]) -> dict[int, int]:
+    """Partition -> next offset of `items` in the facts of a handover."""
+    offsets = facts.get("offsets")
+    return positions(offsets.get("items")) if isinstance(offsets, dict) else {}

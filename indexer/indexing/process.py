@@ -1,0 +1,240 @@
+"""The indexer as a process: `items` from Kafka, handovers from disk, snapshots for readers.
+
+Offsets are kept in the indexer's own store, with what was read at them, so there is no consumer
+group. One thread reads items, appends what can be served at once, and publishes; another prepares
+the next version, which takes seconds. It goes on when a handover is damaged and waits when Kafka is
+away.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from indexer.errors import IndexerError
+from indexer.indexing.indexer import Config, Indexer, Prepared
+from indexer.indexing.item_store import Store
+from indexer.indexing.listing import Announced
+from indexer.snapshots.snapshot import ModelLoader
+from streaming.dead_letters import DeadLetter, DeadLetterBox
+from streaming.topic_identity import TopicIdentity
+from streaming.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+STORE = "indexer/rocksdb"
+POLL_MS = 200
+MAX_RECORDS = 5000
+REPORT_S = 1.0
+KAFKA_PATIENCE_MS = 1000
+"""Handovers go on being indexed while Kafka is away, so nothing waits for it for long."""
+
+
+class ItemsReader:
+    """Reads `items` from given offsets, as long as it is the topic that these count in.
+
+    A topic whose first records were deleted is read from its present beginning.
+
+    Raises:
+        ForeignKafkaError: also from `read`: it is another topic, of the same name or not.
+    """
+
+    def __init__(
+        self, kafka: dict[str, Any], topic: str, position: dict[int, int], data_dir: Path
+    ) -> None:
+        self._identity = TopicIdentity(data_dir, "indexer", kafka, {"items": topic})
+        self._unchecked: dict[TopicPartition, list[Any]] = {}
+        try:
+            self._identity.check()
+            self._consumer = KafkaConsumer(
+                **{
+                    "group_id": None,
+                    "enable_auto_commit": False,
+                    "auto_offset_reset": "earliest",
+                    **kafka,
+                }
+            )
+            partitions = self._consumer.partitions_for_topic(topic)
+        except KafkaError as error:
+            raise IndexerError(
+                f"Kafka at {kafka.get('bootstrap_servers')} cannot be read ({error}); start it or "
+                "correct the address"
+            ) from error
+        if not partitions:
+            self._consumer.close()
+            raise IndexerError(f"topic {topic!r} does not exist; create the topics first")
+        self._partitions = [TopicPartition(topic, p) for p in sorted(partitions)]
+        self._consumer.assign(self._partitions)
+        for partition in self._partitions:
+            if partition.partition in position:
+                self._consumer.seek(partition, position[partition.partition])
+            else:
+                self._consumer.seek_to_beginning(partition)
+
+    def read(self) -> tuple[list[Announced], dict[int, int]]:
+        """Records, after a wait of at most `POLL_MS`, and the position.
+
+        The position is given for partitions with records only.
+        """
+        records: list[Announced] = []
+        position: dict[int, int] = {}
+        if not self._unchecked:
+            self._unchecked = self._consumer.poll(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+        try:
+            self._identity.check(idle=not self._unchecked)
+        except KafkaError:  # what was read is kept until Kafka says what it is
+            return records, position
+        polled, self._unchecked = self._unchecked, {}
+        for partition, some in polled.items():
+            records += [
+                Announced(
+                    record.partition,
+                    record.offset,
+                    record.value,
+                    record.key,
+                    record.timestamp,
+                    tuple(record.headers),
+                )
+                for record in some
+            ]
+            position[partition.partition] = some[-1].offset + 1
+        return records, position
+
+    def lag(self) -> int | None:
+        """Records not yet read; None while Kafka does not say."""
+        try:
+            ends = self._consumer.end_offsets(self._partitions, timeout_ms=KAFKA_PATIENCE_MS)
+            lag = sum(map(len, self._unchecked.values()))
+            for partition in self._partitions:
+                read = self._consumer.position(partition, timeout_ms=KAFKA_PATIENCE_MS)
+                if read is None:
+                    return None
+                lag += max(0, ends[partition] - read)
+            return lag
+        except (KafkaError, KeyError):
+            return None
+
+    def close(self) -> None:
+        """Leave."""
+        self._identity.close()
+        self._consumer.close()
+
+
+def run(
+    config: Config,
+    *,
+    kafka: dict[str, Any],
+    topics: Topics,
+    data_dir: Path,
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+    load_model: ModelLoader | None = None,
+    protected: Callable[[], Collection[int]] = tuple,
+    clock: Callable[[], float] = time.monotonic,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> None:
+    """Index until `stop` is set.
+
+    Args:
+        config: thresholds and retention.
+        kafka: settings of kafka-python, `bootstrap_servers` among them.
+        topics: `topics.items` is read; what is refused of it is written to `topics.items_dlq`.
+        data_dir: handovers are read from it, snapshots and `current.json` written to it.
+        stop: ends the loop.
+        report: is called about every second with plain JSON values, see `Indexer.status`, and
+            `items_lag`, `caught_up` and `position`.
+        load_model: reads weights, `RetrievalModel.load` by default.
+        protected: versions that retention must spare.
+        clock: monotonic seconds.
+        now_ms: wall clock.
+
+    Raises:
+        IndexerError: if Kafka cannot be reached at the start, the topic is missing, or the store
+            cannot be opened.
+        ForeignKafkaError: if the topic is not the one that was indexed before.
+        OSError: if the data directory cannot be written.
+    """
+    store = Store(data_dir / STORE)
+    try:
+        aside = DeadLetterBox(kafka, topics.items_dlq)
+
+        def keep_aside(refused: Sequence[tuple[Announced, str]]) -> None:
+            aside.put(
+                DeadLetter(
+                    "", topics.items, one.partition, one.offset, one.timestamp, reason,
+                    one.key, one.value, one.headers,
+                )
+                for one, reason in refused
+            )  # fmt: skip
+
+        indexer = Indexer(config, store, data_dir, now_ms, load_model, protected, keep_aside)
+        indexer.recover()
+        indexer.behind = True
+        reader = ItemsReader(kafka, topics.items, store.position, data_dir)
+        try:
+            _loop(config, indexer, reader, stop, report, clock)
+        finally:
+            reader.close()
+    finally:
+        store.close()
+
+
+def _loop(
+    config: Config,
+    indexer: Indexer,
+    reader: ItemsReader,
+    stop: threading.Event,
+    report: Callable[[dict[str, Any]], None],
+    clock: Callable[[], float],
+) -> None:
+    reported = float("-inf")
+    waiting_since: tuple[int, float] | None = None
+    building: Future[Prepared | None] | None = None
+    with ThreadPoolExecutor(1, "build") as builder:
+        while building is not None or not stop.is_set():
+            records, position = reader.read()
+            if records:
+                indexer.listen(records, position)
+            if len(records) < MAX_RECORDS:  # else the topic is being read from far behind
+                indexer.append_waiting()
+            if building is not None:
+                if building.done():
+                    prepared, building = building.result(), None
+                    if prepared is not None:
+                        indexer.publish(prepared)
+                    reported = float("-inf")
+            elif (number := indexer.next_handover()) is not None:
+                if waiting_since is None or waiting_since[0] != number:
+                    waiting_since = (number, clock())
+                late = clock() - waiting_since[1] > config.items_wait_s
+                if late or indexer.has_items_of(number):
+                    if late:
+                        log.warning(
+                            "handover indexed before all its items were read", number=number
+                        )
+                    building = builder.submit(indexer.prepare, number)
+            if clock() - reported >= REPORT_S:
+                reported = clock()
+                status = _status(indexer, reader)
+                indexer.behind = indexer.behind and status["items_lag"] != 0
+                report(status)
+    report(_status(indexer, reader) | {"state": "stopped"})
+
+
+def _status(indexer: Indexer, reader: ItemsReader) -> dict[str, Any]:
+    status, lag = indexer.status(), reader.lag()
+    idle = not status["pending_handovers"] and not (status["version"] and status["waiting_items"])
+    return {
+        **status,
+        "state": status["state"] if lag is not None else "waiting for Kafka",
+        "items_lag": lag,
+        "caught_up": lag == 0 and idle,
+    }

@@ -1,0 +1,200 @@
+"""Which codes a query is searched in, by what user vectors, and what must not answer it.
+
+The K most probable codes that hold items are searched, but for the last of them where their lists
+together are longer than a query may cost. Where their lists hold fewer than k items that may be
+answered, further codes follow in order of probability, so an answer is short only where the
+catalogue is.
+
+Shapes: B queries, S searched codes, C codes, D dimension, E items of evidence, n unwanted items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import IndexerError
+from indexer.lists.code_lists import CodeLists
+from indexer.search.evidence import Evidence
+
+if TYPE_CHECKING:  # torch is needed by the model only
+    from model.histories import History
+    from model.retrieval.retrieval_model import RetrievalModel
+
+LEAST_LOG_P = np.float32(-1e30)
+"""Stands for log 0, so that a code of probability 0 still comes before one without items."""
+
+
+@dataclass(frozen=True)
+class Unwanted:
+    """Unwanted items that are in a list: (n,) query, code, row in the list, slot among searched."""
+
+    query: NDArray[np.int64]
+    code: NDArray[np.int64]
+    row: NDArray[np.int64]
+    slot: NDArray[np.int64]
+
+    def in_slots(self, searched_BS: NDArray[np.int64]) -> Unwanted:
+        """Those whose code is searched, with its place in `searched_BS`."""
+        same = searched_BS[self.query] == self.code[:, None]
+        slot, found = same.argmax(axis=1), same.any(axis=1)
+        return Unwanted(self.query[found], self.code[found], self.row[found], slot[found])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries as the model sees them.
+
+    Attributes:
+        log_p_BC: log p(c|u).
+        searched_BS: codes, most probable first, -1 padded.
+        log_p_BS: of them, -inf at padding.
+        users_BSD: user vectors for them.
+        hits: unwanted items in searched lists.
+        everywhere: unwanted items in any list.
+        evidence: positions and codes (B, E) and the user vectors of all codes (B, C, D); None
+            where no evidence is ranked.
+    """
+
+    log_p_BC: NDArray[np.float32]
+    searched_BS: NDArray[np.int64]
+    log_p_BS: NDArray[np.float32]
+    users_BSD: NDArray[np.float32]
+    hits: Unwanted
+    everywhere: Unwanted
+    evidence: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]] | None
+
+
+NOTHING = Unwanted(*(np.empty(0, np.int64) for _ in range(4)))
+
+
+class CodeChoice:
+    """Asks the model for codes and user vectors.
+
+    Args:
+        model: of one version.
+        lists: built with it.
+        temperature: of p(c|u).
+        largest_share: of all items, that the lists searched for an answer may hold together.
+        evidence: what is scored whatever its code, None for nothing.
+    """
+
+    def __init__(
+        self,
+        model: RetrievalModel,
+        lists: CodeLists,
+        temperature: float,
+        largest_share: float,
+        evidence: Evidence | None,
+    ) -> None:
+        self._model = model
+        self._lists = lists
+        self._temperature = temperature
+        self._evidence = evidence
+        self._filled_C = lists.sizes_C > 0
+        self._available = int(self._filled_C.sum())
+        self._most_items = largest_share * len(lists)
+
+    def ask(
+        self,
+        histories: Sequence[History],
+        now_ms: NDArray[np.int64],
+        k: int,
+        codes: int,
+        unwanted: Sequence[Collection[int]],
+        *,
+        bounded: bool = True,
+    ) -> Asked:
+        """What the model says of some queries that want k items of `codes` codes or more.
+
+        Unless `bounded`, lists may be as long as they like.
+
+        Raises:
+            IndexerError: for probabilities that are NaN and user vectors that are not finite.
+        """
+        encoded = self._model.encode(histories, now_ms)
+        log_p_BC = self.log_interests(encoded)
+        everywhere = self.locate(unwanted)
+        most_items = self._most_items if bounded else len(self._lists)
+        searched_BS = self.choose(log_p_BC, everywhere, k, codes, most_items)
+        rows_B1 = np.arange(len(histories))[:, None]
+        valid_BS = searched_BS >= 0
+        log_p_BS = np.where(valid_BS, log_p_BC[rows_B1, searched_BS], -np.inf)
+        evidence = None
+        if self._evidence is None:
+            users_BSD = self._model.user_vectors(encoded, np.where(valid_BS, searched_BS, 0))
+        else:
+            every_BC = np.broadcast_to(np.arange(log_p_BC.shape[1]), log_p_BC.shape)
+            users_BCD = self._model.user_vectors(encoded, every_BC)
+            users_BSD = users_BCD[rows_B1, searched_BS]
+            evidence = (*self._evidence.positions(encoded), users_BCD)
+        if not np.isfinite(users_BSD).all():
+            raise IndexerError("the model answers user vectors that are not finite")
+        hits = everywhere.in_slots(searched_BS)
+        return Asked(log_p_BC, searched_BS, log_p_BS, users_BSD, hits, everywhere, evidence)
+
+    def log_interests(self, encoded: Any) -> NDArray[np.float32]:
+        """Log p(c|u) (B, C) of encoded histories, at the temperature; never less than the least.
+
+        Raises:
+            IndexerError: where it is NaN.
+        """
+        log_p_BC = self._model.log_interests(encoded)
+        if self._temperature != 1.0:
+            log_p_BC = log_p_BC / np.float32(self._temperature)
+            log_p_BC = log_p_BC - log_sum_exp(log_p_BC)
+        if np.isnan(log_p_BC).any():
+            raise IndexerError("the model answers interest probabilities that are NaN")
+        return np.maximum(log_p_BC, LEAST_LOG_P)
+
+    def locate(self, unwanted: Sequence[Collection[int]]) -> Unwanted:
+        """The unwanted items that are in some list, each once."""
+        distinct = [set(items) for items in unwanted]
+        counts = [len(items) for items in distinct]
+        if not any(counts):
+            return NOTHING
+        query = np.repeat(np.arange(len(unwanted)), counts)
+        items = np.fromiter((i for some in distinct for i in some), np.int64, sum(counts))
+        code, row = self._lists.locate(items)
+        found = code >= 0
+        nowhere = np.full(np.count_nonzero(found), -1)
+        return Unwanted(query[found], code[found], row[found], nowhere)
+
+    def choose(
+        self,
+        log_p_BC: NDArray[np.float32],
+        unwanted: Unwanted,
+        k: int,
+        codes: int,
+        most_items: float,
+    ) -> NDArray[np.int64]:
+        """The codes to search (B, S), most probable first, as many more as k answers need."""
+        order_BC = np.argsort(np.where(self._filled_C, -log_p_BC, np.inf), axis=1, kind="stable")
+        searched_BS = order_BC[:, : min(codes, self._available)]
+        sums_BS = np.cumsum(self._lists.sizes_C[searched_BS], axis=1)
+        affordable_B = (sums_BS <= most_items).sum(axis=1).clip(min=1)
+        fewest = int(affordable_B.min(initial=searched_BS.shape[1]))
+        unwanted_B = np.bincount(unwanted.query, minlength=len(log_p_BC))
+        if (
+            fewest == affordable_B.max(initial=fewest)
+            and (sums_BS[:, fewest - 1 : fewest].sum(axis=1) - unwanted_B >= k).all()
+        ):
+            return searched_BS[:, :fewest]  # they hold enough, wherever the unwanted items are
+        room_BC = np.broadcast_to(self._lists.sizes_C, log_p_BC.shape).copy()
+        np.subtract.at(room_BC, (unwanted.query, unwanted.code), 1)
+        sums_BC = np.cumsum(np.take_along_axis(room_BC, order_BC, axis=1), axis=1)
+        needed_B = (sums_BC < k).sum(axis=1) + 1
+        counts_B = np.minimum(np.maximum(needed_B, affordable_B), self._available)
+        searched_BS = order_BC[:, : max(1, int(counts_B.max(initial=0)))]
+        return np.where(np.arange(searched_BS.shape[1]) < counts_B[:, None], searched_BS, -1)
+
+
+def log_sum_exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logarithm of the sum of exponentials of each row, (B, 1)."""
+    top = x.max(axis=1, keepdims=True)
+    total = np.exp(x - top).sum(axis=1, keepdims=True)
+    return (top + np.log(total)).astype(np.float32)

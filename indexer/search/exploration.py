@@ -1,0 +1,206 @@
+"""Places of an answer that are reserved for what its ranking would not show.
+
+A system that learns from its own answers never hears of what it does not show. So the last places
+of an answer can be reserved: some for items of codes that the user has never touched, some for
+items that were listed a short while ago. Such a place is drawn: first a code by p(c|u), among those
+that have an eligible item, then one of its eligible items, all alike. The probability of the draw
+is part of the answer (its propensity, given the places before), so that another policy can be
+evaluated from the log later (inverse propensity scoring; Horvitz and Thompson, JASA 1952).
+
+The draw depends on the query alone (history and time) and on what the version holds, so the same
+question has the same answer wherever it is asked, and an evaluation can be repeated. Over users
+and times it is as good as random.
+
+Shapes: B queries, K places of an answer, R reserved places, C codes, N items in the lists.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import IndexerError
+from indexer.lists.code_lists import CodeLists
+
+if TYPE_CHECKING:  # torch is needed by the model only
+    from model.histories import History
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is reserved.
+
+    Attributes:
+        untouched: share of an answer's places for codes that no item of the history has; rounded
+            to whole places, so 0.02 is one place of 50 and none of 20.
+        young: share for items listed at most `young_days` ago, of whatever code.
+        young_days: by the wall clock, since the item was first announced.
+    """
+
+    untouched: float = 0.02
+    young: float = 0.0
+    young_days: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not (self.untouched >= 0 and self.young >= 0 and self.untouched + self.young <= 1):
+            raise IndexerError(
+                f"explore: untouched is {self.untouched} and young {self.young}: use shares of the "
+                "answer, together at most 1"
+            )
+        if not self.young_days > 0:
+            raise IndexerError(f"explore: young_days is {self.young_days}, it must be positive")
+
+    def places(self, k: int) -> tuple[int, int]:
+        """How many of k places are reserved for untouched codes and for young items."""
+        untouched = int(k * self.untouched + 0.5)
+        return untouched, min(int(k * self.young + 0.5), k - untouched)
+
+
+NOTHING = Config(untouched=0.0)
+"""No place is reserved: the ranking alone."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn for B queries, one column per reserved place, -1 where nothing was eligible.
+
+    Attributes:
+        positions_BR: int64 positions in the lists.
+        propensities_BR: float32 probability of each draw, given those before it; 1 at -1.
+    """
+
+    positions_BR: NDArray[np.int64]
+    propensities_BR: NDArray[np.float32]
+
+
+class Reserve:
+    """Draws for the reserved places; safe to share by threads.
+
+    Args:
+        lists: what may be drawn.
+        config: what is reserved.
+        listed_ms_N: int64 (N,), when each position was first listed; None: unknown, so that no
+            item is young.
+        clock: wall clock in seconds.
+    """
+
+    def __init__(
+        self,
+        lists: CodeLists,
+        config: Config,
+        listed_ms_N: NDArray[np.int64] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._lists = lists
+        self._config = config
+        self._clock = clock
+        self._young_N = self._listed_N = np.empty(0, np.int64)
+        if config.young and listed_ms_N is not None:
+            order = np.argsort(listed_ms_N, kind="stable")
+            self._young_N = order[lists.item_ids_N[order] >= 0]
+            self._listed_N = listed_ms_N[self._young_N]
+
+    def draw(
+        self,
+        histories: Sequence[History],
+        now_ms: NDArray[np.int64],
+        log_p_BC: NDArray[np.float32],
+        taken: Sequence[NDArray[np.int64]],
+        k: int,
+    ) -> Drawn:
+        """Draw the reserved places of an answer of k.
+
+        Args:
+            histories: B histories.
+            now_ms: (B,) time of each query.
+            log_p_BC: log p(c|u).
+            taken: for each query the distinct positions that must not be drawn, ascending.
+            k: places of the answer.
+        """
+        untouched, young = self._config.places(k)
+        positions_BR = np.full((len(histories), untouched + young), -1, np.int64)
+        propensities_BR = np.ones(positions_BR.shape, np.float32)
+        young_by_code = self._young() if young else []
+        for b, history in enumerate(histories):
+            dice = _dice(history, int(now_ms[b]), untouched + young)
+            gone = taken[b]
+            p_C = np.exp(log_p_BC[b].astype(np.float64))
+            codes, _ = self._lists.locate(np.array(history.items, np.int64))
+            p_new_C = p_C.copy()
+            p_new_C[codes[codes >= 0]] = 0.0
+            for r in range(untouched + young):
+                if r < untouched:
+                    found = self._from_codes(p_new_C, gone, dice[r])
+                else:
+                    found = self._from_young(p_C, young_by_code, gone, dice[r])
+                if found is None:
+                    continue
+                positions_BR[b, r], propensities_BR[b, r] = found
+                gone = np.insert(gone, np.searchsorted(gone, found[0]), found[0])
+        return Drawn(positions_BR, propensities_BR)
+
+    def _from_codes(
+        self, weights_C: NDArray[np.float64], gone: NDArray[np.int64], dice: NDArray[np.float64]
+    ) -> tuple[int, float] | None:
+        starts, sizes = self._lists.starts_C, self._lists.sizes_C
+        first_C = np.searchsorted(gone, starts)
+        gone_C = np.searchsorted(gone, starts + self._lists.lengths_C) - first_C
+        chosen = _choose(np.where(sizes > gone_C, weights_C, 0.0), dice[0])
+        if chosen is None:
+            return None
+        code, p = chosen
+        left = int(sizes[code] - gone_C[code])
+        start, first = int(starts[code]), int(first_C[code])
+        at = start + min(int(dice[1] * left), left - 1)
+        here = gone[first : first + gone_C[code]].tolist()
+        for position in sorted([*here, *(start + self._lists.lists[code].gone).tolist()]):
+            at += position <= at
+        return at, p / left
+
+    def _young(self) -> list[NDArray[np.int64]]:
+        """For each code the positions of its young items, ascending."""
+        oldest = int(self._clock() * 1000 - self._config.young_days * DAY_MS)
+        young = np.sort(self._young_N[np.searchsorted(self._listed_N, oldest) :])
+        return np.split(young, np.searchsorted(young, self._lists.starts_C[1:]))
+
+    def _from_young(
+        self,
+        weights_C: NDArray[np.float64],
+        young_by_code: Sequence[NDArray[np.int64]],
+        gone: NDArray[np.int64],
+        dice: NDArray[np.float64],
+    ) -> tuple[int, float] | None:
+        left = [np.setdiff1d(young, gone, assume_unique=True) for young in young_by_code]
+        chosen = _choose(weights_C * np.array([len(one) > 0 for one in left]), dice[0])
+        if chosen is None:
+            return None
+        code, p = chosen
+        eligible = left[code]
+        return int(eligible[min(int(dice[1] * len(eligible)), len(eligible) - 1)]), p / len(
+            eligible
+        )
+
+
+def _choose(weights_C: NDArray[np.float64], dice: float) -> tuple[int, float] | None:
+    """A code by its weight and the probability of that; None where no code has any."""
+    sums_C = np.cumsum(weights_C)
+    if not sums_C[-1] > 0:
+        return None
+    code = int(np.searchsorted(sums_C, dice * sums_C[-1], side="right"))
+    code = min(code, int(np.flatnonzero(weights_C)[-1]))
+    return code, float(weights_C[code] / sums_C[-1])
+
+
+def _dice(history: History, now_ms: int, places: int) -> NDArray[np.float64]:
+    """Two numbers in [0, 1) for each place, from a digest of the query."""
+    asked = np.array([now_ms, *history.items], np.int64).tobytes()
+    seed = int.from_bytes(blake2b(asked, digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.PCG64(seed)).random((places, 2))

@@ -1,0 +1,280 @@
+"""One snapshot, loaded and able to answer: what a request sees from its beginning to its end.
+
+A `ServingState` is immutable, so a request that holds one never mixes versions, and swapping is
+replacing one reference. The service and the registered pyfunc model both answer through
+`ServingState.answer`, which is why they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from indexer.search.answers import Answers
+from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SoftSearch
+from indexer.snapshots.item_table import ItemTable
+from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
+from indexer.snapshots.withdrawn import NONE, read_withdrawn
+from model.histories import History
+from streaming.events import HISTORY_LENGTH
+
+MAX_K = 500
+
+
+class QueryError(ValueError):
+    """A query makes no sense; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to retrieve.
+
+    Attributes:
+        items: the user's clicks, oldest first; may be empty. The newest 50 are used.
+        times: of the clicks in milliseconds, as many; None: they count as made just now.
+        now_ms: time of the query; None: the newest time known, which follows the log's clock.
+        k: number of items, 1 to 500.
+        codes: number of codes to search; None: as configured.
+        exclude_seen: leave out all of `items`.
+    """
+
+    items: Sequence[int]
+    times: Sequence[int] | None = None
+    now_ms: int | None = None
+    k: int = 50
+    codes: int | None = None
+    exclude_seen: bool = True
+
+    def __post_init__(self) -> None:
+        if self.times is not None and len(self.times) != len(self.items):
+            raise QueryError(
+                f"history has {len(self.items)} items and history_times {len(self.times)} times"
+            )
+        if not 1 <= self.k <= MAX_K:
+            raise QueryError(f"k is {self.k}, it must be between 1 and {MAX_K}")
+        if self.codes is not None and self.codes < 1:
+            raise QueryError(f"codes is {self.codes}, it must be at least 1")
+
+
+@dataclass(frozen=True)
+class SearchedCode:
+    """A first-level code that was searched: p(c|u), and the places of the answer it filled."""
+
+    code: int
+    probability: float
+    quota: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Items best first, with the code that brought each; all lists of items have one length.
+
+    Attributes:
+        items: item ids.
+        scores: never ascending; a drawn item has the score of the last ranked one.
+        codes: first-level code of each item.
+        code_probabilities: p(c|u) of that code.
+        propensities: probability with which the item came to its place, given those before it: 1
+            for what was ranked, less for what was drawn.
+        searched: the codes that were searched, most probable first.
+        now_ms: the time that the query was answered for.
+    """
+
+    items: list[int]
+    scores: list[float]
+    codes: list[int]
+    code_probabilities: list[float]
+    propensities: list[float]
+    searched: list[SearchedCode]
+    now_ms: int
+
+
+class ServingState:
+    """A loaded snapshot, able to answer; never changed.
+
+    Args:
+        snapshot: with the items appended to it until then.
+        search: how queries are searched.
+        withdrawn: ids of the items that are not to be answered, whatever the snapshot holds.
+
+    Attributes:
+        loaded: the snapshot as loaded; it still names what was withdrawn, for a user's history.
+        snapshot: what answers: the same without what was withdrawn.
+        withdrawn: as given.
+        event_time_ms: newest event that the snapshot learnt from.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        search: SearchConfig,
+        withdrawn: NDArray[np.int64] = NONE,
+    ) -> None:
+        self.loaded = snapshot
+        self.withdrawn = withdrawn
+        self.snapshot = snapshot = snapshot.without(withdrawn)
+        facts = snapshot.manifest.facts
+        self.event_time_ms = int((facts.get("event_time_range") or [0, 0])[1])
+        self._search = SoftSearch(
+            snapshot.model,
+            snapshot.lists,
+            search,
+            _listed_ms(snapshot) if search.explore.young else None,
+        )
+        self._labels: dict[int, str] | None = None
+
+    @classmethod
+    def load(cls, directory: Path, search: SearchConfig) -> ServingState:
+        """Verify and load a snapshot directory.
+
+        Raises:
+            SnapshotError: if a file is missing or altered, or the content does not fit together.
+        """
+        return cls(load_snapshot(directory), search)
+
+    @classmethod
+    def of_version(cls, data_dir: Path, version: int, search: SearchConfig) -> ServingState:
+        """Verify and load a version of a data directory, without what was withdrawn since.
+
+        Raises:
+            SnapshotError: as `load`, and if it is not what was published there.
+        """
+        return cls(load_version(data_dir, version), search, read_withdrawn(data_dir))
+
+    def withholding(self, withdrawn: NDArray[np.int64]) -> ServingState:
+        """The same version without these items instead; itself where they are the same."""
+        if np.array_equal(withdrawn, self.withdrawn):
+            return self
+        return ServingState(self.loaded, self._search.config, withdrawn)
+
+    @property
+    def version(self) -> int:
+        """The indexer's number of the snapshot."""
+        return self.snapshot.version
+
+    def answer(self, query: Query, clock_ms: int = 0) -> Answer:
+        """Retrieve for one query; `clock_ms` is the newest event time known elsewhere."""
+        return self.answers([query], clock_ms)[0]
+
+    def answers(self, queries: Sequence[Query], clock_ms: int = 0) -> list[Answer]:
+        """Retrieve for several queries; those that ask for as much are searched together."""
+        found: dict[int, Answer] = {}
+        together: dict[tuple[int, int | None], list[int]] = {}
+        for at, query in enumerate(queries):
+            together.setdefault((query.k, query.codes), []).append(at)
+        for (k, codes), places in together.items():
+            some = [queries[at] for at in places]
+            found |= zip(places, self._search_for(some, k, codes, clock_ms), strict=True)
+        return [found[at] for at in range(len(queries))]
+
+    def _search_for(
+        self, queries: Sequence[Query], k: int, codes: int | None, clock_ms: int
+    ) -> list[Answer]:
+        histories, now = [], []
+        for query in queries:
+            times = query.times or ()
+            now_ms = query.now_ms
+            if now_ms is None:
+                now_ms = max(clock_ms, self.event_time_ms, *times, 0)
+            recent = [now_ms] * len(query.items) if query.times is None else list(times)
+            histories.append(History(list(query.items)[-HISTORY_LENGTH:], recent[-HISTORY_LENGTH:]))
+            now.append(int(now_ms))
+        found = self._search.search(
+            histories,
+            np.array(now, np.int64),
+            k,
+            codes=codes,
+            exclude=[query.items if query.exclude_seen else () for query in queries],
+        )
+        return [_answer(found, row, now_ms) for row, now_ms in enumerate(now)]
+
+    def label(self, code: int) -> str:
+        """What the clicked items of a first-level code have in common: a category, or a title."""
+        if self._labels is None:
+            self._labels = code_labels(self.snapshot.items)
+        return self._labels.get(code, "")
+
+    def items_for(
+        self, histories: Sequence[History], now_ms: NDArray[np.int64], k: int
+    ) -> NDArray[np.int64]:
+        """The k best items of many histories, each at its own time: (B, k), padded with -1."""
+        return self._search.search(histories, now_ms, k).items_BK
+
+    def interests(
+        self, histories: Sequence[History], now_ms: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """p(c|u) of many histories, each at its own time, as searched: float64 (B, C)."""
+        model = self.snapshot.model
+        logs = model.log_interests(model.encode(histories, now_ms)).astype(np.float64)
+        logs /= self._search.config.temperature
+        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    def titles(self, item_ids: Sequence[int]) -> list[dict[str, str]]:
+        """title, category and external_id of each item; empty strings where unknown."""
+        items = self.loaded.items
+        ids = np.asarray(item_ids, np.int64)
+        at = np.searchsorted(items.item_ids_N, ids)
+        known = (at < len(items)) & (items.item_ids_N[np.minimum(at, len(items) - 1)] == ids)
+        columns = items.rows.select(["title", "category", "external_id"])
+        rows = iter(columns.take(pa.array(at[known])).to_pylist())
+        nothing = {"title": "", "category": "", "external_id": ""}
+        return [next(rows) if one else nothing for one in known]
+
+
+def _listed_ms(snapshot: Snapshot) -> NDArray[np.int64]:
+    """When the item of each position in the lists was first listed, in milliseconds."""
+    at = np.searchsorted(snapshot.items.item_ids_N, snapshot.lists.item_ids_N)
+    listed: NDArray[np.int64] = snapshot.items.rows["first_seen"].to_numpy()[at]
+    return listed
+
+
+def _answer(found: Answers, row: int, now_ms: int) -> Answer:
+    there = found.items_BK[row] >= 0
+    searched = [
+        SearchedCode(int(code), float(probability), int(quota))
+        for code, probability, quota in zip(
+            found.searched_BS[row], found.probabilities_BS[row], found.quota_BS[row], strict=True
+        )
+        if code >= 0
+    ]
+    return Answer(
+        found.items_BK[row][there].tolist(),
+        found.scores_BK[row][there].astype(np.float64).tolist(),
+        found.item_codes_BK[row][there].tolist(),
+        np.exp(found.item_log_probabilities_BK[row][there].astype(np.float64)).tolist(),
+        found.propensities_BK[row][there].astype(np.float64).tolist(),
+        searched,
+        now_ms,
+    )
+
+
+def code_labels(items: ItemTable) -> dict[int, str]:
+    """A name for each first-level code that holds items.
+
+    The category with most clicks among its items (its last part, where it is a path); without
+    categories the title of the most clicked item.
+    """
+    codes = items.codes_NQ[:, 0].astype(np.int64)
+    weights = items.rows["events"].to_numpy() + 1.0
+    categories, at = np.unique(
+        np.array(items.rows["category"].to_pylist(), dtype=object).astype(str),
+        return_inverse=True,
+    )
+    labels = {}
+    for code in np.unique(codes).tolist():
+        mine = np.flatnonzero(codes == code)
+        totals = np.bincount(at[mine], weights[mine], len(categories))
+        best = str(categories[int(totals.argmax())]).split(" > ")[-1].strip()
+        if not best:
+            first = int(mine[weights[mine].argmax()])
+            row = items.rows.slice(first, 1).to_pylist()[0]
+            best = row["title"] or row["external_id"] or str(items.item_ids_N[first])
+        labels[code] = best if len(best) <= 60 else f"{best[:58]}…"
+    return labels

@@ -1,0 +1,1 @@
+"""Published versions on disk."""

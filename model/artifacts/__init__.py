@@ -1,0 +1,1 @@
+"""Directories of arrays with a manifest that names, sizes and digests them."""

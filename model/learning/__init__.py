@@ -1,0 +1,1 @@
+"""The learner: one call for one micro-batch."""

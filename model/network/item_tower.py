@@ -1,0 +1,127 @@
+"""The item tower: id, title and category -> z, the item's place in the space of interests.
+
+The paper leaves the features open (SPARC.md, "item tower"). Here z is a sum of vectors: of the
+hashed words of the title (over the root of their number), of the category, and of the id. A sum
+beat an MLP over the content, and an item's words and category learn from every item that shares
+them. An item without events has only its initial id part, small and drawn from (seed, item id),
+so its z is its content's. In training the id part of some items is hidden, so that the content
+learns to stand alone (DropoutNet, Volkovs et al., NeurIPS 2017). An item without title or category
+has a learned stand-in.
+Shapes: S items at hand, T title words, D dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.tables import item_features as features
+from model.tables.row_table import RowTable
+from model.tables.stable_random import stable_uniform
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the item tower.
+
+    Attributes:
+        dimension: D of z.
+        id_dropout: share of items whose id part is hidden in a training step.
+        content_scale: half width of the uniform initial word and category vectors.
+        id_scale: half width of the uniform initial id part; breaks ties of equal contents.
+        length: length that z is brought to, each member's part by itself; 0 leaves z as it is.
+            Then a score is a cosine, and an item is not found for having been seen often (CORE,
+            Hou et al., SIGIR 2022).
+        features: the hashed feature spaces.
+    """
+
+    dimension: int = 128
+    id_dropout: float = 0.3
+    content_scale: float = 0.035
+    id_scale: float = 0.035
+    length: float = 0.0
+    features: features.Config = field(default_factory=features.Config)
+
+
+class ItemInputs(NamedTuple):
+    """What the tower reads of S items.
+
+    Attributes:
+        id_SD: id parts.
+        words_ST: positions in `words_WD`, 0 where there is no word.
+        words_WD: word vectors; row 0 is not read.
+        idf_W: inverse document frequency of each word of `words_WD`.
+        category_S: categories' buckets, 0 for none.
+    """
+
+    id_SD: Tensor
+    words_ST: Tensor
+    words_WD: Tensor
+    idf_W: Tensor
+    category_S: Tensor
+
+
+def initial_ids(seed: int, item_ids: np.ndarray, config: Config) -> Tensor:
+    """Id parts of items nobody has clicked, from (seed, item id) alone: (N, D) float32."""
+    return torch.from_numpy(stable_uniform(seed, item_ids, config.dimension) * config.id_scale)
+
+
+class ItemTower(nn.Module):
+    """Content plus id. Parameters here are dense; id and word tables are `RowTable`s.
+
+    `members` is the number of user towers that read a part of z each.
+    """
+
+    def __init__(self, config: Config, members: int = 1) -> None:
+        super().__init__()
+        d = config.dimension
+        self._length, self._members = config.length, members
+        self.category = nn.Embedding(config.features.category_buckets, d)
+        nn.init.uniform_(self.category.weight, -config.content_scale, config.content_scale)
+        self.no_title_D = nn.Parameter(torch.zeros(d))
+
+    def content(self, inputs: ItemInputs) -> Tensor:
+        """The part of z that title and category give, (S, D) float32."""
+        present_ST = inputs.words_ST > 0
+        weight_ST = inputs.idf_W[inputs.words_ST] * present_ST
+        length_S1 = weight_ST.square().sum(1, keepdim=True)
+        weight_ST = weight_ST * length_S1.clamp(min=1e-12).rsqrt()
+        title_SD = F.embedding_bag(
+            inputs.words_ST, inputs.words_WD, mode="sum", per_sample_weights=weight_ST
+        )
+        title_SD = torch.where(length_S1 > 0, title_SD, self.no_title_D)
+        category_SD: Tensor = self.category(inputs.category_S)
+        return title_SD + category_SD
+
+    def forward(self, inputs: ItemInputs) -> Tensor:
+        """Z of the items, (S, D) float32."""
+        return self.whole(self.content(inputs), inputs.id_SD)
+
+    def whole(self, content_SD: Tensor, id_SD: Tensor) -> Tensor:
+        """Z of its two parts, (S, D) float32."""
+        z_SD = content_SD + id_SD
+        if not self._length:
+            return z_SD
+        parts_SMd = z_SD.unflatten(1, (self._members, -1))
+        return self._length * F.normalize(parts_SMd, dim=2).flatten(1)
+
+
+def initial_words(seed: int, config: Config, device: torch.device) -> RowTable:
+    """The table of word vectors: one row for each bucket, drawn from (seed, bucket).
+
+    Sums of random vectors keep the overlap of titles, so codes mean something from the start.
+    """
+
+    def initial(first: int, end: int) -> Tensor:
+        buckets = np.arange(first, end)
+        uniform_WD = stable_uniform(seed + 1, buckets, config.dimension)
+        return torch.from_numpy(uniform_WD * config.content_scale)
+
+    table = RowTable(config.dimension, initial, device)
+    table.grow(config.features.title_buckets)
+    return table

@@ -1,0 +1,492 @@
+"""SPARC, composed: item tower, residual quantizer, user tower and interest head, and their loss.
+
+The logit of an item i, whose first-level code is c, for a user u is
+
+    s(u, i) = <user vector of c, z_i> + evidence weights of u . recency prior of i
+              + evidence weights of u . neighbour score of (history, i)
+
+which is one inner product once the features are further dimensions of the item's vector (see
+`retrieval_model`). It is trained by one softmax over the whole catalogue (or a sample of it), so
+scores of different codes can be compared as they are. The interest head, which chooses the codes
+to search, learns from the target's code and from the share of p(i | u) that each code holds.
+
+- *Members.* Two user towers read two halves of z, each trained by a softmax of its own; the mean
+  of their scores is served, as one inner product of twice the dimension. Two independent views
+  of few events per item err less together than one of twice the size (docs/RESULTS.md).
+- *One softmax, not a softmax of codes times one within the code's list.* The product is the same
+  distribution in theory; but items change their codes while the codebook learns, and in a list of
+  two hundred items there is little to learn from.
+- *The head and the quantizer listen.* They see user states and z without handing back a gradient,
+  except the quantizer's small commitment and contrast: what they need is in there already.
+
+Loss weights: `LossWeights`; the paper fixes only that of the code-shuffle BPR.
+Shapes: B examples, L history length, S candidates, G clocks, C codes, K neighbours, H neighbour
+half-lives, P popularity features, M members, D dimension, d = D / M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.network import item_tower, losses, quantizer, user_tower
+from model.network.candidate_softmax import Layout, candidate_softmax
+from model.network.interest_head import InterestHead
+from model.network.item_tower import ItemInputs, ItemTower
+from model.network.quantizer import ResidualQuantizer
+from model.network.user_tower import EncodedHistory, UserTower
+from model.tables import cooccurrence
+
+OWN_DECAY = 0.85
+"""Weight of an event for each newer one, in how often a user was at a code."""
+LENGTH_PARTS = 6
+"""Parts of a batch that are padded on their own."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the losses; 0 leaves one out.
+
+    Attributes:
+        items: softmax over the candidates, -log p(i | u).
+        interests: cross-entropy of the interest head, -log p(c | u).
+        distillation: cross-entropy of the interest head against the codes' shares of p(i | u).
+        binary: binary cross-entropy of (user, item).
+        quantization: RQ reconstruction and commitment.
+        commitment: share of the commitment in it.
+        shuffled_code: BPR of right against shuffled code (10 in the paper, whose other losses
+            have unknown scales).
+        contrast: user-item contrastive.
+        reconstruction_contrast: item-item contrastive between z and its reconstruction.
+    """
+
+    items: float = 1.0
+    interests: float = 0.3
+    distillation: float = 1.0
+    binary: float = 0.02
+    quantization: float = 0.1
+    commitment: float = 0.1
+    shuffled_code: float = 0.02
+    contrast: float = 0.2
+    reconstruction_contrast: float = 0.02
+
+
+@dataclass(frozen=True)
+class Config:
+    """Architecture and losses.
+
+    Attributes:
+        members: user towers, each with its part of z.
+        item_tower: item tower; its `dimension` is that of the whole space.
+        quantizer: codebooks.
+        user_tower: history encoder and code-conditioned attention.
+        neighbours: co-occurrence memory.
+        popularity_half_lives_days: half-lives of the recency prior.
+        popularity_start: weight of the recency prior in a score before anything is learnt.
+        neighbour_start: the same of neighbour features.
+        evidence_dropout: share of examples whose recency prior and neighbours are hidden from the
+            softmax in a training step, so that the towers learn to stand alone. With 1 their
+            weights stay as they start.
+        key_dimension: places in a list, one dimension each, that carry neighbour scores through
+            the inner-product index; best above the length of most lists.
+        contrast_temperature: of the reconstruction contrast (cosines).
+        losses: weights.
+    """
+
+    members: int = 2
+    item_tower: item_tower.Config = field(default_factory=item_tower.Config)
+    quantizer: quantizer.Config = field(default_factory=quantizer.Config)
+    user_tower: user_tower.Config = field(default_factory=user_tower.Config)
+    neighbours: cooccurrence.Config = field(default_factory=cooccurrence.Config)
+    popularity_half_lives_days: tuple[float, ...] = (2.0, 7.0, 30.0, 120.0)
+    popularity_start: float = 0.25
+    neighbour_start: float = 0.25
+    evidence_dropout: float = 0.0
+    key_dimension: int = 256
+    contrast_temperature: float = 0.1
+    losses: LossWeights = field(default_factory=LossWeights)
+
+    @property
+    def popularity_features(self) -> int:
+        """P: one for each half-life."""
+        return len(self.popularity_half_lives_days)
+
+
+class Batch(NamedTuple):
+    """One training step; positions point into the S candidates, -1 is padding.
+
+    Attributes:
+        items: features of the candidates.
+        item_rows_S: catalogue rows of the candidates.
+        negative_S: True where an item may stand against a positive.
+        log_q_S: log-probability of being a candidate.
+        log_frequency_S: log of the expected number of draws among the positives.
+        target_B: positions of the positives.
+        history_BL: positions of the histories' items.
+        age_BL: ages of the history's events in ms, float32.
+        clock_B: which clock an example belongs to.
+        popularity_GSP: popularity features of candidates at each clock.
+        code_popularity_GCP: the same of codes.
+        neighbour_BK: positions of the history's neighbours.
+        neighbour_code_BK: their codes, also where they are no candidates.
+        neighbour_score_BKH: features of their scores.
+        history_code_BL: codes of the history's items.
+    """
+
+    items: ItemInputs
+    item_rows_S: Tensor
+    negative_S: Tensor
+    log_q_S: Tensor
+    log_frequency_S: Tensor
+    target_B: Tensor
+    history_BL: Tensor
+    age_BL: Tensor
+    clock_B: Tensor
+    popularity_GSP: Tensor
+    code_popularity_GCP: Tensor
+    neighbour_BK: Tensor
+    neighbour_code_BK: Tensor
+    neighbour_score_BKH: Tensor
+    history_code_BL: Tensor
+
+
+class CodeViews(NamedTuple):
+    """What is made of the first-level codebook, whoever the user is.
+
+    Attributes:
+        queries: each member's queries (C, d).
+        read_CD: what the interest head looks for in a code's context.
+        centroid_CD: codewords in the space of z.
+    """
+
+    queries: list[Tensor]
+    read_CD: Tensor
+    centroid_CD: Tensor
+
+
+class Users(NamedTuple):
+    """What is made of B histories.
+
+    Attributes:
+        state_BD: states of all members, side by side.
+        vectors: each member's user vectors (B, C, d).
+        log_interests_BC: log p(c | u).
+        weights: each member's weights of popularity (B, P) and neighbours (B, H).
+    """
+
+    state_BD: Tensor
+    vectors: list[Tensor]
+    log_interests_BC: Tensor
+    weights: list[tuple[Tensor, Tensor]]
+
+
+class Outcome(NamedTuple):
+    """Losses of a step by name (the total is "loss"), and the candidates' z and codes."""
+
+    losses: dict[str, Tensor]
+    z_SD: Tensor
+    codes_SQ: Tensor
+
+
+def code_mass(code_BK: Tensor, value_BKF: Tensor, codes: int) -> Tensor:
+    """Sums of values by code: (B, codes, F); code -1 is left out.
+
+    >>> code_mass(torch.tensor([[1, 1, -1]]), torch.ones(1, 3, 1), 2).squeeze().tolist()
+    [0.0, 2.0]
+    """
+    value_BKF = value_BKF * (code_BK >= 0).unsqueeze(2)
+    index_BKF = code_BK.clamp(min=0).unsqueeze(2).expand_as(value_BKF)
+    shape = (code_BK.shape[0], codes, value_BKF.shape[2])
+    return torch.zeros(shape, device=value_BKF.device).scatter_add(1, index_BKF, value_BKF)
+
+
+def neighbour_features(scores: Tensor) -> Tensor:
+    """Feature of a neighbour score: log(1 + 4 s)."""
+    return torch.log1p(4 * scores)
+
+
+class Sparc(nn.Module):
+    """The dense part of the model; tables of ids and words are `RowTable`s of the learner."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        d = config.item_tower.dimension
+        if d % config.members:
+            raise ValueError(
+                f"item_tower.dimension is {d}: it must be a multiple of {config.members} members"
+            )
+        self.config = config
+        self.item_tower = ItemTower(config.item_tower, config.members)
+        self.quantizer = ResidualQuantizer(d, config.quantizer)
+        self.user_towers = nn.ModuleList(
+            UserTower(d // config.members, d, config.user_tower) for _ in range(config.members)
+        )
+        half_lives = len(config.popularity_half_lives_days)
+        near = len(config.neighbours.half_lives_days)
+        self.interest_head = InterestHead(d, half_lives + near + 1, config.user_tower.scale)
+        evidence = [
+            nn.Linear(d // config.members, config.popularity_features + near)
+            for _ in range(config.members)
+        ]
+        for linear in evidence:
+            nn.init.zeros_(linear.weight)
+            nn.init.constant_(linear.bias[: config.popularity_features], config.popularity_start)
+            nn.init.constant_(linear.bias[config.popularity_features :], config.neighbour_start)
+        self.evidence = nn.ModuleList(evidence)
+        self.binary_bias = nn.Parameter(torch.zeros(()))
+
+    @property
+    def towers(self) -> list[UserTower]:
+        """The members' user towers."""
+        return cast(list[UserTower], list(self.user_towers))
+
+    def interest_evidence(
+        self,
+        code_popularity_BCP: Tensor,
+        neighbour_code_BK: Tensor,
+        neighbour_score_BKH: Tensor,
+        history_code_BL: Tensor,
+    ) -> Tensor:
+        """What speaks for each code before anything is learnt: (B, C, F)."""
+        codes = self.config.quantizer.codes
+        near_BCH = code_mass(neighbour_code_BK, neighbour_score_BKH.expm1() / 4, codes)
+        length = history_code_BL.shape[1]
+        places_L = torch.arange(length - 1, -1, -1, device=history_code_BL.device)
+        decay_BL1 = (OWN_DECAY**places_L).expand(history_code_BL.shape).unsqueeze(2)
+        own_BC1 = code_mass(history_code_BL, decay_BL1, codes)
+        return torch.cat(
+            [code_popularity_BCP, neighbour_features(near_BCH), torch.log1p(4 * own_BC1)], dim=2
+        )
+
+    def encode(self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor) -> list[EncodedHistory]:
+        """Each member's view of the histories."""
+        parts = z_BLD.chunk(self.config.members, dim=2)
+        return [
+            tower.encode(part_BLd, age_BL, known_BL)
+            for tower, part_BLd in zip(self.towers, parts, strict=True)
+        ]
+
+    def code_views(self) -> CodeViews:
+        """What the towers and the head make of the codebook as it is now."""
+        codebook_CD = self.quantizer.codebooks_QCD[0]
+        return CodeViews(
+            [tower.queries(codebook_CD) for tower in self.towers],
+            self.interest_head.reads(codebook_CD),
+            self.quantizer.centroids(),
+        )
+
+    def contexts(self, encoded: list[EncodedHistory], views: CodeViews) -> list[Tensor]:
+        """What each member's attention reads for every code: (B, C, d)."""
+        return [
+            tower.contexts(history, query_Cd)
+            for tower, history, query_Cd in zip(self.towers, encoded, views.queries, strict=True)
+        ]
+
+    def user_vectors(self, encoded: list[EncodedHistory], contexts: list[Tensor]) -> list[Tensor]:
+        """Each member's user vectors (B, K, d), for contexts (B, K, d) of some codes."""
+        return [
+            tower(history, context_BKd)
+            for tower, history, context_BKd in zip(self.towers, encoded, contexts, strict=True)
+        ]
+
+    def log_interests(
+        self,
+        encoded: list[EncodedHistory],
+        contexts: list[Tensor],
+        views: CodeViews,
+        evidence_BCF: Tensor,
+    ) -> Tensor:
+        """Log p(c | u): (B, C) float32."""
+        logs_BC: Tensor = self.interest_head(
+            torch.cat([history.state_BD for history in encoded], dim=1).detach(),
+            torch.cat(contexts, dim=2).detach(),
+            views.read_CD,
+            views.centroid_CD,
+            evidence_BCF,
+        )
+        return logs_BC
+
+    def evidence_weights(self, encoded: list[EncodedHistory]) -> list[tuple[Tensor, Tensor]]:
+        """Each member's weights of popularity features (B, P) and of neighbour features (B, H)."""
+        p = self.config.popularity_features
+        weights = [
+            linear(history.state_BD).float()
+            for linear, history in zip(self.evidence, encoded, strict=True)
+        ]
+        return [(w[:, :p], w[:, p:]) for w in weights]
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Outcome:
+        """All losses of one step. `generator` (CPU) draws shuffles, negatives and dropout."""
+        weights = self.config.losses
+        content_SD = self.item_tower.content(batch.items)
+        whole_SD = self.item_tower.whole(content_SD, batch.items.id_SD).detach()
+        codes_SQ = self.quantizer.assign(self.quantizer.standardise(whole_SD))
+        members = self.config.members
+        kept_SM = _kept((len(content_SD), members), self.config.item_tower.id_dropout, generator)
+        kept_SD = kept_SM.repeat_interleave(content_SD.shape[1] // members, dim=1)
+        z_SD = self.item_tower.whole(content_SD, batch.items.id_SD * kept_SD.to(content_SD.device))
+        code_S = codes_SQ[:, 0]
+        target_B = batch.target_B
+        size = len(target_B)
+        shuffle_B = torch.randperm(size, generator=generator).to(z_SD.device)
+        evidence_BCF = self.interest_evidence(
+            batch.code_popularity_GCP.index_select(0, batch.clock_B),
+            batch.neighbour_code_BK,
+            batch.neighbour_score_BKH,
+            batch.history_code_BL,
+        )
+        users = self._users(batch, z_SD, evidence_BCF, generator)
+        log_interests_BC, state_BD = users.log_interests_BC, users.state_BD
+        if self.config.evidence_dropout:
+            shown_B1 = _kept((size, 1), self.config.evidence_dropout, generator).to(z_SD.device)
+            weights_shown = [(p_BP * shown_B1, n_BH * shown_B1) for p_BP, n_BH in users.weights]
+            users = users._replace(weights=weights_shown)
+        items_loss, mass_BC = self._item_loss(batch, users, z_SD, code_S)
+
+        positive_BD = z_SD.index_select(0, target_B)
+        quantized = self.quantizer(positive_BD, codes_SQ.index_select(0, target_B))
+        reconstruction_BD = self.quantizer.reconstruct(quantized.sum_SD).float()
+        code_B = code_S.index_select(0, target_B)
+        every_B = torch.arange(size, device=z_SD.device)
+        right_BD = torch.cat([v[every_B, code_B] for v in users.vectors], dim=1)
+        shuffled_BD = torch.cat([v[every_B, code_B[shuffle_B]] for v in users.vectors], dim=1)
+        rows_B = batch.item_rows_S.index_select(0, target_B)
+        few = slice(0, 512)  # of a shuffled batch: enough contrast, bounded cost
+        subset = shuffle_B[few]
+        wrong_BD = positive_BD.index_select(0, shuffle_B)
+        parts = {
+            "items": items_loss,
+            "interests": losses.interest_cross_entropy(log_interests_BC, code_B),
+            "distillation": -(mass_BC * log_interests_BC).sum(1).mean(),
+            "binary": losses.binary_cross_entropy(
+                (right_BD * positive_BD).sum(1) + self.binary_bias,
+                (right_BD * wrong_BD).sum(1) + self.binary_bias,
+            ),
+            "quantization": losses.quantization(
+                positive_BD,
+                reconstruction_BD,
+                quantized.input_SD,
+                quantized.sum_SD,
+                weights.commitment,
+            ),
+            "shuffled_code": losses.shuffled_code_ranking(right_BD, shuffled_BD, positive_BD),
+            "contrast": losses.contrastive(
+                self.interest_head.interest(state_BD.detach()).index_select(0, subset).float(),
+                positive_BD.index_select(0, subset).detach(),
+                rows_B[subset],
+                batch.log_frequency_S[target_B[subset]],
+                1.0,
+            ),
+            "reconstruction_contrast": losses.reconstruction_contrastive(
+                positive_BD.index_select(0, subset),
+                reconstruction_BD.index_select(0, subset),
+                rows_B[subset],
+                self.config.contrast_temperature,
+            ),
+        }
+        parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()
+        return Outcome(parts, whole_SD, codes_SQ)
+
+    def _users(
+        self, batch: Batch, z_SD: Tensor, evidence_BCF: Tensor, generator: torch.Generator
+    ) -> Users:
+        """What is made of the histories.
+
+        Most are short and a few are long, so users are taken by length, a part at a time, each
+        padded only to its own longest.
+        """
+        known_BL = batch.history_BL >= 0
+        # one gather of all events: each gather from z costs a gradient as long as z
+        events_ED = z_SD.index_select(0, batch.history_BL[known_BL])
+        dropout = self.config.user_tower.dropout
+        kept_ED = _kept(tuple(events_ED.shape), dropout, generator).to(z_SD.device)
+        events_ED = F.pad(events_ED * kept_ED / (1 - dropout), (0, 0, 1, 0))
+        event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
+        order_B = torch.argsort(known_BL.sum(1), stable=True)
+        views = self.code_views()
+        parts: list[Users] = []
+        for part in order_B.chunk(LENGTH_PARTS):
+            length = max(1, int(known_BL[part[-1]].sum()))
+            encoded = self.encode(
+                F.embedding(event_BL[part, -length:], events_ED),
+                batch.age_BL[part, -length:],
+                known_BL[part, -length:],
+            )
+            contexts = self.contexts(encoded, views)
+            parts.append(
+                Users(
+                    torch.cat([history.state_BD for history in encoded], dim=1),
+                    [v.float() for v in self.user_vectors(encoded, contexts)],
+                    self.log_interests(
+                        encoded, contexts, views, evidence_BCF.index_select(0, part)
+                    ),
+                    self.evidence_weights(encoded),
+                )
+            )
+        back_B = torch.argsort(order_B)
+
+        def whole(pieces: list[Tensor]) -> Tensor:
+            return torch.cat(pieces).index_select(0, back_B)
+
+        members = range(self.config.members)
+        return Users(
+            whole([p.state_BD for p in parts]),
+            [whole([p.vectors[m] for p in parts]) for m in members],
+            whole([p.log_interests_BC for p in parts]),
+            [
+                (whole([p.weights[m][0] for p in parts]), whole([p.weights[m][1] for p in parts]))
+                for m in members
+            ],
+        )
+
+    def _item_loss(
+        self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """-log p(i | u) among all candidates, summed over members, and the codes' shares of it."""
+        codes = self.config.quantizer.codes
+        order_S = torch.argsort(code_S, stable=True)
+        back_S = torch.empty_like(order_S)
+        back_S[order_S] = torch.arange(len(order_S), device=order_S.device)
+        back_S = F.pad(back_S, (0, 1), value=-1)  # the last one answers for "none"
+        starts_C = F.pad(torch.bincount(code_S, minlength=codes).cumsum(0), (1, 0))
+        # what the user has is never an answer, unless it is the target
+        old_BL = batch.history_BL.masked_fill(batch.history_BL == batch.target_B.unsqueeze(1), -1)
+        ends = torch.bincount(batch.clock_B).cumsum(0).tolist()
+        layout = Layout(
+            starts_C=starts_C.tolist(),
+            code_S=code_S[order_S],
+            blocks=list(zip([0, *ends], ends, strict=False)),
+            features_GSP=batch.popularity_GSP.index_select(1, order_S),
+            log_q_S=batch.log_q_S[order_S],
+            barred_X=torch.nonzero(~batch.negative_S[order_S]).squeeze(1),
+            near_BK=back_S[batch.neighbour_BK],
+            excluded_BL=back_S[old_BL],
+            target_B=back_S[batch.target_B],
+        )
+        items_SD = z_SD.index_select(0, order_S)
+        results = [
+            candidate_softmax(
+                vectors_BCd.transpose(0, 1).contiguous(),
+                items_Sd.contiguous(),
+                popularity_BP,
+                (batch.neighbour_score_BKH @ near_BH.unsqueeze(2)).squeeze(2),
+                layout,
+            )
+            for vectors_BCd, items_Sd, (popularity_BP, near_BH) in zip(
+                users.vectors,
+                items_SD.chunk(self.config.members, dim=1),
+                users.weights,
+                strict=True,
+            )
+        ]
+        mass_BC = torch.stack([mass_BC for _, mass_BC in results]).mean(0)
+        return torch.stack([loss for loss, _ in results]).sum(), mass_BC
+
+
+def _kept(shape: tuple[int, ...], dropout: float, generator: torch.Generator) -> Tensor:
+    """1 where a value survives dropout, else 0; of the learner's own randomness."""
+    return (torch.rand(shape, generator=generator) >= dropout).float()

@@ -1,0 +1,379 @@
+"""What a snapshot's weights can do: embed items, weigh interests, make user vectors.
+
+An item's retrieval vector is [z | popularity features | key], a user's vector of a code is [user
+vector | evidence weights | neighbour scores by key]. An item's key is one of `key_dimension` places
+that it holds in the list of its code, so the inner product returns the neighbour score of exactly
+this item while a list is no longer than there are places; in a longer one, items share. (Random
+keys of the same dimension were tried: their noise cost a fifth of the recall.) Thus the whole
+score s(u, i, c) of `model.network.sparc` is one inner product, and any flat index can serve it.
+
+Shapes: B users, L history length, N items, Q levels, C codes, K chosen codes or neighbours, D
+dimension of the retrieval vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model.artifacts.manifest import Manifest
+from model.histories import NO_ROW, History, HistoryBatch, pad_histories
+from model.network import item_tower, quantizer, sparc, user_tower
+from model.network.item_tower import ItemInputs, initial_ids
+from model.network.sparc import Sparc, neighbour_features
+from model.retrieval.single_user import SingleUser
+from model.tables import cooccurrence
+from model.tables import item_features as features
+from model.tables.cooccurrence import Neighbours, look_up
+from model.tables.item_features import hash_features
+from streaming.events import Item
+
+WEIGHTS = "weights.safetensors"
+CHUNK = 65_536
+"""Items embedded at once; bounds the memory."""
+MOST_KEYS = 4096
+"""No list is helped by longer keys, and each item has one."""
+
+
+class ModelError(ValueError):
+    """Weights or facts of a model are missing, do not fit together, or are not numbers."""
+
+
+class Encoded(NamedTuple):
+    """What the model says of B histories, in numpy; opaque outside this module.
+
+    Attributes:
+        users_BCD: user vector of each code, without what the evidence adds.
+        log_interests_BC: log p(c | u).
+        popularity_weights_BP: user part of the popularity dimensions.
+        near_rows_BK: neighbours of the history, `NO_ROW` padded.
+        near_scores_BK: their contribution to the score.
+    """
+
+    users_BCD: np.ndarray
+    log_interests_BC: np.ndarray
+    popularity_weights_BP: np.ndarray
+    near_rows_BK: np.ndarray
+    near_scores_BK: np.ndarray
+
+
+def config_from_dict(value: dict[str, Any]) -> sparc.Config:
+    """`sparc.Config` from what `dataclasses.asdict` made of it, also after JSON."""
+    fields = dict(value)
+    tower = dict(fields.pop("item_tower"))
+    neighbours = dict(fields.pop("neighbours"))
+    neighbours["half_lives_days"] = tuple(neighbours["half_lives_days"])
+    return sparc.Config(
+        item_tower=item_tower.Config(**tower | {"features": features.Config(**tower["features"])}),
+        quantizer=quantizer.Config(**fields.pop("quantizer")),
+        user_tower=user_tower.Config(**fields.pop("user_tower")),
+        neighbours=cooccurrence.Config(**neighbours),
+        losses=sparc.LossWeights(**fields.pop("losses")),
+        popularity_half_lives_days=tuple(fields.pop("popularity_half_lives_days")),
+        **fields,
+    )
+
+
+class RetrievalModel:
+    """Inference in eval mode without gradients; never changes, so threads may share it.
+
+    Attributes:
+        item_ids_N: int64, the catalogue in row order.
+        vectors_ND: float32 retrieval vectors.
+        codes_NQ: int64 codes.
+        item_events_N: int64, events that each item has had.
+        centroids_CD: float32 first-level codewords in quantizer space.
+        first_level_codes, levels, dimension: C, Q and D (of `vectors_ND`).
+        normalise_lists: whether log Z(u, c) of a list is to be subtracted when lists are merged.
+        weigh_codes: whether log p(c | u) is to be added then. Neither is: one softmax over all
+            items is trained, so scores of different lists can be compared as they are.
+        clock_ms: time to which the popularity features are brought forward.
+    """
+
+    normalise_lists: bool
+    weigh_codes: bool
+    clock_ms: int
+
+    def __init__(
+        self, tensors: dict[str, Tensor], facts: dict[str, Any], device: str = "cpu"
+    ) -> None:
+        """Build from what `Learner.export` gives.
+
+        Raises:
+            ModelError: naming the tensor or fact that is missing, misshapen or not finite.
+        """
+        self._device = torch.device(device)
+        try:
+            self._config = config_from_dict(facts["config"])
+            self._seed = int(facts["seed"])
+            self.normalise_lists = bool(facts["normalise_lists"])
+            self.weigh_codes = bool(facts["weigh_codes"])
+            self.clock_ms = int(facts["clock_ms"])
+            self._build({name: value.to(self._device) for name, value in tensors.items()})
+        except ModelError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"the weights do not fit the model's facts: {error}") from error
+
+    @classmethod
+    def load(cls, directory: Path, manifest: Manifest, device: str = "cpu") -> RetrievalModel:
+        """Read a published directory whose digests have been verified.
+
+        Raises:
+            ModelError: if the weights are unreadable, do not fit, or hold NaN or infinity.
+        """
+        path = directory / WEIGHTS
+        if "model" not in manifest.facts:
+            raise ModelError(f"{directory}: the manifest's facts describe no model")
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: not readable as safetensors ({error})") from error
+        try:
+            return cls(tensors, manifest.facts["model"], device)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+
+    def _build(self, tensors: dict[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ModelError(f"tensor {name!r} holds NaN or infinity")
+        prefix = "sparc."
+        own = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+        self._refuse_other_sizes(own)
+        self._sparc = Sparc(self._config).to(self._device).eval()
+        self._sparc.load_state_dict(own)
+        with torch.inference_mode():
+            self._views = self._sparc.code_views()
+        self._words_WD = tensors["words_WD"]
+        self._idf_W = tensors["words.idf_W"]
+        # one row more, so that NO_ROW (-1) reads zeros and no code
+        self._padded_z = torch.nn.functional.pad(tensors["items.z_ND"], (0, 0, 0, 1))
+        self._z_ND = self._padded_z[:-1]
+        self._id_ND = tensors["items.id_ND"]
+        self._code_popularity_CP = tensors["codes.popularity_CP"]
+        # a device answers batches; one history alone is quicker beside it
+        self._z_numpy = self._z_ND.cpu().numpy()
+        self._single = SingleUser(self._sparc, self._code_popularity_CP.cpu().numpy())
+        self.item_ids_N = tensors["items.ids_N"].cpu().numpy()
+        self.item_events_N = tensors["items.events_N"].cpu().numpy()
+        self.codes_NQ = tensors["items.codes_NQ"].cpu().numpy().astype(np.int64)
+        popularity_NP = tensors["items.popularity_NP"].cpu().numpy()
+        places_N = tensors["items.places_N"].cpu().numpy().astype(np.int64)
+        keys_Nd = self._keys(places_N)
+        self.vectors_ND = np.concatenate([self._z_ND.cpu().numpy(), popularity_NP, keys_Nd], axis=1)
+        self._places = np.append(places_N, 0)
+        self._near_rows_NM = tensors["neighbours.rows_NM"].cpu().numpy()
+        self._near_weights_NMH = tensors["neighbours.weights_NMH"].cpu().numpy()
+        self._near_times_N = tensors["neighbours.times_N"].cpu().numpy()
+        self._first_codes = np.append(self.codes_NQ[:, 0], NO_ROW)
+        self._padded_codes = torch.from_numpy(self._first_codes).to(self._device)
+        self._padded_ids = np.append(self.item_ids_N, -1)
+        self._order = np.argsort(self.item_ids_N, kind="stable")
+        self._sorted_ids = self.item_ids_N[self._order]
+        codebooks_QCD = self._sparc.quantizer.codebooks_QCD
+        self.levels, self.first_level_codes, _ = codebooks_QCD.shape
+        self.centroids_CD = codebooks_QCD[0].cpu().numpy()
+        self.dimension = self.vectors_ND.shape[1]
+        if len({len(self.item_ids_N), len(self._z_ND), len(self.codes_NQ), len(self._id_ND)}) > 1:
+            raise ModelError("the item tensors differ in length")
+
+    def _refuse_other_sizes(self, own: dict[str, Tensor]) -> None:
+        """Before anything is allocated: facts that were forged may declare any size."""
+        if not 0 <= self._config.key_dimension <= MOST_KEYS:
+            raise ModelError(
+                f"key_dimension is {self._config.key_dimension}, not within 0..{MOST_KEYS}"
+            )
+        with torch.device("meta"):
+            declared = {
+                name: value.shape for name, value in Sparc(self._config).state_dict().items()
+            }
+        there = {name: value.shape for name, value in own.items()}
+        for name in sorted(declared.keys() | there.keys()):
+            if declared.get(name) != there.get(name):
+                raise ModelError(
+                    f"the weights do not fit the model's facts: {name!r} is "
+                    f"{list(there.get(name, ()))}, they declare {list(declared.get(name, ()))}"
+                )
+
+    def _keys(self, places_n: np.ndarray) -> np.ndarray:
+        """Keys (n, d) of places; zeros for `NO_ROW`."""
+        places_d = np.arange(self._config.key_dimension)
+        return (places_n[:, None] == places_d).astype(np.float32)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Catalogue rows of ids, `NO_ROW` where unknown."""
+        if len(self._sorted_ids) == 0:
+            return np.full(ids.shape, NO_ROW, dtype=np.int64)
+        place = np.searchsorted(self._sorted_ids, ids).clip(max=len(self._sorted_ids) - 1)
+        return np.where(self._sorted_ids[place] == ids, self._order[place], NO_ROW)
+
+    @torch.inference_mode()
+    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+        """Retrieval vectors (n, D) float32 and codes (n, Q) int64 of any items, as they are given.
+
+        An item that the model has not learnt is placed by its title and category alone, has no
+        popularity yet and no key.
+        """
+        z_nD, rows_n = self._place(items)
+        codes_nQ = self._sparc.quantizer.assign(self._sparc.quantizer.standardise(z_nD))
+        evidence_nE = np.zeros((len(items), self.dimension - z_nD.shape[1]), np.float32)
+        known_n = rows_n != NO_ROW
+        evidence_nE[known_n] = self.vectors_ND[rows_n[known_n], z_nD.shape[1] :]
+        return np.concatenate([z_nD.cpu().numpy(), evidence_nE], axis=1), codes_nQ.cpu().numpy()
+
+    def _place(self, items: Sequence[Item]) -> tuple[Tensor, np.ndarray]:
+        """Z and rows of items."""
+        ids_n = np.fromiter((item.item_id for item in items), np.int64, len(items))
+        rows_n = self.rows(ids_n)
+        known_n = rows_n != NO_ROW
+        config = self._config.item_tower
+        parts = [torch.zeros(0, config.dimension, device=self._device)]
+        for a in range(0, len(items), CHUNK):
+            here = slice(a, a + CHUNK)
+            hashed = hash_features(items[here], config.features)
+            id_nD = initial_ids(self._seed, ids_n[here], config).to(self._device)
+            known = torch.from_numpy(np.flatnonzero(known_n[here])).to(self._device)
+            old = torch.from_numpy(rows_n[here][known_n[here]]).to(self._device)
+            id_nD[known] = self._id_ND[old]
+            inputs = ItemInputs(
+                id_nD,
+                torch.from_numpy(hashed.words_NT).to(self._device),
+                self._words_WD,
+                self._idf_W,
+                torch.from_numpy(hashed.category_N).to(self._device),
+            )
+            parts.append(self._sparc.item_tower(inputs))
+        return torch.cat(parts), rows_n
+
+    @torch.inference_mode()
+    def quantizer_space(self, items: Sequence[Item] | None = None) -> np.ndarray:
+        """Where items lie in the space of the centroids: (N, D of z) float32; None: all of them."""
+        z_ND = self._z_ND if items is None else self._place(items)[0]
+        return self._sparc.quantizer.standardise(z_ND).cpu().numpy()
+
+    def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> Encoded:
+        """Encode histories as of `now_ms` (B,). An empty history gives the prior."""
+        batch = pad_histories(histories, self.rows)
+        now_B = np.asarray(now_ms, dtype=np.int64)
+        near = look_up(
+            self._config.neighbours,
+            self._near_rows_NM,
+            self._near_weights_NMH,
+            self._near_times_N,
+            batch,
+            now_B,
+        )
+        if len(histories) == 1:
+            return self._encode_one(batch, now_B, near)
+        return self._encode_many(batch, now_B, near)
+
+    def _encode_one(self, batch: HistoryBatch, now_B: np.ndarray, near: Neighbours) -> Encoded:
+        known_L = batch.known_BL[0]
+        rows_L = batch.rows_BL[0, known_L]
+        said = self._single.answers(
+            self._z_numpy[rows_L],
+            (now_B[0] - batch.times_BL[0, known_L]).astype(np.float32),
+            self._first_codes[rows_L],
+            self._first_codes[near.rows_BK[0]],
+            near.scores_BKH[0],
+        )
+        return Encoded(
+            said.users_CD[None],
+            said.log_interests_C[None],
+            said.popularity_weights_P[None],
+            near.rows_BK,
+            said.near_K[None],
+        )
+
+    @torch.inference_mode()
+    def _encode_many(self, batch: HistoryBatch, now_B: np.ndarray, near: Neighbours) -> Encoded:
+        sparc = self._sparc
+        known_BL = torch.from_numpy(batch.known_BL).to(self._device)
+        age_BL = np.where(batch.known_BL, now_B[:, None] - batch.times_BL, 0).astype(np.float32)
+        rows_BL = torch.from_numpy(batch.rows_BL).to(self._device)
+        histories = sparc.encode(
+            self._padded_z[rows_BL], torch.from_numpy(age_BL).to(self._device), known_BL
+        )
+        near_rows_BK = torch.from_numpy(near.rows_BK).to(self._device)
+        near_BKH = neighbour_features(torch.from_numpy(near.scores_BKH).to(self._device))
+        evidence_BCF = sparc.interest_evidence(
+            self._code_popularity_CP.expand(len(known_BL), -1, -1),
+            self._padded_codes[near_rows_BK],
+            near_BKH,
+            self._padded_codes[rows_BL],
+        )
+        weights = sparc.evidence_weights(histories)
+        popularity_weights_BP = torch.stack([w for w, _ in weights]).mean(0)
+        near_weights_BH = torch.stack([w for _, w in weights]).mean(0)
+        near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
+        contexts = sparc.contexts(histories, self._views)
+        log_interests_BC = sparc.log_interests(histories, contexts, self._views, evidence_BCF)
+        # the members' mean: each has its part of z, and they are weighed alike
+        members = sparc.user_vectors(histories, contexts)
+        users_BCD = torch.cat(members, dim=2) / len(members)
+        return Encoded(
+            users_BCD.cpu().numpy(),
+            log_interests_BC.cpu().numpy(),
+            popularity_weights_BP.cpu().numpy(),
+            near.rows_BK,
+            near_BK.cpu().numpy(),
+        )
+
+    def log_interests(self, encoded: Encoded) -> np.ndarray:
+        """Log p(c | u): (B, C) float32, rows normalised."""
+        return encoded.log_interests_BC
+
+    def near_items(self, encoded: Encoded) -> np.ndarray:
+        """Neighbours of the histories: ids (B, K) int64, -1 padded."""
+        return self._padded_ids[encoded.near_rows_BK]
+
+    def hot_items(self, count: int) -> np.ndarray:
+        """Ids of the items of the greatest recency prior, weighed as for the mean user."""
+        parts = torch.stack([cast(nn.Linear, linear).bias for linear in self._sparc.evidence])
+        weights_P = parts.detach().mean(0)[: self._config.popularity_features].cpu().numpy()
+        d = self._z_ND.shape[1]
+        prior_N = self.vectors_ND[:, d : d + len(weights_P)] @ weights_P
+        return self.item_ids_N[np.argsort(-prior_N, kind="stable")[:count]]
+
+    def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
+        """One retrieval vector for each (user, chosen code): (B, K, D) float32."""
+        codes_BK = np.asarray(codes_BK)
+        size, chosen = codes_BK.shape
+        users_BCD, weights_BP = encoded.users_BCD, encoded.popularity_weights_BP
+        d, p = users_BCD.shape[2], weights_BP.shape[1]
+        every = self.first_level_codes
+        keys_BCd = np.zeros((size, every + 1, self._config.key_dimension), np.float32)
+        near_BM = encoded.near_rows_BK
+        # without a code: the row that is not read
+        where = (np.arange(size)[:, None], self._first_codes[near_BM], self._places[near_BM])
+        np.add.at(keys_BCd, where, encoded.near_scores_BK)
+        rows_B1 = np.arange(size)[:, None]
+        vectors_BKD = np.empty((size, chosen, d + p + keys_BCd.shape[2]), np.float32)
+        vectors_BKD[:, :, :d] = users_BCD[rows_B1, codes_BK]
+        vectors_BKD[:, :, d : d + p] = weights_BP[:, None]
+        vectors_BKD[:, :, d + p :] = keys_BCd[rows_B1, codes_BK]
+        return vectors_BKD
+
+
+def model_facts(
+    config: sparc.Config, seed: int, clock_ms: int, dimension: int, items: int
+) -> dict[str, Any]:
+    """`facts["model"]` of a handover or snapshot: what `RetrievalModel` needs beside weights."""
+    return {
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "clock_ms": clock_ms,
+        "dimension": dimension,
+        "items": items,
+        "normalise_lists": False,
+        "weigh_codes": False,
+    }

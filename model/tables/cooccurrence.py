@@ -1,0 +1,212 @@
+"""Neighbours of items: who was clicked by the same users, lately.
+
+A count-based memory beside the learned one: a pair of items is known after one event, which a
+gradient step on an embedding cannot do. Each item keeps the `slots` neighbours of greatest
+decayed weight; the weakest give way to new ones. The scores of a history's neighbours enter
+log p(i | u, c) and the interest head as evidence.
+Shapes: N items, M slots, H half-lives, B users, L history length, P pairs, K neighbours kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.histories import NO_ROW, HistoryBatch
+from model.tables.decayed_counts import DAY_MS
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the neighbour memory.
+
+    Attributes:
+        half_lives_days: of the pair counts; slots are kept by the last one. Links fade like a
+            power of their age (fast for days, then ever slower), which a learned mixture of
+            half-lives can follow.
+        slots: neighbours kept of each item.
+        window: newest history events that are paired with a target, and that are looked up.
+        gap_decay: weight of a pair for each event of the user's between the two.
+        backward: weight of the link from the later item of a pair to the earlier one; that from the
+            earlier to the later has 1.
+        rank_decay: weight of an event for each newer one when a history is looked up.
+        source_power: power of an event's total weight by which its links are divided.
+        answers: neighbours kept of a history.
+    """
+
+    half_lives_days: tuple[float, ...] = (1.5, 6.0, 30.0, 150.0)
+    slots: int = 48
+    window: int = 20
+    gap_decay: float = 1.0
+    backward: float = 1.0
+    rank_decay: float = 0.85
+    source_power: float = 0.5
+    answers: int = 64
+
+
+class Neighbours(NamedTuple):
+    """Neighbours of histories: `rows_BK` (`NO_ROW` padded) and their `scores_BKH`.
+
+    A score is the sum over the history's events of the link's weight, divided by a power of one
+    plus the event's total weight: who is linked with everybody says little.
+    """
+
+    rows_BK: np.ndarray
+    scores_BKH: np.ndarray
+
+
+class Cooccurrence:
+    """Bounded, decayed item-item counts, both directions.
+
+    >>> memory = Cooccurrence(Config(half_lives_days=(1.0,), slots=2))
+    >>> memory.grow(3)
+    >>> history = HistoryBatch(np.array([[0]]), np.array([[0]]))
+    >>> memory.add(history, np.array([2]), np.array([0]))
+    >>> memory.look_up(history, np.array([DAY_MS])).rows_BK.tolist()
+    [[2]]
+    >>> memory.look_up(history, np.array([DAY_MS])).scores_BKH.round(3)  # 0.5 / sqrt(1.5)
+    array([[[0.408]]], dtype=float32)
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._rate_H = 1.0 / (np.asarray(config.half_lives_days, dtype=np.float64) * DAY_MS)
+        h = len(config.half_lives_days)
+        self.rows_NM = np.zeros((0, config.slots), dtype=np.int32)
+        self.weights_NMH = np.zeros((0, config.slots, h), dtype=np.float32)
+        self.times_N = np.zeros(0, dtype=np.int64)
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` items."""
+        if size > len(self.times_N):
+            more = max(1024, size, 2 * len(self.times_N)) - len(self.times_N)
+            self.rows_NM = np.pad(self.rows_NM, ((0, more), (0, 0)), constant_values=NO_ROW)
+            self.weights_NMH = np.pad(self.weights_NMH, ((0, more), (0, 0), (0, 0)))
+            self.times_N = np.pad(self.times_N, (0, more))
+        self._size = max(self._size, size)
+
+    def add(self, histories: HistoryBatch, targets_B: np.ndarray, times_B: np.ndarray) -> None:
+        """Pair each target with its history's newest events, at the target's time."""
+        recent_BL = histories.rows_BL[:, -self.config.window :]
+        owner_P, column_P = np.nonzero((recent_BL != NO_ROW) & (recent_BL != targets_B[:, None]))
+        if len(owner_P) == 0:
+            return
+        other_P = recent_BL[owner_P, column_P]
+        item_P = np.concatenate([targets_B[owner_P], other_P])
+        neighbour_P = np.concatenate([other_P, targets_B[owner_P]])
+        time_P = np.tile(times_B[owner_P], 2)
+        near_P = self.config.gap_decay ** (recent_BL.shape[1] - 1 - column_P)
+        share_P = np.concatenate([self.config.backward * near_P, near_P])
+        # bring the rows that are touched to one clock, the newest time at hand
+        rows_R = np.unique(item_P)
+        now = max(int(times_B.max()), int(self.times_N[rows_R].max()))
+        age_R = (now - self.times_N[rows_R])[:, None, None]
+        self.weights_NMH[rows_R] *= np.exp2(-age_R * self._rate_H).astype(np.float32)
+        self.times_N[rows_R] = now
+        # one entry for each distinct pair
+        pair_P = item_P * np.int64(1 << 32) + neighbour_P
+        weight_PH = np.exp2(-(now - time_P)[:, None] * self._rate_H) * share_P[:, None]
+        weight_PH = weight_PH.astype(np.float32)
+        pair_U, weight_UH = _sum_by_key(pair_P, weight_PH)
+        item_U, neighbour_U = pair_U >> 32, pair_U & 0xFFFFFFFF
+        same_UM = self.rows_NM[item_U] == neighbour_U[:, None]
+        known_U = same_UM.any(1)
+        slot_U = same_UM[known_U].argmax(1)
+        self.weights_NMH[item_U[known_U], slot_U] += weight_UH[known_U]
+        self._insert(item_U[~known_U], neighbour_U[~known_U], weight_UH[~known_U])
+
+    def _insert(self, item_U: np.ndarray, neighbour_U: np.ndarray, weight_UH: np.ndarray) -> None:
+        """Give each item's new neighbours, heaviest first, its weakest slots.
+
+        A newcomer takes a slot even from a somewhat heavier old neighbour: else an item whose
+        slots are full could never change its neighbours (the same rule as in Space-Saving,
+        Metwally et al., ICDT 2005, but without its over-count).
+        """
+        if len(item_U) == 0:
+            return
+        order = np.lexsort((-weight_UH[:, -1], item_U))
+        item_U, neighbour_U, weight_UH = item_U[order], neighbour_U[order], weight_UH[order]
+        rows_R, first_R = np.unique(item_U, return_index=True)
+        index_U = np.searchsorted(rows_R, item_U)
+        rank_U = np.arange(len(item_U)) - first_R[index_U]
+        weakest_RM = np.argsort(self.weights_NMH[rows_R][:, :, -1], axis=1, kind="stable")
+        fits_U = rank_U < max(1, self.config.slots // 2)
+        slot_U = weakest_RM[index_U[fits_U], rank_U[fits_U]]
+        self.rows_NM[item_U[fits_U], slot_U] = neighbour_U[fits_U]
+        self.weights_NMH[item_U[fits_U], slot_U] = weight_UH[fits_U]
+
+    def look_up(self, histories: HistoryBatch, now_B: np.ndarray) -> Neighbours:
+        """Neighbours of each history's newest events, best first by the sum of their scores."""
+        return look_up(self.config, self.rows_NM, self.weights_NMH, self.times_N, histories, now_B)
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of the slots."""
+        return {
+            "rows_NM": torch.from_numpy(self.rows_NM[: self._size].copy()),
+            "weights_NMH": torch.from_numpy(self.weights_NMH[: self._size].copy()),
+            "times_N": torch.from_numpy(self.times_N[: self._size].copy()),
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        size = len(state["times_N"])
+        self.grow(size)
+        self.rows_NM[:size] = state["rows_NM"].numpy()
+        self.weights_NMH[:size] = state["weights_NMH"].numpy()
+        self.times_N[:size] = state["times_N"].numpy()
+
+
+def look_up(
+    config: Config,
+    rows_NM: np.ndarray,
+    weights_NMH: np.ndarray,
+    times_N: np.ndarray,
+    histories: HistoryBatch,
+    now_B: np.ndarray,
+) -> Neighbours:
+    """`Cooccurrence.look_up` over given slots; items of the history are left out."""
+    rate_H = 1.0 / (np.asarray(config.half_lives_days, dtype=np.float64) * DAY_MS)
+    recent_BL = histories.rows_BL[:, -config.window :]
+    batch, length = recent_BL.shape
+    owner_E, column_E = np.nonzero(recent_BL != NO_ROW)
+    event_E = recent_BL[owner_E, column_E]
+    age_EH = np.maximum(now_B[owner_E] - times_N[event_E], 0)[:, None] * rate_H
+    place_E1 = config.rank_decay ** (length - 1 - column_E)[:, None]
+    fade_EH = np.exp2(-age_EH).astype(np.float32)
+    weight_EMH = weights_NMH[event_E] * fade_EH[:, None, :]
+    total_EH = (1 + weight_EMH.sum(1)) ** config.source_power
+    weight_EMH *= (place_E1 / total_EH).astype(np.float32)[:, None, :]
+    neighbour_EM = rows_NM[event_E]
+    filled_EM = neighbour_EM != NO_ROW
+    owner_P = np.broadcast_to(owner_E[:, None], filled_EM.shape)[filled_EM]
+    key_P = owner_P * np.int64(1 << 32) + neighbour_EM[filled_EM]
+    key_U, score_UH = _sum_by_key(key_P, weight_EMH[filled_EM])
+    seen = np.isin(key_U, owner_E * np.int64(1 << 32) + event_E)
+    key_U, score_UH = key_U[~seen], score_UH[~seen]
+    owner_U, neighbour_U = key_U >> 32, key_U & 0xFFFFFFFF
+    order = np.lexsort((-score_UH.sum(1), owner_U))
+    owner_U, neighbour_U, score_UH = owner_U[order], neighbour_U[order], score_UH[order]
+    counts_B = np.bincount(owner_U, minlength=batch)
+    rank_U = np.arange(len(owner_U)) - (np.cumsum(counts_B) - counts_B)[owner_U]
+    width = min(config.answers, max(1, int(counts_B.max(initial=0))))
+    keep = rank_U < width
+    rows_BK = np.full((batch, width), NO_ROW, dtype=np.int64)
+    scores_BKH = np.zeros((batch, width, len(rate_H)), dtype=np.float32)
+    rows_BK[owner_U[keep], rank_U[keep]] = neighbour_U[keep]
+    scores_BKH[owner_U[keep], rank_U[keep]] = score_UH[keep]
+    return Neighbours(rows_BK, scores_BKH)
+
+
+def _sum_by_key(key_P: np.ndarray, value_PH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct keys, ascending, and the sums of their values."""
+    if len(key_P) == 0:
+        return key_P, value_PH
+    order = np.argsort(key_P, kind="stable")
+    sorted_P = key_P[order]
+    starts = np.flatnonzero(np.concatenate([[True], sorted_P[1:] != sorted_P[:-1]]))
+    return sorted_P[starts], np.add.reduceat(value_PH[order], starts, axis=0)

@@ -1,0 +1,185 @@
+"""Experience replay: the newest examples, drawn again in chunks.
+
+Replay keeps an online model from forgetting (Rolnick et al., NeurIPS 2019). A chunk is a run of
+consecutive examples, so that its events share a clock: the popularity of their time is then
+looked up once for a chunk and not once for an event.
+Shapes: B examples, L history length, K neighbours, H half-lives.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.histories import NO_ROW, HistoryBatch
+from model.tables.cooccurrence import Neighbours
+from streaming.events import HISTORY_LENGTH
+
+
+class Examples(NamedTuple):
+    """Training examples in row space.
+
+    Attributes:
+        targets_B: rows, int64.
+        times_B: event times in ms.
+        histories: rows and times of earlier events.
+        neighbours: neighbours of the history when the event arrived.
+    """
+
+    targets_B: np.ndarray
+    times_B: np.ndarray
+    histories: HistoryBatch
+    neighbours: Neighbours
+
+    def split(self, size: int) -> list[Examples]:
+        """Runs of at most `size` examples, as equal as can be."""
+        count = -(-len(self.targets_B) // size)
+        return [
+            Examples(
+                self.targets_B[part],
+                self.times_B[part],
+                HistoryBatch(*(x[part] for x in self.histories)),
+                Neighbours(*(x[part] for x in self.neighbours)),
+            )
+            for part in np.array_split(np.arange(len(self.targets_B)), count)
+        ]
+
+
+def concatenate(parts: list[Examples]) -> Examples:
+    """One batch of several, padded alike."""
+    length = max(p.histories.rows_BL.shape[1] for p in parts)
+    width = max(p.neighbours.rows_BK.shape[1] for p in parts)
+
+    def left(x: np.ndarray, fill: int) -> np.ndarray:
+        return np.pad(x, ((0, 0), (length - x.shape[1], 0)), constant_values=fill)
+
+    def right(x: np.ndarray, fill: int) -> np.ndarray:
+        pads = [(0, 0), (0, width - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+        return np.pad(x, pads, constant_values=fill)
+
+    return Examples(
+        np.concatenate([p.targets_B for p in parts]),
+        np.concatenate([p.times_B for p in parts]),
+        HistoryBatch(
+            np.concatenate([left(p.histories.rows_BL, NO_ROW) for p in parts]),
+            np.concatenate([left(p.histories.times_BL, 0) for p in parts]),
+        ),
+        Neighbours(
+            np.concatenate([right(p.neighbours.rows_BK, NO_ROW) for p in parts]),
+            np.concatenate([right(p.neighbours.scores_BKH, 0) for p in parts]),
+        ),
+    )
+
+
+class ReplayBuffer:
+    """A ring of the newest `capacity` examples; memory grows with its content."""
+
+    def __init__(self, capacity: int, neighbours: int, half_lives: int) -> None:
+        self.capacity = capacity
+        self._total = 0
+        self._arrays: dict[str, np.ndarray] = {
+            "targets": np.zeros(0, dtype=np.int32),
+            "times": np.zeros(0, dtype=np.int64),
+            "history_rows": np.zeros((0, HISTORY_LENGTH), dtype=np.int32),
+            "history_times": np.zeros((0, HISTORY_LENGTH), dtype=np.int64),
+            "neighbour_rows": np.zeros((0, neighbours), dtype=np.int32),
+            "neighbour_scores": np.zeros((0, neighbours, half_lives), dtype=np.float16),
+        }
+
+    def __len__(self) -> int:
+        return min(self._total, self.capacity)
+
+    def add(self, examples: Examples) -> None:
+        """Append; the oldest fall out when the ring is full."""
+        batch = len(examples.targets_B)
+        self._reserve(min(self._total + batch, self.capacity))
+        places_B = (self._total + np.arange(batch)) % self.capacity
+        self._total += batch
+        arrays = self._arrays
+        arrays["targets"][places_B] = examples.targets_B
+        arrays["times"][places_B] = examples.times_B
+        length = examples.histories.rows_BL.shape[1]
+        arrays["history_rows"][places_B] = NO_ROW
+        arrays["history_rows"][places_B, HISTORY_LENGTH - length :] = examples.histories.rows_BL
+        arrays["history_times"][places_B, HISTORY_LENGTH - length :] = examples.histories.times_BL
+        width = examples.neighbours.rows_BK.shape[1]
+        arrays["neighbour_rows"][places_B] = NO_ROW
+        arrays["neighbour_rows"][places_B, :width] = examples.neighbours.rows_BK
+        arrays["neighbour_scores"][places_B, :width] = examples.neighbours.scores_BKH
+
+    def _reserve(self, size: int) -> None:
+        have = len(self._arrays["targets"])
+        if size > have:
+            more = min(self.capacity, max(1024, size, 2 * have)) - have
+            for name, array in self._arrays.items():
+                self._arrays[name] = np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1))
+
+    def sample(
+        self, chunks: int, chunk_length: int, recency: float, generator: torch.Generator
+    ) -> Examples | None:
+        """`chunks` runs of `chunk_length` consecutive examples; None while there is no full run.
+
+        A run starts at age u^recency of the buffer, u uniform: 1 draws evenly, more draws newer.
+        """
+        starts = len(self) - chunk_length
+        if starts < 0 or chunks == 0:
+            return None
+        age_G = torch.rand(chunks, generator=generator, dtype=torch.float64).numpy() ** recency
+        first_G = starts - (age_G * (starts + 1)).astype(np.int64).clip(0, starts)
+        oldest = self._total - len(self)
+        logical_B = (first_G[:, None] + np.arange(chunk_length)).ravel()
+        return self._at((oldest + logical_B) % self.capacity)
+
+    def _at(self, places_B: np.ndarray) -> Examples:
+        arrays = self._arrays
+        rows_BL = arrays["history_rows"][places_B].astype(np.int64)
+        neighbours_BK = arrays["neighbour_rows"][places_B].astype(np.int64)
+        length = max(1, int((rows_BL != NO_ROW).sum(1).max(initial=0)))
+        width = max(1, int((neighbours_BK != NO_ROW).sum(1).max(initial=0)))
+        return Examples(
+            arrays["targets"][places_B].astype(np.int64),
+            arrays["times"][places_B],
+            HistoryBatch(rows_BL[:, -length:], arrays["history_times"][places_B, -length:]),
+            Neighbours(
+                neighbours_BK[:, :width],
+                arrays["neighbour_scores"][places_B, :width].astype(np.float32),
+            ),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The content without its padding."""
+        a = {name: array[: len(self)] for name, array in self._arrays.items()}
+        known_BL, near_BK = a["history_rows"] != NO_ROW, a["neighbour_rows"] != NO_ROW
+        packed = {
+            "total": np.asarray(self._total, dtype=np.int64),
+            "targets": a["targets"],
+            "times": a["times"],
+            "history_lengths": known_BL.sum(1).astype(np.int16),
+            "history_rows": a["history_rows"][known_BL],
+            "history_times": a["history_times"][known_BL],
+            "neighbour_counts": near_BK.sum(1).astype(np.int16),
+            "neighbour_rows": a["neighbour_rows"][near_BK],
+            "neighbour_scores": a["neighbour_scores"][near_BK],
+        }
+        return {name: torch.from_numpy(array.copy()) for name, array in packed.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        s = {name: value.numpy() for name, value in state.items()}
+        self._total = int(s["total"])
+        size = len(self)
+        self._reserve(size)
+        a = {name: array[:size] for name, array in self._arrays.items()}
+        columns = np.arange(HISTORY_LENGTH)
+        known_BL = columns >= HISTORY_LENGTH - s["history_lengths"][:, None]
+        width = a["neighbour_rows"].shape[1]
+        near_BK = np.arange(width) < s["neighbour_counts"][:, None]
+        a["targets"][:], a["times"][:] = s["targets"], s["times"]
+        a["history_rows"][:], a["neighbour_rows"][:] = NO_ROW, NO_ROW
+        a["history_rows"][known_BL] = s["history_rows"]
+        a["history_times"][known_BL] = s["history_times"]
+        a["neighbour_rows"][near_BK] = s["neighbour_rows"]
+        a["neighbour_scores"][near_BK] = s["neighbour_scores"]

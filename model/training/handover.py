@@ -1,0 +1,121 @@
+"""Handovers: the trainer's published states, from which the indexer builds snapshots.
+
+    handover/<number, 8 digits>/
+        weights.safetensors   what `RetrievalModel.load` needs
+        manifest.json         facts: number, model, offsets, event times, reason, metrics, drift
+
+Numbers rise and are never used for another state, also not after a crash: the number is decided
+in the journal, and a number that is on disk is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+import torch
+from safetensors import SafetensorError
+
+from model.artifacts.manifest import Manifest, publish, verify
+from model.training.checkpoint import retire, write_tensors
+from model.training.micro_batch import TrainerError
+from streaming.durable_files import remove_partial
+
+if TYPE_CHECKING:
+    from model.retrieval.retrieval_model import RetrievalModel
+
+log = structlog.get_logger(__name__)
+
+WEIGHTS = "weights.safetensors"
+
+
+class Handovers(Protocol):
+    """Where published states go."""
+
+    def newest(self) -> int:
+        """The highest number that was published, 0 if none."""
+
+    def publish(
+        self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
+    ) -> None:
+        """Make a state visible under its number."""
+
+    def model(self, number: int) -> RetrievalModel | None:
+        """The model of a published state, or None if it is not to be had any more."""
+
+
+class MemoryHandovers:
+    """Counts publications and keeps none: for recorded runs, whose `answerer` is all they need."""
+
+    def __init__(self) -> None:
+        self.facts: list[dict[str, Any]] = []
+
+    def newest(self) -> int:
+        """The highest number so far."""
+        return len(self.facts)
+
+    def publish(
+        self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
+    ) -> None:
+        """Keep the facts."""
+        self.facts.append(facts)
+
+    def model(self, number: int) -> RetrievalModel | None:
+        """Nothing is kept."""
+        return None
+
+
+class HandoverDirectory:
+    """Handovers on disk, the last `keep` of them; `load` reads a verified one."""
+
+    def __init__(
+        self, directory: Path, keep: int, load: Callable[[Path, Manifest], RetrievalModel]
+    ) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._load = load
+        remove_partial(directory)
+
+    def _numbers(self) -> list[int]:
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:08d}"
+
+    def newest(self) -> int:
+        """The highest number on disk, 0 if none."""
+        return max(self._numbers(), default=0)
+
+    def publish(
+        self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
+    ) -> None:
+        """Publish a directory, then remove those beyond `keep`.
+
+        Raises:
+            TrainerError: if it cannot be written; nothing of it is then visible.
+        """
+        path = self._path(number)
+        try:
+            publish(path, "handover", facts, lambda d: write_tensors(d / WEIGHTS, tensors))
+        except OSError as error:
+            raise TrainerError(
+                f"{path}: the handover cannot be written ({error}); free some space or make the "
+                "directory writable, then start again: nothing was lost"
+            ) from error
+        for old in self._numbers()[: -self._keep]:
+            retire(self._path(old))
+
+    def model(self, number: int) -> RetrievalModel | None:
+        """The model of handover `number`; None, with a log line, if it is gone or damaged."""
+        path = self._path(number)
+        if not path.is_dir():
+            return None
+        try:
+            return self._load(path, verify(path, "handover"))
+        except (ValueError, OSError, SafetensorError) as error:
+            log.error("handover unreadable: no answers until the next", reason=str(error))
+            return None

@@ -1,0 +1,156 @@
+"""`items` and `sequences` from Kafka, at offsets that the trainer keeps itself.
+
+No consumer group: partitions are assigned by hand, and offsets live in the trainer's checkpoint,
+next to the weights they belong to. Only committed records are read. What was read is used only
+once Kafka has said, after the read, that the topics are still those that the offsets count in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+from kafka.errors import (
+    AuthorizationError,
+    KafkaConfigurationError,
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    SaslAuthenticationFailedError,
+)
+
+from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record, TrainerError
+from model.training.source import Offsets, SourceUnavailable, parse_sequence
+from streaming.committed_topic import POLL_MS, CommittedTopic
+from streaming.events import Item, UserSequence, Withdrawal, announcement
+from streaming.topic_identity import TopicIdentity
+from streaming.topics import Topics
+
+SEQUENCES_PER_POLL = 2_000
+ITEMS_PER_POLL = 5_000
+HOPELESS = (KafkaConfigurationError, AuthorizationError, SaslAuthenticationFailedError)
+
+
+class SequenceSource:
+    """A `Source` over Kafka.
+
+    `settings` are keyword arguments of `KafkaConsumer` besides the bootstrap servers (security,
+    client id, ...); `identity` knows "sequences" and "items" by their ids. Connects on first use,
+    and again after an error. `log_end` tells where the log ends, by partition of `sequences`;
+    nothing while nobody knows.
+
+    `poll` and `read` raise `ForeignKafkaError` where the topics are other ones.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Topics,
+        settings: Mapping[str, Any],
+        identity: TopicIdentity,
+        log_end: Callable[[], dict[int, int]] = dict,
+    ) -> None:
+        self._log_end = log_end
+        self._settings = {"bootstrap_servers": bootstrap, **settings}
+        self._bootstrap = bootstrap
+        self._topics = topics
+        self._identity = identity
+        self._streams: tuple[CommittedTopic, CommittedTopic] | None = None
+        self._offsets: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
+        self._ready = False
+
+    def seek(self, offsets: Offsets) -> None:
+        """Make `poll` go on at these offsets."""
+        self._offsets = {s: dict(offsets.get(s, {})) for s in (SEQUENCES, ITEMS)}
+        self._ready = False
+
+    def _connected(self) -> tuple[CommittedTopic, CommittedTopic]:
+        if self._streams is None:
+            sequences = CommittedTopic(
+                self._topics.sequences, parse_sequence, self._settings, SEQUENCES_PER_POLL
+            )
+            try:
+                items = CommittedTopic(
+                    self._topics.items, announcement, self._settings, ITEMS_PER_POLL
+                )
+            except KafkaError:
+                sequences.close()
+                raise
+            self._streams = (sequences, items)
+        return self._streams
+
+    def _failed(self, error: Exception) -> Exception:
+        """What an error means; the connection is given up, for what it fetched is lost.
+
+        Raises:
+            ForeignKafkaError: where the offsets are gone since the topic is another one.
+        """
+        self.close()
+        if isinstance(error, SourceUnavailable):
+            return error
+        if isinstance(error, HOPELESS):
+            return TrainerError(f"Kafka at {self._bootstrap} refuses the trainer: {error!r}")
+        if isinstance(error, OffsetOutOfRangeError | LogTruncationError):
+            with suppress(KafkaError):
+                self._identity.check()  # names the topic, where it is another one
+            return TrainerError(
+                f"offsets of the checkpoint are not in the log any more ({error}): the topic was "
+                "recreated, or its retention deleted them; restore it, or begin anew with --fresh"
+            )
+        return SourceUnavailable(f"Kafka at {self._bootstrap} is not available ({error!r})")
+
+    def poll(self, enough: Collection[int]) -> Polled:
+        """Read on: sequences first, then the items up to their end."""
+        try:
+            return self._poll(enough)
+        except (KafkaError, SourceUnavailable) as error:
+            raise self._failed(error) from error
+
+    def _poll(self, enough: Collection[int]) -> Polled:
+        log_ends = self._log_end()
+        sequences, items = self._connected()
+        if not self._ready:
+            self._identity.check()
+            for stream, name in ((sequences, SEQUENCES), (items, ITEMS)):
+                stream.seek(self._offsets[name])
+                stream.check(stream.ends())
+            self._ready = True
+        polled = Polled(sequences=sequences.poll(POLL_MS, enough), log_ends=log_ends)
+        item_ends = items.ends()
+        while not _reached(items.positions(), item_ends):
+            more = items.poll(POLL_MS)
+            for partition, records in more.items():
+                polled.items.setdefault(partition, []).extend(records)
+            if not more or sum(map(len, polled.items.values())) >= ITEMS_PER_POLL:
+                break
+        polled.ends = {SEQUENCES: sequences.ends(), ITEMS: item_ends}
+        self._identity.check(idle=not (polled.sequences or polled.items))
+        polled.next_offsets = {SEQUENCES: sequences.positions(), ITEMS: items.positions()}
+        # A connection that is made anew goes on here, not at what was trained.
+        self._offsets = {s: dict(o) for s, o in polled.next_offsets.items()}
+        return polled
+
+    def read(
+        self, plan: Plan
+    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
+        """Read exactly the ranges of a plan."""
+        self._ready = False
+        try:
+            sequences, items = self._connected()
+            found = items.read(plan.items), sequences.read(plan.sequences)
+            self._identity.check()
+            return found
+        except (KafkaError, SourceUnavailable) as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        for stream in self._streams or ():
+            stream.close()
+        self._identity.close()
+        self._streams, self._ready = None, False
+
+
+def _reached(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+    return all(positions.get(partition, 0) >= end for partition, end in ends.items())

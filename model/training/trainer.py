@@ -1,0 +1,412 @@
+"""The trainer: micro-batches in, handovers out, exactly once and repeatable.
+
+The order of a commit, which `_carry_out` and `_publish` follow:
+
+    1. journal     the entry (a plan, or the decision to publish) is written and synced
+    2. train       items are listed, the sequences answered by the last handover, then learnt
+    3. checkpoint  weights, optimizer, codebook statistics, random state, replay buffer, metrics,
+                   counters and the offsets after the last finished micro-batch, in one directory
+    4. handover    the exported weights and their facts, in one directory
+    5. prune       journal entries up to the oldest checkpoint that is kept are forgotten
+
+Step 2 is taken after every plan, steps 3 to 5 after every decision to publish, and 3 and 5 also
+in between. A crash at any point costs nothing but time: the last checkpoint is restored and the
+entries behind it are carried out again, from the same records, in the same order. What was not
+journaled has not happened. On a CPU the weights are then equal bit for bit to those of a run
+without a crash; a handover that is on disk is not written again, one that is missing is.
+
+A micro-batch whose loss, gradient or weights are not finite is set aside in the same way: its plan
+is replaced in the journal by its `Quarantine`, and what follows is a recovery as after a crash, in
+which it is passed over. So the state of before goes on, and a run again ends with the same bits.
+Several in a row are a sign that not the records are to blame but the state: then the trainer
+stops.
+
+Nothing here knows Kafka, a disk or a clock: they come as `Source`, `Journal`, `Checkpoints`,
+`Handovers` and `Clock`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import torch
+
+from model.training import publish_schedule as publication
+from model.training.checkpoint import Checkpoints
+from model.training.clock import Clock, SystemClock
+from model.training.handover import Handovers
+from model.training.journal import Entry, Journal, Publication, Quarantine
+from model.training.micro_batch import (
+    Backlog,
+    MicroBatch,
+    NotFiniteError,
+    Plan,
+    TrainerError,
+    assemble,
+)
+from model.training.prequential import Answerer
+from model.training.progress import Progress
+from model.training.publish_schedule import Schedule
+from model.training.quarantine import Quarantined
+from model.training.source import Source, SourceUnavailable
+from model.training.training_state import LearnerFactory, TrainingState
+from model.training.training_status import Status
+
+if TYPE_CHECKING:
+    from model.retrieval.retrieval_model import RetrievalModel
+
+log = structlog.get_logger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+AnswererFactory = Callable[["RetrievalModel"], Answerer]
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the trainer works.
+
+    Attributes:
+        batch_size: sequences in a full micro-batch.
+        items_per_plan: at most so many new items are listed with one micro-batch.
+        hurry_from: while more sequences than this wait, they are learnt without replay and against
+            fewer candidates, and fewer of them are answered first, so that what is served stays
+            fresh; 0: never.
+        linger_seconds: a micro-batch that does not fill up is trained after this time.
+        repeatable: what is learnt together, and when a handover is due, is a function of the
+            records alone, never of a clock or of how they arrive; `sparc up --drain` sets
+            it. Nothing is hurried then, handovers are due by events, event time and drift
+            only, and the last micro-batch waits for the end of the log (`model.training.log_end`).
+        publish: when handovers are due.
+        checkpoint_events, checkpoint_seconds: a checkpoint is written at every publication, and
+            after so many events or so much time without one.
+        keep_checkpoints: how many to keep, for the case that the newest is damaged.
+        keep_handovers: how many to keep; at least as many as checkpoints, which refer to them.
+        window_queries: length of the sliding window of the prequential metrics.
+        source_timeout_seconds: how long the source may be away before the trainer gives up.
+        quarantine_in_a_row: so many micro-batches that cannot be learnt are set aside one after the
+            other; at the next one the trainer stops.
+        threads: CPU threads of torch; another number gives other rounding, so a run is only
+            repeatable with the same one.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+    """
+
+    batch_size: int = 256
+    items_per_plan: int = 10_000
+    hurry_from: int = 4096
+    linger_seconds: float = 1.0
+    repeatable: bool = False
+    publish: publication.Config = field(default_factory=publication.Config)
+    checkpoint_events: int = 20_000
+    checkpoint_seconds: float = 60.0
+    keep_checkpoints: int = 2
+    keep_handovers: int = 3
+    window_queries: int = 10_000
+    source_timeout_seconds: float = 300.0
+    quarantine_in_a_row: int = 3
+    threads: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "items_per_plan",
+            "keep_checkpoints",
+            "window_queries",
+            "threads",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("hurry_from", "quarantine_in_a_row"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"trainer.{name} is {getattr(self, name)}, it must not be negative"
+                )
+        if self.keep_handovers < self.keep_checkpoints:
+            raise ValueError(
+                f"trainer.keep_handovers is {self.keep_handovers}, below keep_checkpoints "
+                f"({self.keep_checkpoints}): each checkpoint refers to a handover"
+            )
+
+
+class _NotLearnt(Exception):
+    """The micro-batch of a journal entry could not be learnt; the state is useless."""
+
+    def __init__(self, number: int, plan: Plan, reason: str) -> None:
+        super().__init__(reason)
+        self.entry = number, Quarantine(plan, reason)
+
+
+POLL_SECONDS = 0.1
+RETRY_SECONDS = 1.0
+
+
+class Trainer:
+    """Runs micro-batches from `source` through a learner; see the module's docstring."""
+
+    def __init__(
+        self,
+        learner_factory: LearnerFactory,
+        source: Source,
+        journal: Journal,
+        checkpoints: Checkpoints,
+        handovers: Handovers,
+        answerer_factory: AnswererFactory | None,
+        config: Config,
+        clock: Clock | None = None,
+        quarantined: Quarantined | None = None,
+    ) -> None:
+        self._quarantined = quarantined
+        self._learner_factory = learner_factory
+        self._source = source
+        self._journal = journal
+        self._checkpoints = checkpoints
+        self._handovers = handovers
+        self._answerer_factory = answerer_factory
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._status = Status()
+        self._unavailable_since: float | None = None
+
+    # -- the run ---------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event, report: Report) -> Progress:
+        """Recover, then train until `stop` is set, or a recorded source has ended.
+
+        Raises:
+            TrainerError: when it cannot go on: source away for too long, offsets gone, disk
+                full, checkpoints damaged, one micro-batch after the other that cannot be learnt.
+        """
+        self._report = report
+        while True:
+            try:
+                self._recover(stop)
+                if not stop.is_set():
+                    self._follow(stop)
+                break
+            except _NotLearnt as broken:
+                self._set_aside(*broken.entry)
+                del self._state  # there may be no room for two
+        self._checkpoint()
+        self._tell("stopped", at_once=True)
+        return self._state.progress
+
+    def _recover(self, stop: threading.Event) -> None:
+        """Restore the last checkpoint and carry out the journal's entries behind it again."""
+        saved = self._checkpoints.newest()
+        self._state = TrainingState(self._learner_factory, self._config.window_queries, saved)
+        self._backlog: Backlog | None = None
+        self._looked_at = 0
+        progress = self._state.progress
+        self._saved = (progress.entry, progress.trained_events, self._clock.now())
+        entries = list(self._journal.entries(progress.entry))
+        if entries and entries[0][0] != progress.entry + 1:
+            raise TrainerError(
+                f"the journal begins at entry {entries[0][0]}, the newest checkpoint ends at "
+                f"{progress.entry}: what lies between is lost; restore the checkpoints, or begin "
+                "anew with --fresh"
+            )
+        if saved or entries:
+            log.info("recovering", checkpoint=progress.entry, entries=len(entries))
+        if progress.handover and progress.entry == progress.handover_entry:
+            # The crash may have come between the checkpoint and its handover.
+            self._hand_over(self._state.learner.export()[0])
+        self._take_answerer()
+        for number, entry in entries:
+            self._tell("recovering")
+            while not stop.is_set():
+                try:
+                    self._carry_out(number, entry, None)
+                    break
+                except SourceUnavailable as error:
+                    self._wait_for_source(stop, error)
+            self._unavailable_since = None
+        self._checkpoint()  # so that repeated crashes do not repeat all this
+
+    def _follow(self, stop: threading.Event) -> None:
+        """Train what comes."""
+        progress = self._state.progress
+        self._source.seek(progress.offsets)
+        self._backlog = Backlog(
+            progress.offsets,
+            self._config.batch_size,
+            self._config.items_per_plan,
+            self._config.hurry_from,
+            self._config.repeatable,
+        )
+        self._schedule = Schedule(self._config.publish, self._clock.now(), self._config.repeatable)
+        self._tend("training")  # a crash may have come before the decision to publish
+        filling_since = self._clock.now()
+        final = False
+        while not stop.is_set():
+            now = self._clock.now()
+            if not self._backlog:
+                filling_since = now
+            lingered = now - filling_since >= self._config.linger_seconds
+            batch = self._backlog.cut(lingered or (final and self._backlog.exhausted()))
+            if batch is not None:
+                self._decide(batch.plan, batch)
+                self._schedule.trained(self._clock.now())
+                filling_since = self._clock.now()
+                self._tend("catching up" if batch.plan.hurried else "training")
+                continue
+            ended = final and self._backlog.exhausted()
+            if ended or (self._config.repeatable and self._backlog.log_ended()):
+                if progress.unpublished_events and not self._backlog:
+                    self._decide(self._publication("final"))
+                if ended:
+                    return
+            try:
+                polled = self._source.poll(self._backlog.enough())
+            except SourceUnavailable as error:
+                self._tend("waiting for the source")
+                self._wait_for_source(stop, error)
+                continue
+            self._unavailable_since = None
+            self._backlog.offer(polled)
+            final = polled.final
+            if not (any(polled.sequences.values()) or any(polled.items.values()) or final):
+                self._tend("training" if self._backlog else "idle")
+                self._clock.wait(stop, POLL_SECONDS)
+
+    def _wait_for_source(self, stop: threading.Event, error: SourceUnavailable) -> None:
+        now = self._clock.now()
+        if self._unavailable_since is None:
+            self._unavailable_since = now
+            log.warning("source unavailable, trying again", reason=str(error))
+        waited = now - self._unavailable_since
+        if waited >= self._config.source_timeout_seconds:
+            raise TrainerError(
+                f"{error}; waited {waited:.0f} s (trainer.source_timeout_seconds); start again "
+                "when it is back: training goes on where it was"
+            )
+        self._tell("waiting for the source")
+        self._clock.wait(stop, RETRY_SECONDS)
+
+    # -- entries ---------------------------------------------------------------------------
+
+    def _decide(self, entry: Entry, batch: MicroBatch | None = None) -> None:
+        """Journal an entry, then carry it out."""
+        number = self._state.progress.entry + 1
+        self._journal.append(number, entry)
+        self._carry_out(number, entry, batch)
+
+    def _carry_out(self, number: int, entry: Entry, batch: MicroBatch | None) -> None:
+        if isinstance(entry, Publication):
+            self._publish(number, entry)
+            return
+        if isinstance(entry, Quarantine):
+            batch = assemble(entry.plan, *self._source.read(entry.plan))
+            facts = self._state.set_aside(number, batch, entry.reason)
+            if self._quarantined is not None:
+                self._quarantined.keep(facts)
+            return
+        batch = batch or assemble(entry, *self._source.read(entry))
+        try:
+            self._state.train(number, batch)
+        except NotFiniteError as error:
+            raise _NotLearnt(number, entry, str(error)) from error
+
+    def _set_aside(self, number: int, entry: Quarantine) -> None:
+        """Journal that the last plan is to be passed over; a recovery has to follow.
+
+        Raises:
+            TrainerError: if too many before it were passed over.
+        """
+        where = ", ".join(f"{p}: {a}-{b}" for p, (a, b) in sorted(entry.plan.sequences.items()))
+        before = self._state.progress.quarantined_in_a_row
+        if before >= self._config.quarantine_in_a_row:
+            raise TrainerError(
+                f"{before} micro-batches in a row were set aside, and the next one, the sequences "
+                f"at offsets {where}, cannot be learnt either: {entry.reason}. If they are sound, "
+                "the state is not: lower learner.learning_rate and start again, or begin anew with "
+                "--fresh. If they are not, raise trainer.quarantine_in_a_row"
+            )
+        log.error(
+            "micro-batch set aside: it cannot be learnt",
+            entry=number,
+            offsets=where,
+            events=entry.plan.events,
+            reason=entry.reason,
+        )
+        self._journal.append(number, entry)
+
+    def _publish(self, number: int, entry: Publication) -> None:
+        tensors = self._state.publish(number, entry.sequence, entry.reason)
+        oldest = self._save()
+        self._hand_over(tensors)
+        self._take_answerer()
+        self._journal.prune(oldest)
+        log.info(
+            "handover published",
+            sequence=entry.sequence,
+            reason=entry.reason,
+            trained_events=self._state.progress.trained_events,
+        )
+        self._tell(at_once=True)
+
+    def _hand_over(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Publish the last publication's handover, unless it or a later one is there."""
+        facts = self._state.progress.handover
+        if facts is not None and facts["sequence"] > self._handovers.newest():
+            self._handovers.publish(facts["sequence"], tensors, facts)
+
+    def _take_answerer(self) -> None:
+        """Answer with the last handover from now on: with what users would be served."""
+        progress = self._state.progress
+        self._state.answerer = None
+        if self._answerer_factory is None or not progress.handovers:
+            return
+        model = self._handovers.model(progress.handovers)
+        if model is None and progress.entry == progress.handover_entry:
+            model = self._state.learner.retrieval_model()
+        if model is not None:
+            self._state.answerer = self._answerer_factory(model)
+
+    def _publication(self, reason: str) -> Publication:
+        """The decision to publish under a number that was never used."""
+        newest = max(self._state.progress.handovers, self._handovers.newest())
+        return Publication(newest + 1, reason)
+
+    # -- what follows a micro-batch --------------------------------------------------------
+
+    def _tend(self, state: str) -> None:
+        """Publish and checkpoint where due, and report."""
+        progress = self._state.progress
+        reason = self._schedule.due(progress, self._clock.now(), self._moved_codes())
+        if reason is not None:
+            self._decide(self._publication(reason))
+            self._schedule.published(self._clock.now())
+        _, events, at = self._saved
+        if (
+            progress.trained_events - events >= self._config.checkpoint_events
+            or self._clock.now() - at >= self._config.checkpoint_seconds
+        ):
+            self._checkpoint()
+        self._tell(state)
+
+    def _moved_codes(self) -> float | None:
+        """The share of codes that drifted, every so many micro-batches."""
+        config, batches = self._config.publish, self._state.progress.micro_batches
+        if batches % config.drift_every or batches == self._looked_at:
+            return None
+        self._looked_at = batches
+        return float((self._state.learner.drift() > config.drift).mean())
+
+    def _save(self) -> int:
+        saved = self._state.save()
+        oldest = self._checkpoints.save(saved)
+        self._saved = (saved.entry, self._state.progress.trained_events, self._clock.now())
+        return oldest
+
+    def _checkpoint(self) -> None:
+        if self._saved[0] != self._state.progress.entry:
+            self._journal.prune(self._save())
+
+    def _tell(self, state: str | None = None, at_once: bool = False) -> None:
+        self._status.state = state or self._status.state
+        if self._status.is_due(self._clock.now()) or at_once:
+            self._report(self._status.describe(self._clock.now(), self._state, self._backlog))

@@ -1,0 +1,113 @@
+"""The trainer as a process: Kafka, disk and device around `model.training.trainer`.
+
+<data>/trainer/journal/       decisions, synced
+<data>/trainer/checkpoints/   states, the last few
+<data>/trainer/log_end.json   where the log of a drain ends
+<data>/trainer/quarantine/    micro-batches that could not be learnt
+<data>/trainer/topics.json    the ids of the topics that the offsets in them count in
+<data>/handover/              what the indexer reads
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from model.learning import learner
+from model.learning.learner import Learner
+from model.retrieval.retrieval_model import RetrievalModel
+from model.training.checkpoint import CheckpointDirectory
+from model.training.handover import HandoverDirectory
+from model.training.journal import RocksJournal
+from model.training.log_end import read_log_end
+from model.training.micro_batch import ITEMS, SEQUENCES
+from model.training.progress import Progress
+from model.training.quarantine import QuarantineDirectory
+from model.training.sequence_source import SequenceSource
+from model.training.trainer import AnswererFactory, Config, Report, Trainer
+from streaming.topic_identity import TopicIdentity
+from streaming.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+
+def pick_device(wanted: str) -> str:
+    """The device to train on: "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: for "cuda" on a computer without a GPU.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    if wanted.startswith("cuda") and not available:
+        raise ValueError(f"trainer.device is {wanted!r}, but torch finds no GPU; use 'auto'")
+    return wanted
+
+
+def run(
+    config: Config,
+    model_config: learner.Config,
+    bootstrap: str,
+    kafka_settings: Mapping[str, Any],
+    topics: Topics,
+    data_dir: Path,
+    answerer_factory: AnswererFactory | None,
+    stop: threading.Event,
+    report: Report,
+) -> Progress:
+    """Train from Kafka into `data_dir` until `stop` is set.
+
+    `bootstrap` is "host:port[,host:port]"; `kafka_settings` are further keyword arguments of
+    `kafka.KafkaConsumer`. `answerer_factory` makes the served path out of a published model;
+    without it nothing is answered before it is learnt.
+
+    Raises:
+        TrainerError, ModelError: when training cannot go on; the message says what to do.
+        ForeignKafkaError: if the topics are not those that were trained from before.
+    """
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # moments of Adam fade to denormal numbers, which are slow
+    device = pick_device(config.device)
+    log.info("trainer starts", device=device, threads=config.threads, data=str(data_dir))
+
+    def make(state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Learner:
+        if state is None:
+            return Learner(model_config, device)
+        return Learner.restore(model_config, *state, device)
+
+    # The journal comes first: its lock keeps a second trainer off the directories.
+    journal = RocksJournal(data_dir / "trainer" / "journal")
+    identity = TopicIdentity(
+        data_dir,
+        "trainer",
+        {"bootstrap_servers": bootstrap, **kafka_settings},
+        {SEQUENCES: topics.sequences, ITEMS: topics.items},
+    )
+    source = SequenceSource(
+        bootstrap, topics, kafka_settings, identity, lambda: read_log_end(data_dir)
+    )
+    try:
+        trainer = Trainer(
+            make,
+            source,
+            journal,
+            CheckpointDirectory(data_dir / "trainer" / "checkpoints", config.keep_checkpoints),
+            HandoverDirectory(
+                data_dir / "handover",
+                config.keep_handovers,
+                lambda path, manifest: RetrievalModel.load(path, manifest, device),
+            ),
+            answerer_factory,
+            config,
+            quarantined=QuarantineDirectory(data_dir / "trainer" / "quarantine"),
+        )
+        return trainer.run(stop, report)
+    finally:
+        source.close()
+        journal.close()

@@ -1,0 +1,179 @@
+"""A topic of which only committed records are seen, at offsets that the caller keeps.
+
+Transaction markers and aborted records take offsets but are never seen; the position behind them
+is what counts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+
+from model.training.micro_batch import Ranges, Record, TrainerError
+from model.training.source import Parser, SourceUnavailable, parse
+
+POLL_MS = 20
+ASK_MS = 5_000
+"""How long to wait for an answer of the broker before it counts as away."""
+
+
+class CommittedTopic:
+    """One topic: read on from given offsets, or read given ranges again.
+
+    `parser` raises `EventError` for poison. `settings` are keyword arguments of `KafkaConsumer`.
+    Every method may raise `KafkaError`; the object is then to be closed and made anew.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        parser: Parser[Any],
+        settings: Mapping[str, Any],
+        max_records: int,
+    ) -> None:
+        self._topic = topic
+        self._parser = parser
+        self._max_records = max_records
+        self._consumer = KafkaConsumer(
+            **settings,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_poll_records=max_records,
+            # The broker answers a connection in turn: behind a fetch that waits for records,
+            # so would a question for the end of a partition.
+            fetch_max_wait_ms=POLL_MS,
+            bootstrap_timeout_ms=ASK_MS,
+        )
+        self._partitions: list[TopicPartition] = []
+        self._assigned: list[TopicPartition] = []
+        self._positions: dict[int, int] = {}
+        self._ahead: dict[int, deque[Any]] = {}  # fetched behind the ranges that were read
+        self._read_to: dict[int, int] = {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Read on at these offsets; partitions that are not named start at 0."""
+        self._partitions, self._assigned, self._positions = [], [], {}
+        self._ahead, self._read_to = {}, {}
+        self._discover()
+        self._positions |= offsets
+        self._assign(self._partitions)
+
+    def _discover(self) -> None:
+        """Look which partitions the topic has now; new ones are read from their beginning."""
+        numbers = self._consumer.partitions_for_topic(self._topic)
+        if not numbers:
+            raise SourceUnavailable(
+                f"Kafka has no topic {self._topic!r} yet, or does not answer "
+                f"(at {self._consumer.config['bootstrap_servers']})"
+            )
+        self._partitions = [TopicPartition(self._topic, p) for p in sorted(numbers)]
+        for tp in self._partitions:
+            self._positions.setdefault(tp.partition, 0)
+
+    def _assign(self, partitions: list[TopicPartition]) -> None:
+        # Not pause(): in kafka-python 3.0.12 a paused partition with fetched records may never
+        # be fetched again after resume(), when the slot for records in turn is not empty.
+        if partitions == self._assigned:
+            return
+        added = set(partitions) - set(self._assigned)
+        self._consumer.assign(partitions)
+        for tp in added:
+            self._consumer.seek(tp, self._positions[tp.partition])
+        self._assigned = partitions
+
+    def _position(self, tp: TopicPartition) -> int:
+        position = self._consumer.position(tp, timeout_ms=ASK_MS)
+        if position is None:
+            raise SourceUnavailable(f"Kafka does not answer ({tp.topic} {tp.partition})")
+        return int(position)
+
+    def positions(self) -> dict[int, int]:
+        """Partition -> offset after all that was returned, markers included."""
+        return dict(self._positions)
+
+    def ends(self) -> dict[int, int]:
+        """Partition -> end of what is committed."""
+        self._discover()
+        ends = self._consumer.end_offsets(self._partitions, timeout_ms=ASK_MS)
+        return {tp.partition: int(end) for tp, end in ends.items()}
+
+    def poll(self, timeout_ms: int, enough: Collection[int] = ()) -> dict[int, list[Record[Any]]]:
+        """Read on, from every partition that has something, but not from those in `enough`."""
+        self._assign([tp for tp in self._partitions if tp.partition not in enough])
+        found: dict[int, list[Record[Any]]] = {}
+        for _ in self._assigned:  # one call mostly returns records of one partition
+            fetched = self._consumer.poll(0 if found else timeout_ms, max_records=self._max_records)
+            if not fetched:
+                break
+            for tp, records in fetched.items():
+                found.setdefault(tp.partition, []).extend(map(self._record, records))
+        self._positions |= {tp.partition: self._position(tp) for tp in self._assigned}
+        return found
+
+    def _record(self, record: Any) -> Record[Any]:
+        place = {"topic": self._topic, "partition": record.partition, "offset": record.offset}
+        return Record(record.offset, parse(self._parser, record.key, record.value, place))
+
+    def check(self, ends: Mapping[int, int]) -> None:
+        """Refuse a position beyond the end: the topic is not the one that was read."""
+        for partition, position in self._positions.items():
+            if partition in ends and position > ends[partition]:
+                raise TrainerError(
+                    f"{self._topic} partition {partition}: the checkpoint goes on at offset "
+                    f"{position}, but the topic ends at {ends[partition]}: it was recreated; "
+                    "restore it, or begin anew with --fresh"
+                )
+
+    def read(self, ranges: Ranges) -> dict[int, list[Record[Any]]]:
+        """Exactly the records of these ranges, whatever gaps they have.
+
+        What was fetched behind a range is kept for the next call, which mostly goes on there.
+        `seek` before polling again.
+        """
+        wanted = {p: (start, end) for p, (start, end) in ranges.items() if start < end}
+        for partition, (start, _) in wanted.items():
+            if self._read_to.get(partition) != start:
+                self._ahead[partition] = deque()
+                self._positions[partition] = start
+                self._assigned = [tp for tp in self._assigned if tp.partition != partition]
+        self._assign([TopicPartition(self._topic, p) for p in sorted(self._ahead)])
+        silent = 0
+        while missing := self._short(wanted):
+            fetched = self._consumer.poll(POLL_MS, max_records=self._max_records)
+            for tp, records in fetched.items():
+                self._ahead[tp.partition].extend(records)
+            silent = 0 if fetched else silent + 1
+            if silent * POLL_MS >= ASK_MS:
+                self._explain_silence(missing)
+        found: dict[int, list[Record[Any]]] = {partition: [] for partition in ranges}
+        for partition, (_, end) in wanted.items():
+            ahead = self._ahead[partition]
+            while ahead and ahead[0].offset < end:
+                found[partition].append(self._record(ahead.popleft()))
+            self._read_to[partition] = end
+        return found
+
+    def _short(self, wanted: Ranges) -> dict[TopicPartition, int]:
+        """The partitions, and ends, of ranges that were not fetched to their end yet."""
+        partitions = {TopicPartition(self._topic, p): end for p, (_, end) in wanted.items()}
+        return {tp: end for tp, end in partitions.items() if self._position(tp) < end}
+
+    def _explain_silence(self, missing: Mapping[TopicPartition, int]) -> None:
+        ends = self._consumer.end_offsets(list(missing), timeout_ms=ASK_MS)
+        for tp, end in missing.items():
+            if ends[tp] < end:
+                raise TrainerError(
+                    f"{self._topic} partition {tp.partition}: the journal has a micro-batch up to "
+                    f"offset {end}, but the topic ends at {ends[tp]}: it was recreated; restore "
+                    "it, or begin anew with --fresh"
+                )
+        raise SourceUnavailable(f"Kafka sends nothing of {self._topic}")

@@ -1,0 +1,1 @@
+"""The Flink job from outside: settings, submission, supervision, state, accounts."""

@@ -1,0 +1,268 @@
+"""Accounts of a pipeline: what entered `clicks`, and where each record of it went.
+
+    clicks = sequences + late + duplicates + dead letters + lost
+
+Everything is counted from the topics themselves, by readers that see committed records only, so
+nothing depends on counters that a crash could reset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from streaming.bounds import EventError
+from streaming.errors import KafkaUnavailable
+from streaming.events import HEARTBEAT, Click
+from streaming.job.flink_rest import FlinkRest
+from streaming.topics import Topics
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Counts of committed records; `clicks` without heartbeats.
+
+    `duplicates` are the clicks whose event id an earlier one carries.
+    """
+
+    clicks: int
+    sequences: int
+    late: int
+    dead_letters: int
+    duplicates: int
+
+    @property
+    def lost(self) -> int:
+        """Clicks that went nowhere; negative if something came out twice."""
+        out = self.sequences + self.late + self.dead_letters + self.duplicates
+        return self.clicks - out
+
+
+def consumer(bootstrap: str, settings: Mapping[str, Any]) -> KafkaConsumer:
+    """A consumer without a group that sees committed records only.
+
+    Raises:
+        KafkaUnavailable: if Kafka does not answer.
+    """
+    try:
+        return KafkaConsumer(
+            **{
+                "bootstrap_servers": bootstrap,
+                "group_id": None,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "earliest",
+                "isolation_level": "read_committed",
+                "max_poll_records": 5000,
+                "fetch_max_bytes": 32 << 20,
+                "max_partition_fetch_bytes": 8 << 20,
+                **settings,
+            }
+        )
+    except KafkaError as error:
+        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer ({error})") from error
+
+
+def read_all(reader: KafkaConsumer, topic: str) -> Iterable[Any]:
+    """Every committed record of a topic, up to its end as of now."""
+    partitions = [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic) or ()]
+    if not partitions:
+        return
+    reader.assign(partitions)
+    reader.seek_to_beginning(*partitions)
+    ends = reader.end_offsets(partitions)
+    while any(reader.position(p) < ends[p] for p in partitions):
+        for records in reader.poll(timeout_ms=500).values():
+            yield from records
+
+
+def _origin(record: Any) -> tuple[int, int] | None:
+    """Partition and offset in `clicks` of a dead letter, by its headers."""
+    headers = dict(record.headers)
+    try:
+        return int(headers["partition"]), int(headers["offset"])
+    except (KeyError, ValueError):
+        return None  # somebody else's record
+
+
+def _identity(value: bytes | None) -> tuple[str | None, bool]:
+    """The event id of a click, and whether it is a heartbeat."""
+    try:
+        click = Click.from_bytes(value)
+    except EventError:
+        return None, False
+    return click.event_id, click.event_type == HEARTBEAT
+
+
+def count(bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None) -> Accounts:
+    """Count the topics; reads all of them, about 30,000 records per second.
+
+    Raises:
+        StreamingError: if Kafka does not answer.
+    """
+    reader = consumer(bootstrap, settings or {})
+    try:
+        dead = [_origin(record) for record in read_all(reader, topics.clicks_dlq)]
+        late = sum(1 for _ in read_all(reader, topics.clicks_late))
+        sequences = sum(1 for _ in read_all(reader, topics.sequences))
+        origins = set(dead)
+        clicks = duplicates = 0
+        seen: set[str] = set()
+        for record in read_all(reader, topics.clicks):
+            identity, heartbeat = None, False
+            if (record.partition, record.offset) not in origins:
+                identity, heartbeat = _identity(record.value)
+            clicks += not heartbeat
+            if identity is None or heartbeat:
+                continue
+            duplicates += identity in seen
+            seen.add(identity)
+        return Accounts(clicks, sequences, late, len(dead), duplicates)
+    finally:
+        reader.close()
+
+
+class Aside:
+    """Counts what the job has put aside, late clicks and dead letters, as the topics grow.
+
+    Offsets would not do: the end of every transaction takes one. What is there at first is counted
+    a little at a time; until that is done the counts are unknown, so that they never go back.
+    """
+
+    PATIENCE_SECONDS = 0.25
+    """Spent in one look; about 8,000 records."""
+
+    def __init__(
+        self, bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self._reader = consumer(bootstrap, {**(settings or {}), "fetch_max_wait_ms": 20})
+        self._names = {topics.clicks_late: "late", topics.clicks_dlq: "dead_letters"}
+        self._counts = dict.fromkeys(self._names.values(), 0)
+        self._complete = False
+
+    def counts(self) -> dict[str, int | None]:
+        """`late` and `dead_letters` since the topics began; None while they are not known yet."""
+        with suppress(KafkaError):
+            self._read()
+        return {name: n if self._complete else None for name, n in self._counts.items()}
+
+    def _read(self) -> None:
+        if not self._reader.assignment():
+            partitions = [
+                TopicPartition(topic, number)
+                for topic in self._names
+                for number in self._reader.partitions_for_topic(topic) or ()
+            ]
+            if not partitions:
+                return
+            self._reader.assign(partitions)
+            self._reader.seek_to_beginning(*partitions)
+        until = time.monotonic() + self.PATIENCE_SECONDS
+        while time.monotonic() < until:
+            polled = self._reader.poll(timeout_ms=50)
+            if not polled:
+                break
+            for partition, records in polled.items():
+                self._counts[self._names[partition.topic]] += len(records)
+        if not self._complete:
+            ends = self._reader.end_offsets(list(self._reader.assignment()))
+            self._complete = all((self._reader.position(p) or 0) >= end for p, end in ends.items())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._reader.close(autocommit=False)
+
+
+class StreamEnd:
+    """Tells whether the job has emitted and committed everything of `clicks` as it is now.
+
+    That is so when a checkpoint covers the end of `clicks`, two more checkpoints have completed
+    since (watermarks travel between barriers, and a commit follows its checkpoint), and no
+    transaction is open on `sequences`. Or when the topics account for every click: the job tells of
+    its checkpoints through a Kafka client that goes by the wall clock, and falls silent for as long
+    as that was put back by. Counting costs with the log, so it is done only where nothing has come
+    out for `QUIET_SECONDS` while the job seems to have more to read.
+    """
+
+    QUIET_SECONDS = 20.0
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Topics,
+        group: str,
+        flink: FlinkRest,
+        settings: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topics = topics
+        self._flink = flink
+        self._group = group
+        self._count = lambda: count(bootstrap, topics, settings)
+        self._clock = clock
+        self._came_out: tuple[dict[Any, int], float] = ({}, 0.0)
+        self._committed = consumer(bootstrap, {"group_id": group, **(settings or {})})
+        self._raw = consumer(bootstrap, {**(settings or {}), "isolation_level": "read_uncommitted"})
+        self._covered_at: tuple[str, int] | None = None
+
+    def lag(self) -> int:
+        """Records of `clicks` that no completed checkpoint covers."""
+        partitions = self._partitions(self._raw, self._topics.clicks)
+        ends = self._raw.end_offsets(partitions)
+        return sum(ends[p] - (self._committed.committed(p) or 0) for p in partitions)
+
+    @staticmethod
+    def _partitions(reader: KafkaConsumer, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic) or ()]
+
+    def reached(self, job_name: str) -> bool:
+        """Look once.
+
+        Raises:
+            KafkaError, FlinkUnavailable: if one of them does not answer.
+        """
+        jobs = [j for j, s in self._flink.jobs(job_name) if s == "RUNNING"]
+        if not jobs:
+            self._covered_at = None
+            return False
+        if self.lag() > 0:
+            self._covered_at = None
+            return self._quiet() and self._nothing_open() and self._count().lost == 0
+        completed = self._flink.checkpoints(jobs[0]).completed
+        if self._covered_at is None or self._covered_at[0] != jobs[0]:
+            self._covered_at = (jobs[0], completed)
+        return completed >= self._covered_at[1] + 2 and self._nothing_open()
+
+    def _ends(self, reader: KafkaConsumer) -> dict[TopicPartition, int]:
+        """The ends of what the job writes, as a reader sees them."""
+        topics = (self._topics.sequences, self._topics.clicks_late, self._topics.clicks_dlq)
+        partitions = [p for topic in topics for p in self._partitions(reader, topic)]
+        return dict(reader.end_offsets(partitions))
+
+    def _nothing_open(self) -> bool:
+        return self._ends(self._raw) == self._ends(self._committed)
+
+    def _quiet(self) -> bool:
+        """Whether nothing came out for `QUIET_SECONDS`; said once in so many seconds."""
+        ends, now = self._ends(self._committed), self._clock()
+        if ends == self._came_out[0] and now - self._came_out[1] < self.QUIET_SECONDS:
+            return False
+        quiet = ends == self._came_out[0]
+        self._came_out = (ends, now)
+        return quiet
+
+    def sequence_ends(self) -> dict[int, int]:
+        """Partition of `sequences` -> the offset after what is committed; raises KafkaError."""
+        partitions = self._partitions(self._committed, self._topics.sequences)
+        ends = self._committed.end_offsets(partitions)
+        return {p.partition: int(end) for p, end in ends.items()}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._committed.close(autocommit=False)
+        self._raw.close()

@@ -1,0 +1,312 @@
+"""Whatever is wrong with a version, it is refused by a typed error before faiss sees it, and the
+version that answers goes on answering.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from deploy.service.snapshot_follower import SnapshotFollower
+from indexer.errors import SnapshotError
+from indexer.indexing.indexer import Config, Indexer
+from indexer.indexing.item_store import Store
+from indexer.indexing.recovery import pointer_to
+from indexer.lists import code_lists as lists_module
+from indexer.lists.code_lists import CodeList
+from indexer.search.retriever import Query
+from indexer.search.soft_search import Config as SearchConfig
+from indexer.snapshots.pointer import POINTER, read_pointer, write_pointer
+from indexer.snapshots.snapshot import load_served, load_snapshot
+from model.artifacts.manifest import publish, read_manifest, sha256
+from tests.deploy.snapshot_maker import make_snapshots
+from tests.indexer.stand_in import StandIn
+
+CODES = 4
+FILES = [
+    "manifest.json",
+    "weights.safetensors",
+    "items.parquet",
+    *(f"index/0000{code}.safetensors" for code in range(CODES)),
+]
+NEW = "snapshots/00000002"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """Versions 1 and 2 of different models, 1 being served."""
+    data_dir = tmp_path_factory.mktemp("data")
+    store = Store(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(Config(), store, data_dir, lambda: 7, StandIn.load)
+    indexer.recover()
+    for number in (1, 2):
+        StandIn.make(40, codes=CODES, seed=number).hand_over(data_dir, number)
+        indexer.index_handover(number)
+    store.close()
+    write_pointer(
+        data_dir, pointer_to(load_snapshot(data_dir / "snapshots/00000001", StandIn.load), 7)
+    )
+    return data_dir
+
+
+Spoil = Callable[[Path], None]
+
+
+def flipped(name: str, at: float) -> Spoil:
+    def spoil(data_dir: Path) -> None:
+        path = data_dir / NEW / name
+        content = bytearray(path.read_bytes())
+        content[min(int(at * len(content)), len(content) - 1)] ^= 1
+        path.write_bytes(content)
+
+    return spoil
+
+
+def truncated(name: str) -> Spoil:
+    def spoil(data_dir: Path) -> None:
+        path = data_dir / NEW / name
+        path.write_bytes(path.read_bytes()[:-9])
+
+    return spoil
+
+
+def linked_outside(name: str) -> Spoil:
+    def spoil(data_dir: Path) -> None:
+        path = data_dir / NEW / name
+        path.rename(data_dir / "elsewhere")
+        path.symlink_to(data_dir / "elsewhere")
+
+    return spoil
+
+
+def named_outside(data_dir: Path) -> None:
+    """The manifest names a file that is there and has the digest, but not in the directory."""
+    shutil.copy(data_dir / NEW / "weights.safetensors", data_dir / "snapshots" / "weights")
+    path = data_dir / NEW / "manifest.json"
+    body = orjson.loads(path.read_bytes())
+    body["files"]["../weights"] = body["files"]["weights.safetensors"]
+    path.write_bytes(orjson.dumps(body))
+
+
+def republished(change: Spoil) -> Spoil:
+    """Version 2 anew, changed, under digests that are right: only its content betrays it."""
+
+    def spoil(data_dir: Path) -> None:
+        path = data_dir / NEW
+        facts = read_manifest(path, "snapshot").facts
+        path.rename(data_dir / "before")
+
+        def write(directory: Path) -> None:
+            shutil.copytree(data_dir / "before", directory, dirs_exist_ok=True)
+            (directory / "manifest.json").unlink()
+            change(directory)
+
+        publish(path, "snapshot", facts, write)
+
+    return spoil
+
+
+def in_list(alter: Callable[[dict[str, np.ndarray]], None], code: int = 2) -> Spoil:
+    def change(directory: Path) -> None:
+        path = directory / "index" / f"0000{code}.safetensors"
+        tensors = {name: value.copy() for name, value in load_file(path).items()}
+        alter(tensors)
+        save_file(tensors, path)
+
+    return republished(change)
+
+
+def huge_list(directory: Path) -> None:
+    header = orjson.dumps(
+        {
+            "item_ids": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
+            "vectors": {"dtype": "F32", "shape": [1, 2**40], "data_offsets": [8, 8 + 2**42]},
+        }
+    )
+    path = directory / "index" / "00002.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+
+
+def wide_list(directory: Path) -> None:
+    ids = load_file(directory / "index" / "00002.safetensors")["item_ids"]
+    wide = {"item_ids": ids, "vectors": np.zeros((len(ids), 9000), np.float32)}
+    save_file(wide, directory / "index" / "00002.safetensors")
+
+
+def huge_weights(directory: Path) -> None:
+    header = orjson.dumps(
+        {"vectors": {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}}
+    )
+    content = len(header).to_bytes(8, "little") + header
+    (directory / "weights.safetensors").write_bytes(content)
+
+
+def wide_items(directory: Path) -> None:
+    path = directory / "items.parquet"
+    table = pq.read_table(path)
+    wide = pa.array([[0] * 9000] * len(table), pa.list_(pa.int16()))
+    pq.write_table(table.set_column(1, "codes", wide), path)
+
+
+def index_of_version_1(directory: Path) -> None:
+    shutil.rmtree(directory / "index")
+    shutil.copytree(directory.parent / "00000001" / "index", directory / "index")
+
+
+def model_of_other_codes(directory: Path) -> None:
+    StandIn.make(40, codes=CODES + 1).save(directory / "weights.safetensors")
+
+
+def model_of_other_dimension(directory: Path) -> None:
+    StandIn.make(40, codes=CODES, dimension=9).save(directory / "weights.safetensors")
+
+
+def nan_weights(directory: Path) -> None:
+    StandIn.make(40, codes=CODES).moved(np.nan).save(directory / "weights.safetensors")
+
+
+def twice_in_items(directory: Path) -> None:
+    table = pq.read_table(directory / "items.parquet")
+    ids = table["item_id"].to_numpy().copy()
+    ids[1] = ids[0]
+    pq.write_table(table.set_column(0, "item_id", pa.array(ids)), directory / "items.parquet")
+
+
+def in_two_lists(directory: Path) -> None:
+    index = directory / "index"
+    first, second = (load_file(index / f"0000{code}.safetensors") for code in (1, 2))
+    second["item_ids"] = np.append(second["item_ids"], first["item_ids"][0])
+    second["vectors"] = np.concatenate([second["vectors"], first["vectors"][:1]])
+    save_file(second, index / "00002.safetensors")
+
+
+def not_a_number(value: float) -> Callable[[dict[str, np.ndarray]], None]:
+    def alter(tensors: dict[str, np.ndarray]) -> None:
+        tensors["vectors"][0, 1] = value
+
+    return alter
+
+
+def twice(tensors: dict[str, np.ndarray]) -> None:
+    tensors["item_ids"][1] = tensors["item_ids"][0]
+
+
+WRONG: dict[str, Spoil] = {
+    **{f"byte {at} of {n} flipped": flipped(n, at) for n in FILES for at in (0.0, 0.5, 1.0)},
+    **{f"{name} truncated": truncated(name) for name in FILES},
+    **{f"{name} leads outside": linked_outside(name) for name in FILES[1:]},
+    "manifest names a file outside": named_outside,
+    "list declares 2^40 dimensions": republished(huge_list),
+    "list of 9000 dimensions": republished(wide_list),
+    "weights declare 4 TiB": republished(huge_weights),
+    "items of 9000 codes each": republished(wide_items),
+    "index of another version": republished(index_of_version_1),
+    "model of another number of codes": republished(model_of_other_codes),
+    "model of another dimension": republished(model_of_other_dimension),
+    "NaN in the weights": republished(nan_weights),
+    "NaN in a list": in_list(not_a_number(np.nan)),
+    "infinity in a list": in_list(not_a_number(-np.inf)),
+    "item twice in a list": in_list(twice),
+    "item in two lists": republished(in_two_lists),
+    "item twice among the items": republished(twice_in_items),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_version_is_refused_before_faiss_sees_it_and_the_last_good_one_answers(
+    published, tmp_path, wrong, monkeypatch
+):
+    data_dir = Path(shutil.copytree(published, tmp_path / "data"))
+    follower = SnapshotFollower(data_dir, SearchConfig(), load_model=StandIn.load)
+    follower.poll()
+    before = follower.state
+    assert before is not None and before.version == 1
+    good = load_snapshot(data_dir / NEW, StandIn.load)
+    wrong(data_dir)
+    pointer = pointer_to(good, 8)
+    if not wrong.__qualname__.startswith(("flipped", "truncated")):
+        # whoever forged the content would forge the pointer's digest, too
+        pointer = replace(pointer, digest=sha256(data_dir / NEW / "manifest.json"))
+    write_pointer(data_dir, pointer)
+    # lists are made, and faiss is asked, only of what passed every check
+    monkeypatch.setattr(CodeList, "_fill", _must_not_happen)
+    monkeypatch.setattr(lists_module, "faiss", None)
+    with pytest.raises(SnapshotError):
+        load_served(data_dir, StandIn.load)
+    assert not follower.poll() and follower.failures == 1 and follower.last_error
+    assert follower.state is before
+    assert len(before.answer(Query([], k=10)).items) == 10
+
+
+def _must_not_happen(*_: object) -> None:
+    pytest.fail("a list was made of what must be refused")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"item_tower": {"dimension": 2**31}},
+        {"quantizer": {"codes": 2**31}},
+        {"quantizer": {"levels": 4}},
+        {"key_dimension": 2**31},
+        {"key_dimension": -1},
+    ],
+    ids=str,
+)
+def test_a_model_that_declares_other_sizes_than_it_has_is_refused_before_they_are_allocated(
+    tmp_path, change
+):
+    make_snapshots(tmp_path, 1)
+    path = tmp_path / "snapshots/00000001"
+    manifest = read_manifest(path, "snapshot")
+    load_snapshot(path)
+    config = manifest.facts["model"]["config"]
+    for name, value in change.items():
+        config[name] = config[name] | value if isinstance(value, dict) else value
+
+    def write(directory: Path) -> None:
+        shutil.copytree(path, directory, dirs_exist_ok=True)
+        (directory / "manifest.json").unlink()
+
+    forged = tmp_path / "snapshots/00000002"
+    publish(forged, "snapshot", manifest.facts, write)
+    with pytest.raises(SnapshotError, match="weights"):
+        load_snapshot(forged)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "../data/snapshots/00000002"},
+        {"path": "/snapshots/00000002"},
+        {"path": "snapshots/00000001/../00000002"},
+        {"appended": [{"file": "../x.parquet", "sha256": "0" * 64, "position": {}}]},
+        {"version": 3},
+        {"digest": "f" * 64},
+    ],
+    ids=lambda change: "-".join(f"{k} {v}" for k, v in change.items())[:40],
+)
+def test_a_pointer_that_leaves_the_directory_or_names_another_version_moves_nothing(
+    published, tmp_path, change
+):
+    data_dir = Path(shutil.copytree(published, tmp_path / "data"))
+    follower = SnapshotFollower(data_dir, SearchConfig(), load_model=StandIn.load)
+    follower.poll()
+    good = load_snapshot(data_dir / NEW, StandIn.load)
+    write_pointer(data_dir, pointer_to(good, 8))
+    body = orjson.loads((data_dir / POINTER).read_bytes()) | change
+    (data_dir / POINTER).write_bytes(orjson.dumps(body))
+    assert not follower.poll() and follower.failures == 1
+    assert follower.state is not None and follower.state.version == 1
+    write_pointer(data_dir, pointer_to(good, 9))
+    assert follower.poll() and follower.state.version == 2
+    assert read_pointer(data_dir).version == 2

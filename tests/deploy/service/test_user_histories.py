@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.service.user_histories import (
+    HistoryRecord,
+    HistoryStoreError,
+    UserHistories,
+    UserHistory,
+)
+from streaming.events import HISTORY_LENGTH, UserSequence
+
+TOPIC = "sequences"
+
+
+def sequences_of(user_id: int, items: list[int]) -> list[UserSequence]:
+    """The records that the streaming job writes for a user who clicks `items`, one per second."""
+    times = [1000 * position for position in range(1, len(items) + 1)]
+    return [
+        UserSequence(
+            event_id=f"{user_id}-{at}",
+            user_id=user_id,
+            event_time=times[at],
+            position=at + 1,
+            history_items=items[max(0, at - HISTORY_LENGTH) : at],
+            history_times=times[max(0, at - HISTORY_LENGTH) : at],
+            target=item,
+        )
+        for at, item in enumerate(items)
+    ]
+
+
+def records(sequences: list[UserSequence], start: int = 0) -> list[HistoryRecord]:
+    return [
+        HistoryRecord(TOPIC, 0, offset, sequence.to_bytes())
+        for offset, sequence in enumerate(sequences, start)
+    ]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "service" / "histories"
+
+
+def test_the_target_ends_the_history_and_fifty_are_kept(directory: Path) -> None:
+    histories = UserHistories(directory)
+    clicked = list(range(100, 160))
+    histories.store(records(sequences_of(7, clicked)), {(TOPIC, 0): 60})
+    history = histories.get(7)
+    assert history is not None
+    assert history.items == clicked[-50:]
+    assert history.times == [1000 * position for position in range(11, 61)]
+    assert history.position == 60
+    assert histories.latest_event_time_ms == 60_000
+    assert histories.get(8) is None
+
+
+def test_a_restart_resumes_behind_what_is_stored(directory: Path) -> None:
+    histories = UserHistories(directory)
+    histories.store(records(sequences_of(1, [5, 6])), {(TOPIC, 0): 2, (TOPIC, 3): 9})
+    histories.close()
+    again = UserHistories(directory)
+    assert again.get(1) == UserHistory(2, [5, 6], [1000, 2000])
+    assert (again.next_offset(TOPIC, 0), again.next_offset(TOPIC, 3)) == (2, 9)
+    assert again.next_offset("other", 0) == 0
+    assert (again.users, again.latest_event_time_ms) == (1, 2000)
+
+
+def test_a_record_delivered_again_changes_nothing(directory: Path) -> None:
+    histories = UserHistories(directory)
+    delivered = records(sequences_of(1, [5, 6, 7]))
+    histories.store(delivered, {(TOPIC, 0): 3})
+    histories.store(delivered[:2], {(TOPIC, 0): 3})
+    assert histories.get(1) == UserHistory(3, [5, 6, 7], [1000, 2000, 3000])
+    assert histories.users == 1
+
+
+def test_poison_is_counted_and_the_rest_goes_on(directory: Path) -> None:
+    histories = UserHistories(directory)
+    good = records(sequences_of(1, [5, 6]))
+    poison = [
+        HistoryRecord(TOPIC, 0, 2, b"\xff"),
+        HistoryRecord(TOPIC, 0, 3, None),
+        HistoryRecord(TOPIC, 0, 4, b'{"user_id": "x"}'),
+    ]
+    assert histories.store([poison[0], *good, *poison[1:]], {(TOPIC, 0): 5}) == 2
+    assert histories.poisoned == 3
+    assert histories.get(1) == UserHistory(2, [5, 6], [1000, 2000])
+
+
+def test_a_second_process_on_the_same_store_is_told_so(directory: Path) -> None:
+    histories = UserHistories(directory)
+    with pytest.raises(HistoryStoreError, match="stop another service"):
+        UserHistories(directory)
+    histories.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    clicks=st.dictionaries(
+        st.integers(0, 2**63 - 1),
+        st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=60),
+        min_size=1,
+        max_size=4,
+    ),
+    cut=st.integers(1, 20),
+)
+def test_any_batching_gives_the_last_clicks_of_every_user(
+    clicks: dict[int, list[int]], cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    histories = UserHistories(tmp_path_factory.mktemp("histories"))
+    log = records([s for user, items in clicks.items() for s in sequences_of(user, items)])
+    for start in range(0, len(log), cut):
+        part = log[start : start + cut]
+        histories.store(part, {(TOPIC, 0): part[-1].offset + 1})
+    for user, items in clicks.items():
+        history = histories.get(user)
+        assert history is not None
+        assert history.items == items[-50:]
+        assert history.position == len(items)
+    assert histories.next_offset(TOPIC, 0) == len(log)
+    histories.close()

@@ -1,0 +1,155 @@
+"""A withdrawn item is in no answer of the service, whichever version answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.release.decisions import Decision, decide
+from indexer.search.retriever import Query
+from indexer.snapshots.withdrawn import WITHDRAWN, write_withdrawn
+from streaming.events import Item
+from tests.deploy.release.test_judge import Config, Judging
+from tests.deploy.service.test_service import Running
+from tests.deploy.service.test_service_limits import Serving
+from tests.deploy.snapshot_maker import ITEMS, Shelf
+
+
+@pytest.fixture
+def serving(shelf: Shelf) -> Iterator[Serving]:
+    one = Serving(shelf)
+    yield one
+    one.close()
+
+
+def answered(serving: Serving, path: str = "/v1/retrieve", **body) -> list[int]:
+    answer = serving.http.post(path, json={"history": [], "k": ITEMS, **body})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    return [item["item_id"] for item in found.get("answer", found)["items"]]
+
+
+def popular(serving: Serving) -> list[int]:
+    return [one["item_id"] for one in serving.http.get("/v1/popular?k=50").json()["items"]]
+
+
+def test_it_is_in_no_answer_and_comes_back_when_it_is_withdrawn_no_more(serving: Serving) -> None:
+    clicked = know_history(serving)
+    gone = [popular(serving)[0], clicked[-1]]
+    assert set(gone) <= set(answered(serving))
+    write_withdrawn(serving.follower._data_dir, gone)
+    assert serving.follower.poll()
+    for path in ("/v1/retrieve", "/v1/explain"):
+        assert len(answered(serving, path)) == ITEMS - len(set(gone))
+        assert not set(gone) & set(answered(serving, path))
+        # neighbours of what was clicked, and what is hot, come by another way than the lists
+        near = answered(serving, path, history=clicked, exclude_seen=False)
+        assert not set(gone) & set(near)
+    assert not set(gone) & set(popular(serving))
+    assert serving.http.get("/health").json()["items"] == ITEMS - len(set(gone))
+    write_withdrawn(serving.follower._data_dir, ())
+    assert serving.follower.poll()
+    assert len(answered(serving)) == ITEMS and gone[0] in popular(serving)
+
+
+def know_history(serving: Serving) -> list[int]:
+    history = serving.histories.get(3)
+    assert history is not None
+    return history.items
+
+
+def test_a_history_goes_on_to_hold_it_and_to_show_its_title(serving: Serving) -> None:
+    clicked = know_history(serving)
+    before = serving.http.post("/v1/explain", json={"user_id": 3}).json()
+    write_withdrawn(serving.follower._data_dir, clicked)
+    serving.follower.poll()
+    assert know_history(serving) == clicked
+    state = serving.service.state()
+    assert [row["title"] for row in state.titles(clicked)] == [
+        f"Item {item} of kind {item % 7}" for item in clicked
+    ]
+    after = serving.http.post("/v1/explain", json={"user_id": 3}).json()
+    assert before.keys() == after.keys()
+
+
+def test_neither_a_restart_nor_an_older_version_nor_a_newer_one_brings_it_back(shelf: Shelf):
+    running = Running(shelf)
+    for version in (1, 2):
+        running.serve(version)
+    write_withdrawn(shelf.data_dir, [7])
+    running.follower.poll()
+
+    def items() -> list[int]:
+        return [one["item_id"] for one in running.retrieve(history=[], k=ITEMS)["items"]]
+
+    assert 7 not in items()
+    shelf.point_at(1)  # back to a version that does not know of it
+    assert running.follower.poll() and running.follower.state.version == 1
+    assert 7 not in items()
+    running.close()
+    running = Running(shelf)
+    assert running.follower.poll() and 7 not in items()
+    running.serve(3)
+    assert running.retrieve(history=[])["version"] == 3 and 7 not in items()
+    running.close()
+
+
+def test_a_version_that_was_loaded_to_be_judged_answers_without_it_once_promoted(shelf: Shelf):
+    judging = Judging(shelf, Config(least_events=20, patience_seconds=5.0))
+    shelf.publish(1)
+    judging.look()
+    shelf.publish(2)
+    assert judging.look() == 1 and judging.follower.challenger == 2
+    write_withdrawn(shelf.data_dir, [7])
+    judging.look()
+    assert judging.follower.challenger == 2
+    judging.now = 100.0
+    assert judging.look() == 2  # nobody came to be asked
+    assert 7 not in judging.follower.state.answer(query()).items
+    decide(shelf.data_dir, Decision(1, "pinned", "person", "the test"))
+    assert judging.look() == 1
+    assert 7 not in judging.follower.state.answer(query()).items
+
+
+def query(k: int = ITEMS) -> Query:
+    return Query([], k=k)
+
+
+def test_listed_again_it_is_answered_by_an_older_version_that_serves(shelf: Shelf):
+    running = Running(shelf)
+    running.serve(1)
+    write_withdrawn(shelf.data_dir, [7])
+    running.follower.poll()
+    shelf.append(1, [Item(7, "again"), Item(1000, "new")])
+    running.follower.poll()
+    assert {1000} == {1000, 7} & set(running.follower.state.answer(query()).items)
+    write_withdrawn(shelf.data_dir, [])
+    running.follower.poll()
+    assert {1000, 7} <= set(running.follower.state.answer(query(ITEMS + 1)).items)
+    running.close()
+
+
+def test_a_damaged_file_changes_nothing(shelf: Shelf):
+    running = Running(shelf)
+    running.serve(1)
+    write_withdrawn(shelf.data_dir, [7])
+    running.follower.poll()
+    (shelf.data_dir / WITHDRAWN).write_bytes(b"{")
+    running.follower.poll()
+    assert 7 not in running.follower.state.answer(query()).items
+    running.serve(2)
+    assert 7 not in running.follower.state.answer(query()).items
+    running.close()
+
+
+def test_versions_that_are_looked_at_side_by_side_do_not_show_it(serving: Serving) -> None:
+    def shown() -> set[int]:
+        found = serving.http.get("/v1/compare?a=1&b=2").json()
+        answers = [sample[side] for sample in found["samples"] for side in ("a", "b")]
+        return {int(item["item_id"]) for answer in answers for item in answer}
+
+    gone = sorted(shown())[:3]
+    write_withdrawn(serving.follower._data_dir, gone)
+    serving.follower.poll()
+    assert shown() and not shown() & set(gone)

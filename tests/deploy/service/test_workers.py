@@ -1,0 +1,201 @@
+"""Two worker processes' worth of service on one port: who answers what, and one set of metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from deploy.release.decisions import Decision, decide
+from deploy.service import process as service
+from deploy.service.process import Config, ServiceError
+from deploy.service.workers import AddedUp, note, noted
+from indexer.search.soft_search import Config as SearchConfig
+from tests.deploy.snapshot_maker import Shelf
+
+
+class Workers:
+    """Workers of one service, each in a thread."""
+
+    def __init__(self, data_dir: Path, port: int, away: int, token: str = "") -> None:
+        self._arguments = (Config(workers=2, poll_seconds=0.05, token=token), data_dir, port)
+        self._away = away
+        self.address = f"http://127.0.0.1:{port}"
+        self.statuses: list[dict[str, Any]] = []
+
+    @contextmanager
+    def running(self, number: int) -> Iterator[None]:
+        stop = threading.Event()
+        more = {
+            "bootstrap_servers": f"127.0.0.1:{self._away}",
+            "topic": "sequences",
+            "search": SearchConfig(codes=4),
+            "client_settings": {},
+            "stop": stop,
+            "report": self.statuses.append,
+            "worker": number,
+        }
+        thread = threading.Thread(target=service.run, args=self._arguments, kwargs=more)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(30)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
+        """Ask over a connection of its own, which the kernel gives to either."""
+        if body is None:
+            return httpx.get(self.address + path, headers=headers)
+        return httpx.post(self.address + path, json=body, headers=headers)
+
+
+def until(true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def up(workers: Workers) -> bool:
+    try:
+        return all(workers.ask("/ready").status_code == 200 for _ in range(8))
+    except httpx.HTTPError:
+        return False
+
+
+def queries(text: str) -> float:
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        if family.name == "sparc_service_queries"
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    )
+
+
+def test_two_workers_answer_on_one_port_as_one_service(shelf: Shelf, free_ports: Any) -> None:
+    shelf.publish(1)
+    shelf.publish(2)
+    workers = Workers(shelf.data_dir, *free_ports(2))
+    with workers.running(1), workers.running(2):
+        until(lambda: len(noted(shelf.data_dir)) == 2 and up(workers))
+        answers = [workers.ask("/v1/retrieve", {"history": [1, 2], "k": 5}) for _ in range(40)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.text for answer in answers}) == 1
+        # a counter tells the same whoever is asked, and nothing is counted twice or lost
+        texts = [workers.ask("/metrics").text for _ in range(10)]
+        assert {queries(text) for text in texts} == {40.0}
+        own = [
+            queries(httpx.get(f"http://127.0.0.1:{one['port']}/metrics").text)
+            for number, one in noted(shelf.data_dir).items()
+            if number == 2
+        ]
+        assert 0 < own[0] < 40
+        until(lambda: workers.statuses[-1]["requests"] == 40)
+        # what only the first one knows comes from it
+        assert {workers.ask("/health").json()["version"] for _ in range(10)} == {2}
+        pages = [workers.ask("/dashboard/") for _ in range(10)]
+        assert {(page.status_code, page.headers["content-type"]) for page in pages} == {
+            (200, "text/html; charset=utf-8")
+        }
+        assert {workers.ask("/nowhere").status_code for _ in range(10)} == {404}
+        # a decision moves both
+        decide(shelf.data_dir, Decision(1, "pinned", "person", "a test"))
+        until(lambda: {workers.ask("/ready").json()["version"] for _ in range(20)} == {1})
+
+
+def test_a_token_is_asked_for_by_every_worker(shelf: Shelf, free_ports: Any) -> None:
+    shelf.publish(1)
+    workers = Workers(shelf.data_dir, *free_ports(2), "secret")
+    with workers.running(1), workers.running(2):
+        until(lambda: len(noted(shelf.data_dir)) == 2 and up(workers))
+        for path, body in (("/v1/retrieve", {"history": []}), ("/metrics", None)):
+            without = {workers.ask(path, body).status_code for _ in range(10)}
+            assert without == {401}
+            given = {workers.ask(path, body, Authorization="Bearer secret") for _ in range(10)}
+            assert {answer.status_code for answer in given} == {200}
+        # so is the door of every worker, before what it passes on, and on each one's own port
+        ports = [one["port"] for one in noted(shelf.data_dir).values()]
+        for address in (workers.address, *(f"http://127.0.0.1:{port}" for port in ports)):
+            for path in ("/v1/retrieve", "/metrics", "/dashboard/", "/health", "/nowhere"):
+                evil = {"Host": "evil.example", "Authorization": "Bearer secret"}
+                asked = {httpx.get(address + path, headers=evil).status_code for _ in range(6)}
+                assert asked == {421}, (address, path)
+        long = b"a" * 300_000
+        right = {"Authorization": "Bearer secret"}
+        for content in (long, iter([long])):  # announced and not; passed on or not
+            for path in ("/v1/retrieve", "/nowhere"):
+                sent = httpx.post(workers.address + path, content=content, headers=right)
+                assert sent.status_code in (404, 413), (path, sent.text)
+
+
+def test_without_the_first_worker_queries_are_answered_and_the_rest_says_why(
+    shelf: Shelf, free_ports: Any
+) -> None:
+    shelf.publish(1)
+    workers = Workers(shelf.data_dir, *free_ports(2))
+    with workers.running(2):
+        until(lambda: up(workers))
+        assert workers.ask("/v1/retrieve", {"history": []}).status_code == 200
+        away = workers.ask("/health")
+        assert (away.status_code, "first worker" in away.text) == (503, True)
+
+
+def test_a_worker_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match=r"service\.workers"):
+        service.run(
+            Config(),
+            tmp_path,
+            0,
+            bootstrap_servers="",
+            topic="",
+            search=SearchConfig(),
+            client_settings={},
+            stop=threading.Event(),
+            report=lambda _: None,
+            worker=2,
+        )
+    with pytest.raises(ValueError, match="workers"):
+        Config(workers=0)
+
+
+def test_metrics_of_workers_are_added_up() -> None:
+    registries = []
+    for number in (1, 2):
+        registry = CollectorRegistry()
+        counter = Counter("sparc_service_queries", "Queries.", ("history",), registry=registry)
+        counter.labels("request").inc(number)
+        if number == 2:
+            counter.labels("known_user").inc(5)
+        seconds = Histogram("sparc_service_request_seconds", "Time.", registry=registry)
+        seconds.observe(number)
+        Counter("sparc_service_snapshot_swaps", "Not added.", registry=registry).inc(number)
+        registries.append(registry)
+    whole = CollectorRegistry()
+    whole.register(AddedUp(registries[0].collect, [generate_latest(registries[1]).decode()]))
+    text = generate_latest(whole).decode()
+    assert 'sparc_service_queries_total{history="request"} 3.0' in text
+    assert 'sparc_service_queries_total{history="known_user"} 5.0' in text
+    assert 'sparc_service_request_seconds_bucket{le="1.0"} 1.0' in text
+    assert 'sparc_service_request_seconds_bucket{le="+Inf"} 2.0' in text
+    assert "sparc_service_request_seconds_sum 3.0" in text
+    assert "sparc_service_snapshot_swaps_total 1.0" in text
+    assert text.count("# TYPE sparc_service_queries_total counter") == 1
+
+
+def test_a_worker_that_is_silent_is_forgotten(tmp_path: Path, monkeypatch: Any) -> None:
+    note(tmp_path, 2, 4711, 3)
+    assert noted(tmp_path) == {2: {"port": 4711, "answered": 3}}
+    (tmp_path / "service" / "workers" / "3.json").write_text("{")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 11)
+    assert noted(tmp_path) == {}

@@ -1,0 +1,145 @@
+"""The indexer with the real model: learner -> handover -> snapshot -> soft search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.indexing.indexer import Config, Indexer
+from indexer.indexing.item_store import Store
+from indexer.indexing.listing import Announced
+from indexer.search.exploration import NOTHING
+from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SoftSearch
+from indexer.snapshots.snapshot import Snapshot, load_served
+from model.artifacts.manifest import publish
+from model.histories import History
+from model.learning.learner import Config as LearnerConfig
+from model.learning.learner import Learner
+from model.training.checkpoint import write_tensors
+from streaming.events import Item, UserSequence
+
+DAY = 86_400_000
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory) -> tuple[Path, list[Snapshot]]:
+    """Two versions, between which the model learnt, and an item listed after the second."""
+    data_dir = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    items = [Item(i, f"thing {i % 7} of kind {i % 11}", str(i % 5), "", i) for i in range(1, 301)]
+    learner = Learner(LearnerConfig())
+    learner.list_items(items)
+    store = Store(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(Config(), store, data_dir, lambda: 1)
+    indexer.recover()
+    records = [Announced(0, n, item.to_bytes()) for n, item in enumerate(items)]
+    indexer.listen(records, {0: 300})
+    versions = []
+    for number in (1, 2):
+        learner.learn(
+            [
+                UserSequence(
+                    str(n),
+                    n,
+                    DAY * number + n,
+                    3,
+                    rng.integers(1, 300, 2).tolist(),
+                    [DAY - 5, DAY],
+                    int(rng.integers(1, 300)),
+                )
+                for n in range(256)
+            ]
+        )
+        tensors, facts = learner.export()
+        publish(
+            data_dir / "handover" / f"{number:08d}",
+            "handover",
+            {"sequence": number, "model": facts, "offsets": {"items": {"0": 300}}},
+            lambda d, tensors=tensors: write_tensors(d / "weights.safetensors", tensors),
+        )
+        indexer.index_handover(number)
+        versions.append(load_served(data_dir))
+    indexer.listen([Announced(0, 300, Item(777, "thing 3 of kind 4", "2").to_bytes())], {0: 301})
+    indexer.append_waiting()
+    store.close()
+    return data_dir, versions
+
+
+HISTORIES = [History([3, 8, 12], [DAY, DAY + 1, DAY + 2]), History([], []), History([299], [DAY])]
+NOW = np.full(3, 3 * DAY)
+
+
+def test_all_codes_searched_is_the_exhaustive_ranking_of_the_model(snapshots):
+    snapshot = snapshots[1][1]
+    model, C = snapshot.model, snapshot.model.first_level_codes
+    answers = SoftSearch(model, snapshot.lists, SearchConfig(explore=NOTHING)).search(
+        HISTORIES, NOW, 300, codes=C, exclude=False
+    )
+    encoded = model.encode(HISTORIES, NOW)
+    log_p_BC = model.log_interests(encoded)
+    users_BCD = model.user_vectors(encoded, np.tile(np.arange(C), (3, 1)))
+    first = model.codes_NQ[:, 0]
+    s_BN = np.einsum("bnd,nd->bn", users_BCD[:, first], model.vectors_ND)
+    if model.normalise_lists:
+        for c in np.unique(first):
+            s_BN[:, first == c] -= np.log(np.exp(s_BN[:, first == c]).sum(axis=1, keepdims=True))
+    scores_BN = s_BN + log_p_BC[:, first] if model.weigh_codes else s_BN
+    np.testing.assert_allclose(answers.scores_BK, -np.sort(-scores_BN, axis=1), atol=1e-3)
+
+
+def test_the_loaded_snapshot_holds_what_the_handover_learnt(snapshots):
+    for version, snapshot in enumerate(snapshots[1], start=1):
+        assert snapshot.version == version and len(snapshot.lists) == 300
+        ids = snapshot.model.item_ids_N
+        vectors = snapshot.lists.vectors_of(ids)
+        np.testing.assert_allclose(vectors, snapshot.model.vectors_ND, rtol=1e-2, atol=1e-2)
+        assert snapshot.manifest.facts["codes_in_use"] > 1
+    assert snapshots[1][1].manifest.facts["code_drift"]["summary"]["mean"] > 0
+
+
+def test_an_item_that_the_model_never_saw_is_retrievable(snapshots):
+    served = load_served(snapshots[0])
+    assert served.version == 2 and len(served.lists) == 301
+    answers = SoftSearch(served.model, served.lists).search(HISTORIES, NOW, 301, codes=10_000)
+    assert (answers.items_BK == 777).any(axis=1).all()
+
+
+@pytest.mark.parametrize("hot", [0, 7, 300])
+def test_evidence_is_ranked_beside_the_searched_lists(snapshots, hot):
+    """Brute force over the lists of two codes, the hot items and the neighbours."""
+    snapshot = snapshots[1][1]
+    model, lists = snapshot.model, snapshot.lists
+    search = SoftSearch(model, lists, SearchConfig(codes=2, evidence=hot))
+    answers = search.search(HISTORIES, NOW, 20)
+    encoded = model.encode(HISTORIES, NOW)
+    every = np.tile(np.arange(model.first_level_codes), (len(HISTORIES), 1))
+    users_BCD = model.user_vectors(encoded, every)
+    near_BM = model.near_items(encoded)
+    codes_N, _ = lists.locate(lists.item_ids_N)
+    vectors_ND = lists.vectors_of(lists.item_ids_N)
+    for b, history in enumerate(HISTORIES):
+        searched = answers.searched_BS[b]
+        wanted_N = np.isin(codes_N, searched)
+        if hot:
+            wanted_N |= np.isin(lists.item_ids_N, model.hot_items(hot))
+            wanted_N |= np.isin(lists.item_ids_N, near_BM[b])
+        wanted_N &= ~np.isin(lists.item_ids_N, history.items)
+        scores_N = (users_BCD[b, codes_N] * vectors_ND).sum(1)
+        scores_N = np.where(wanted_N, scores_N, -np.inf)
+        best = np.argsort(-scores_N, kind="stable")[:20]
+        np.testing.assert_allclose(answers.scores_BK[b], scores_N[best], atol=1e-4)
+        assert set(answers.items_BK[b]) == set(lists.item_ids_N[best])
+
+
+def test_candidates_mark_the_evidence_of_each_query(snapshots):
+    snapshot = snapshots[1][1]
+    search = SoftSearch(snapshot.model, snapshot.lists, SearchConfig(codes=2, evidence=5))
+    (found,) = search.candidates(HISTORIES, NOW)
+    near_BM = snapshot.model.near_items(snapshot.model.encode(HISTORIES, NOW))
+    for b in range(len(HISTORIES)):
+        marked = set(found.items_BN[b][found.evidence_BN[b]].tolist())
+        expected = {*snapshot.model.hot_items(5).tolist(), *near_BM[b].tolist()} - {-1}
+        assert marked == expected

@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexer.errors import IndexerError
+from indexer.lists import code_lists as lists_module
+from indexer.lists.code_lists import CodeLists
+from indexer.search import list_scoring as list_scores
+from indexer.search import soft_search
+from indexer.search.answers import Answers
+from indexer.search.exploration import NOTHING
+from indexer.search.exploration import Config as Exploration
+from indexer.search.quota import quotas
+from indexer.search.soft_search import Config, SoftSearch
+from model.histories import History
+from tests.indexer.stand_in import StandIn
+
+
+def lists_of(model: StandIn) -> CodeLists:
+    return CodeLists.build(
+        model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+    )
+
+
+def histories_of(model: StandIn, count: int, seed: int, longest: int = 12) -> list[History]:
+    rng = np.random.default_rng(seed)
+    return [
+        History(
+            rng.choice(model.item_ids_N, n := int(rng.integers(0, longest + 1))).tolist(), [0] * n
+        )
+        for _ in range(count)
+    ]
+
+
+def brute_force(
+    model: StandIn, history: History, k: int, codes: int, quota: str, temperature: float
+):
+    """Plain reading of the definition: score everything, then pick."""
+    encoded = model.encode([history], np.zeros(1, np.int64))
+    log_p = model.log_interests(encoded)[0].astype(np.float64) / temperature
+    log_p -= np.log(np.exp(log_p - log_p.max()).sum()) + log_p.max()
+    members = {
+        c: [n for n in range(len(model.item_ids_N)) if model.codes_NQ[n, 0] == c]
+        for c in range(model.first_level_codes)
+    }
+    seen = set(history.items)
+    order = [c for c in np.argsort(-log_p, kind="stable") if members[c]]
+    candidates: dict[int, list[tuple[float, int]]] = {}
+    for c in order:
+        if len(candidates) >= codes and sum(map(len, candidates.values())) >= k:
+            break
+        user = model.user_vectors(encoded, np.array([[c]]))[0, 0].astype(np.float64)
+        s = np.array([user @ model.vectors_ND[n].astype(np.float64) for n in members[c]])
+        if model.normalise_lists:
+            s -= s.max() + np.log(np.exp(s - s.max()).sum())
+        candidates[c] = sorted(
+            (
+                (log_p[c] + one, int(model.item_ids_N[n]))
+                for one, n in zip(s, members[c], strict=True)
+                if int(model.item_ids_N[n]) not in seen
+            ),
+            reverse=True,
+        )
+    if quota != "joint":
+        p = np.exp(log_p[list(candidates)]) if quota == "proportional" else np.ones(len(candidates))
+        room = np.array([len(v) for v in candidates.values()])
+        given = quotas(p[None], room[None], k)[0]
+        candidates = {c: v[:q] for (c, v), q in zip(candidates.items(), given, strict=True)}
+    return sorted((x for v in candidates.values() for x in v), reverse=True)[:k], list(candidates)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 120),
+    codes=st.integers(1, 12),
+    searched=st.integers(1, 14),
+    k=st.integers(1, 60),
+    quota=st.sampled_from(["joint", "proportional", "equal"]),
+    temperature=st.sampled_from([0.5, 1.0, 2.0]),
+    normalise=st.booleans(),
+    long_list=st.sampled_from([0, 5, 2048]),
+    faiss_from=st.sampled_from([1, 8192]),
+)
+def test_soft_search_equals_brute_force(
+    seed, items, codes, searched, k, quota, temperature, normalise, long_list, faiss_from
+):
+    model = StandIn.make(items, codes, seed=seed, normalise_lists=normalise)
+    search = SoftSearch(
+        model, lists_of(model), Config(searched, quota, temperature, explore=NOTHING)
+    )
+    histories = histories_of(model, 5, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_scores, "LONG_LIST", long_list)
+        patch.setattr(soft_search, "CHUNK", 2)
+        patch.setattr(lists_module, "FAISS_FROM", faiss_from)
+        answers = search.search(histories, np.zeros(5, np.int64), k)
+    for b, history in enumerate(histories):
+        expected, visited = brute_force(model, history, k, searched, quota, temperature)
+        count = len(expected)
+        assert answers.items_BK.shape == (5, k)
+        np.testing.assert_allclose(
+            answers.scores_BK[b, :count], [s for s, _ in expected], rtol=1e-4, atol=1e-4
+        )
+        assert (answers.items_BK[b, count:] == -1).all()
+        assert len(set(answers.items_BK[b, :count].tolist())) == count
+        assert not set(answers.items_BK[b, :count].tolist()) & set(history.items)
+        np.testing.assert_array_equal(answers.searched_BS[b][answers.searched_BS[b] >= 0], visited)
+        assert answers.quota_BS[b].sum() == count
+        if quota == "joint":  # order of float32 scores; sets differ only by rounding
+            assert set(answers.items_BK[b, :count].tolist()) == {i for _, i in expected}
+
+
+class WithEvidence(StandIn):
+    """Some items are hot, and every user has neighbours, some of them unknown."""
+
+    weigh_codes = False
+
+    def hot_items(self, count: int) -> np.ndarray:
+        return self.item_ids_N[::3][:count]
+
+    def near_items(self, encoded: np.ndarray) -> np.ndarray:
+        rows = (np.abs(encoded[:, :1]) * 1000).astype(int) + np.arange(7)
+        near = self.item_ids_N[rows % len(self.item_ids_N)]
+        near[:, -1] = -1
+        return near
+
+
+def assert_equal(a: Answers, b: Answers) -> None:
+    for name, value in vars(a).items():
+        np.testing.assert_array_equal(value, getattr(b, name), err_msg=name)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 120),
+    codes=st.integers(1, 12),
+    searched=st.integers(1, 14),
+    k=st.integers(1, 60),
+    quota=st.sampled_from(["joint", "joint", "proportional", "equal"]),
+    kind=st.sampled_from([StandIn, WithEvidence]),
+    normalise=st.booleans(),
+    explore=st.sampled_from([0.0, 0.1, 0.6]),
+    long_list=st.sampled_from([0, 5, 2048]),
+    left_out=st.sampled_from(["history", "nothing", "much"]),
+)
+def test_a_query_alone_is_answered_as_a_batch_of_one(
+    seed, items, codes, searched, k, quota, kind, normalise, explore, long_list, left_out
+):
+    model = kind.make(items, codes, seed=seed, normalise_lists=normalise)
+    config = Config(searched, quota, evidence=9, explore=Exploration(explore, explore / 2))
+    rng = np.random.default_rng(seed)
+    lists = changed(lists_of(model), model, rng) if rng.random() < 0.5 else lists_of(model)
+    listed = rng.integers(0, 2, len(lists.item_ids_N)) * 2**60
+    search = SoftSearch(model, lists, config, listed)
+    (history,) = histories_of(model, 1, seed)
+    leave = {"history": True, "nothing": False, "much": [[*model.item_ids_N[: items // 2], 10**9]]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_scores, "LONG_LIST", long_list)
+        alone = search.search([history], np.zeros(1), k, exclude=leave[left_out])
+        search._single = None
+        assert_equal(alone, search.search([history], np.zeros(1), k, exclude=leave[left_out]))
+
+
+def changed(lists: CodeLists, model: StandIn, rng: np.random.Generator) -> CodeLists:
+    """Lists after some items moved, so that rows are gone; at last every item is back."""
+    for _ in range(rng.integers(1, 4)):
+        some = rng.choice(len(model.item_ids_N), rng.integers(0, len(model.item_ids_N)))
+        some = np.unique(some)
+        codes = rng.integers(0, model.first_level_codes, len(some))
+        lists = lists.with_items(model.item_ids_N[some], codes, model.vectors_ND[some])
+    moved = lists.locate(model.item_ids_N)[0] != model.codes_NQ[:, 0]
+    return lists.with_items(
+        model.item_ids_N[moved], model.codes_NQ[moved, 0], model.vectors_ND[moved]
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 200),
+    codes=st.integers(1, 6),
+    queries=st.integers(1, 3),
+    quota=st.sampled_from(["joint", "proportional"]),
+    kind=st.sampled_from([StandIn, WithEvidence]),
+    normalise=st.booleans(),
+    long_list=st.sampled_from([0, 5, 2048]),
+    faiss_from=st.sampled_from([1, 8192]),
+)
+def test_changed_lists_answer_as_those_built_from_scratch(
+    seed, items, codes, queries, quota, kind, normalise, long_list, faiss_from
+):
+    model = kind.make(items, codes, seed=seed, normalise_lists=normalise)
+    fresh, rng = lists_of(model), np.random.default_rng(seed)
+    lists = changed(fresh, model, rng)
+    np.testing.assert_array_equal(lists.sizes_C, fresh.sizes_C)
+    assert len(lists) == len(fresh) == items
+    histories = histories_of(model, queries, seed)
+    config = Config(2, quota, evidence=9, explore=Exploration(0.1, 0.3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_scores, "LONG_LIST", long_list)
+        patch.setattr(lists_module, "FAISS_FROM", faiss_from)
+        found, expected = (
+            SoftSearch(model, one, replace(config, explore=NOTHING)).search(
+                histories, np.zeros(queries), 20
+            )
+            for one in (lists, fresh)
+        )
+        young = np.full(len(lists.item_ids_N), 2**60)
+        drawn = SoftSearch(model, lists, config, young).search(histories, np.zeros(queries), 20)
+    np.testing.assert_array_equal(found.searched_BS, expected.searched_BS)
+    np.testing.assert_array_equal(found.quota_BS, expected.quota_BS)
+    np.testing.assert_allclose(found.scores_BK, expected.scores_BK, rtol=1e-4, atol=1e-5)
+    assert [set(row) for row in found.items_BK] == [set(row) for row in expected.items_BK]
+    for b, history in enumerate(histories):
+        answer = drawn.items_BK[b][drawn.items_BK[b] >= 0]
+        assert len(np.unique(answer)) == len(answer) == min(20, items - len(set(history.items)))
+        assert not set(answer.tolist()) & set(history.items)
+        codes_found = fresh.locate(answer)[0]
+        np.testing.assert_array_equal(codes_found, drawn.item_codes_BK[b, : len(answer)])
+
+
+def test_every_item_says_which_code_brought_it_and_with_which_probability():
+    model = StandIn.make(300, 10)
+    answers = SoftSearch(model, lists_of(model), Config(4)).search(
+        histories_of(model, 6, 1), np.zeros(6, np.int64), 20
+    )
+    code_of = dict(zip(model.item_ids_N.tolist(), model.codes_NQ[:, 0].tolist(), strict=True))
+    for b in range(6):
+        p = dict(zip(answers.searched_BS[b], answers.probabilities_BS[b], strict=True))
+        for item, code, log_p in zip(
+            answers.items_BK[b],
+            answers.item_codes_BK[b],
+            answers.item_log_probabilities_BK[b],
+            strict=True,
+        ):
+            assert code == code_of[item]
+            assert np.exp(log_p) == pytest.approx(p[code], rel=1e-5)
+
+
+def test_further_codes_are_visited_until_k_items_are_found():
+    model = StandIn.make(100, 20)
+    search = SoftSearch(model, lists_of(model), Config(codes=1))
+    answers = search.search([History([], [])], np.zeros(1, np.int64), 60)
+    assert (answers.items_BK >= 0).all()
+    assert (answers.searched_BS >= 0).sum() > 1
+    assert (np.diff(answers.probabilities_BS[0]) <= 0).all()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
+def test_no_query_searches_more_of_the_catalogue_than_it_may(share):
+    model = StandIn.make(200, 12)
+    lists = lists_of(model)
+    histories = histories_of(model, 30, 0)
+    now = np.zeros(30, np.int64)
+    most = SoftSearch(model, lists, Config(8, explore=NOTHING)).search(histories, now, 1)
+    search = SoftSearch(model, lists, Config(8, largest_share=share, explore=NOTHING))
+    bound = search.search(histories, now, 1)
+    for b, history in enumerate(histories):
+        searched = bound.searched_BS[b][bound.searched_BS[b] >= 0]
+        assert searched.tolist() == most.searched_BS[b][: len(searched)].tolist()
+        sums = np.cumsum(lists.sizes_C[most.searched_BS[b]])
+        assert len(searched) == max(1, (sums <= share * 200).sum())
+        alone = search.search([history], now[:1], 1)
+        assert alone.items_BK.tolist() == bound.items_BK[b : b + 1].tolist()
+        assert alone.searched_BS[0].tolist() == searched.tolist()
+    # An answer is not shorter for it, and what is judged as a whole is not bounded.
+    assert (search.search(histories, now, 60).items_BK >= 0).all()
+    one = next(search.candidates(histories, now))
+    assert one.items_BN.shape[1] == 200
+
+
+def test_all_codes_searched_is_the_exhaustive_ranking():
+    model = StandIn.make(150, 9)
+    search = SoftSearch(model, lists_of(model))
+    answers = search.search([History([int(model.item_ids_N[3])], [0])], np.zeros(1), 500, codes=9)
+    found = answers.items_BK[0][answers.items_BK[0] >= 0]
+    assert set(found.tolist()) == set(model.item_ids_N.tolist()) - {int(model.item_ids_N[3])}
+
+
+def test_items_to_leave_out_can_be_given_or_kept():
+    model = StandIn.make(50, 4)
+    search = SoftSearch(model, lists_of(model))
+    ids = model.item_ids_N.tolist()
+    history = History(ids[:5], [0] * 5)
+    with_history = search.search([history], np.zeros(1), 50, exclude=False)
+    assert set(with_history.items_BK[0].tolist()) == set(ids)
+    given_items = search.search([history], np.zeros(1), 50, exclude=[ids[:40] + [10**12]])
+    assert set(given_items.items_BK[0].tolist()) == {-1, *ids[40:]}
+
+
+def test_an_empty_index_and_an_empty_batch_are_answered_with_nothing():
+    model = StandIn.make(5, 3)
+    empty = CodeLists.build(
+        np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, model.dimension), np.float32), 3
+    )
+    answers = SoftSearch(model, empty).search([History([], [])], np.zeros(1), 4)
+    assert answers.items_BK.tolist() == [[-1] * 4]
+    assert SoftSearch(model, lists_of(model)).search([], np.empty(0), 4).items_BK.shape == (0, 4)
+
+
+def test_lists_and_model_of_different_versions_are_refused():
+    with pytest.raises(IndexerError, match="different versions"):
+        SoftSearch(StandIn.make(50, 4), lists_of(StandIn.make(50, 5)))
+
+
+@pytest.mark.parametrize("k, codes", [(0, 4), (5, 0), (-1, 4)])
+def test_a_query_for_nothing_is_refused(k, codes):
+    model = StandIn.make(50, 4)
+    with pytest.raises(IndexerError, match="at least 1"):
+        SoftSearch(model, lists_of(model)).search([History([], [])], np.zeros(1), k, codes)
+
+
+def test_a_model_that_answers_nan_is_an_error_not_an_answer():
+    model = StandIn.make(50, 4)
+    search = SoftSearch(model, lists_of(model))
+    model.centroids_CD = model.centroids_CD * np.float32("nan")
+    with pytest.raises(IndexerError, match="NaN"):
+        search.search([History([], [])], np.zeros(1), 5)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30)), min_size=1, max_size=12),
+    st.integers(1, 60),
+)
+def test_quotas_give_all_places_and_never_more_than_a_list_holds(pairs, k):
+    weights = np.array([[w for w, _ in pairs]])
+    room = np.array([[r for _, r in pairs]])
+    given_BS = quotas(weights, room, k)
+    assert given_BS.sum() == min(k, room.sum())
+    assert (given_BS <= room).all() and (given_BS >= 0).all()
+
+
+@given(st.integers(0, 1000), st.booleans(), st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_the_candidates_rank_items_as_the_search_does(seed: int, normalise: bool, codes: int):
+    model = StandIn.make(items=90, codes=6, seed=seed, normalise_lists=normalise)
+    search = SoftSearch(model, lists_of(model), Config(temperature=1.3))
+    histories = histories_of(model, 5, seed)
+    now = np.zeros(5, np.int64)
+    [everything] = search.candidates(histories, now)
+    answers = search.search(histories, now, 7, codes=codes)
+    in_use = int((search.lists.sizes_C > 0).sum())
+    assert everything.searched_BS.shape == (5, in_use)
+    for b in range(5):
+        assert sorted(everything.items_BN[b]) == model.item_ids_N.tolist()
+        searched = answers.searched_BS[b][answers.searched_BS[b] >= 0]
+        assert np.array_equal(everything.searched_BS[b, : len(searched)], searched)
+        bounds = [*everything.starts_BS[b].tolist(), len(model.item_ids_N)]
+        for s, code in enumerate(everything.searched_BS[b].tolist()):
+            list_of_code = search.lists.lists[code].item_ids
+            assert np.array_equal(everything.items_BN[b, bounds[s] : bounds[s + 1]], list_of_code)
+        part = slice(0, bounds[len(searched)])
+        order = np.lexsort((everything.items_BN[b, part], -everything.scores_BN[b, part]))[:7]
+        assert np.array_equal(everything.items_BN[b, order], answers.items_BK[b])
+        assert np.allclose(everything.scores_BN[b, order], answers.scores_BK[b], atol=1e-5)
+        assert np.exp(everything.log_p_BC[b]).sum() == pytest.approx(1, abs=1e-5)

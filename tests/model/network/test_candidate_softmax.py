@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import torch
+
+from model.network.candidate_softmax import Layout, candidate_softmax
+
+CODES, DIMENSION, FEATURES = 4, 5, 2
+CODE_S = torch.tensor([0, 0, 1, 1, 1, 3, 3, 3, 3])
+TARGET_B = torch.tensor([1, 4, 8, 2, 5])
+BARRED = torch.tensor([0, 8])
+EXCLUDED_BL = torch.tensor([[2, -1], [-1, -1], [0, 5], [3, 4], [6, -1]])
+NEAR_BK = torch.tensor([[3, -1, 1], [4, 7, -1], [-1, -1, -1], [2, 0, 5], [5, 5, 8]])
+
+
+def layout(log_q_S: torch.Tensor, features_GSP: torch.Tensor) -> Layout:
+    starts = [0, 2, 5, 5, 9]
+    blocks = [(0, 2), (2, 5)]
+    return Layout(
+        starts, CODE_S, blocks, features_GSP, log_q_S, BARRED, NEAR_BK, EXCLUDED_BL, TARGET_B
+    )
+
+
+def brute_force(
+    users_CBD: torch.Tensor,
+    items_SD: torch.Tensor,
+    weights_BP: torch.Tensor,
+    near_BK: torch.Tensor,
+    parts: Layout,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    losses, masses = [], []
+    for b in range(len(TARGET_B)):
+        block = 0 if b < parts.blocks[0][1] else 1
+        logits = [
+            users_CBD[code, b] @ items_SD[s] + weights_BP[b] @ parts.features_GSP[block, s]
+            for s, code in enumerate(CODE_S.tolist())
+        ]
+        logits_S = torch.stack(logits) - parts.log_q_S
+        for k, position in enumerate(NEAR_BK[b].tolist()):
+            if position >= 0:
+                logits_S = logits_S + near_BK[b, k] * (torch.arange(len(CODE_S)) == position)
+        out = torch.zeros(len(CODE_S), dtype=torch.bool)
+        out[[*BARRED.tolist(), *(e for e in EXCLUDED_BL[b].tolist() if e >= 0)]] = True
+        out[TARGET_B[b]] = False
+        log_p_S = torch.log_softmax(logits_S.masked_fill(out, float("-inf")), 0)
+        losses.append(-log_p_S[TARGET_B[b]])
+        masses.append(torch.zeros(CODES).index_add(0, CODE_S, log_p_S.exp().detach()))
+    return torch.stack(losses).mean(), torch.stack(masses)
+
+
+def test_loss_gradients_and_masses_are_those_of_the_plain_softmax() -> None:
+    torch.manual_seed(0)
+    values = [
+        torch.randn(CODES, len(TARGET_B), DIMENSION),
+        torch.randn(len(CODE_S), DIMENSION),
+        torch.randn(len(TARGET_B), FEATURES),
+        torch.randn(NEAR_BK.shape),
+    ]
+    parts = layout(torch.randn(len(CODE_S)), torch.randn(2, len(CODE_S), FEATURES))
+    own = [v.clone().requires_grad_(True) for v in values]
+    plain = [v.clone().requires_grad_(True) for v in values]
+    loss, mass_BC = candidate_softmax(*own, parts)
+    expected, expected_mass_BC = brute_force(*plain, parts)
+    assert torch.allclose(loss, expected, atol=1e-5)
+    assert torch.allclose(mass_BC, expected_mass_BC, atol=1e-5)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    for one, other in zip(own, plain, strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-5)
+
+
+def test_the_masses_teach_and_are_not_taught() -> None:
+    values = [
+        torch.zeros(CODES, len(TARGET_B), DIMENSION, requires_grad=True),
+        torch.zeros(len(CODE_S), DIMENSION),
+        torch.zeros(len(TARGET_B), FEATURES),
+        torch.zeros(NEAR_BK.shape),
+    ]
+    parts = layout(torch.zeros(len(CODE_S)), torch.zeros(2, len(CODE_S), FEATURES))
+    _, mass_BC = candidate_softmax(*values, parts)
+    assert not mass_BC.requires_grad
+    assert torch.allclose(mass_BC.sum(1), torch.ones(len(TARGET_B)))

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.artifacts.manifest import Manifest, publish, verify
+from model.histories import History
+from model.learning.learner import Config, Learner
+from model.network import item_tower, quantizer, sparc
+from model.retrieval.retrieval_model import WEIGHTS, ModelError, RetrievalModel
+from model.tables import cooccurrence
+from streaming.events import Item
+from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
+
+NOW = np.array([1100 * DAY_MS])
+
+
+@pytest.fixture(scope="module")
+def learner() -> Iterator[Learner]:
+    items = make_items(90)
+    learner = Learner(
+        Config(
+            model=sparc.Config(
+                item_tower=item_tower.Config(dimension=16),
+                quantizer=quantizer.Config(codes=8),
+                neighbours=cooccurrence.Config(slots=8, answers=16),
+                key_dimension=64,
+            ),
+            chunk=16,
+        )
+    )
+    learner.list_items(items)
+    sequences = make_sequences(items, 640)
+    for a in range(0, len(sequences), 64):
+        learner.learn(sequences[a : a + 64])
+    yield learner
+
+
+def history(*places: int) -> History:
+    ids = [item.item_id for item in make_items(90)]
+    return History([ids[p] for p in places], [1090 * DAY_MS + p for p in range(len(places))])
+
+
+def test_a_published_model_answers_like_the_learners_own(learner: Learner, tmp_path: Path) -> None:
+    tensors, facts = learner.export()
+    publish(
+        tmp_path / "1", "handover", {"model": json.loads(json.dumps(facts))},
+        lambda directory: save_file(tensors, directory / WEIGHTS),
+    )  # fmt: skip
+    loaded = RetrievalModel.load(tmp_path / "1", verify(tmp_path / "1", "handover"))
+    own = learner.retrieval_model()
+    assert np.array_equal(loaded.vectors_ND, own.vectors_ND)
+    assert np.array_equal(loaded.codes_NQ, own.codes_NQ)
+    codes = np.arange(8)[None]
+    for model in (loaded, own):
+        assert model.dimension == model.vectors_ND.shape[1] == facts["dimension"]
+        assert (model.first_level_codes, model.levels) == (8, 3)
+        assert model.centroids_CD.shape == (8, 16)
+    answers = [m.user_vectors(m.encode([history(1, 6)], NOW), codes) for m in (loaded, own)]
+    assert np.array_equal(*answers)
+
+
+def test_embedding_the_catalogue_gives_the_stored_vectors_and_codes(learner: Learner) -> None:
+    model = learner.retrieval_model()
+    vectors, codes = model.embed(make_items(90))
+    assert np.allclose(vectors, model.vectors_ND, atol=1e-5)
+    assert np.array_equal(codes, model.codes_NQ)
+
+
+def test_an_unseen_item_lies_where_it_would_lie_once_listed(learner: Learner) -> None:
+    new = Item(999_999, "soap mask no 3", "1")
+    vectors, codes = learner.retrieval_model().embed([new])
+    tensors, meta = learner.state()
+    other = Learner.restore(learner.config, tensors, meta)
+    other.list_items([new])
+    model = other.retrieval_model()
+    placed = slice(0, 16 + learner.config.model.popularity_features)  # it has a key once listed
+    # the same words are a little less rare once it is listed
+    assert np.allclose(model.vectors_ND[-1, placed], vectors[0, placed], atol=0.01)
+    assert np.array_equal(model.codes_NQ[-1], codes[0])
+
+
+def test_an_unseen_item_lies_near_items_of_its_title_and_category(learner: Learner) -> None:
+    model = learner.retrieval_model()
+    z = model.quantizer_space(make_items(90))
+    new = model.quantizer_space([Item(123_456, "soap mask no 5", "1")])[0]
+    distance = np.linalg.norm(z - new, axis=1).reshape(-1, 5).mean(0)
+    assert distance.argmin() == 0  # items of category 1 are 0, 5, 10, ...
+
+
+def test_interests_are_probabilities_also_for_an_empty_history(learner: Learner) -> None:
+    model = learner.retrieval_model()
+    encoded = model.encode([history(), history(0, 5, 10)], np.repeat(NOW, 2))
+    logs = model.log_interests(encoded)
+    assert logs.shape == (2, 8) and logs.dtype == np.float32
+    assert np.allclose(np.exp(logs).sum(1), 1, atol=1e-5)
+    vectors = model.user_vectors(encoded, np.array([[0, 3], [7, 1]]))
+    assert vectors.shape == (2, 2, model.dimension) and np.isfinite(vectors).all()
+
+
+def test_a_users_answer_does_not_depend_on_who_is_asked_with_them(learner: Learner) -> None:
+    model = learner.retrieval_model()
+    many = [history(1, 2, 3), history(), history(*range(30))]
+    together = model.encode(many, np.repeat(NOW, 3))
+    codes = np.tile(np.arange(8), (3, 1))
+    vectors = model.user_vectors(together, codes)
+    for b, one in enumerate(many):
+        alone = model.encode([one], NOW)
+        assert np.allclose(model.log_interests(alone)[0], model.log_interests(together)[b],
+                           atol=1e-5)  # fmt: skip
+        assert np.allclose(model.user_vectors(alone, codes[:1])[0], vectors[b], atol=1e-5)
+
+
+def test_the_inner_product_carries_the_neighbours_of_the_code_and_no_other(
+    learner: Learner,
+) -> None:
+    model = learner.retrieval_model()
+    encoded = model.encode([history(0, 5)], NOW)
+    user = model.user_vectors(encoded, np.arange(8)[None])[0]
+    rows = encoded.near_rows_BK[0][encoded.near_rows_BK[0] >= 0]
+    assert len(rows)
+    d, p = 16, learner.config.model.popularity_features
+    for place, row in enumerate(rows):
+        code = model.codes_NQ[row, 0]
+        inner = float(user[code] @ model.vectors_ND[row])
+        plain = float(user[code, : d + p] @ model.vectors_ND[row, : d + p])
+        assert inner - plain == pytest.approx(float(encoded.near_scores_BK[0, place]), abs=1e-4)
+        elsewhere = user[(code + 1) % 8, d + p :].sum()
+        others = model.codes_NQ[rows, 0] == (code + 1) % 8
+        want = encoded.near_scores_BK[0, : len(rows)][torch.from_numpy(others)].sum()
+        assert float(elsewhere) == pytest.approx(float(want), abs=1e-4)
+
+
+def test_corrupt_or_foreign_weights_are_refused_by_name(learner: Learner, tmp_path: Path) -> None:
+    tensors, facts = learner.export()
+    broken = dict(tensors)
+    broken["items.z_ND"] = tensors["items.z_ND"].clone()
+    broken["items.z_ND"][3, 3] = float("nan")
+    with pytest.raises(ModelError, match="'items.z_ND' holds NaN"):
+        RetrievalModel(broken, facts)
+    missing = {n: v for n, v in tensors.items() if n != "words_WD"}
+    with pytest.raises(ModelError, match="words_WD"):
+        RetrievalModel(missing, facts)
+    config = json.loads(json.dumps(facts["config"]))
+    config["quantizer"]["codes"] = 16
+    with pytest.raises(ModelError, match="do not fit"):
+        RetrievalModel(tensors, facts | {"config": config})
+    (tmp_path / WEIGHTS).write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match="not readable"):
+        RetrievalModel.load(tmp_path, Manifest("handover", {"model": facts}, {}, ""))
+    with pytest.raises(ModelError, match="describe no model"):
+        RetrievalModel.load(tmp_path, Manifest("handover", {}, {}, ""))
+
+
+def test_exported_tensors_survive_safetensors(learner: Learner, tmp_path: Path) -> None:
+    tensors, _ = learner.export()
+    save_file(tensors, tmp_path / "w.safetensors")
+    back = load_file(tmp_path / "w.safetensors")
+    assert all(torch.equal(back[name], value) for name, value in tensors.items())
+
+
+def test_a_model_without_any_item_loads_and_embeds() -> None:
+    config = Config(model=dataclasses.replace(sparc.Config(), key_dimension=8))
+    model = Learner(config).retrieval_model()
+    assert model.vectors_ND.shape[0] == 0
+    encoded = model.encode([History([1], [2])], NOW)
+    assert np.isfinite(model.user_vectors(encoded, np.array([[0]]))).all()
+    assert model.embed([Item(4)])[0].shape == (1, model.dimension)

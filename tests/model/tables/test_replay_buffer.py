@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.histories import NO_ROW, HistoryBatch
+from model.tables.cooccurrence import Neighbours
+from model.tables.replay_buffer import Examples, ReplayBuffer, concatenate
+
+
+def examples(first: int, count: int) -> Examples:
+    """Example n has target n, time n, history (n - 1, n - 2) and neighbour 2 n."""
+    n = np.arange(first, first + count)
+    return Examples(
+        n,
+        n.astype(np.int64),
+        HistoryBatch(np.stack([n - 1, n - 2], 1) % 50, np.stack([n + 3, n + 4], 1)),
+        Neighbours(2 * n[:, None], np.stack([n, n], 1)[:, None, :].astype(np.float32) % 64),
+    )
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_sample_is_made_of_consecutive_examples_as_they_were_added() -> None:
+    buffer = ReplayBuffer(100, neighbours=4, half_lives=2)
+    for first in range(0, 260, 13):
+        buffer.add(examples(first, 13))
+    drawn = buffer.sample(5, 8, 1.0, generator())
+    assert drawn is not None and len(buffer) == 100
+    runs = drawn.targets_B.reshape(5, 8)
+    assert (np.diff(runs, axis=1) == 1).all() and runs.min() >= 160
+    want = examples(int(drawn.targets_B[0]), 8)
+    assert np.array_equal(drawn.histories.rows_BL[:8], want.histories.rows_BL)
+    assert np.array_equal(drawn.histories.times_BL[:8], want.histories.times_BL)
+    assert np.array_equal(drawn.neighbours.rows_BK[:8], want.neighbours.rows_BK)
+    assert np.array_equal(drawn.neighbours.scores_BKH[:8], want.neighbours.scores_BKH)
+
+
+def test_too_few_examples_give_nothing() -> None:
+    buffer = ReplayBuffer(100, 4, 2)
+    buffer.add(examples(0, 7))
+    assert buffer.sample(2, 8, 1.0, generator()) is None
+    assert buffer.sample(0, 2, 1.0, generator()) is None
+
+
+def test_recency_prefers_newer_examples() -> None:
+    buffer = ReplayBuffer(1000, 4, 2)
+    buffer.add(examples(0, 1000))
+    even, newer = (buffer.sample(400, 2, r, generator()) for r in (1.0, 3.0))
+    assert even is not None and newer is not None
+    assert newer.targets_B.mean() > even.targets_B.mean() + 100
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8))
+def test_a_loaded_buffer_draws_the_same_and_goes_on_the_same(sizes: list[int]) -> None:
+    first = ReplayBuffer(64, 4, 2)
+    start = 0
+    for size in sizes:
+        first.add(examples(start, size))
+        start += size
+    second = ReplayBuffer(64, 4, 2)
+    second.load({name: value.clone() for name, value in first.state().items()})
+    for buffer in (first, second):
+        buffer.add(examples(start, 9))
+    drawn = [buffer.sample(3, 4, 1.0, generator(1)) for buffer in (first, second)]
+    assert drawn[0] is not None and drawn[1] is not None
+    for a, b in zip(drawn[0], drawn[1], strict=True):
+        for x, y in zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]:
+            assert np.array_equal(x, y)
+
+
+def test_parts_of_different_widths_are_padded_alike() -> None:
+    a, b = examples(0, 2), examples(10, 3)
+    wide = b._replace(
+        histories=HistoryBatch(
+            np.pad(b.histories.rows_BL, ((0, 0), (2, 0)), constant_values=NO_ROW),
+            np.pad(b.histories.times_BL, ((0, 0), (2, 0))),
+        )
+    )
+    both = concatenate([a, wide])
+    assert both.histories.rows_BL.shape == (5, 4)
+    assert (both.histories.rows_BL[:2, :2] == NO_ROW).all()
+    assert np.array_equal(both.histories.rows_BL[:2, 2:], a.histories.rows_BL)

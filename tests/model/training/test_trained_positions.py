@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.training import trained_positions
+from model.training.trained_positions import TrainedPositions
+
+users = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 9))
+
+
+@given(
+    st.lists(st.one_of(st.tuples(users, st.integers(1, 2**31)), st.just("restart"))),
+    st.integers(1, 5),
+)
+def test_it_is_a_dictionary_that_fits_a_checkpoint(
+    steps: list[tuple[int, int] | str], merge_at: int
+) -> None:
+    expected: dict[int, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained_positions, "MERGE_AT", merge_at)
+        positions = TrainedPositions()
+        for step in steps:
+            if isinstance(step, str):
+                positions = TrainedPositions(positions.arrays())
+            else:
+                positions[step[0]] = expected[step[0]] = step[1]
+        assert all(positions[user] == position for user, position in expected.items())
+        assert positions[12345] == expected.get(12345, 0)

@@ -1,0 +1,92 @@
+"""The trainer with the real learner: the same bits with and without crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.histories import History
+from model.learning import learner
+from model.learning.learner import Learner
+from model.network import item_tower, quantizer, sparc, user_tower
+from model.retrieval.retrieval_model import RetrievalModel
+from tests.model.training.crash import Crash, Steps
+from tests.model.training.training_run import EVENTS, Kit, Outcome, assert_equal, train
+
+SMALL = learner.Config(
+    model=sparc.Config(
+        item_tower=item_tower.Config(dimension=16),
+        quantizer=quantizer.Config(codes=4),
+        user_tower=user_tower.Config(hidden=16),
+        key_dimension=16,
+    ),
+    replay_capacity=256,
+    chunk=8,
+)
+
+
+class Exhaustive:
+    """Ranks the whole catalogue by the model's score."""
+
+    def __init__(self, model: RetrievalModel) -> None:
+        self.model = model
+
+    def answer(
+        self, histories: Sequence[History], now_ms: np.ndarray, k: int, exclude_history: bool = True
+    ) -> np.ndarray:
+        model = self.model
+        encoded = model.encode(histories, now_ms)
+        codes_BC = np.tile(np.arange(model.first_level_codes), (len(histories), 1))
+        users_BCD = model.user_vectors(encoded, codes_BC)
+        codes_N = model.codes_NQ[:, 0]
+        scores_BN = np.einsum("bnd,nd->bn", users_BCD[:, codes_N], model.vectors_ND)
+        scores_BN += model.log_interests(encoded)[:, codes_N]
+        order_BN = np.argsort(-scores_BN, axis=1, kind="stable")[:, :k]
+        answers = np.full((len(histories), k), -1, np.int64)
+        answers[:, : order_BN.shape[1]] = model.item_ids_N[order_BN]
+        return answers
+
+
+def make(state: Any) -> Learner:
+    return Learner(SMALL) if state is None else Learner.restore(SMALL, *state)
+
+
+KIT = Kit(make, RetrievalModel.load, Exhaustive)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Steps]:
+    steps = Steps(None)
+    return train(tmp_path_factory.mktemp("undisturbed"), steps, kit=KIT), steps
+
+
+def test_the_log_is_trained_answered_and_published(undisturbed: tuple[Outcome, Steps]) -> None:
+    result, steps = undisturbed
+    assert result.progress["trained_events"] == EVENTS
+    metrics = result.handovers[4].facts["metrics"]
+    assert metrics["queries"] > 50
+    assert metrics["codes_in_use"] > 0
+    assert len(result.handovers[4].facts["drift"]) == 4
+    assert steps.statuses[-1]["caught_up"]
+
+
+def test_crashes_change_no_bit(undisturbed: tuple[Outcome, Steps], tmp_path: Path) -> None:
+    expected, steps = undisturbed
+    for crash_at in range(9, steps.count, 20):
+        data = tmp_path / str(crash_at)
+        with pytest.raises(Crash):
+            train(data, Steps(crash_at), kit=KIT)
+        assert_equal(train(data, kit=KIT), expected)

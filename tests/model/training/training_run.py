@@ -1,0 +1,117 @@
+"""One process of a trainer over a made-up log, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from model.artifacts import manifest
+from model.artifacts.manifest import Manifest
+from model.training import publish_schedule as publication
+from model.training.checkpoint import CheckpointDirectory
+from model.training.handover import HandoverDirectory
+from model.training.journal import RocksJournal
+from model.training.progress import Progress
+from model.training.quarantine import QuarantineDirectory
+from model.training.source import RecordedSource
+from model.training.trainer import Config, Trainer
+from tests.model.training.crash import Steps, Watched
+from tests.model.training.recorded_log import SteppedClock, make_log
+from tests.model.training.stand_in_learner import StandInAnswerer, StandInLearner, StandInModel
+
+EVENTS = 150
+CONFIG = Config(
+    batch_size=16,
+    hurry_from=60,  # the first half of the log
+    items_per_plan=30,
+    publish=publication.Config(events=40, seconds=1e9, drift=1e9),
+    checkpoint_events=32,
+    keep_checkpoints=2,
+    keep_handovers=3,
+    window_queries=64,
+)
+
+
+def load(directory: Path, manifest: Manifest) -> StandInModel:
+    tensors = safetensors.torch.load_file(directory / "weights.safetensors")
+    return StandInModel(tensors["items"].tolist(), tensors["popularity"].tolist())
+
+
+@dataclass
+class Kit:
+    """What stands behind the trainer: a learner, its published model, and the served path."""
+
+    learner: Callable[[Any], Any] = StandInLearner
+    load: Callable[[Path, Manifest], Any] = load
+    answerer: Callable[[Any], Any] = StandInAnswerer
+
+
+@dataclass
+class Outcome:
+    progress: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    arrays: dict[str, np.ndarray]
+    handovers: dict[int, Manifest]
+
+
+def train(
+    data: Path, steps: Steps | None = None, config: Config = CONFIG, kit: Kit | None = None
+) -> Outcome:
+    """One process: runs the trainer on `data` until the log ends or `steps` crashes it."""
+    steps, kit = steps or Steps(None), kit or Kit()
+    sequences, items = make_log(EVENTS)
+    journal = RocksJournal(data / "journal")
+    try:
+        trainer = Trainer(
+            lambda state: Watched(kit.learner(state), steps, {"learn", "list_items", "export"}),
+            Watched(RecordedSource(sequences, items, 20), steps, {"poll", "read"}),
+            Watched(journal, steps, {"append", "prune"}),
+            Watched(
+                CheckpointDirectory(data / "checkpoints", config.keep_checkpoints), steps, {"save"}
+            ),
+            Watched(
+                HandoverDirectory(data / "handover", config.keep_handovers, kit.load),
+                steps,
+                {"publish"},
+            ),
+            kit.answerer,
+            config,
+            SteppedClock(),
+            QuarantineDirectory(data / "quarantine"),
+        )
+        progress = trainer.run(threading.Event(), lambda status: steps.report(status))
+    finally:
+        journal.close()
+    return outcome(data, progress)
+
+
+def outcome(data: Path, progress: Progress) -> Outcome:
+    saved = CheckpointDirectory(data / "checkpoints", 9).newest()
+    assert saved is not None
+    handovers = {
+        int(p.name): manifest.verify(p, "handover") for p in sorted((data / "handover").iterdir())
+    }
+    plain = json.loads(json.dumps(progress.to_json()))
+    return Outcome(plain, saved.tensors, saved.arrays, handovers)
+
+
+def assert_equal(one: Outcome, other: Outcome) -> None:
+    """The same bits everywhere."""
+    assert one.progress == other.progress
+    assert one.tensors.keys() == other.tensors.keys()
+    for name in one.tensors:
+        assert torch.equal(one.tensors[name], other.tensors[name]), name
+    assert one.arrays.keys() == other.arrays.keys()
+    for name in one.arrays:
+        assert np.array_equal(one.arrays[name], other.arrays[name]), name
+    assert {n: m.digest for n, m in one.handovers.items()} == {
+        n: m.digest for n, m in other.handovers.items()
+    }
