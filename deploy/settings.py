@@ -35,11 +35,11 @@ from pydantic_settings import (
 
 from deploy.local import flink_cluster, kafka_broker, mlflow_server
 from deploy.local.ports import Ports
-from deploy.release.ledger import Config as RegistryConfig
-from deploy.service.process import Config as ServiceConfig
+from deploy.release.ledger import RegistryConfig
+from deploy.service.process import ServiceConfig
 from deploy.usable_path import require_text, require_usable
-from indexer.indexing.indexer import Config as IndexerConfig
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.indexing.indexer import IndexerConfig
+from indexer.search.soft_search import SearchConfig
 from replay.config import ReplayConfig
 from streaming.job import settings as job
 from streaming.job.flink_tls import FlinkTls
@@ -49,9 +49,9 @@ from streaming.security import Security
 from streaming.topics import Topics
 
 if TYPE_CHECKING:
-    from deploy.studies.config import Config as EvaluationConfig
-    from model.learning.learner import Config as LearnerConfig
-    from model.training.trainer import Config as TrainerConfig
+    from deploy.studies.config import EvaluationConfig
+    from model.learning.learner import LearnerConfig
+    from model.training.trainer import TrainerConfig
 
 C = TypeVar("C")
 
@@ -179,7 +179,7 @@ class Settings(BaseSettings):
     flink: Flink = Flink()
     ports: Ports = Ports()
     replay: ReplayConfig = ReplayConfig()
-    streaming: job.Config = job.Config()
+    streaming: job.JobConfig = job.JobConfig()
     learner: dict[str, Any] = {}
     trainer: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -242,9 +242,9 @@ class Settings(BaseSettings):
         """Of MLflow, the local server's where no other is configured."""
         return self.registry.tracking_uri or self.local_mlflow().tracking_uri
 
-    def local_broker(self) -> kafka_broker.Config:
+    def local_broker(self) -> kafka_broker.KafkaBrokerConfig:
         """The Kafka broker that the pipeline starts."""
-        return kafka_broker.Config(
+        return kafka_broker.KafkaBrokerConfig(
             data_dir=self.data_dir / "kafka",
             port=self.ports.kafka,
             controller_port=self.ports.kafka_controller,
@@ -252,9 +252,9 @@ class Settings(BaseSettings):
             jars=self.jars_dir / "kafka",
         )
 
-    def local_cluster(self) -> flink_cluster.Config:
+    def local_cluster(self) -> flink_cluster.FlinkClusterConfig:
         """The Flink cluster that the pipeline starts."""
-        return flink_cluster.Config(
+        return flink_cluster.FlinkClusterConfig(
             data_dir=self.data_dir / "flink",
             rest_port=self.ports.flink_rest,
             rpc_port=self.ports.flink_rpc,
@@ -267,11 +267,11 @@ class Settings(BaseSettings):
             managed_mb=self.flink.managed_mb,
         )
 
-    def local_mlflow(self) -> mlflow_server.Config:
+    def local_mlflow(self) -> mlflow_server.MlflowServerConfig:
         """The MLflow server that the pipeline starts."""
-        return mlflow_server.Config(port=self.ports.mlflow)
+        return mlflow_server.MlflowServerConfig(port=self.ports.mlflow)
 
-    def job_surroundings(self) -> job.Surroundings:
+    def job_surroundings(self) -> job.JobEnvironment:
         """Where the streaming job runs, and what it takes along.
 
         Raises:
@@ -279,7 +279,7 @@ class Settings(BaseSettings):
             SettingsError: if a secret is only known to the pipeline that was started.
         """
         _require_secrets(self.streaming.properties, "streaming.properties")
-        return job.Surroundings(
+        return job.JobEnvironment(
             bootstrap=self.bootstrap,
             flink=self.flink_address,
             jars=tuple(str(p) for p in sorted((self.jars_dir / "flink").glob("*.jar"))),
@@ -298,7 +298,7 @@ class Settings(BaseSettings):
         """
         from model.learning import learner
 
-        return _checked("learner", learner.Config, self.learner)
+        return _checked("learner", learner.LearnerConfig, self.learner)
 
     def trainer_config(self) -> TrainerConfig:
         """The section `[trainer]`, checked; imports torch.
@@ -308,7 +308,7 @@ class Settings(BaseSettings):
         """
         from model.training import trainer
 
-        return _checked("trainer", trainer.Config, self.trainer)
+        return _checked("trainer", trainer.TrainerConfig, self.trainer)
 
     def evaluation_config(self) -> EvaluationConfig:
         """The section `[evaluation]`, checked; imports torch.
@@ -318,7 +318,7 @@ class Settings(BaseSettings):
         """
         from deploy.studies import config
 
-        return _checked("evaluation", config.Config, self.evaluation)
+        return _checked("evaluation", config.EvaluationConfig, self.evaluation)
 
     @classmethod
     def settings_customise_sources(

@@ -143,7 +143,7 @@ class Broker:
 class Cluster:
     """A running Flink session cluster with one TaskManager."""
 
-    config: flink.Config
+    config: flink.FlinkClusterConfig
     jars: list[Path]
     job_manager: JavaProcess
     task_manager: JavaProcess
@@ -221,7 +221,7 @@ def kafka_broker(
     jars: Path, free_ports: Callable[[int], list[int]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Broker]:
     port, controller_port = free_ports(2)
-    config = kafka.Config(
+    config = kafka.KafkaBrokerConfig(
         data_dir=tmp_path_factory.mktemp("kafka") / ODD_NAME,
         port=port,
         controller_port=controller_port,
@@ -242,7 +242,7 @@ def flink_cluster(
     jars: Path, free_ports: Callable[[int], list[int]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     rest, rpc, blob, task_manager, data = free_ports(5)
-    config = flink.Config(
+    config = flink.FlinkClusterConfig(
         data_dir=tmp_path_factory.mktemp("flink") / ODD_NAME,
         rest_port=rest,
         rpc_port=rpc,

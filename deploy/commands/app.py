@@ -16,10 +16,8 @@ import structlog
 import typer
 
 from deploy import settings as configuration
-from deploy.commands import doctor_command as doctor_cli
-from deploy.commands import evaluate as evaluate_cli
+from deploy.commands import doctor_command, evaluate, versions
 from deploy.commands import stream as stream_cli
-from deploy.commands import versions as registry_cli
 from deploy.monitoring import full_disk
 from deploy.monitoring.part_status import read_status, reporter
 from deploy.private import keep_private
@@ -38,9 +36,9 @@ config_app = typer.Typer(no_args_is_help=True, help="The effective configuration
 app.add_typer(config_app, name="config")
 app.add_typer(stream_cli.stream_app, name="stream")
 app.add_typer(stream_cli.dead_letters_app, name="dlq")
-app.add_typer(evaluate_cli.app, name="evaluate")
-registry_cli.add_to(app)
-doctor_cli.add_to(app)
+app.add_typer(evaluate.app, name="evaluate")
+versions.add_to(app)
+doctor_command.add_to(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file.", metavar="FILE")]
 DataDir = Annotated[

@@ -52,10 +52,10 @@ def compared(settings: Settings, a: str, b: str, user: int | None, k: int) -> di
 
 def _on_disk(settings: Settings, a: int, b: int, k: int) -> dict[str, Any]:
     from indexer.comparison.versions import compare, usual_samples
-    from indexer.search.retriever import ServingState
+    from indexer.search.retriever import Retriever
 
     states = [
-        ServingState.of_version(settings.data_dir, version, settings.search) for version in (a, b)
+        Retriever.of_version(settings.data_dir, version, settings.search) for version in (a, b)
     ]
     return compare(states[0], states[1], [], usual_samples(states[1]), k)
 

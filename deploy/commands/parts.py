@@ -145,7 +145,7 @@ def train(settings: Settings, stop: threading.Event, report: Report) -> None:
 
 def index(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Index items and handovers, publish snapshots."""
-    from indexer.indexing import process as indexing_process
+    from indexer.indexing import process
 
     snapshots = settings.data_dir / "snapshots"
 
@@ -156,7 +156,7 @@ def index(settings: Settings, stop: threading.Event, report: Report) -> None:
         return missing | served_versions(settings.data_dir) | aliased_versions(settings.data_dir)
 
     if await_topics(settings, stop, report):
-        indexing_process.run(
+        process.run(
             settings.indexer,
             kafka={"bootstrap_servers": settings.bootstrap, **settings.kafka.client_settings},
             topics=settings.kafka.topics(),
@@ -186,9 +186,9 @@ def register(settings: Settings, stop: threading.Event, report: Report) -> None:
 
 def serve(settings: Settings, stop: threading.Event, report: Report, worker: int = 1) -> None:
     """Answer queries over HTTP."""
-    from deploy.service import process as service
+    from deploy.service import process
 
-    service.run(
+    process.run(
         settings.service,
         settings.data_dir,
         settings.ports.service,

@@ -25,7 +25,7 @@ from deploy.commands.parts import PartError, Report, await_topics
 from deploy.monitoring.part_status import read_status
 from deploy.settings import Settings
 from streaming.errors import StreamingError
-from streaming.job import supervisor as job_keeper
+from streaming.job import supervisor
 from streaming.job.accounting import Aside, StreamEnd
 from streaming.job.committed_work import committed_work
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
@@ -76,7 +76,7 @@ def keep(
                 "choose another directory with --data-dir"
             )
         identity = job_topics(settings)
-        if restore == job_keeper.NO_STATE:
+        if restore == supervisor.NO_STATE:
             identity.forget()
         if not await_topics(settings, stop, report):
             return False
@@ -101,7 +101,7 @@ def keep(
                 return None
 
         try:
-            return job_keeper.run(
+            return supervisor.run(
                 settings.streaming,
                 around,
                 stop,
@@ -212,7 +212,7 @@ def _running(settings: Settings, flink: FlinkRest) -> str:
 def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: float, say: Say) -> str:
     around = settings.job_surroundings()
     file = RecordFile(settings.data_dir)
-    keeper = job_keeper.Keeper(
+    keeper = supervisor.Keeper(
         settings.streaming, around, flink, file, lambda: _committed(settings)
     )
     savepoint = keeper.stop_for_upgrade()

@@ -45,13 +45,13 @@ def rollback(
     Examples: `sparc rollback`, `sparc rollback 12`
     """
     from deploy.commands.app import configure_logging, errors_as_one_line
-    from deploy.release import promotion as switching
+    from deploy.release import promotion
 
     configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         keep_private(settings.data_dir)
-        _show(switching.roll_back(settings, version), as_json)
+        _show(promotion.roll_back(settings, version), as_json)
 
 
 def promote(
@@ -70,13 +70,13 @@ def promote(
     Examples: `sparc promote challenger`, `sparc promote newest`, `sparc promote 12 --pin`
     """
     from deploy.commands.app import configure_logging, errors_as_one_line
-    from deploy.release import promotion as switching
+    from deploy.release import promotion
 
     configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         keep_private(settings.data_dir)
-        _show(switching.promote(settings, version, pin=pin), as_json)
+        _show(promotion.promote(settings, version, pin=pin), as_json)
 
 
 def compare(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.search.retriever import ServingState
+from indexer.search.retriever import Retriever
 
 
 class CodebookMap:
@@ -23,16 +23,16 @@ class CodebookMap:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._places: NDArray[np.float64] | None = None
-        self._drawn: tuple[ServingState, dict[str, Any]] | None = None
+        self._drawn: tuple[Retriever, dict[str, Any]] | None = None
 
-    def view(self, state: ServingState) -> dict[str, Any]:
+    def view(self, state: Retriever) -> dict[str, Any]:
         """Codes with place, items, traffic and drift, as plain JSON values."""
         with self._lock:
             if self._drawn is None or self._drawn[0] is not state:
                 self._drawn = (state, self._draw(state))
             return self._drawn[1]
 
-    def _draw(self, state: ServingState) -> dict[str, Any]:
+    def _draw(self, state: Retriever) -> dict[str, Any]:
         snapshot = state.snapshot
         places = turned(plane(snapshot.model.centroids_CD), self._places)
         self._places = places
@@ -64,7 +64,7 @@ class CodebookMap:
         }
 
 
-def items_of(state: ServingState, code: int, limit: int) -> list[dict[str, Any]]:
+def items_of(state: Retriever, code: int, limit: int) -> list[dict[str, Any]]:
     """Items of a first-level code, the most clicked first."""
     items = state.snapshot.items
     mine = np.flatnonzero(items.codes_NQ[:, 0] == code)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.service.user_histories import UserHistory
-from indexer.search.retriever import Query, ServingState
+from indexer.search.retriever import Query, Retriever
 from model.histories import History
 
 CODES_SHOWN = 8
@@ -16,9 +16,7 @@ NOW_SHOWN = 3
 """Of them, the most probable ones now; the others are those of the whole history."""
 
 
-def interests(
-    state: ServingState, history: UserHistory | None, now_ms: int, k: int
-) -> dict[str, Any]:
+def interests(state: Retriever, history: UserHistory | None, now_ms: int, k: int) -> dict[str, Any]:
     """Steps of a user's history with the probability of the codes that matter, and the answer.
 
     The first step is the prior, before any click; every further one follows a click.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
-from indexer.search.retriever import ServingState
+from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import snapshot_path
 
 KEPT = 2
@@ -19,9 +19,9 @@ class LoadedVersions:
     def __init__(self, data_dir: Path, follower: SnapshotFollower) -> None:
         self._data_dir = data_dir
         self._follower = follower
-        self._states: OrderedDict[int, ServingState] = OrderedDict()
+        self._states: OrderedDict[int, Retriever] = OrderedDict()
 
-    def get(self, version: int) -> ServingState:
+    def get(self, version: int) -> Retriever:
         """A version, able to answer.
 
         Raises:
@@ -37,7 +37,7 @@ class LoadedVersions:
                     f"version {version} is not on disk any more; it is in the registry: "
                     f"`sparc promote {version} --pin` brings it back"
                 )
-            self._states[version] = ServingState.of_version(
+            self._states[version] = Retriever.of_version(
                 self._data_dir, version, self._follower.search
             )
         state = self._states[version].withholding(self._follower.withdrawn)

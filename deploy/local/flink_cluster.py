@@ -101,7 +101,7 @@ class FlinkClusterError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Config:
+class FlinkClusterConfig:
     """Where the cluster lives and how much it may take.
 
     Attributes:
@@ -171,7 +171,7 @@ def flink_home() -> Path:
     return Path(spec.origin).parent
 
 
-def settings(config: Config) -> dict[str, object]:
+def settings(config: FlinkClusterConfig) -> dict[str, object]:
     """The content of config.yaml."""
     return {
         "jobmanager.rpc.address": config.host,
@@ -224,7 +224,7 @@ def settings(config: Config) -> dict[str, object]:
     }
 
 
-def prepare(config: Config) -> None:
+def prepare(config: FlinkClusterConfig) -> None:
     """Write the settings. Idempotent.
 
     Raises:
@@ -271,7 +271,7 @@ def _java(log_file: str, *options: str) -> list[str]:
     ]
 
 
-def job_manager_command(config: Config) -> list[str]:
+def job_manager_command(config: FlinkClusterConfig) -> list[str]:
     """The command line of the JobManager, to be run in the data directory.
 
     It stays in the foreground and stops on SIGTERM.
@@ -296,7 +296,7 @@ def job_manager_command(config: Config) -> list[str]:
     ]
 
 
-def task_manager_command(config: Config) -> list[str]:
+def task_manager_command(config: FlinkClusterConfig) -> list[str]:
     """The command line of the TaskManager, to be run in the data directory.
 
     It stays in the foreground and stops on SIGTERM.

@@ -15,12 +15,12 @@ import threading
 from pathlib import Path
 
 from deploy.local import flink_cluster
-from deploy.local.flink_cluster import Config, FlinkClusterError
+from deploy.local.flink_cluster import FlinkClusterConfig, FlinkClusterError
 from deploy.local.java import JavaError
 from deploy.local.supervision import Program, SupervisionError, Supervisor
 
 
-def serve(config: Config, stop: threading.Event) -> None:
+def serve(config: FlinkClusterConfig, stop: threading.Event) -> None:
     """Run the cluster until `stop` is set.
 
     Raises:
@@ -45,15 +45,24 @@ def serve(config: Config, stop: threading.Event) -> None:
 def main() -> int:
     """Entry point of `python -m deploy.local.flink_server`."""
     parser = argparse.ArgumentParser(description="Run a Flink cluster of one TaskManager.")
-    parser.add_argument("--host", default=Config.host, help="a name or address of this machine")
-    parser.add_argument("--port", type=int, default=Config.rest_port, help="of the REST API")
+    parser.add_argument(
+        "--host", default=FlinkClusterConfig.host, help="a name or address of this machine"
+    )
+    parser.add_argument(
+        "--port", type=int, default=FlinkClusterConfig.rest_port, help="of the REST API"
+    )
     parser.add_argument("--directory", type=Path, required=True)
     arguments = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        serve(Config(arguments.directory.resolve(), arguments.host, rest_port=arguments.port), stop)
+        serve(
+            FlinkClusterConfig(
+                arguments.directory.resolve(), arguments.host, rest_port=arguments.port
+            ),
+            stop,
+        )
     except (JavaError, FlinkClusterError, SupervisionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -58,7 +58,7 @@ class KafkaBrokerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Config:
+class KafkaBrokerConfig:
     """Where the broker lives and how much it may take.
 
     Attributes:
@@ -90,7 +90,7 @@ class Config:
         return self.data_dir / LOG
 
 
-def server_properties(config: Config) -> str:
+def server_properties(config: KafkaBrokerConfig) -> str:
     """The broker's settings as a properties file."""
     settings = {
         "process.roles": "broker,controller",
@@ -130,7 +130,7 @@ def server_properties(config: Config) -> str:
     return "".join(f"{name}={value}\n" for name, value in effective.items())
 
 
-def _java(config: Config, *options: str) -> list[str]:
+def _java(config: KafkaBrokerConfig, *options: str) -> list[str]:
     jars = find_jars(config.jars, "kafka_2.13-*.jar")
     return [
         str(find_java()),
@@ -143,7 +143,7 @@ def _java(config: Config, *options: str) -> list[str]:
     ]
 
 
-def prepare(config: Config) -> None:
+def prepare(config: KafkaBrokerConfig) -> None:
     """Write the settings and, the first time, format the storage, with a cluster id of its own.
 
     Idempotent: a storage that is formatted keeps its id.
@@ -175,7 +175,7 @@ def prepare(config: Config) -> None:
         )
 
 
-def cluster_id(config: Config) -> str | None:
+def cluster_id(config: KafkaBrokerConfig) -> str | None:
     """The id that the storage was formatted with; None before that.
 
     Raises:
@@ -214,7 +214,7 @@ def _refuse_storage_astray(storage: Path) -> None:
         )
 
 
-def command(config: Config) -> list[str]:
+def command(config: KafkaBrokerConfig) -> list[str]:
     """The command line of the broker, to be run in its data directory.
 
     It stays in the foreground and stops on SIGTERM.

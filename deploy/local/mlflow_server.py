@@ -31,7 +31,7 @@ class MlflowServerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Config:
+class MlflowServerConfig:
     """Where the server listens.
 
     Attributes:
@@ -50,7 +50,7 @@ class Config:
         return f"http://{self.host}:{self.port}"
 
 
-def mlflow_server_command(config: Config, data_dir: Path) -> list[str]:
+def mlflow_server_command(config: MlflowServerConfig, data_dir: Path) -> list[str]:
     """Command line that serves `data_dir`/mlflow with this interpreter."""
     return [
         sys.executable,
@@ -83,7 +83,7 @@ def make_database() -> None:
     remove_partial(Path())
 
 
-def serve(config: Config, directory: Path) -> None:
+def serve(config: MlflowServerConfig, directory: Path) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -145,13 +145,13 @@ def main() -> int:
     """Entry point of `python -m deploy.local.mlflow_server`."""
     settle()
     parser = argparse.ArgumentParser(description="Serve the MLflow registry of one pipeline.")
-    parser.add_argument("--host", default=Config.host)
-    parser.add_argument("--port", type=int, default=Config.port)
+    parser.add_argument("--host", default=MlflowServerConfig.host)
+    parser.add_argument("--port", type=int, default=MlflowServerConfig.port)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME")
     arguments = parser.parse_args()
     try:
-        config = Config(arguments.host, arguments.port, tuple(arguments.allow_host))
+        config = MlflowServerConfig(arguments.host, arguments.port, tuple(arguments.allow_host))
         serve(config, arguments.directory)
     except (MlflowServerError, OSError) as error:
         print(error, file=sys.stderr)

@@ -33,7 +33,7 @@ from prometheus_client.registry import Collector
 
 from deploy.monitoring import moment
 from deploy.monitoring.moment import Moment
-from indexer.search.retriever import ServingState
+from indexer.search.retriever import Retriever
 from streaming.bounds import EventError
 from streaming.events import HEARTBEAT, Click, UserSequence, Withdrawal, announcement
 from streaming.topics import Topics
@@ -70,7 +70,7 @@ class Freshness(Collector):
         self._unlearnt: dict[tuple[int, int], float] = {}  # (partition, offset) of the sequence
         # Now and then a sequence is stored before its click was looked at.
         self._stored: dict[str, tuple[float, int, int]] = {}
-        self._serving: ServingState | None = None
+        self._serving: Retriever | None = None
         self._learnt_to: dict[int, int] = {}  # partition -> next offset that it has not learnt
         self.item_retrievable, self.item_withdrawn, self.click_in_history, self.click_learnt = (
             Histogram(METRICS[name], text, buckets=BUCKETS, registry=None)
@@ -148,7 +148,7 @@ class Freshness(Collector):
         else:
             self._unlearnt[partition, offset] = at_s
 
-    def serves(self, state: ServingState) -> None:
+    def serves(self, state: Retriever) -> None:
         """A state took over: another version, or the same with items appended."""
         now = self._clock().seconds
         with self._alone:
@@ -184,7 +184,7 @@ class Freshness(Collector):
             self.lost.labels(what).inc(len(old))
 
 
-def _codes(state: ServingState, item_ids: list[int]) -> np.ndarray:
+def _codes(state: Retriever, item_ids: list[int]) -> np.ndarray:
     return state.snapshot.lists.locate(np.array(item_ids, np.int64))[0]
 
 

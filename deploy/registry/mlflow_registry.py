@@ -35,14 +35,14 @@ from deploy.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from deploy.registry.mlflow_artifacts import bring_back, retire
 from deploy.registry.mlflow_model import save_model
 from deploy.registry.version_plots import draw_plots
-from deploy.release import version_metadata as version_facts
+from deploy.release import version_metadata
 from deploy.release.ledger import RegisteredVersion, RegistryError
 from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
 from model.artifacts.manifest import Manifest
 from streaming.temporary import temporary
 
 if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.soft_search import Config as SearchConfig
+    from indexer.search.soft_search import SearchConfig
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Registry"]
 
@@ -200,12 +200,12 @@ class Registry:
         if (known := self.find(manifest.digest)) is not None:
             return known
         run_id = self._run_id or self.open()
-        metrics = version_facts.metrics_of(manifest) | version_facts.interval_of(
+        metrics = version_metadata.metrics_of(manifest) | version_metadata.interval_of(
             directory, manifest, parent
         )
         model_id = self._upload(directory, manifest, run_id, metrics)
         self._log_metrics(manifest, run_id, model_id, metrics)
-        tags = version_facts.tags_of(manifest)
+        tags = version_metadata.tags_of(manifest)
         if self._revision:
             tags[REVISION_TAG] = self._revision
         self._client.create_model_version(
@@ -213,8 +213,8 @@ class Registry:
             f"models:/{model_id}",
             run_id=run_id,
             tags=tags,
-            description=version_facts.description_of(
-                manifest, parent, version_facts.changes_in(directory, parent)
+            description=version_metadata.description_of(
+                manifest, parent, version_metadata.changes_in(directory, parent)
             ),
             model_id=model_id,
         )
@@ -246,7 +246,7 @@ class Registry:
             if left_over
             else self._client.create_logged_model(
                 self._experiment_id,
-                name=f"snapshot-{version_facts.snapshot_version(manifest):08d}",
+                name=f"snapshot-{version_metadata.snapshot_version(manifest):08d}",
                 source_run_id=run_id,
                 tags={DIGEST_TAG: manifest.digest},
                 params={
@@ -267,14 +267,14 @@ class Registry:
                     model_uuid=logged.model_id,
                     run_id=run_id,
                     model_id=logged.model_id,
-                    metadata=version_facts.tags_of(manifest),
+                    metadata=version_metadata.tags_of(manifest),
                 ),
                 self._search_config,
             )
             draw_plots(
                 path / PLOTS,
                 manifest.facts,
-                version_facts.sizes_of(directory, manifest),
+                version_metadata.sizes_of(directory, manifest),
                 self._history(run_id, manifest, metrics),
             )
             self._client.log_model_artifacts(logged.model_id, str(path))
@@ -285,7 +285,7 @@ class Registry:
         self, run_id: str, manifest: Manifest, metrics: dict[str, float]
     ) -> dict[str, list[tuple[int, float]]]:
         """The plotted metrics of the run until this version, by name: (event time in ms, value)."""
-        until = version_facts.time_of(manifest)
+        until = version_metadata.time_of(manifest)
         found = {}
         for name in PLOTTED & metrics.keys():
             points = {
@@ -293,14 +293,14 @@ class Registry:
                 for one in self._client.get_metric_history(run_id, name)
                 if one.timestamp <= until
             }
-            points[(version_facts.step_of(manifest), until)] = metrics[name]
+            points[(version_metadata.step_of(manifest), until)] = metrics[name]
             found[name] = [(time_ms, value) for (_, time_ms), value in sorted(points.items())]
         return found
 
     def _log_metrics(
         self, manifest: Manifest, run_id: str, model_id: str, values: dict[str, float]
     ) -> None:
-        step, time_ms = version_facts.step_of(manifest), version_facts.time_of(manifest)
+        step, time_ms = version_metadata.step_of(manifest), version_metadata.time_of(manifest)
         # A second value for the same step is refused, and one may differ: when the snapshot was
         # published is told by its directory, which may have been brought back since.
         known = {m.key for m in self._client.get_logged_model(model_id).metrics or ()}
@@ -316,7 +316,7 @@ class Registry:
             run_id,
             metrics=metrics,
             params=[Param("model_name", self._model_name)],
-            tags=[RunTag(VERSION_TAG, str(version_facts.snapshot_version(manifest)))],
+            tags=[RunTag(VERSION_TAG, str(version_metadata.snapshot_version(manifest)))],
         )
 
     def log_live(self, metrics: dict[str, float], step: int, time_ms: int) -> None:

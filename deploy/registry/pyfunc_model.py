@@ -50,12 +50,12 @@ class SnapshotModel(PythonModel):
             SnapshotError: if a file of the snapshot is missing or altered.
         """
         # Late, because MLflow also runs this file where a model is only registered.
-        from indexer.search.retriever import ServingState
-        from indexer.search.soft_search import Config
+        from indexer.search.retriever import Retriever
+        from indexer.search.soft_search import SearchConfig
 
         given = (context.model_config or {}).get("search", {})
-        search = TypeAdapter(Config).validate_python(given)
-        self._state = ServingState.load(Path(context.artifacts[ARTIFACT]), search)
+        search = TypeAdapter(SearchConfig).validate_python(given)
+        self._state = Retriever.load(Path(context.artifacts[ARTIFACT]), search)
 
     def predict(
         self,

@@ -29,9 +29,9 @@ from deploy.registry.aliases import CHAMPION, AliasHolder, AliasKeeper
 from deploy.registry.announcements import Announce, KafkaAnnouncer, announcement
 from deploy.registry.code_revision import code_revision
 from deploy.registry.live_metrics import LiveMetrics
-from deploy.release import version_metadata as version_facts
+from deploy.release import version_metadata
 from deploy.release.decisions import decisions
-from deploy.release.ledger import Config, Ledger, RegisteredVersion, RegistryError
+from deploy.release.ledger import Ledger, RegisteredVersion, RegistryConfig, RegistryError
 from indexer.errors import SnapshotError
 from indexer.snapshots.pointer import SNAPSHOTS, snapshot_path
 from indexer.snapshots.published import require_published
@@ -40,7 +40,7 @@ from streaming.errors import StreamingError
 from streaming.topic_identity import TopicIdentity
 
 if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.soft_search import Config as SearchConfig
+    from indexer.search.soft_search import SearchConfig
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Registrar:
     """
 
     def __init__(
-        self, config: Config, data_dir: Path, catalogue: Catalogue, announce: Announce
+        self, config: RegistryConfig, data_dir: Path, catalogue: Catalogue, announce: Announce
     ) -> None:
         self._config = config
         self._data_dir = data_dir
@@ -125,7 +125,7 @@ class Registrar:
             return False
         version = self._ledger.versions.get(due.version)
         if version is not None:  # else it was refused, or is deleted
-            self._catalogue.tag(version.mlflow_version, version_facts.decision_tags(due))
+            self._catalogue.tag(version.mlflow_version, version_metadata.decision_tags(due))
         self._ledger.tagged_to(due.at_ms)
         return True
 
@@ -245,7 +245,7 @@ class Backoff:
         self._failures = 0
 
 
-def follow(registrar: Registrar, config: Config, stop: threading.Event) -> None:
+def follow(registrar: Registrar, config: RegistryConfig, stop: threading.Event) -> None:
     """Register and announce until `stop`; what fails is tried again, later each time."""
     from mlflow.exceptions import MlflowException
 
@@ -280,7 +280,7 @@ def _one_line(error: Exception) -> str:
 
 
 def run(
-    config: Config,
+    config: RegistryConfig,
     data_dir: Path,
     tracking_uri: str,
     *,

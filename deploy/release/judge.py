@@ -26,13 +26,13 @@ from model.histories import History
 from streaming.events import UserSequence
 
 if TYPE_CHECKING:  # the settings need `Config` alone
-    from indexer.search.retriever import ServingState
+    from indexer.search.retriever import Retriever
 
 DEPTH = 50
 
 
 @dataclass(frozen=True)
-class Config:
+class JudgeConfig:
     """How a challenger is judged.
 
     Attributes:
@@ -127,13 +127,13 @@ def trained_to(facts: Mapping[str, Any], topic: str) -> dict[int, int]:
 class Judge:
     """Judges challengers by the recent events of the topic `topic`."""
 
-    def __init__(self, config: Config, recent: RecentEvents, topic: str) -> None:
+    def __init__(self, config: JudgeConfig, recent: RecentEvents, topic: str) -> None:
         self.config = config
         self.recent = recent
         self._topic = topic
 
     def verdict(
-        self, champion: ServingState, challenger: ServingState, waited_seconds: float
+        self, champion: Retriever, challenger: Retriever, waited_seconds: float
     ) -> Verdict | None:
         """What to do with a challenger; None while there is not enough to judge by."""
         if not self.config.enabled:
@@ -160,7 +160,7 @@ class Judge:
 
 
 def compare(
-    a: ServingState, b: ServingState, events: Sequence[UserSequence], confidence: float = 0.95
+    a: Retriever, b: Retriever, events: Sequence[UserSequence], confidence: float = 0.95
 ) -> Paired:
     """Ask two versions the same events, each as of its time; there must be at least one."""
     gains_a, gains_b = gains(a, events), gains(b, events)
@@ -172,7 +172,7 @@ def compare(
     return Paired(len(events), count, recall_a, recall_b, ndcg_a, ndcg_b, difference, low, high)
 
 
-def gains(state: ServingState, events: Sequence[UserSequence]) -> NDArray[np.float64]:
+def gains(state: Retriever, events: Sequence[UserSequence]) -> NDArray[np.float64]:
     """Recall@50 and NDCG@50 of each event: float64 (events, 2)."""
     items = state.items_for(
         [History(s.history_items, s.history_times) for s in events],

@@ -32,7 +32,7 @@ class RegistryError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Config:
+class RegistryConfig:
     """Where and how snapshots are registered.
 
     Attributes:

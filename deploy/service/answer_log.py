@@ -56,7 +56,7 @@ RETRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Config:
+class AnswerLogConfig:
     """How much is logged.
 
     Attributes:
@@ -84,7 +84,7 @@ class AnswerLog:
     def __init__(
         self,
         directory: Path,
-        config: Config,
+        config: AnswerLogConfig,
         clock: Callable[[], float] = time.time,
         worker: int = 1,
     ) -> None:

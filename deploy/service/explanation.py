@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 
 from deploy.service import schema as schema
-from indexer.search.retriever import Answer, Query, ServingState
+from indexer.search.retriever import Answer, Query, Retriever
 
 
 def explained(
-    state: ServingState, query: Query, answer: Answer, response: schema.RetrieveResponse
+    state: Retriever, query: Query, answer: Answer, response: schema.RetrieveResponse
 ) -> schema.Explanation:
     """The answer with the clicks it rests on, and each searched code with its own items first."""
     clicked = list(query.items)[-50:]

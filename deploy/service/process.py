@@ -20,12 +20,12 @@ import structlog
 from pydantic import SecretStr
 
 from deploy.http.connections import Limits, most_connections, raise_descriptors
-from deploy.release.judge import Config as JudgeConfig
-from deploy.service.answer_log import Config as AnswerLogConfig
+from deploy.release.judge import JudgeConfig
+from deploy.service.answer_log import AnswerLogConfig
 from streaming.secret import MASK, remember
 
 if TYPE_CHECKING:
-    from indexer.search.soft_search import Config as SearchConfig
+    from indexer.search.soft_search import SearchConfig
     from streaming.events import UserSequence
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class ServiceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Config:
+class ServiceConfig:
     """How the service runs.
 
     Attributes:
@@ -110,7 +110,7 @@ class Config:
 
 
 def run(
-    config: Config,
+    config: ServiceConfig,
     data_dir: Path,
     port: int,
     *,
@@ -185,7 +185,7 @@ def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 def _serve(
-    config: Config,
+    config: ServiceConfig,
     data_dir: Path,
     listeners: list[socket.socket],
     bootstrap_servers: str,

@@ -26,7 +26,7 @@ from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import SequenceFollower, UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from deploy.service.workers import others, read_metrics
-from indexer.search.retriever import Answer, Query, ServingState
+from indexer.search.retriever import Answer, Query, Retriever
 from indexer.snapshots.snapshot import versions
 
 log = structlog.get_logger(__name__)
@@ -91,7 +91,7 @@ class RetrievalService:
         follower.served = self._began_to_serve
         self.flow = Flow(self, clock)
 
-    def state(self) -> ServingState:
+    def state(self) -> Retriever:
         """The state to answer from, to be asked once per request.
 
         Raises:
@@ -171,7 +171,7 @@ class RetrievalService:
         return query, known
 
     def _answers(
-        self, state: ServingState, requests: Sequence[schema.RetrieveRequest]
+        self, state: Retriever, requests: Sequence[schema.RetrieveRequest]
     ) -> list[schema.RetrieveResponse]:
         asked = [self._query(request) for request in requests]
         answers = state.answers([query for query, _ in asked], self.histories.latest_event_time_ms)
@@ -184,7 +184,7 @@ class RetrievalService:
         ]
 
     def _response(
-        self, state: ServingState, answer: Answer, known: bool | None
+        self, state: Retriever, answer: Answer, known: bool | None
     ) -> schema.RetrieveResponse:
         self.metrics.retrieved_items.inc(len(answer.items))
         self.answered += 1
@@ -268,7 +268,7 @@ class RetrievalService:
         pointer = self.follower.pointer
         return max(0.0, self.clock().wall - pointer.published_at / 1000) if pointer else None
 
-    def _began_to_serve(self, state: ServingState) -> None:
+    def _began_to_serve(self, state: Retriever) -> None:
         """A version took over: note how long that took since it was published."""
         pointer = self.follower.pointer
         if pointer is not None and pointer.version == state.version:
@@ -285,7 +285,7 @@ class RetrievalService:
     def _readings(self) -> list[Reading]:
         follower, histories, sequences = self.follower, self.histories, self.sequences
 
-        def of_state(value: Callable[[ServingState], float]) -> Callable[[], float | None]:
+        def of_state(value: Callable[[Retriever], float]) -> Callable[[], float | None]:
             return lambda: value(follower.state) if follower.state else None
 
         def behind() -> float | None:

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from deploy.monitoring import full_disk
 from deploy.release.decisions import SERVED, Decision, Served, decide, decisions, read_served
 from deploy.release.judge import Judge
-from indexer.building.late_items import Newcomers
+from indexer.building.late_items import LateItems
 from indexer.errors import SnapshotError
-from indexer.search.retriever import Query, ServingState
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.retriever import Query, Retriever
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from indexer.snapshots.withdrawn import NONE, WITHDRAWN, read_withdrawn
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 class SnapshotFollower:
-    """Holds the `ServingState` to answer from.
+    """Holds the `Retriever` to answer from.
 
     Without a judge the newest version is served as soon as it is built, unless one is pinned; with
     `follow_decisions`, once the judge of another process has promoted it.
@@ -78,18 +78,18 @@ class SnapshotFollower:
         self._clock = clock
         self._judge = judge
         self._decided_elsewhere = follow_decisions
-        self._newcomers = Newcomers(data_dir)
+        self._newcomers = LateItems(data_dir)
         self._seen: object = ()
         self._retry_at = float("inf")
-        self._challenging: ServingState | None = None
+        self._challenging: Retriever | None = None
         self._challenged_at = 0.0
         made = [d.version for d in decisions(data_dir) if d.by == "judge"]
         self._judged = made[-1] if made else 0
-        self.state: ServingState | None = None
+        self.state: Retriever | None = None
         self.pointer: Pointer | None = None
         self.pinned = False
-        self.served: Callable[[ServingState], None] = lambda _: None
-        self.swapped: Callable[[ServingState], None] = lambda _: None
+        self.served: Callable[[Retriever], None] = lambda _: None
+        self.swapped: Callable[[Retriever], None] = lambda _: None
         self.withdrew: Callable[[NDArray[np.int64]], None] = lambda _: None
         self.withdrawn = NONE
         self.swaps = 0
@@ -241,12 +241,12 @@ class SnapshotFollower:
     def _take_over(self, snapshot: Snapshot) -> None:
         self._swap(self._ready(snapshot))
 
-    def _ready(self, snapshot: Snapshot) -> ServingState:
-        state = ServingState(snapshot, self.search, self.withdrawn)
+    def _ready(self, snapshot: Snapshot) -> Retriever:
+        state = Retriever(snapshot, self.search, self.withdrawn)
         state.answer(Query([]))  # a model that cannot answer must not take over
         return state
 
-    def _swap(self, state: ServingState) -> None:
+    def _swap(self, state: Retriever) -> None:
         before, self.state = self.state, state
         self.swaps += 1
         if before is None or before.version != state.version:

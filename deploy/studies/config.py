@@ -9,7 +9,7 @@ from model.evaluation.protocol import REPLAY_BUDGET
 
 
 @dataclass(frozen=True)
-class Config:
+class EvaluationConfig:
     """What the pipeline has no setting for.
 
     Attributes:
@@ -24,8 +24,8 @@ class Config:
         patience: epochs without a better validation after which leave-one-out ends.
     """
 
-    replay: float = prequential_run.Config.replay
-    rehearsals: float = prequential_run.Config.rehearsals
+    replay: float = prequential_run.OnlineSparcConfig.replay
+    rehearsals: float = prequential_run.OnlineSparcConfig.rehearsals
     trade_off: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
     tracking_uri: str = ""
     experiment: str = "sparc-evaluation"

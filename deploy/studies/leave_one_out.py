@@ -22,14 +22,14 @@ import numpy as np
 import orjson
 
 from deploy.settings import Settings
-from deploy.studies import machine_facts as machine
+from deploy.studies import machine_facts
 from deploy.studies.runs import SPARC, sparc_config
 from indexer.evaluation.published_versions import Handover, Publisher, Served
-from indexer.indexing.indexer import Config as IndexerConfig
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.indexing.indexer import IndexerConfig
+from indexer.search.soft_search import SearchConfig
 from model.evaluation import leave_one_out as protocol
 from model.evaluation.leave_one_out import Sequences
-from model.evaluation.prequential_run import WARM_UP_STEP, Config
+from model.evaluation.prequential_run import WARM_UP_STEP, OnlineSparcConfig
 from model.evaluation.protocol import LIST_LENGTH, Events, Queries, read_items
 from model.evaluation.runner import Answers
 from model.evaluation.user_sequences import SequencesOfUsers
@@ -47,7 +47,7 @@ class SparcByEpochs:
     def __init__(
         self,
         items: Sequence[Item],
-        config: Config,
+        config: OnlineSparcConfig,
         indexer: IndexerConfig,
         search: SearchConfig,
         device: str = "cpu",
@@ -146,9 +146,9 @@ def planned(
     name: str, interactions: Path, items: Path | None, settings: Settings, seed: int
 ) -> dict[str, Any]:
     """What decides the outcome, as plain JSON values."""
-    files = {"interactions": machine.file_facts(interactions)}
+    files = {"interactions": machine_facts.file_facts(interactions)}
     if items is not None:
-        files["items"] = machine.file_facts(items)
+        files["items"] = machine_facts.file_facts(items)
     evaluation = settings.evaluation_config()
     plan: dict[str, Any] = {
         "protocol": "leave-one-out",
@@ -194,8 +194,8 @@ def play(
         return there, False
     started, worked = time.perf_counter(), time.process_time()
     data = read(interactions, items)
-    with machine.computing(settings.trainer_config().threads):
-        facts = {"machine": machine.machine(device), "versions": machine.versions()}
+    with machine_facts.computing(settings.trainer_config().threads):
+        facts = {"machine": machine_facts.machine(device), "versions": machine_facts.versions()}
         evaluation = settings.evaluation_config()
         limits = {"most_epochs": evaluation.epochs, "patience": evaluation.patience}
         report: dict[str, Any] = {"name": name, "seed": seed, "run": plan, **facts}
@@ -216,7 +216,7 @@ def play(
         "users": len(data.items_of),
         "items": len(data.items),
         "validation_by_epoch": curve,
-        "peak_memory_gib": machine.peak_memory_gib(),
+        "peak_memory_gib": machine_facts.peak_memory_gib(),
         "cpu_seconds": round(time.process_time() - worked, 3),
         "wall_seconds": round(time.perf_counter() - started, 3),
     }

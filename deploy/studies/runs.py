@@ -21,7 +21,7 @@ import orjson
 import structlog
 
 from deploy.settings import Settings
-from deploy.studies import machine_facts as machine
+from deploy.studies import machine_facts
 from indexer.evaluation.observation import Observation
 from indexer.evaluation.online_sparc import ServedSparc
 from indexer.evaluation.serving_variants import (
@@ -32,8 +32,7 @@ from indexer.evaluation.serving_variants import (
     search_ways,
     stale_ways,
 )
-from model.evaluation import metrics, predictions, prequential_run, protocol, runner
-from model.evaluation import weekly_curves as curves
+from model.evaluation import metrics, predictions, prequential_run, protocol, runner, weekly_curves
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import EventLog
 from model.peers.factory import PEERS, build
@@ -91,8 +90,8 @@ def read(events: Path, items: Path, until: str | None = None, tail: bool = False
             "and no event is later; give a later day with --until, or a longer log"
         )
     facts = {
-        "events": machine.file_facts(events),
-        "items": machine.file_facts(items),
+        "events": machine_facts.file_facts(events),
+        "items": machine_facts.file_facts(items),
         "until": until,
         "tail_of_warm_up": tail,
     }
@@ -133,9 +132,9 @@ def finished(directory: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
     return report if {**played, "ways": None} == {**plan, "ways": None} else None
 
 
-def sparc_config(settings: Settings, seed: int) -> prequential_run.Config:
+def sparc_config(settings: Settings, seed: int) -> prequential_run.OnlineSparcConfig:
     """SPARC's settings for a seed."""
-    return prequential_run.Config(
+    return prequential_run.OnlineSparcConfig(
         learner=dataclasses.replace(settings.learner_config(), seed=seed),
         codes=settings.search.codes,
         batch_size=settings.trainer_config().batch_size,
@@ -203,13 +202,13 @@ def play(
         logger.info("there already", model=name, seed=seed)
         return there, False
     started, worked = time.perf_counter(), time.process_time()
-    with machine.computing(settings.trainer_config().threads):
+    with machine_facts.computing(settings.trainer_config().threads):
         report: dict[str, Any] = {
             "name": name,
             "seed": seed,
             "run": plan,
-            "machine": machine.machine(device),
-            "versions": machine.versions(),
+            "machine": machine_facts.machine(device),
+            "versions": machine_facts.versions(),
         }
         if name in PEERS:
             peer = build(name, data.items, seed, device)
@@ -221,7 +220,7 @@ def play(
             asked = {n: way for n, way in all_ways(sparc, settings).items() if n in ways}
             result, found = _play_sparc(name, sparc, data, settings, asked, out)
             report |= found
-    report["peak_memory_gib"] = machine.peak_memory_gib()
+    report["peak_memory_gib"] = machine_facts.peak_memory_gib()
     report["cpu_seconds"] = round(time.process_time() - worked, 3)
     report["wall_seconds"] = round(time.perf_counter() - started, 3)
     runner.write(out, result, report)
@@ -262,7 +261,7 @@ def _play_sparc(
 
 def judge(data: Data, answers: Predictions) -> dict[str, Any]:
     """Metrics and weekly Recall@50 of another way's answers."""
-    weekly = curves.weekly(data.log.events, data.items, answers)
+    weekly = weekly_curves.weekly(data.log.events, data.items, answers)
     return {
         "metrics": metrics.report(data.log.events, data.items, answers),
         "weekly": {name: weekly[name] for name in ("recall@50",) if name in weekly},

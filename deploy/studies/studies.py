@@ -19,7 +19,7 @@ import orjson
 from deploy.settings import Settings
 from deploy.studies import plots, runs, tables, tracking
 from deploy.studies.runs import Data
-from indexer.evaluation import ablations as controls
+from indexer.evaluation import ablations
 
 INTERVALS = {
     "every event day": None,
@@ -54,12 +54,12 @@ def play_controls(
     Returns:
         What `controls.json` holds.
     """
-    trained = {n: make for n, make in controls.TRAINED.items() if not only or n in only}
+    trained = {n: make for n, make in ablations.TRAINED.items() if not only or n in only}
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in seeds:
         report = play_sparc(data, settings, out, seed, device=device, tracking_uri=tracking_uri)
         found.setdefault(runs.SPARC, []).append(report["metrics"])
-        for name in controls.SERVED:
+        for name in ablations.SERVED:
             found.setdefault(name, []).append(report["ways"][name]["metrics"])
         for name, make in trained.items():
             place = out / f"seed-{seed}" / name
@@ -96,13 +96,13 @@ def write_controls(
     out: Path, found: dict[str, list[dict[str, Any]]], seeds: Sequence[int]
 ) -> dict[str, Any]:
     """Write `controls.json` and `controls.md` from the metrics of each control by seed."""
-    named = {n: tables.summary(found[n]) for n in controls.NAMES if n in found}
+    named = {n: tables.summary(found[n]) for n in ablations.NAMES if n in found}
     changes = _changes(named, runs.SPARC)
     result = {"seeds": list(seeds), "metrics": named, "change": changes}
     rows = {}
     for name, values in named.items():
         change = tables.percent(changes[name]["recall@50"]["mean"]) if name in changes else ""
-        rows[f"{controls.NAMES[name]} {change}".strip()] = values
+        rows[f"{ablations.NAMES[name]} {change}".strip()] = values
     _write(out / "controls", result, tables.metric_table(rows, "control, change of R@50"))
     return result
 

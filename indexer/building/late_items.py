@@ -23,7 +23,7 @@ from model.artifacts.manifest import ManifestError, read_manifest, sha256
 from streaming.events import Item
 
 
-class Newcomers:
+class LateItems:
     """Adds to a served snapshot what only the newest version holds; each file is read once."""
 
     def __init__(self, data_dir: Path) -> None:

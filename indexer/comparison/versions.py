@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.release import judge as judging
-from deploy.release import version_metadata as version_facts
+from deploy.release import judge, version_metadata
 from indexer.building.drift import Drift, Geometry, measure_drift
 from indexer.comparison.catalogue_changes import changes
-from indexer.search.retriever import Query, ServingState
+from indexer.search.retriever import Query, Retriever
 from model.histories import History
 from streaming.events import UserSequence
 
@@ -24,8 +23,8 @@ EVENTS = 500
 
 
 def compare(
-    a: ServingState,
-    b: ServingState,
+    a: Retriever,
+    b: Retriever,
     events: Sequence[UserSequence],
     samples: Sequence[History],
     k: int = 10,
@@ -48,7 +47,7 @@ def compare(
         "a": _facts(a),
         "b": _facts(b),
         "metrics": _metrics(a, b),
-        "paired": judging.compare(a, b, asked).evidence() if asked else None,
+        "paired": judge.compare(a, b, asked).evidence() if asked else None,
         "codes": _codes(a, b),
         "items": {
             "in_both": changed.items,
@@ -69,7 +68,7 @@ def compare(
     }
 
 
-def usual_samples(state: ServingState, count: int = 3) -> list[History]:
+def usual_samples(state: Retriever, count: int = 3) -> list[History]:
     """Histories to ask where no user is at hand: none, and the most clicked items one by one."""
     items = state.snapshot.items
     events = items.rows["events"].to_numpy()
@@ -78,7 +77,7 @@ def usual_samples(state: ServingState, count: int = 3) -> list[History]:
     return [History([], []), *(History([item], [now]) for item in most)]
 
 
-def _facts(state: ServingState) -> dict[str, Any]:
+def _facts(state: Retriever) -> dict[str, Any]:
     facts = state.snapshot.manifest.facts
     return {
         "version": state.version,
@@ -89,16 +88,16 @@ def _facts(state: ServingState) -> dict[str, Any]:
     }
 
 
-def _metrics(a: ServingState, b: ServingState) -> list[dict[str, Any]]:
-    before = version_facts.metrics_of(a.snapshot.manifest)
-    after = version_facts.metrics_of(b.snapshot.manifest)
+def _metrics(a: Retriever, b: Retriever) -> list[dict[str, Any]]:
+    before = version_metadata.metrics_of(a.snapshot.manifest)
+    after = version_metadata.metrics_of(b.snapshot.manifest)
     return [
         {"name": name, "a": before.get(name), "b": after.get(name)}
         for name in sorted(before.keys() | after.keys())
     ]
 
 
-def drift_between(a: ServingState, b: ServingState) -> Drift | None:
+def drift_between(a: Retriever, b: Retriever) -> Drift | None:
     """How far each code moved from a to b; None where they have not the same shape."""
     old, new = a.snapshot, b.snapshot
     if old.model.centroids_CD.shape != new.model.centroids_CD.shape:
@@ -120,7 +119,7 @@ def drift_between(a: ServingState, b: ServingState) -> Drift | None:
     )
 
 
-def _codes(a: ServingState, b: ServingState) -> list[dict[str, Any]]:
+def _codes(a: Retriever, b: Retriever) -> list[dict[str, Any]]:
     """The codes that moved most, most first; empty for codebooks of different shapes."""
     drift = drift_between(a, b)
     if drift is None:
@@ -141,7 +140,7 @@ def _codes(a: ServingState, b: ServingState) -> list[dict[str, Any]]:
     ]
 
 
-def _sample(a: ServingState, b: ServingState, history: History, k: int) -> dict[str, Any]:
+def _sample(a: Retriever, b: Retriever, history: History, k: int) -> dict[str, Any]:
     now = max(a.event_time_ms, b.event_time_ms, *history.times, 0)
     query = Query(history.items, history.times, now_ms=now, k=k)
     answers = [_answer(state, query) for state in (a, b)]
@@ -157,7 +156,7 @@ def _sample(a: ServingState, b: ServingState, history: History, k: int) -> dict[
     }
 
 
-def _answer(state: ServingState, query: Query) -> list[dict[str, Any]]:
+def _answer(state: Retriever, query: Query) -> list[dict[str, Any]]:
     answer = state.answer(query)
     return [
         {"item_id": item, "code": code, **text}

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from indexer.evaluation.online_sparc import ServedSparc
-from indexer.indexing.indexer import Config as IndexerConfig
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.indexing.indexer import IndexerConfig
+from indexer.search.soft_search import SearchConfig
 from model.evaluation import controls
-from model.evaluation.prequential_run import Config
+from model.evaluation.prequential_run import OnlineSparcConfig
 from model.evaluation.protocol import Events
 from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item
@@ -42,7 +42,7 @@ class OneUserVector(ServedSparc):
     def __init__(
         self,
         items: Sequence[Item],
-        config: Config,
+        config: OnlineSparcConfig,
         indexer: IndexerConfig,
         search: SearchConfig,
         device: str = "cpu",
@@ -63,7 +63,7 @@ class NoContent(ServedSparc):
     def __init__(
         self,
         items: Sequence[Item],
-        config: Config,
+        config: OnlineSparcConfig,
         indexer: IndexerConfig,
         search: SearchConfig,
         device: str = "cpu",

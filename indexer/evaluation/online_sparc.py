@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from indexer.evaluation.published_versions import Handover, Publisher, Served
-from indexer.indexing.indexer import Config as IndexerConfig
+from indexer.indexing.indexer import IndexerConfig
 from indexer.search.answers import Answers as Found
-from indexer.search.soft_search import Config as SearchConfig
-from model.evaluation.prequential_run import Config, OnlineSparc
+from indexer.search.soft_search import SearchConfig
+from model.evaluation.prequential_run import OnlineSparc, OnlineSparcConfig
 from model.evaluation.protocol import Events, Queries
 from model.evaluation.runner import Answers
 from model.retrieval.retrieval_model import RetrievalModel
@@ -36,7 +36,7 @@ class ServedSparc(OnlineSparc):
     def __init__(
         self,
         items: Sequence[Item],
-        config: Config,
+        config: OnlineSparcConfig,
         indexer: IndexerConfig,
         search: SearchConfig,
         device: str = "cpu",

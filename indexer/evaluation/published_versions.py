@@ -17,11 +17,10 @@ from torch import Tensor
 
 from indexer.building.build import Build, build
 from indexer.building.drift import Geometry
-from indexer.indexing.indexer import Config as IndexerConfig
+from indexer.indexing.indexer import IndexerConfig
 from indexer.indexing.item_store import ListedItem
 from indexer.search.answers import Answers
-from indexer.search.soft_search import Config as SearchConfig
-from indexer.search.soft_search import SoftSearch
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from indexer.snapshots.item_table import ItemTable
 from indexer.snapshots.snapshot import Snapshot
 from model.artifacts.manifest import Manifest

@@ -32,8 +32,7 @@ from typing import Protocol
 from indexer.evaluation.published_versions import Handover, Publisher, Served, ask
 from indexer.search.answers import Answers
 from indexer.search.exploration import NOTHING
-from indexer.search.soft_search import Config as SearchConfig
-from indexer.search.soft_search import SoftSearch
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from model.evaluation.protocol import Queries
 from model.retrieval.retrieval_model import RetrievalModel
 

@@ -17,7 +17,7 @@ KIND = "handover"
 
 
 @dataclass(frozen=True)
-class Handover:
+class ModelExport:
     """A verified handover and its model."""
 
     number: int
@@ -53,7 +53,9 @@ def needed_position(data_dir: Path, number: int) -> dict[int, int]:
     return items_position(read_manifest(handover_path(data_dir, number), KIND).facts)
 
 
-def load_handover(data_dir: Path, number: int, load_model: ModelLoader | None = None) -> Handover:
+def load_handover(
+    data_dir: Path, number: int, load_model: ModelLoader | None = None
+) -> ModelExport:
     """Verify a handover and load its model.
 
     Raises:
@@ -69,7 +71,7 @@ def load_handover(data_dir: Path, number: int, load_model: ModelLoader | None = 
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise IndexerError(f"{directory / WEIGHTS}: {error}") from error
     source = Source(directory / WEIGHTS, manifest.files[WEIGHTS][0])
-    return Handover(number, manifest, model, source)
+    return ModelExport(number, manifest, model, source)
 
 
 def positions(value: Any) -> dict[int, int]:

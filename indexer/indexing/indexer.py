@@ -34,17 +34,17 @@ from indexer.building.build import Build, build
 from indexer.errors import IndexerError, SnapshotError
 from indexer.indexing.difference import difference
 from indexer.indexing.handovers import (
-    Handover,
+    ModelExport,
     handover_numbers,
     handover_path,
     load_handover,
     needed_position,
 )
-from indexer.indexing.item_store import Store
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced, KeepAside, Listing
 from indexer.indexing.publication import write_version
 from indexer.indexing.recovery import last_good, pointer_to, remove_leftovers, without_appended
-from indexer.indexing.served_version import Serving
+from indexer.indexing.served_version import ServedVersion
 from indexer.snapshots.pointer import read_pointer, write_pointer
 from indexer.snapshots.published import published
 from indexer.snapshots.snapshot import (
@@ -79,7 +79,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Config:
+class IndexerConfig:
     """When lists are rebuilt, and what is kept.
 
     Attributes:
@@ -135,8 +135,8 @@ class Indexer:
 
     def __init__(
         self,
-        config: Config,
-        store: Store,
+        config: IndexerConfig,
+        store: ItemStore,
         data_dir: Path,
         now_ms: Callable[[], int],
         load_model: ModelLoader | None = None,
@@ -146,15 +146,15 @@ class Indexer:
         self.config = config
         self.store = store
         self.data_dir = data_dir
-        self.serving: Serving | None = None
-        self._stored: Serving | None = None  # what the store holds, where that is known
+        self.serving: ServedVersion | None = None
+        self._stored: ServedVersion | None = None  # what the store holds, where that is known
         self._now_ms = now_ms
         self._load_model = load_model
         self._protected = protected
         self.listing = Listing(store, keep_aside)
         self.behind = False
         self._told: set[int] = set()  # what `withdrawn.json` says
-        self._settled: tuple[tuple[int, bool], Serving | None] = ((-1, False), None)
+        self._settled: tuple[tuple[int, bool], ServedVersion | None] = ((-1, False), None)
         self._last_refusal: str | None = None
         self._last_unusable = ""
         self._skipped = 0
@@ -173,12 +173,12 @@ class Indexer:
         if found is not None:
             snapshot, pointer = found
             try:
-                self.serving = Serving.of(self.data_dir, snapshot, pointer)
+                self.serving = ServedVersion.of(self.data_dir, snapshot, pointer)
             except SnapshotError as error:  # its items count as waiting and are appended anew
                 log.error("appended items unusable", reason=str(error))
                 pointer = without_appended(pointer)
                 write_pointer(self.data_dir, pointer)
-                self.serving = Serving.of(self.data_dir, snapshot, pointer)
+                self.serving = ServedVersion.of(self.data_dir, snapshot, pointer)
             if self.store.state != self.serving.state:
                 self._commit(self.serving)
             self._stored = self.serving
@@ -196,7 +196,7 @@ class Indexer:
             snapshot = load_version(
                 self.data_dir, pointer.version, self._load_model, pointer.digest
             )
-            self.serving = Serving.of(self.data_dir, snapshot, pointer)
+            self.serving = ServedVersion.of(self.data_dir, snapshot, pointer)
         except SnapshotError as error:
             if str(error) != self._last_unusable:
                 log.error("pointer was moved to what is unusable", reason=str(error))
@@ -251,7 +251,7 @@ class Indexer:
                 (self.data_dir / one.file).unlink(missing_ok=True)
         return len(waiting)
 
-    def _appended(self, serving: Serving, waiting: set[int]) -> Serving | None:
+    def _appended(self, serving: ServedVersion, waiting: set[int]) -> ServedVersion | None:
         """What is served with these items, too, on disk; None where there is nothing to add."""
         if not waiting:
             return None
@@ -342,7 +342,7 @@ class Indexer:
             OSError: if the pointer cannot be written; the last good version goes on serving.
         """
         snapshot, made = prepared.snapshot, prepared.made
-        serving = Serving.of(self.data_dir, snapshot, pointer_to(snapshot, self._now_ms()))
+        serving = ServedVersion.of(self.data_dir, snapshot, pointer_to(snapshot, self._now_ms()))
         # what was withdrawn while it was built
         serving = serving.without(np.array(sorted(self.listing.withdrawn), np.int64))
         self.listing.settle(serving)
@@ -383,7 +383,9 @@ class Indexer:
         self.store.refuse_handover(number, reason)
         self._last_refusal = f"handover {number}: {reason}"
 
-    def _build(self, handover: Handover, serving: Serving | None, parent: Snapshot | None) -> Build:
+    def _build(
+        self, handover: ModelExport, serving: ServedVersion | None, parent: Snapshot | None
+    ) -> Build:
         listed = list(self.store.all_listed())
         learnt = handover.position
         changed = {one.item.item_id for one in listed if learnt and one.after(learnt)}
@@ -401,10 +403,10 @@ class Indexer:
 
     def _write(
         self,
-        handover: Handover,
+        handover: ModelExport,
         made: Build,
         position: dict[int, int],
-        serving: Serving | None,
+        serving: ServedVersion | None,
         *,
         share: bool,
     ) -> Snapshot | None:
@@ -422,7 +424,7 @@ class Indexer:
 
     def _commit(
         self,
-        serving: Serving,
+        serving: ServedVersion,
         changed: NDArray[np.int64] | None = None,
         gone: NDArray[np.int64] = np.empty(0, np.int64),  # noqa: B008 - nothing changes it
     ) -> None:

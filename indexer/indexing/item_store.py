@@ -76,7 +76,7 @@ def _id(item_id: int) -> bytes:
     return item_id.to_bytes(8, "big")
 
 
-class Store:
+class ItemStore:
     """The database in `directory`, owned by one process at a time."""
 
     def __init__(self, directory: Path) -> None:

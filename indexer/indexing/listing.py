@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 
-from indexer.indexing.item_store import ListedItem, Store
-from indexer.indexing.served_version import Serving
+from indexer.indexing.item_store import ItemStore, ListedItem
+from indexer.indexing.served_version import ServedVersion
 from streaming.bounds import EventError
 from streaming.events import Item, Withdrawal, announcement
 
@@ -46,7 +46,7 @@ class Listing:
         refused: how many records were no items.
     """
 
-    def __init__(self, store: Store, keep_aside: KeepAside = lambda _: None) -> None:
+    def __init__(self, store: ItemStore, keep_aside: KeepAside = lambda _: None) -> None:
         self._store = store
         self._keep_aside = keep_aside
         self.waiting: set[int] = set()
@@ -57,14 +57,14 @@ class Listing:
         self._refuse_what_is_stored()
         self.refused = store.count_refused_items()
 
-    def recount(self, serving: Serving | None) -> None:
+    def recount(self, serving: ServedVersion | None) -> None:
         """Go through all items for those that wait."""
         listed = list(self._store.all_listed())
         self.catalogue_items = len(listed)
         self._heard = {one.item.item_id: (one.partition, one.offset) for one in listed}
         self.settle(serving)
 
-    def settle(self, serving: Serving | None) -> None:
+    def settle(self, serving: ServedVersion | None) -> None:
         """Another version is served: what was listed while it was built may wait."""
         self.waiting = self._not_served(self._heard, serving)
         self._heard = {one: self._heard[one] for one in self.waiting}
@@ -73,7 +73,7 @@ class Listing:
         self,
         records: Sequence[Announced],
         position: dict[int, int],
-        serving: Serving | None,
+        serving: ServedVersion | None,
     ) -> None:
         """Take records of `items` and the position after them.
 
@@ -132,7 +132,9 @@ class Listing:
         self._store.take_out(ids, _reasons(refused))
 
     @staticmethod
-    def _not_served(heard: Mapping[int, tuple[int, int]], serving: Serving | None) -> set[int]:
+    def _not_served(
+        heard: Mapping[int, tuple[int, int]], serving: ServedVersion | None
+    ) -> set[int]:
         """Of items and where they were announced those that are not served as announced there."""
         if serving is None or not heard:
             return set(heard)

@@ -20,8 +20,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
-from indexer.indexing.indexer import Config, Indexer, Prepared
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig, Prepared
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.snapshots.snapshot import ModelLoader
 from streaming.dead_letters import DeadLetter, DeadLetterBox
@@ -129,7 +129,7 @@ class ItemsReader:
 
 
 def run(
-    config: Config,
+    config: IndexerConfig,
     *,
     kafka: dict[str, Any],
     topics: Topics,
@@ -162,7 +162,7 @@ def run(
         ForeignKafkaError: if the topic is not the one that was indexed before.
         OSError: if the data directory cannot be written.
     """
-    store = Store(data_dir / STORE)
+    store = ItemStore(data_dir / STORE)
     try:
         aside = DeadLetterBox(kafka, topics.items_dlq)
 
@@ -188,7 +188,7 @@ def run(
 
 
 def _loop(
-    config: Config,
+    config: IndexerConfig,
     indexer: Indexer,
     reader: ItemsReader,
     stop: threading.Event,

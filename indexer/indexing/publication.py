@@ -10,7 +10,7 @@ import structlog
 
 from indexer.building.build import Build
 from indexer.errors import SnapshotError
-from indexer.indexing.handovers import Handover
+from indexer.indexing.handovers import ModelExport
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, write_snapshot
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 def write_version(
     data_dir: Path,
     version: int,
-    handover: Handover,
+    handover: ModelExport,
     made: Build,
     facts: dict[str, Any],
     parent: Snapshot | None,

@@ -18,7 +18,7 @@ from indexer.snapshots.snapshot import Snapshot, load_appended, write_appended
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServedVersion:
     """One state of what is served; a change makes another.
 
     Attributes:
@@ -34,7 +34,7 @@ class Serving:
     geometry: Geometry
 
     @classmethod
-    def of(cls, data_dir: Path, base: Snapshot, pointer: Pointer) -> Serving:
+    def of(cls, data_dir: Path, base: Snapshot, pointer: Pointer) -> ServedVersion:
         """A snapshot with what the pointer says was appended to it.
 
         Raises:
@@ -67,7 +67,7 @@ class Serving:
             "appended": [one.sha256 for one in self.pointer.appended],
         }
 
-    def without(self, item_ids: NDArray[np.int64]) -> Serving:
+    def without(self, item_ids: NDArray[np.int64]) -> ServedVersion:
         """The same without withdrawn items; itself where it serves none of them."""
         served = self.served.without(item_ids)
         return self if served is self.served else replace(self, served=served)
@@ -82,7 +82,7 @@ class Serving:
         now_ms: int,
         *,
         merged: bool,
-    ) -> Serving:
+    ) -> ServedVersion:
         """Write a file of items and point to it; readers find them from then on.
 
         With `merged` the file takes the place of those appended before, and must hold their items.

@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from indexer.errors import IndexerError, SnapshotError
-from indexer.lists.item_locations import Places
+from indexer.lists.item_locations import ItemLocations
 
 try:
     import faiss
@@ -243,7 +243,7 @@ class CodeLists:
     """
 
     def __init__(
-        self, lists: Sequence[CodeList], dimension: int, places: Places | None = None
+        self, lists: Sequence[CodeList], dimension: int, places: ItemLocations | None = None
     ) -> None:
         for code, one in enumerate(lists):
             if one.vectors.shape[1] != dimension:
@@ -260,7 +260,7 @@ class CodeLists:
         gone = np.concatenate([NO_ROWS, *(one.gone for one in lists)])
         self.item_ids_N[np.repeat(self.starts_C, gone_C) + gone] = -1
         # those who change a few lists know where everything is without counting anew
-        self.places = places or Places.of([one.present_ids for one in lists])
+        self.places = places or ItemLocations.of([one.present_ids for one in lists])
 
     def __len__(self) -> int:
         return int(self.sizes_C.sum())
@@ -430,7 +430,7 @@ class CodeLists:
                         raise SnapshotError(
                             f"{file_name(code)} does not hold the items that have its code"
                         )
-            places = Places.of([ids for ids, _ in read])
+            places = ItemLocations.of([ids for ids, _ in read])
             return cls([CodeList.of_checked(*one) for one in read], dimension, places)
         except (OSError, SafetensorError, IndexerError) as error:
             raise SnapshotError(f"{directory}: {error}") from error

@@ -85,7 +85,7 @@ class _Table:
 
 
 @dataclass(frozen=True)
-class Places:
+class ItemLocations:
     """Code and row of every item; immutable.
 
     In the small table, code and row -1 say that an item of the big one is nowhere.
@@ -96,7 +96,7 @@ class Places:
     _struck_C: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, lists: Sequence[Ids]) -> Places:
+    def of(cls, lists: Sequence[Ids]) -> ItemLocations:
         """From the ids of every code's list, in the order of their rows.
 
         Raises:
@@ -126,7 +126,7 @@ class Places:
             codes[here], rows[here] = self._small.codes[at[here]], self._small.rows[at[here]]
         return codes, rows
 
-    def replaced(self, lists: Mapping[int, Ids]) -> Places:
+    def replaced(self, lists: Mapping[int, Ids]) -> ItemLocations:
         """With other lists for some codes.
 
         Raises:
@@ -136,7 +136,7 @@ class Places:
         struck_C[list(lists)] = True
         out = np.isin(self._small.codes, list(lists))
         nowhere = (np.where(out, np.int32(-1), x) for x in (self._small.codes, self._small.rows))
-        left = Places(self._big, _Table(self._small.ids, *nowhere), struck_C)
+        left = ItemLocations(self._big, _Table(self._small.ids, *nowhere), struck_C)
         new = _Table.of(lists)
         new.refuse_repeats()
         known = left.locate(new.ids)[0] >= 0
@@ -144,14 +144,14 @@ class Places:
             raise IndexerError(f"item {new.ids[known][0]} is in two lists")
         return left._with(new)
 
-    def moved(self, item_ids: Ids, codes: Ids, rows: Ids) -> Places:
+    def moved(self, item_ids: Ids, codes: Ids, rows: Ids) -> ItemLocations:
         """With items, each once, at these places, wherever they were before."""
         order = np.argsort(item_ids, kind="stable")
         return self._with(
             _Table(item_ids[order], codes[order].astype(np.int32), rows[order].astype(np.int32))
         )
 
-    def _with(self, new: _Table) -> Places:
+    def _with(self, new: _Table) -> ItemLocations:
         small = self._small.overridden(new)
         if len(small.ids) * LARGEST_SHARE <= len(self._big.ids):
             return replace(self, _small=small)
@@ -161,4 +161,4 @@ class Places:
         big = big.overridden(small)
         if (small.codes < 0).any():
             big = big.kept(big.codes >= 0)
-        return Places(big, _Table.of({}), np.zeros(len(self._struck_C), bool))
+        return ItemLocations(big, _Table.of({}), np.zeros(len(self._struck_C), bool))

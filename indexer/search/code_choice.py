@@ -30,23 +30,23 @@ LEAST_LOG_P = np.float32(-1e30)
 
 
 @dataclass(frozen=True)
-class Unwanted:
-    """Unwanted items that are in a list: (n,) query, code, row in the list, slot among searched."""
+class Excluded:
+    """Excluded items that are in a list: (n,) query, code, row in the list, slot among searched."""
 
     query: NDArray[np.int64]
     code: NDArray[np.int64]
     row: NDArray[np.int64]
     slot: NDArray[np.int64]
 
-    def in_slots(self, searched_BS: NDArray[np.int64]) -> Unwanted:
+    def in_slots(self, searched_BS: NDArray[np.int64]) -> Excluded:
         """Those whose code is searched, with its place in `searched_BS`."""
         same = searched_BS[self.query] == self.code[:, None]
         slot, found = same.argmax(axis=1), same.any(axis=1)
-        return Unwanted(self.query[found], self.code[found], self.row[found], slot[found])
+        return Excluded(self.query[found], self.code[found], self.row[found], slot[found])
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQueries:
     """Queries as the model sees them.
 
     Attributes:
@@ -64,12 +64,12 @@ class Asked:
     searched_BS: NDArray[np.int64]
     log_p_BS: NDArray[np.float32]
     users_BSD: NDArray[np.float32]
-    hits: Unwanted
-    everywhere: Unwanted
+    hits: Excluded
+    everywhere: Excluded
     evidence: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]] | None
 
 
-NOTHING = Unwanted(*(np.empty(0, np.int64) for _ in range(4)))
+NOTHING = Excluded(*(np.empty(0, np.int64) for _ in range(4)))
 
 
 class CodeChoice:
@@ -108,7 +108,7 @@ class CodeChoice:
         unwanted: Sequence[Collection[int]],
         *,
         bounded: bool = True,
-    ) -> Asked:
+    ) -> EncodedQueries:
         """What the model says of some queries that want k items of `codes` codes or more.
 
         Unless `bounded`, lists may be as long as they like.
@@ -135,7 +135,9 @@ class CodeChoice:
         if not np.isfinite(users_BSD).all():
             raise IndexerError("the model answers user vectors that are not finite")
         hits = everywhere.in_slots(searched_BS)
-        return Asked(log_p_BC, searched_BS, log_p_BS, users_BSD, hits, everywhere, evidence)
+        return EncodedQueries(
+            log_p_BC, searched_BS, log_p_BS, users_BSD, hits, everywhere, evidence
+        )
 
     def log_interests(self, encoded: Any) -> NDArray[np.float32]:
         """Log p(c|u) (B, C) of encoded histories, at the temperature; never less than the least.
@@ -151,7 +153,7 @@ class CodeChoice:
             raise IndexerError("the model answers interest probabilities that are NaN")
         return np.maximum(log_p_BC, LEAST_LOG_P)
 
-    def locate(self, unwanted: Sequence[Collection[int]]) -> Unwanted:
+    def locate(self, unwanted: Sequence[Collection[int]]) -> Excluded:
         """The unwanted items that are in some list, each once."""
         distinct = [set(items) for items in unwanted]
         counts = [len(items) for items in distinct]
@@ -162,12 +164,12 @@ class CodeChoice:
         code, row = self._lists.locate(items)
         found = code >= 0
         nowhere = np.full(np.count_nonzero(found), -1)
-        return Unwanted(query[found], code[found], row[found], nowhere)
+        return Excluded(query[found], code[found], row[found], nowhere)
 
     def choose(
         self,
         log_p_BC: NDArray[np.float32],
-        unwanted: Unwanted,
+        unwanted: Excluded,
         k: int,
         codes: int,
         most_items: float,

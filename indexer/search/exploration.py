@@ -35,7 +35,7 @@ DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
-class Config:
+class ExplorationConfig:
     """What is reserved.
 
     Attributes:
@@ -64,7 +64,7 @@ class Config:
         return untouched, min(int(k * self.young + 0.5), k - untouched)
 
 
-NOTHING = Config(untouched=0.0)
+NOTHING = ExplorationConfig(untouched=0.0)
 """No place is reserved: the ranking alone."""
 
 
@@ -95,7 +95,7 @@ class Reserve:
     def __init__(
         self,
         lists: CodeLists,
-        config: Config,
+        config: ExplorationConfig,
         listed_ms_N: NDArray[np.int64] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:

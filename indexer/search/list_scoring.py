@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
-from indexer.search.code_choice import Asked, Unwanted, log_sum_exp
+from indexer.search.code_choice import EncodedQueries, Excluded, log_sum_exp
 from indexer.search.evidence import Evidence
 from indexer.search.quota import quotas
 
@@ -49,7 +49,7 @@ class ListScores:
         self._evidence = evidence
         self._positions = np.arange(len(lists.item_ids_N), dtype=np.int32)
 
-    def best(self, asked: Asked, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def best(self, asked: EncodedQueries, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and positions of the k best candidates of each query, in no order.
 
         Both are (B, k), or narrower where there are fewer; unwanted items score -inf.
@@ -66,11 +66,11 @@ class ListScores:
             positions_BW = np.take_along_axis(positions_BW, best, axis=1)
         return scores_BW, positions_BW.astype(np.int64)
 
-    def every(self, asked: Asked) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def every(self, asked: EncodedQueries) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Scores and positions (B, N) of all items of the searched lists, list by list."""
         return self._scored(asked, np.full_like(asked.searched_BS, -1))
 
-    def _evident(self, asked: Asked) -> NDArray[np.float32]:
+    def _evident(self, asked: EncodedQueries) -> NDArray[np.float32]:
         """Scores (B, E) of the evidence; -inf where its list is searched, or it is unwanted."""
         assert self._evidence is not None and asked.evidence is not None  # noqa: S101 - see best
         positions_BE, codes_BE, users_BCD = asked.evidence
@@ -84,7 +84,7 @@ class ListScores:
         self._evidence.leave_out(scores_BE, positions_BE, gone.query, at)
         return scores_BE
 
-    def _widths(self, asked: Asked, k: int) -> NDArray[np.int64]:
+    def _widths(self, asked: EncodedQueries, k: int) -> NDArray[np.int64]:
         """How many candidates each list contributes, -1 for the whole list."""
         sizes_BS = np.where(asked.searched_BS >= 0, self._lists.sizes_C[asked.searched_BS], 0)
         room_BS = sizes_BS.copy()
@@ -98,7 +98,7 @@ class ListScores:
         return quotas(weights_BS, room_BS, k)
 
     def _scored(
-        self, asked: Asked, cut_BS: NDArray[np.int64]
+        self, asked: EncodedQueries, cut_BS: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Scores (B, W) of the candidates and their positions in the lists; -inf where unwanted."""
         searched_BS, hits = asked.searched_BS, asked.hits
@@ -153,7 +153,7 @@ class ListScores:
         code: int,
         users: NDArray[np.float32],
         counts: NDArray[np.int64],
-        hits: Unwanted,
+        hits: Excluded,
         queries: NDArray[np.int64],
     ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """For each query of this code its `counts` best wanted items: scores and rows."""

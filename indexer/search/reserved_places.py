@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers
-from indexer.search.code_choice import Unwanted
-from indexer.search.exploration import Config, Reserve
+from indexer.search.code_choice import Excluded
+from indexer.search.exploration import ExplorationConfig, Reserve
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
@@ -30,7 +30,7 @@ class ReservedPlaces:
     """
 
     def __init__(
-        self, lists: CodeLists, config: Config, listed_ms_N: NDArray[np.int64] | None
+        self, lists: CodeLists, config: ExplorationConfig, listed_ms_N: NDArray[np.int64] | None
     ) -> None:
         self._lists = lists
         self._config = config
@@ -45,7 +45,7 @@ class ReservedPlaces:
         answers: Answers,
         positions_BK: NDArray[np.int64],
         log_p_BC: NDArray[np.float32],
-        gone: Unwanted,
+        gone: Excluded,
         histories: Sequence[History],
         now_ms: NDArray[np.int64],
     ) -> None:

@@ -1,8 +1,8 @@
 """One snapshot, loaded and able to answer: what a request sees from its beginning to its end.
 
-A `ServingState` is immutable, so a request that holds one never mixes versions, and swapping is
+A `Retriever` is immutable, so a request that holds one never mixes versions, and swapping is
 replacing one reference. The service and the registered pyfunc model both answer through
-`ServingState.answer`, which is why they agree.
+`Retriever.answer`, which is why they agree.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from indexer.search.answers import Answers
-from indexer.search.soft_search import Config as SearchConfig
-from indexer.search.soft_search import SoftSearch
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from indexer.snapshots.item_table import ItemTable
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
 from indexer.snapshots.withdrawn import NONE, read_withdrawn
@@ -95,7 +94,7 @@ class Answer:
     now_ms: int
 
 
-class ServingState:
+class Retriever:
     """A loaded snapshot, able to answer; never changed.
 
     Args:
@@ -130,7 +129,7 @@ class ServingState:
         self._labels: dict[int, str] | None = None
 
     @classmethod
-    def load(cls, directory: Path, search: SearchConfig) -> ServingState:
+    def load(cls, directory: Path, search: SearchConfig) -> Retriever:
         """Verify and load a snapshot directory.
 
         Raises:
@@ -139,7 +138,7 @@ class ServingState:
         return cls(load_snapshot(directory), search)
 
     @classmethod
-    def of_version(cls, data_dir: Path, version: int, search: SearchConfig) -> ServingState:
+    def of_version(cls, data_dir: Path, version: int, search: SearchConfig) -> Retriever:
         """Verify and load a version of a data directory, without what was withdrawn since.
 
         Raises:
@@ -147,11 +146,11 @@ class ServingState:
         """
         return cls(load_version(data_dir, version), search, read_withdrawn(data_dir))
 
-    def withholding(self, withdrawn: NDArray[np.int64]) -> ServingState:
+    def withholding(self, withdrawn: NDArray[np.int64]) -> Retriever:
         """The same version without these items instead; itself where they are the same."""
         if np.array_equal(withdrawn, self.withdrawn):
             return self
-        return ServingState(self.loaded, self._search.config, withdrawn)
+        return Retriever(self.loaded, self._search.config, withdrawn)
 
     @property
     def version(self) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers
-from indexer.search.code_choice import Asked, CodeChoice, Unwanted, log_sum_exp
+from indexer.search.code_choice import CodeChoice, EncodedQueries, Excluded, log_sum_exp
 from indexer.search.evidence import Evidence
 from indexer.search.reserved_places import ReservedPlaces
 
@@ -98,7 +98,7 @@ class SingleQuery:
 
     def _best(
         self,
-        asked: Asked,
+        asked: EncodedQueries,
         evident: Scored | None,
         k: int,
     ) -> Scored:
@@ -149,7 +149,7 @@ class SingleQuery:
         positions_E: NDArray[np.int64],
         codes_E: NDArray[np.int64],
         searched_S: NDArray[np.int64],
-        gone: Unwanted,
+        gone: Excluded,
     ) -> Scored:
         """The evidence, -inf where it is unwanted or in a searched list anyway."""
         searched_C = np.zeros(len(self._lists.lists), bool)

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers, Candidates, joined, padded
-from indexer.search.code_choice import Asked, CodeChoice
+from indexer.search.code_choice import CodeChoice, EncodedQueries
 from indexer.search.evidence import Evidence
-from indexer.search.exploration import Config as ExplorationConfig
+from indexer.search.exploration import ExplorationConfig
 from indexer.search.list_scoring import ListScores, Quota
 from indexer.search.reserved_places import ReservedPlaces
 from indexer.search.single_query import SingleQuery
@@ -49,7 +49,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Config:
+class SearchConfig:
     """How a query is answered.
 
     Attributes:
@@ -100,7 +100,7 @@ class SoftSearch:
         self,
         model: RetrievalModel,
         lists: CodeLists,
-        config: Config | None = None,
+        config: SearchConfig | None = None,
         listed_ms_N: NDArray[np.int64] | None = None,
     ) -> None:
         if (len(lists.lists), lists.dimension) != (model.first_level_codes, model.dimension):
@@ -110,7 +110,7 @@ class SoftSearch:
             )
         self.model = model
         self.lists = lists
-        self.config = config or Config()
+        self.config = config or SearchConfig()
         quota, weigh_codes = self.config.quota, bool(getattr(model, "weigh_codes", True))
         evidence = None
         # only scores that compare across codes may be ranked beside those of other lists
@@ -191,7 +191,7 @@ class SoftSearch:
 
     def _ranked(
         self,
-        asked: Asked,
+        asked: EncodedQueries,
         scores_BW: NDArray[np.float32],
         positions_BW: NDArray[np.int64],
         k: int,

@@ -40,7 +40,7 @@ WARM_UP_STEP = 512
 
 
 @dataclass(frozen=True)
-class Config:
+class OnlineSparcConfig:
     """How SPARC takes part.
 
     Attributes:
@@ -51,7 +51,7 @@ class Config:
         rehearsals: passes over the warm-up, by replay, after the first.
     """
 
-    learner: learner.Config = field(default_factory=learner.Config)
+    learner: learner.LearnerConfig = field(default_factory=learner.LearnerConfig)
     codes: int = 9
     batch_size: int = 256
     replay: float = 4.0
@@ -61,7 +61,9 @@ class Config:
 class OnlineSparc:
     """SPARC as `runner.OnlineModel`."""
 
-    def __init__(self, items: Sequence[Item], config: Config, device: str = "cpu") -> None:
+    def __init__(
+        self, items: Sequence[Item], config: OnlineSparcConfig, device: str = "cpu"
+    ) -> None:
         self.config = config
         self.learner = Learner(config.learner, device)
         self.learner.list_items(items)
@@ -155,8 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log = protocol.split(protocol.read_events(options.events))
         if options.until is not None:
             log = log.until(runner.day_of(options.until))
-        config = Config(
-            learner=dataclasses.replace(learner.Config(), seed=options.seed), codes=options.codes
+        config = OnlineSparcConfig(
+            learner=dataclasses.replace(learner.LearnerConfig(), seed=options.seed),
+            codes=options.codes,
         )
         model = OnlineSparc(items, config, options.device)
         result = runner.run(log, items, model, watch=runner.log_progress("sparc"))

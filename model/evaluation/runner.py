@@ -23,8 +23,7 @@ import numpy as np
 import orjson
 import structlog
 
-from model.evaluation import metrics, predictions, protocol
-from model.evaluation import weekly_curves as curves
+from model.evaluation import metrics, predictions, protocol, weekly_curves
 from model.evaluation.protocol import (
     REPLAY_BUDGET,
     Day,
@@ -147,7 +146,7 @@ def report(log: EventLog, items: Sequence[Item], run: Run, model: OnlineModel) -
     answers = run.predictions
     return {
         "metrics": metrics.report(log.events, items, answers),
-        "weekly": curves.weekly(log.events, items, answers),
+        "weekly": weekly_curves.weekly(log.events, items, answers),
         "learnt_events": run.learnt,
         "replayed_events": run.replayed,
         "seconds": {name: round(value, 3) for name, value in run.seconds.items()},

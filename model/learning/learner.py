@@ -35,7 +35,7 @@ from model.retrieval.retrieval_model import RetrievalModel, model_facts
 from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence
 from model.tables.decayed_counts import Popularity, log_counts
-from model.tables.list_slots import KeyPlaces
+from model.tables.list_slots import ListSlots
 from model.tables.replay_buffer import Examples, ReplayBuffer, concatenate
 from model.tables.row_table import RowTable
 from model.training.micro_batch import NotFiniteError
@@ -49,7 +49,7 @@ class LearnerError(ValueError):
 
 
 @dataclass(frozen=True)
-class Config:
+class LearnerConfig:
     """How the learner learns.
 
     Attributes:
@@ -75,7 +75,7 @@ class Config:
     """
 
     seed: int = 0
-    model: sparc.Config = field(default_factory=sparc.Config)
+    model: sparc.SparcConfig = field(default_factory=sparc.SparcConfig)
     learning_rate: float = 3e-3
     table_learning_rate: float = 3e-3
     step: int = 400
@@ -93,7 +93,7 @@ class Config:
 class Learner:
     """Trains SPARC on micro-batches and exports what serves it."""
 
-    def __init__(self, config: Config, device: str = "cpu") -> None:
+    def __init__(self, config: LearnerConfig, device: str = "cpu") -> None:
         self.config = config
         self.device = torch.device(device)
         model = config.model
@@ -116,7 +116,7 @@ class Learner:
         self._replay = ReplayBuffer(config.replay_capacity, near.answers, len(near.half_lives_days))
         self._codes_N = np.zeros(0, dtype=np.int64)
         self._events_N = np.zeros(0, dtype=np.int64)
-        self._places = KeyPlaces(model.key_dimension)
+        self._places = ListSlots(model.key_dimension)
         self._clock_ms = 0
         self._exported_CD = self._centroids()
         self._counters = {"micro_batches": 0, "events": 0, "replayed": 0, "revived": 0}
@@ -492,7 +492,7 @@ class Learner:
     @classmethod
     def restore(
         cls,
-        config: Config,
+        config: LearnerConfig,
         tensors: dict[str, Tensor],
         meta: dict[str, Any],
         device: str = "cpu",

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.tables import item_features as features
+from model.tables import item_features
 from model.tables.row_table import RowTable
 from model.tables.stable_random import stable_uniform
 
 
 @dataclass(frozen=True)
-class Config:
+class ItemTowerConfig:
     """Sizes of the item tower.
 
     Attributes:
@@ -45,7 +45,9 @@ class Config:
     content_scale: float = 0.035
     id_scale: float = 0.035
     length: float = 0.0
-    features: features.Config = field(default_factory=features.Config)
+    features: item_features.ItemFeaturesConfig = field(
+        default_factory=item_features.ItemFeaturesConfig
+    )
 
 
 class ItemInputs(NamedTuple):
@@ -66,7 +68,7 @@ class ItemInputs(NamedTuple):
     category_S: Tensor
 
 
-def initial_ids(seed: int, item_ids: np.ndarray, config: Config) -> Tensor:
+def initial_ids(seed: int, item_ids: np.ndarray, config: ItemTowerConfig) -> Tensor:
     """Id parts of items nobody has clicked, from (seed, item id) alone: (N, D) float32."""
     return torch.from_numpy(stable_uniform(seed, item_ids, config.dimension) * config.id_scale)
 
@@ -77,7 +79,7 @@ class ItemTower(nn.Module):
     `members` is the number of user towers that read a part of z each.
     """
 
-    def __init__(self, config: Config, members: int = 1) -> None:
+    def __init__(self, config: ItemTowerConfig, members: int = 1) -> None:
         super().__init__()
         d = config.dimension
         self._length, self._members = config.length, members
@@ -111,7 +113,7 @@ class ItemTower(nn.Module):
         return self._length * F.normalize(parts_SMd, dim=2).flatten(1)
 
 
-def initial_words(seed: int, config: Config, device: torch.device) -> RowTable:
+def initial_words(seed: int, config: ItemTowerConfig, device: torch.device) -> RowTable:
     """The table of word vectors: one row for each bucket, drawn from (seed, bucket).
 
     Sums of random vectors keep the overlap of titles, so codes mean something from the start.

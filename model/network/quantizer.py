@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Config:
+class QuantizerConfig:
     """Codebook settings.
 
     Attributes:
@@ -97,7 +97,7 @@ class ResidualQuantizer(nn.Module):
     ready: Tensor
     updates: Tensor
 
-    def __init__(self, dimension: int, config: Config) -> None:
+    def __init__(self, dimension: int, config: QuantizerConfig) -> None:
         super().__init__()
         if config.gradient not in ("rotation", "straight_through"):
             raise ValueError(

@@ -76,7 +76,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class Config:
+class SparcConfig:
     """Architecture and losses.
 
     Attributes:
@@ -98,10 +98,12 @@ class Config:
     """
 
     members: int = 2
-    item_tower: item_tower.Config = field(default_factory=item_tower.Config)
-    quantizer: quantizer.Config = field(default_factory=quantizer.Config)
-    user_tower: user_tower.Config = field(default_factory=user_tower.Config)
-    neighbours: cooccurrence.Config = field(default_factory=cooccurrence.Config)
+    item_tower: item_tower.ItemTowerConfig = field(default_factory=item_tower.ItemTowerConfig)
+    quantizer: quantizer.QuantizerConfig = field(default_factory=quantizer.QuantizerConfig)
+    user_tower: user_tower.UserTowerConfig = field(default_factory=user_tower.UserTowerConfig)
+    neighbours: cooccurrence.CooccurrenceConfig = field(
+        default_factory=cooccurrence.CooccurrenceConfig
+    )
     popularity_half_lives_days: tuple[float, ...] = (2.0, 7.0, 30.0, 120.0)
     popularity_start: float = 0.25
     neighbour_start: float = 0.25
@@ -212,7 +214,7 @@ def neighbour_features(scores: Tensor) -> Tensor:
 class Sparc(nn.Module):
     """The dense part of the model; tables of ids and words are `RowTable`s of the learner."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: SparcConfig) -> None:
         super().__init__()
         d = config.item_tower.dimension
         if d % config.members:

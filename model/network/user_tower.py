@@ -27,7 +27,7 @@ HOUR_MS = 3_600_000.0
 
 
 @dataclass(frozen=True)
-class Config:
+class UserTowerConfig:
     """Shape of the user tower.
 
     Attributes:
@@ -72,7 +72,7 @@ def age_buckets(age_ms: Tensor) -> Tensor:
 class UserTower(nn.Module):
     """History encoder and code-conditioned attention."""
 
-    def __init__(self, dimension: int, codeword: int, config: Config) -> None:
+    def __init__(self, dimension: int, codeword: int, config: UserTowerConfig) -> None:
         super().__init__()
         d, a = dimension, config.heads
         self.start_D = nn.Parameter(torch.randn(d) * 0.02)

@@ -12,7 +12,7 @@ from model.peers.comirec import SelfAttentiveInterests
 from model.peers.frozen import Frozen
 from model.peers.mind import InterestCapsules
 from model.peers.sasrec import CausalAttention
-from model.peers.softmax_retriever import Config, Encoder, SoftmaxRetriever
+from model.peers.softmax_retriever import Encoder, SoftmaxRetriever, SoftmaxRetrieverConfig
 from model.peers.two_tower import PooledHistory
 from streaming.events import Item
 
@@ -23,18 +23,22 @@ HALF_LIVES = (3.0, 10.0, 40.0)
 """Of the recency prior, in days."""
 
 
-def _neural(encoder: Callable[[int, float], Encoder], config: Config) -> Builder:
+def _neural(encoder: Callable[[int, float], Encoder], config: SoftmaxRetrieverConfig) -> Builder:
     return lambda items, seed, device: SoftmaxRetriever(items, encoder, config, seed, device)
 
 
-_IDS = Config()
-_CONTENT = Config(content=True, batch=512, epochs=4, dropout=0.5)
+_IDS = SoftmaxRetrieverConfig()
+_CONTENT = SoftmaxRetrieverConfig(content=True, batch=512, epochs=4, dropout=0.5)
 _RECENCY = replace(_CONTENT, half_lives=HALF_LIVES)
 _SASREC = _neural(CausalAttention, _IDS)
 
 PEERS: dict[str, Builder] = {
-    "popularity": lambda items, seed, device: popularity.Popularity(items, popularity.Config()),
-    "neighbours": lambda items, seed, device: neighbours.Neighbours(items, neighbours.Config()),
+    "popularity": lambda items, seed, device: popularity.Popularity(
+        items, popularity.PopularityConfig()
+    ),
+    "neighbours": lambda items, seed, device: neighbours.Neighbours(
+        items, neighbours.NeighboursConfig()
+    ),
     "two_tower": _neural(PooledHistory, _CONTENT),
     "two_tower_recency": _neural(PooledHistory, _RECENCY),
     "sasrec": _SASREC,

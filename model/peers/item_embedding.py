@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.tables.item_features import Config as FeaturesConfig
-from model.tables.item_features import hash_features
+from model.tables.item_features import ItemFeaturesConfig, hash_features
 from streaming.events import Item
 
 
@@ -37,7 +36,7 @@ class ItemTable(nn.Module):
         self._id_dropout = id_dropout if content else 0.0
         self._content = content
         if content:
-            config = FeaturesConfig()
+            config = ItemFeaturesConfig()
             features = hash_features(items, config)
             titles_NW = _titles(torch.from_numpy(features.words_NT))
             category_N = torch.from_numpy(features.category_N)

@@ -24,7 +24,7 @@ from streaming.events import Item
 
 
 @dataclass(frozen=True)
-class Config:
+class NeighboursConfig:
     """Settings of the neighbours, chosen on the tail of the warm-up.
 
     Attributes:
@@ -80,7 +80,7 @@ class _Links:
 class Neighbours:
     """Links between items that the same users took, faded with time; updated by every event."""
 
-    def __init__(self, items: Sequence[Item], config: Config) -> None:
+    def __init__(self, items: Sequence[Item], config: NeighboursConfig) -> None:
         self._config = config
         self._ids_N = np.array([item.item_id for item in items], dtype=np.int64)
         self._links: defaultdict[int, _Links] = defaultdict(_Links)

@@ -16,7 +16,7 @@ from streaming.events import Item
 
 
 @dataclass(frozen=True)
-class Config:
+class PopularityConfig:
     """Settings of the popularity peer.
 
     Attributes:
@@ -29,7 +29,7 @@ class Config:
 class Popularity:
     """Ranks items by their events, each halved every `half_life` days; ties by ascending id."""
 
-    def __init__(self, items: Sequence[Item], config: Config) -> None:
+    def __init__(self, items: Sequence[Item], config: PopularityConfig) -> None:
         self._config = config
         self._ids_N = np.array([item.item_id for item in items], dtype=np.int64)
         self._counts = DecayedCounts(len(items), config.half_life)

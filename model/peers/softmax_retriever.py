@@ -64,7 +64,7 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class Config:
+class SoftmaxRetrieverConfig:
     """Settings of a neural peer, chosen on the tail of the warm-up.
 
     Attributes:
@@ -120,7 +120,7 @@ class SoftmaxRetriever:
         self,
         items: Sequence[Item],
         encoder: Callable[[int, float], Encoder],
-        config: Config,
+        config: SoftmaxRetrieverConfig,
         seed: int,
         device: str,
     ) -> None:

@@ -30,8 +30,7 @@ from model.network import item_tower, quantizer, sparc, user_tower
 from model.network.item_tower import ItemInputs, initial_ids
 from model.network.sparc import Sparc, neighbour_features
 from model.retrieval.single_user import SingleUser
-from model.tables import cooccurrence
-from model.tables import item_features as features
+from model.tables import cooccurrence, item_features
 from model.tables.cooccurrence import Neighbours, look_up
 from model.tables.item_features import hash_features
 from streaming.events import Item
@@ -65,17 +64,19 @@ class Encoded(NamedTuple):
     near_scores_BK: np.ndarray
 
 
-def config_from_dict(value: dict[str, Any]) -> sparc.Config:
+def config_from_dict(value: dict[str, Any]) -> sparc.SparcConfig:
     """`sparc.Config` from what `dataclasses.asdict` made of it, also after JSON."""
     fields = dict(value)
     tower = dict(fields.pop("item_tower"))
     neighbours = dict(fields.pop("neighbours"))
     neighbours["half_lives_days"] = tuple(neighbours["half_lives_days"])
-    return sparc.Config(
-        item_tower=item_tower.Config(**tower | {"features": features.Config(**tower["features"])}),
-        quantizer=quantizer.Config(**fields.pop("quantizer")),
-        user_tower=user_tower.Config(**fields.pop("user_tower")),
-        neighbours=cooccurrence.Config(**neighbours),
+    return sparc.SparcConfig(
+        item_tower=item_tower.ItemTowerConfig(
+            **tower | {"features": item_features.ItemFeaturesConfig(**tower["features"])}
+        ),
+        quantizer=quantizer.QuantizerConfig(**fields.pop("quantizer")),
+        user_tower=user_tower.UserTowerConfig(**fields.pop("user_tower")),
+        neighbours=cooccurrence.CooccurrenceConfig(**neighbours),
         losses=sparc.LossWeights(**fields.pop("losses")),
         popularity_half_lives_days=tuple(fields.pop("popularity_half_lives_days")),
         **fields,
@@ -365,7 +366,7 @@ class RetrievalModel:
 
 
 def model_facts(
-    config: sparc.Config, seed: int, clock_ms: int, dimension: int, items: int
+    config: sparc.SparcConfig, seed: int, clock_ms: int, dimension: int, items: int
 ) -> dict[str, Any]:
     """`facts["model"]` of a handover or snapshot: what `RetrievalModel` needs beside weights."""
     return {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
-from model.tables.item_features import Config, hash_features
+from model.tables.item_features import ItemFeaturesConfig, hash_features
 from streaming.events import Item
 
 
@@ -22,7 +22,7 @@ class Catalogue:
     Arrays double when they are full, so that listing an item costs amortised O(1).
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ItemFeaturesConfig) -> None:
         self._config = config
         self._size = 0
         self._row_of: dict[int, int] = {}

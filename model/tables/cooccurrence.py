@@ -21,7 +21,7 @@ from model.tables.decayed_counts import DAY_MS
 
 
 @dataclass(frozen=True)
-class Config:
+class CooccurrenceConfig:
     """Settings of the neighbour memory.
 
     Attributes:
@@ -72,7 +72,7 @@ class Cooccurrence:
     array([[[0.408]]], dtype=float32)
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CooccurrenceConfig) -> None:
         self.config = config
         self._rate_H = 1.0 / (np.asarray(config.half_lives_days, dtype=np.float64) * DAY_MS)
         h = len(config.half_lives_days)
@@ -162,7 +162,7 @@ class Cooccurrence:
 
 
 def look_up(
-    config: Config,
+    config: CooccurrenceConfig,
     rows_NM: np.ndarray,
     weights_NMH: np.ndarray,
     times_N: np.ndarray,

@@ -22,7 +22,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
-class Config:
+class ItemFeaturesConfig:
     """Sizes of the hashed feature spaces.
 
     Attributes:
@@ -54,7 +54,7 @@ def bucket(text: str, buckets: int) -> int:
     return 1 + int.from_bytes(digest, "little") % (buckets - 1)
 
 
-def hash_features(items: Sequence[Item], config: Config) -> Features:
+def hash_features(items: Sequence[Item], config: ItemFeaturesConfig) -> Features:
     """Hash titles (lower case, alphanumeric words, in order) and categories.
 
     A category "0" is the data sets' word for none and counts as absent.

@@ -12,10 +12,10 @@ import numpy as np
 from model.histories import NO_ROW
 
 
-class KeyPlaces:
+class ListSlots:
     """Gives each item the least used place of its code's list.
 
-    >>> keys = KeyPlaces(2)
+    >>> keys = ListSlots(2)
     >>> keys.assign(np.array([0, 0, 1, 0])).tolist()
     [0, 1, 0, 0]
     >>> keys.assign(np.array([0, 0, 0, 1])).tolist()  # the third and fourth change codes

@@ -8,7 +8,7 @@ from model.training.progress import Progress
 
 
 @dataclass(frozen=True)
-class Config:
+class PublishConfig:
     """When the trainer publishes; every trigger needs at least one unpublished event.
 
     Attributes:
@@ -41,7 +41,7 @@ class Schedule:
     only events, event time and drift are reasons then.
     """
 
-    def __init__(self, config: Config, now: float, repeatable: bool = False) -> None:
+    def __init__(self, config: PublishConfig, now: float, repeatable: bool = False) -> None:
         self._config = config
         self._repeatable = repeatable
         self._published = float("-inf")

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import torch
 
-from model.training import publish_schedule as publication
+from model.training import publish_schedule
 from model.training.checkpoint import Checkpoints
 from model.training.clock import Clock, SystemClock
 from model.training.handover import Handovers
@@ -66,7 +66,7 @@ AnswererFactory = Callable[["RetrievalModel"], Answerer]
 
 
 @dataclass(frozen=True)
-class Config:
+class TrainerConfig:
     """How the trainer works.
 
     Attributes:
@@ -99,7 +99,7 @@ class Config:
     hurry_from: int = 4096
     linger_seconds: float = 1.0
     repeatable: bool = False
-    publish: publication.Config = field(default_factory=publication.Config)
+    publish: publish_schedule.PublishConfig = field(default_factory=publish_schedule.PublishConfig)
     checkpoint_events: int = 20_000
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 2
@@ -155,7 +155,7 @@ class Trainer:
         checkpoints: Checkpoints,
         handovers: Handovers,
         answerer_factory: AnswererFactory | None,
-        config: Config,
+        config: TrainerConfig,
         clock: Clock | None = None,
         quarantined: Quarantined | None = None,
     ) -> None:

@@ -29,7 +29,7 @@ from model.training.micro_batch import ITEMS, SEQUENCES
 from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.sequence_source import SequenceSource
-from model.training.trainer import AnswererFactory, Config, Report, Trainer
+from model.training.trainer import AnswererFactory, Report, Trainer, TrainerConfig
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
@@ -51,8 +51,8 @@ def pick_device(wanted: str) -> str:
 
 
 def run(
-    config: Config,
-    model_config: learner.Config,
+    config: TrainerConfig,
+    model_config: learner.LearnerConfig,
     bootstrap: str,
     kafka_settings: Mapping[str, Any],
     topics: Topics,

@@ -10,12 +10,12 @@ from kafka.errors import KafkaError
 
 from streaming.errors import KafkaUnavailable
 from streaming.job.accounting import consumer, read_all
-from streaming.job.settings import Config
+from streaming.job.settings import JobConfig
 from streaming.topics import Topics
 
 
 def committed_work(
-    config: Config, bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None
+    config: JobConfig, bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None
 ) -> list[str]:
     """What can be seen in Kafka of an earlier run of this job, in words; empty for none.
 

@@ -31,7 +31,7 @@ STATE_BACKENDS = ("hashmap", "rocksdb")
 
 
 @dataclass(frozen=True)
-class Config:
+class JobConfig:
     """The job and how it runs.
 
     Attributes:
@@ -109,7 +109,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class JobEnvironment:
     """Where the job runs.
 
     Attributes:
@@ -155,7 +155,7 @@ class JavaSettings:
     producer: dict[str, str]
 
 
-def java_settings(config: Config, around: Surroundings) -> JavaSettings:
+def java_settings(config: JobConfig, around: JobEnvironment) -> JavaSettings:
     """The settings of the operators, all of them as text."""
     topics = around.topics
     own = around.client | config.properties
@@ -183,7 +183,7 @@ def java_settings(config: Config, around: Surroundings) -> JavaSettings:
     return JavaSettings(job, consumer | own, producer | own)
 
 
-def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
+def flink_settings(config: JobConfig, around: JobEnvironment) -> dict[str, str]:
     """The settings of the job for Flink."""
     host, _, port = around.flink.rpartition(":")
     jars = ";".join(Path(jar).resolve().as_uri() for jar in around.jars)
@@ -229,18 +229,18 @@ def flink_settings(config: Config, around: Surroundings) -> dict[str, str]:
     return settings
 
 
-def to_json(config: Config, around: Surroundings) -> str:
+def to_json(config: JobConfig, around: JobEnvironment) -> str:
     """What `python -m streaming.job.submission` reads."""
     return json.dumps({"config": asdict(config), "around": asdict(around)}, default=str)
 
 
-def from_json(text: str) -> tuple[Config, Surroundings]:
+def from_json(text: str) -> tuple[JobConfig, JobEnvironment]:
     """The inverse of `to_json`."""
     body = json.loads(text)
     around = body["around"]
     files = {name: path and Path(path) for name, path in around["tls"].items()}
-    return Config(**body["config"]), replace(
-        Surroundings(**around),
+    return JobConfig(**body["config"]), replace(
+        JobEnvironment(**around),
         topics=Topics(**around["topics"]),
         jars=tuple(around["jars"]),
         tls=FlinkTls(**files),

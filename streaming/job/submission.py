@@ -17,8 +17,8 @@ from pathlib import Path
 from streaming.errors import StreamingError, innermost_cause
 from streaming.job.gateway import open_gateway
 from streaming.job.settings import (
-    Config,
-    Surroundings,
+    JobConfig,
+    JobEnvironment,
     flink_settings,
     from_json,
     java_settings,
@@ -29,7 +29,7 @@ from streaming.temporary import temporary
 SUBMIT_SECONDS = 180.0
 
 
-def submit(config: Config, around: Surroundings, *, check_only: bool = False) -> str:
+def submit(config: JobConfig, around: JobEnvironment, *, check_only: bool = False) -> str:
     """Submit the job and return its id; starts a JVM in this process.
 
     With `check_only` the job is planned and not submitted, and its id is empty.
@@ -74,7 +74,9 @@ def submit(config: Config, around: Surroundings, *, check_only: bool = False) ->
         ) from error
 
 
-def submit_in_subprocess(config: Config, around: Surroundings, *, check_only: bool = False) -> str:
+def submit_in_subprocess(
+    config: JobConfig, around: JobEnvironment, *, check_only: bool = False
+) -> str:
     """`submit` in a process of its own, so that the client's JVM does not stay.
 
     Raises:

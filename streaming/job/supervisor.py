@@ -40,7 +40,7 @@ from streaming.job.savepoints import (
     savepoints,
     states,
 )
-from streaming.job.settings import Config, Surroundings
+from streaming.job.settings import JobConfig, JobEnvironment
 from streaming.job.submission import submit_in_subprocess
 from streaming.topic_identity import ForeignKafkaError
 
@@ -77,12 +77,12 @@ class Keeper:
 
     def __init__(
         self,
-        config: Config,
-        around: Surroundings,
+        config: JobConfig,
+        around: JobEnvironment,
         flink: FlinkRest,
         file: RecordFile,
         committed: Callable[[], list[str]],
-        submit: Callable[[Config, Surroundings], str] = submit_in_subprocess,
+        submit: Callable[[JobConfig, JobEnvironment], str] = submit_in_subprocess,
         restore: str = "",
     ) -> None:
         self.config = config
@@ -323,8 +323,8 @@ def _word(state: str, task_managers: int) -> str:
 
 
 def run(
-    config: Config,
-    around: Surroundings,
+    config: JobConfig,
+    around: JobEnvironment,
     stop: threading.Event,
     report: Report,
     file: RecordFile,

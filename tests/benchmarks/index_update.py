@@ -27,8 +27,8 @@ import numpy as np
 import structlog
 
 from deploy.studies.machine_facts import peak_memory_gib
-from indexer.indexing.indexer import Config, Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.lists.code_lists import CodeList, CodeLists, members
 from model.artifacts.manifest import Manifest
@@ -134,8 +134,8 @@ def on_disk(
         data_dir = Path(place)
         model = WideStandIn(made.item_ids_N, made.vectors_ND, made.centroids_CD)
         model.hand_over(data_dir, 1)
-        store = Store(data_dir / "store")
-        indexer = Indexer(Config(), store, data_dir, lambda: 0, load)
+        store = ItemStore(data_dir / "store")
+        indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 0, load)
         indexer.recover()
         offset = 0
         build: list[Took] = []

@@ -13,8 +13,8 @@ import numpy as np
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 
 from indexer.lists.code_lists import CodeLists
-from indexer.search.exploration import Config as Exploration
-from indexer.search.soft_search import Config, SoftSearch
+from indexer.search.exploration import ExplorationConfig
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from model.histories import History
 from tests.benchmarks.clustered_items import Clustered, ClusteredModel
 
@@ -266,8 +266,8 @@ class Soft(CodeListsAlone):
 
     def _ready(self, knob: int) -> SoftSearch:
         codes = len(self.made.centroids_CD)
-        share, explore = min(1.0, knob / codes), Exploration(untouched=0)
-        config = Config(codes, evidence=0, largest_share=share, explore=explore)
+        share, explore = min(1.0, knob / codes), ExplorationConfig(untouched=0)
+        config = SearchConfig(codes, evidence=0, largest_share=share, explore=explore)
         self._searches = {knob: SoftSearch(self._model, self.lists, config)}
         return self._searches[knob]
 

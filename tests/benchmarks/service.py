@@ -36,7 +36,7 @@ from indexer.snapshots.pointer import Pointer, snapshot_path, write_pointer
 from model.artifacts.manifest import read_manifest
 from model.evaluation.protocol import read_events, read_items
 from model.evaluation.user_sequences import SequencesOfUsers
-from model.learning.learner import Config, Learner
+from model.learning.learner import Learner, LearnerConfig
 from streaming.events import Item, UserSequence
 from tests.benchmarks.reports import begun, write
 from tests.benchmarks.streaming_services import free_ports
@@ -74,7 +74,7 @@ end
 
 def learnt(data_dir: Path, items: list[Item], sequences: list[UserSequence]) -> None:
     """A snapshot learnt from some events, which serves."""
-    learner = Learner(Config())
+    learner = Learner(LearnerConfig())
     learner.list_items(items)
     for a in range(0, len(sequences), MICRO_BATCH):
         learner.learn(sequences[a : a + MICRO_BATCH])

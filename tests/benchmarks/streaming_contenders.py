@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest
-from streaming.job.settings import Config, Surroundings
+from streaming.job.settings import JobConfig, JobEnvironment
 from streaming.job.submission import submit_in_subprocess
 from streaming.topics import Topics
 from tests.benchmarks.streaming_services import ROOT, Log, Services, free_ports, peers_python
@@ -60,7 +60,7 @@ class RunningJob(Running):
 class Ours:
     """A configuration of our job."""
 
-    config: Config
+    config: JobConfig
 
     @contextmanager
     def run(self, services: Services, log: Log, name: str) -> Iterator[Running]:
@@ -68,7 +68,7 @@ class Ours:
         topics = replace(Topics().prefixed(f"{name}-"), clicks=log.topic)
         out = [topics.sequences, topics.clicks_late, topics.clicks_dlq]
         services.create(*out)
-        around = Surroundings(
+        around = JobEnvironment(
             services.bootstrap,
             services.flink,
             services.jars,
@@ -156,7 +156,7 @@ class Peer:
         }
 
 
-BASE = Config(parallelism=2, dedup_horizon=REMEMBERED)
+BASE = JobConfig(parallelism=2, dedup_horizon=REMEMBERED)
 CONTENDERS: dict[str, Ours | Peer] = {
     "ours-heap": Ours(BASE),
     "ours-heap-5s": Ours(replace(BASE, checkpoint_interval_ms=Peer.commit_ms)),

@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import Patience
 from streaming.events import HEARTBEAT, Click
-from streaming.job.settings import Config
+from streaming.job.settings import JobConfig
 from tests.benchmarks.streaming_contenders import BASE, Ours
 from tests.benchmarks.streaming_services import Log, Services
 
@@ -27,7 +27,7 @@ SPEEDUP = 100
 """Of a replayed log: its event time runs so much faster, so that the bound on disorder of 5 s of
 event time costs 50 ms. Live it costs all of it."""
 
-WAYS: dict[str, tuple[Config, int]] = {
+WAYS: dict[str, tuple[JobConfig, int]] = {
     "exactly once, checkpoints of 1 s": (BASE, SPEEDUP),
     "exactly once, checkpoints of 500 ms": (replace(BASE, checkpoint_interval_ms=500), SPEEDUP),
     "exactly once, checkpoints of 250 ms": (replace(BASE, checkpoint_interval_ms=250), SPEEDUP),

@@ -112,10 +112,10 @@ def services(partitions: int, heap_mb: int, managed_mb: int) -> Iterator[Service
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         ports = iter(free_ports(7))
-        broker = kafka.Config(
+        broker = kafka.KafkaBrokerConfig(
             data_dir=folder / "kafka", port=next(ports), controller_port=next(ports), heap_mb=1024
         )
-        cluster = flink.Config(
+        cluster = flink.FlinkClusterConfig(
             folder / "flink",
             rest_port=next(ports),
             rpc_port=next(ports),

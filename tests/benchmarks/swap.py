@@ -27,11 +27,11 @@ import structlog
 
 from deploy.release.decisions import Decision, decide
 from deploy.service.snapshot_follower import SnapshotFollower
-from indexer.indexing.indexer import Config, Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
-from indexer.search.retriever import Query, ServingState
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.retriever import Query, Retriever
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path, write_pointer
 from indexer.snapshots.snapshot import load_snapshot
 from tests.benchmarks.reports import begun, write
@@ -62,8 +62,8 @@ class Counted:
 def publish(data_dir: Path, items: int, codes: int, dimension: int) -> None:
     """Versions of models that differ."""
     model = StandIn.make(items, codes, dimension)
-    store = Store(data_dir / "indexer" / "rocksdb")
-    indexer = Indexer(Config(), store, data_dir, lambda: 1, StandIn.load)
+    store = ItemStore(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 1, StandIn.load)
     indexer.recover()
     for number in range(1, VERSIONS + 1):
         model.moved(0.3, number).hand_over(data_dir, number)
@@ -114,7 +114,7 @@ def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
     for version in range(1, VERSIONS + 1):
         snapshot = load_snapshot(data_dir / snapshot_path(version), StandIn.load)
         pointers[version] = pointer_to(snapshot, version)
-        state = ServingState(snapshot, search)
+        state = Retriever(snapshot, search)
         # in batches as they will be asked: the sums of a product depend on its shape
         answers = [
             answer

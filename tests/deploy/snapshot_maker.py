@@ -14,7 +14,7 @@ from indexer.snapshots.pointer import Appended, Pointer, snapshot_path, write_po
 from indexer.snapshots.published import record
 from indexer.snapshots.snapshot import Source, load_snapshot, write_appended, write_snapshot
 from model.artifacts.manifest import Manifest, read_manifest, sha256
-from model.learning.learner import Config, Learner
+from model.learning.learner import Learner, LearnerConfig
 from model.network import quantizer, sparc
 from streaming.durable_files import PARTIAL
 from streaming.events import Item, UserSequence
@@ -48,8 +48,8 @@ def clicks(users: int = 20, each: int = 6) -> list[UserSequence]:
 
 def small_learner(seed: int = 0) -> Learner:
     """A model of 8 codes that trains in a moment."""
-    model = sparc.Config(quantizer=quantizer.Config(codes=8))
-    return Learner(Config(seed=seed, model=model, replay=0.0, candidates=64))
+    model = sparc.SparcConfig(quantizer=quantizer.QuantizerConfig(codes=8))
+    return Learner(LearnerConfig(seed=seed, model=model, replay=0.0, candidates=64))
 
 
 def make_snapshots(data_dir: Path, versions: int, seed: int = 0) -> None:

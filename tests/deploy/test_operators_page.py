@@ -13,7 +13,7 @@ import pytest
 
 from streaming.events import Click, UserSequence
 from streaming.job.flink_tls import FlinkTls
-from streaming.job.settings import Config
+from streaming.job.settings import JobConfig
 from streaming.security import Security
 from tests.streaming.made_clicks import poison
 
@@ -33,8 +33,8 @@ def test_every_setting_is_there_with_its_default():
         defaults = [cell.strip("` ") for cell in row[1].split(",")] if len(row) == 3 else []
         if len(names) == len(defaults):
             documented |= dict(zip(names, defaults, strict=True))
-    for setting in fields(Config):
-        default = getattr(Config(), setting.name)
+    for setting in fields(JobConfig):
+        default = getattr(JobConfig(), setting.name)
         said = documented[setting.name]
         assert said == (str(default).removesuffix(".0") if default else "none"), setting.name
 

@@ -20,7 +20,7 @@ import pytest
 
 from deploy.local import flink_server
 from deploy.local.cluster_identity import make_identity
-from deploy.local.flink_cluster import Config, wait_until_ready
+from deploy.local.flink_cluster import FlinkClusterConfig, wait_until_ready
 from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
 from streaming.job.flink_tls import FlinkTls
 from tests.deploy.dashboard.test_page import CHROMIUM, FLAGS, PATIENCE_MS
@@ -206,7 +206,7 @@ def test_a_cluster_alone_is_closed_as_well_and_ends_whole(
 ) -> None:
     """What deploy/compose.yaml runs."""
     rest, rpc, blob, task_manager, data = free_ports(5)
-    config = Config(tmp_path, "127.0.0.1", rest, rpc, blob, task_manager, data)
+    config = FlinkClusterConfig(tmp_path, "127.0.0.1", rest, rpc, blob, task_manager, data)
     stop, failed = threading.Event(), []
 
     def serve() -> None:

@@ -131,7 +131,7 @@ def test_trainer_indexer_and_registrar_wait_for_room_and_go_on(
     produce(kafka_broker.bootstrap, topics.items, items())
     log = clicks()
     produce(kafka_broker.bootstrap, topics.sequences, log[:60])
-    server = mlflow_server.Config(port=port)
+    server = mlflow_server.MlflowServerConfig(port=port)
     command = mlflow_server.mlflow_server_command(server, disk.path)
     names = ("train", "index", "register")
     parts = [Process(command, tmp_path / "mlflow.log"), *(sparc.start(name) for name in names)]

@@ -18,7 +18,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from indexer.errors import IndexerError
-from indexer.indexing.indexer import Config
+from indexer.indexing.indexer import IndexerConfig
 from indexer.indexing.process import run
 from indexer.snapshots.snapshot import load_served
 from streaming.events import Item
@@ -54,13 +54,13 @@ class Running:
     """The process in a thread, and the status that it reported last."""
 
     def __init__(
-        self, bootstrap: str, topics: Topics, data_dir: Path, config: Config | None = None
+        self, bootstrap: str, topics: Topics, data_dir: Path, config: IndexerConfig | None = None
     ) -> None:
         self.status: dict[str, Any] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=run,
-            args=(config or Config(),),
+            args=(config or IndexerConfig(),),
             kwargs={
                 "kafka": {"bootstrap_servers": bootstrap},
                 "topics": topics,
@@ -172,7 +172,7 @@ def test_kill_9_while_reading_and_indexing_loses_and_doubles_nothing(
 
 def _run_until_killed(bootstrap: str, topics: Topics, data_dir: Path) -> None:
     run(
-        Config(),
+        IndexerConfig(),
         kafka={"bootstrap_servers": bootstrap},
         topics=topics,
         data_dir=data_dir,
@@ -188,7 +188,7 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_is_away_are_one_clear_lin
     more = {"data_dir": tmp_path, "stop": threading.Event(), "report": print}
     with pytest.raises(IndexerError, match="'nowhere-items' does not exist"):
         run(
-            Config(),
+            IndexerConfig(),
             kafka={"bootstrap_servers": kafka_broker.bootstrap},
             topics=Topics().prefixed("nowhere-"),
             **more,
@@ -196,7 +196,7 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_is_away_are_one_clear_lin
     [port] = free_ports(1)
     with pytest.raises(IndexerError, match="cannot be read"):
         run(
-            Config(),
+            IndexerConfig(),
             kafka={"bootstrap_servers": f"127.0.0.1:{port}", "bootstrap_timeout_ms": 1000},
             topics=Topics(),
             **more,
@@ -209,7 +209,7 @@ def test_all_state_deleted_and_kafka_read_again_gives_the_same_index(
     first = StandIn.make(300, 8)
     produce(catalogue(first))
     first.hand_over(tmp_path, 1, {"0": 300})
-    exact = Config(vector_tolerance=0)
+    exact = IndexerConfig(vector_tolerance=0)
     with Running(kafka_broker.bootstrap, topics, tmp_path, exact) as process:
         process.wait_for(lambda s: s["caught_up"] and s["version"] == 1)
         produce([Item(900_000 + n, f"new {n}", listed_at=9) for n in range(20)])

@@ -16,7 +16,7 @@ from deploy.commands.app import app
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.indexing.recovery import pointer_to
 from indexer.search.retriever import Query
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import write_pointer
 from indexer.snapshots.snapshot import load_snapshot
 from streaming.events import Item

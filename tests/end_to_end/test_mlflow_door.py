@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.local.mlflow_server import Config, mlflow_server_command
+from deploy.local.mlflow_server import MlflowServerConfig, mlflow_server_command
 
 pytestmark = pytest.mark.end_to_end
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CREATE = "/api/2.0/mlflow/registered-models/create"
 
 
-def wait_for(config: Config, process: subprocess.Popen) -> None:
+def wait_for(config: MlflowServerConfig, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None
@@ -35,7 +35,7 @@ def wait_for(config: Config, process: subprocess.Popen) -> None:
 def address(
     tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]]
 ) -> Iterator[str]:
-    config = Config(port=free_ports(1)[0], hosts=("registry.example",))
+    config = MlflowServerConfig(port=free_ports(1)[0], hosts=("registry.example",))
     command = mlflow_server_command(config, tmp_path_factory.mktemp("mlflow"))
     process = subprocess.Popen(command, cwd=ROOT)
     try:
@@ -83,7 +83,7 @@ def test_a_head_without_end_is_refused(address: str) -> None:
 def test_a_start_that_was_killed_while_the_database_was_made_is_begun_anew(
     tmp_path: Path, free_ports: Callable[[int], list[int]]
 ) -> None:
-    config = Config(port=free_ports(1)[0])
+    config = MlflowServerConfig(port=free_ports(1)[0])
     command = mlflow_server_command(config, tmp_path)
     killed = subprocess.Popen(command, cwd=ROOT)
     deadline = time.monotonic() + 120

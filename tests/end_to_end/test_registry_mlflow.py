@@ -24,10 +24,10 @@ from mlflow import MlflowClient
 
 from deploy.local import mlflow_server
 from deploy.registry import registrar
-from deploy.release import ledger as registry
+from deploy.release import ledger
 from deploy.release.ledger import registered_versions
-from deploy.service import process as service
-from indexer.search.soft_search import Config as SearchConfig
+from deploy.service import process
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from streaming.topics import Topics, create_topics
 from tests.conftest import ODD_NAME
@@ -52,7 +52,7 @@ print(json.dumps([[list(map(float, v)) for v in row] for row in found.values.tol
 
 class MlflowServer:
     def __init__(self, data_dir: Path, port: int) -> None:
-        self.config = mlflow_server.Config(port=port)
+        self.config = mlflow_server.MlflowServerConfig(port=port)
         self._command = mlflow_server.mlflow_server_command(self.config, data_dir)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -142,7 +142,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def start_registrar(shelf: Shelf, server: MlflowServer, kafka_broker, topics: Topics) -> Part:
     return Part(
         registrar.run,
-        registry.Config(poll_seconds=0.1, longest_retry_seconds=1.0, request_timeout_seconds=3),
+        ledger.RegistryConfig(
+            poll_seconds=0.1, longest_retry_seconds=1.0, request_timeout_seconds=3
+        ),
         shelf.data_dir,
         server.config.tracking_uri,
         bootstrap_servers=kafka_broker.bootstrap,
@@ -154,8 +156,8 @@ def start_registrar(shelf: Shelf, server: MlflowServer, kafka_broker, topics: To
 
 def start_service(shelf: Shelf, kafka_broker, topics: Topics) -> Part:
     return Part(
-        service.run,
-        service.Config(),
+        process.run,
+        process.ServiceConfig(),
         shelf.data_dir,
         0,
         bootstrap_servers=kafka_broker.bootstrap,

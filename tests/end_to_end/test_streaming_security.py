@@ -78,7 +78,7 @@ def secure_broker(
         "org.apache.kafka.common.security.plain.PlainLoginModule required "
         f'username="{USER}" password="{quoted}" user_{USER}="{quoted}";'
     ).replace("\\", "\\\\")  # once more, for the properties file
-    config = kafka.Config(
+    config = kafka.KafkaBrokerConfig(
         data_dir=tmp_path_factory.mktemp("secure-kafka"),
         port=port,
         controller_port=controller,

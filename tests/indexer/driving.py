@@ -14,13 +14,13 @@ import indexer.indexing.indexer as indexer_module
 import indexer.indexing.publication as publication_module
 import indexer.indexing.served_version as serving_module
 import indexer.snapshots.snapshot as snapshot_module
-from indexer.indexing.indexer import Config, Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from streaming.events import Item, Withdrawal
 from tests.indexer.stand_in import StandIn
 
-EXACT = Config(vector_tolerance=0, max_backlog=99)
+EXACT = IndexerConfig(vector_tolerance=0, max_backlog=99)
 """Lists are shared only where they are bit-equal: the index is then the one built from scratch."""
 
 
@@ -42,10 +42,12 @@ STEPS: dict[str, tuple[object, str]] = {
 
 
 @contextmanager
-def running(data_dir: Path, config: Config | None = None, **more) -> Iterator[Indexer]:
-    store = Store(data_dir / "indexer" / "rocksdb")
+def running(data_dir: Path, config: IndexerConfig | None = None, **more) -> Iterator[Indexer]:
+    store = ItemStore(data_dir / "indexer" / "rocksdb")
     try:
-        indexer = Indexer(config or Config(), store, data_dir, lambda: 1_000, StandIn.load, **more)
+        indexer = Indexer(
+            config or IndexerConfig(), store, data_dir, lambda: 1_000, StandIn.load, **more
+        )
         indexer.recover()
         yield indexer
     finally:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from kafka.errors import KafkaError
 
-from deploy.local import launch as up
-from deploy.local.kafka_broker import Config, KafkaBrokerError, cluster_id
+from deploy.local import launch
+from deploy.local.kafka_broker import KafkaBrokerConfig, KafkaBrokerError, cluster_id
 from deploy.settings import Settings
 from streaming.topic_identity import (
     ForeignKafkaError,
@@ -71,13 +71,13 @@ def test_without_kafka_nothing_is_recorded(tmp_path: Path, free_ports) -> None:
 
 def test_a_broker_that_lost_its_storage_is_not_formatted_under_a_state(tmp_path: Path) -> None:
     claim_cluster(tmp_path, "ours", "there")
-    with pytest.raises(up.UpError, match="kafka is gone.*--fresh"):
-        up.programs(Settings(data_dir=tmp_path))
+    with pytest.raises(launch.UpError, match="kafka is gone.*--fresh"):
+        launch.programs(Settings(data_dir=tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["kafka.json"]
 
 
 def test_the_storage_says_its_cluster(tmp_path: Path) -> None:
-    config = Config(tmp_path)
+    config = KafkaBrokerConfig(tmp_path)
     assert cluster_id(config) is None
     meta = tmp_path / "storage" / "meta.properties"
     meta.parent.mkdir()

@@ -24,8 +24,8 @@ from starlette.types import Receive, Scope, Send
 
 from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
-from deploy.service import process as service
-from indexer.search.soft_search import Config as SearchConfig
+from deploy.service import process
+from indexer.search.soft_search import SearchConfig
 from tests.deploy.snapshot_maker import Shelf
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -299,8 +299,8 @@ def test_a_status_that_cannot_be_written_ends_no_service(shelf: Shelf, free_port
         raise OSError(errno.ENOSPC, "No space left on device")
 
     thread = threading.Thread(
-        target=service.run,
-        args=(service.Config(), shelf.data_dir, free_ports(1)[0]),
+        target=process.run,
+        args=(process.ServiceConfig(), shelf.data_dir, free_ports(1)[0]),
         kwargs={
             "bootstrap_servers": "127.0.0.1:1",
             "topic": "sequences",

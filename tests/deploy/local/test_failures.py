@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deploy.commands import status as questions
+from deploy.commands import status
 from deploy.local.drain import Pipeline, PipelineError
 from deploy.local.failures import SUPERVISION, Failure, Failures, as_status, read_failures
 from deploy.local.progress import Progress
@@ -218,10 +218,10 @@ def test_status_and_metrics_name_what_is_down_and_why(
     ]
     reporter(tmp_path, SUPERVISION)(as_status(down))
     reporter(tmp_path, "stream")({"job_state": "RESTARTING", "problem": "no slot"})
-    facts = questions.status(Settings(data_dir=tmp_path))
+    facts = status.status(Settings(data_dir=tmp_path))
     assert facts["failed"]["kafka"]["why"] == "no jars"
-    monkeypatch.setattr(questions, "console", Console(soft_wrap=True, width=400))
-    questions.show_status(facts)
+    monkeypatch.setattr(status, "console", Console(soft_wrap=True, width=400))
+    status.show_status(facts)
     shown = capsys.readouterr().out
     lines: dict[str, str] = {}
     for line in filter(str.strip, shown.splitlines()):

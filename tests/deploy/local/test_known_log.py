@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from deploy import settings as configuration
-from deploy.local import known_log
-from deploy.local import launch as up
+from deploy.local import known_log, launch
 from replay.begun_log import note
 from replay.errors import ReplayError
 
@@ -26,9 +25,9 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[configurati
     def supervise(settings: configuration.Settings, *_: Any) -> None:
         found.append(settings)
 
-    monkeypatch.setattr(up, "programs", lambda settings: [])
-    monkeypatch.setattr(up, "_supervise", supervise)
-    monkeypatch.setattr(up, "point_latest", lambda data_dir: None)
+    monkeypatch.setattr(launch, "programs", lambda settings: [])
+    monkeypatch.setattr(launch, "_supervise", supervise)
+    monkeypatch.setattr(launch, "point_latest", lambda data_dir: None)
     return found
 
 
@@ -40,7 +39,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def start(**wish: Any) -> None:
-    up.run(up.Wish(**wish), threading.Event())
+    launch.run(launch.Wish(**wish), threading.Event())
 
 
 def begin(data_dir: Path) -> None:
@@ -100,7 +99,7 @@ def test_another_log_is_refused_at_once_and_changes_nothing(started, log, tmp_pa
     begin(tmp_path / "d")
     other = tmp_path / "other.csv"
     other.write_text("user_id,item_id,time\n7,8,1369699200\n")
-    monkeypatch.setattr(up, "programs", lambda settings: pytest.fail("prepared"))
+    monkeypatch.setattr(launch, "programs", lambda settings: pytest.fail("prepared"))
     before = (tmp_path / "d" / "config.toml").read_bytes()
     began = time.monotonic()
     with pytest.raises(ReplayError, match=r"holds another log.*other.csv line 2.*--fresh"):

@@ -17,13 +17,13 @@ def test_neither_settings_nor_commands_hold_the_data_directory(
     tmp_path: Path, jars: Path, free_ports: Callable[[int], list[int]]
 ) -> None:
     folder = tmp_path / ODD_NAME
-    cluster = flink_cluster.Config(
+    cluster = flink_cluster.FlinkClusterConfig(
         folder,
         "127.0.0.1",
         *free_ports(5),  # type: ignore[arg-type]
     )
     flink_cluster.prepare(cluster)
-    broker = kafka_broker.Config(folder, jars=jars / "kafka")
+    broker = kafka_broker.KafkaBrokerConfig(folder, jars=jars / "kafka")
     said = [
         kafka_broker.server_properties(broker),
         *kafka_broker.command(broker),
@@ -38,7 +38,9 @@ def test_records_that_an_earlier_version_kept_elsewhere_are_not_passed_over(
     tmp_path: Path, free_ports: Callable[[int], list[int]]
 ) -> None:
     port, controller_port = free_ports(2)
-    config = kafka_broker.Config(tmp_path / "é" / "kafka", "127.0.0.1", port, controller_port)
+    config = kafka_broker.KafkaBrokerConfig(
+        tmp_path / "é" / "kafka", "127.0.0.1", port, controller_port
+    )
     astray = tmp_path / "Ã©" / "kafka" / "storage"
     astray.mkdir(parents=True)
     (astray / "meta.properties").touch()

@@ -17,7 +17,7 @@ from rocksdict import Options, Rdict
 
 from deploy.monitoring import full_disk
 from deploy.monitoring.part_status import read_status, reporter
-from deploy.service.answer_log import AnswerLog, Config, read_answers
+from deploy.service.answer_log import AnswerLog, AnswerLogConfig, read_answers
 from deploy.service.user_histories import HistoryStoreError, UserHistories
 from streaming.durable_files import PARTIAL
 from tests.deploy.service.test_answer_log import ANSWER, Query
@@ -194,7 +194,7 @@ def test_histories_are_read_while_nothing_can_be_taken_in_and_none_is_lost(small
 
 def test_answers_wait_in_memory_until_they_can_be_written(small_disk) -> None:
     disk = small_disk(4)
-    answers = AnswerLog(disk.path / "answers", Config(rows=4, seconds=0.2))
+    answers = AnswerLog(disk.path / "answers", AnswerLogConfig(rows=4, seconds=0.2))
     disk.fill()
     stop = threading.Event()
     thread = threading.Thread(target=answers.run, args=(stop,))

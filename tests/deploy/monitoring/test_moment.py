@@ -17,7 +17,7 @@ from deploy.monitoring.freshness import Freshness
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_metrics import PartMetrics
 from deploy.monitoring.part_status import age_seconds, is_alive, read_status, reporter
-from deploy.service.answer_log import AnswerLog, Config, read_answers
+from deploy.service.answer_log import AnswerLog, AnswerLogConfig, read_answers
 from deploy.service.workers import note, noted
 from indexer.search.retriever import Query
 from tests.deploy.monitoring.test_freshness import sequence, state, told
@@ -188,7 +188,7 @@ def test_what_never_arrives_is_forgotten_although_the_clock_was_put_back() -> No
 def test_the_newest_answers_are_kept_although_the_clock_was_put_back(tmp_path: Path) -> None:
     times = iter((1000.0, 2000.0, 3000.0, 10.0, 11.0))
     for version in range(1, 6):  # each by a service of its own
-        answers = AnswerLog(tmp_path, Config(keep_files=2), clock=lambda: next(times))
+        answers = AnswerLog(tmp_path, AnswerLogConfig(keep_files=2), clock=lambda: next(times))
         answers.add(version, 1, Query([]), ANSWER)
         write_all(answers)
     assert [row["version"] for row in read_answers(tmp_path).to_pylist()] == [4, 5]

@@ -12,18 +12,18 @@ from mlflow.exceptions import MlflowException
 from deploy.monitoring.part_status import reporter
 from deploy.registry.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from deploy.registry.registrar import Backoff, Registrar
-from deploy.release import version_metadata as version_facts
+from deploy.release import version_metadata
 from deploy.release.decisions import Decision, decide, read_served
 from deploy.release.ledger import (
-    Config,
     Ledger,
     RegisteredVersion,
+    RegistryConfig,
     RegistryError,
     aliased_versions,
     ledger_path,
     registered_versions,
 )
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
 from tests.deploy.forging import forge
@@ -108,10 +108,10 @@ class Registering:
         self.registry = Shaky(shelf._made)
         self.announced: list[dict[str, Any]] = []
         self.kafka_fails = 0
-        self._config = Config(alias_seconds=0.0, live_seconds=0.0)
+        self._config = RegistryConfig(alias_seconds=0.0, live_seconds=0.0)
         self.start()
 
-    def start(self, config: Config | None = None) -> None:
+    def start(self, config: RegistryConfig | None = None) -> None:
         self._config = config or self._config
         self.registrar = Registrar(self._config, self.shelf.data_dir, self.registry, self._announce)
 
@@ -324,7 +324,7 @@ def test_the_verdict_and_its_interval_are_tags(registering: Registering) -> None
 def test_retention_deletes_the_oldest_that_no_alias_names_and_that_is_not_on_disk(
     registering: Registering,
 ) -> None:
-    registering.start(Config(alias_seconds=0.0, live_seconds=0.0, keep_versions=1))
+    registering.start(RegistryConfig(alias_seconds=0.0, live_seconds=0.0, keep_versions=1))
     shelf, registry = registering.shelf, registering.registry
     for version in (1, 2, 3, 4):
         shelf.publish(version)
@@ -342,7 +342,7 @@ def test_retention_deletes_the_oldest_that_no_alias_names_and_that_is_not_on_dis
 
 
 def test_live_metrics_are_sent_while_something_is_trained(registering: Registering) -> None:
-    registering.start(Config(alias_seconds=0.0, live_seconds=1e-9))
+    registering.start(RegistryConfig(alias_seconds=0.0, live_seconds=1e-9))
     report = reporter(registering.shelf.data_dir, "train")
     report({"trained_events": 10, "event_time": 5, "recall_at_50": 0.25, "lag": None})
     registering.settle()
@@ -379,12 +379,12 @@ def manifest_of(shelf: Shelf, version: int) -> Manifest:
 
 
 def test_the_description_says_what_changed_since_the_parent(shelf: Shelf) -> None:
-    text = version_facts.description_of(manifest_of(shelf, 2), manifest_of(shelf, 1))
+    text = version_metadata.description_of(manifest_of(shelf, 2), manifest_of(shelf, 1))
     assert "**Snapshot 2**, after snapshot 1." in text
     assert "- trained events: 48 (+24)" in text
     assert "- lists rebuilt: 2 (drift 2)" in text
     assert "| recall_at_50 | 0.02 | +0.01 |" in text
-    first = version_facts.description_of(manifest_of(shelf, 1), None)
+    first = version_metadata.description_of(manifest_of(shelf, 1), None)
     assert "the first of this pipeline" in first
     assert "- trained events: 24\n" in first
 
@@ -395,9 +395,9 @@ def test_a_snapshot_with_few_facts_is_described_all_the_same(tmp_path: Path) -> 
 
     facts = {"version": 9, "metrics": {"loss": float("nan"), "recall@50": 0.5, "name": "x"}}
     manifest = publish(tmp_path / "00000009", "snapshot", facts, write)
-    assert version_facts.metrics_of(manifest) == {"recall_50": 0.5}
-    assert version_facts.tags_of(manifest)["snapshot_version"] == "9"
-    assert "**Snapshot 9**" in version_facts.description_of(manifest, None)
+    assert version_metadata.metrics_of(manifest) == {"recall_50": 0.5}
+    assert version_metadata.tags_of(manifest)["snapshot_version"] == "9"
+    assert "**Snapshot 9**" in version_metadata.description_of(manifest, None)
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +489,7 @@ def test_a_request_carried_out_late_leaves_one_version(
 ) -> None:
     registry = open_registry()
     register(registry, shelf, 1)
-    tags = version_facts.tags_of(manifest_of(shelf, 1))
+    tags = version_metadata.tags_of(manifest_of(shelf, 1))
     late = registry._client.get_model_version(registry._model_name, "1")
     registry._client.create_model_version(registry._model_name, late.source, tags=tags)
     assert [v.mlflow_version for v in registry.versions().values()] == [1]

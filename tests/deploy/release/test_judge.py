@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from deploy.release.decisions import DECISIONS, SERVED, Decision, decide, decisions, read_served
-from deploy.release.judge import Config, Judge, RecentEvents, compare, interval, trained_to
+from deploy.release.judge import Judge, JudgeConfig, RecentEvents, compare, interval, trained_to
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
-from indexer.search.retriever import ServingState
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.retriever import Retriever
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from model.histories import History
 from streaming.events import Item, UserSequence
@@ -23,7 +23,7 @@ SEARCH = SearchConfig(codes=4)
 class Judging:
     """A follower with a judge on a data directory, moved by hand."""
 
-    def __init__(self, shelf: Shelf, config: Config) -> None:
+    def __init__(self, shelf: Shelf, config: JudgeConfig) -> None:
         self.shelf = shelf
         self.data_dir = shelf.data_dir
         self.now = 0.0
@@ -51,10 +51,10 @@ class Judging:
 
 @pytest.fixture
 def judging(shelf: Shelf) -> Iterator[Judging]:
-    yield Judging(shelf, Config(least_events=20, patience_seconds=5.0))
+    yield Judging(shelf, JudgeConfig(least_events=20, patience_seconds=5.0))
 
 
-def answered_well(state: ServingState, badly: ServingState, count: int = 40) -> list[UserSequence]:
+def answered_well(state: Retriever, badly: Retriever, count: int = 40) -> list[UserSequence]:
     """Events whose item the one version answers, and the other does not."""
     found = []
     for user in range(1, count + 1):
@@ -111,7 +111,7 @@ def test_a_worse_version_is_kept_with_the_reason_and_the_next_one_is_judged(
 ) -> None:
     monkeypatch.setattr("deploy.release.judge.DEPTH", 10)
     manifest = {v: judging.shelf.publish(v, move_pointer=False) for v in (1, 2)}
-    states = {v: ServingState.load(judging.data_dir / snapshot_path(v), SEARCH) for v in manifest}
+    states = {v: Retriever.load(judging.data_dir / snapshot_path(v), SEARCH) for v in manifest}
     judging.shelf.point_at(1)
     assert judging.look() == 1
     judging.happens(answered_well(states[1], states[2]))
@@ -215,7 +215,7 @@ def test_the_interval_counts_a_user_once() -> None:
 
 def test_the_same_version_differs_by_nothing(shelf: Shelf) -> None:
     shelf.publish(1)
-    state = ServingState.load(shelf.data_dir / snapshot_path(1), SEARCH)
+    state = Retriever.load(shelf.data_dir / snapshot_path(1), SEARCH)
     paired = compare(state, state, [s for s in clicks() if s.history_items])
     assert (paired.difference, paired.low, paired.high) == (0.0, 0.0, 0.0)
     assert paired.recall_a == paired.recall_b > 0

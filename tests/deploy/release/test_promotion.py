@@ -11,8 +11,8 @@ from deploy.release.decisions import decisions, read_served
 from deploy.release.ledger import Ledger, RegisteredVersion
 from deploy.release.promotion import SwitchError, resolve
 from indexer.comparison.versions import compare, usual_samples
-from indexer.search.retriever import ServingState
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.retriever import Retriever
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks
 
@@ -69,7 +69,7 @@ def test_a_damaged_version_is_not_served(four: Shelf) -> None:
 
 def test_versions_are_compared_by_what_they_hold_and_answer(four: Shelf) -> None:
     states = [
-        ServingState.load(four.data_dir / snapshot_path(v), SearchConfig(codes=4)) for v in (1, 4)
+        Retriever.load(four.data_dir / snapshot_path(v), SearchConfig(codes=4)) for v in (1, 4)
     ]
     found = compare(states[0], states[1], clicks(), usual_samples(states[1]), 5)
     assert (found["a"]["version"], found["b"]["version"]) == (1, 4)

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from deploy.service.answer_log import SCHEMA, AnswerLog, Config, read_answers
+from deploy.service.answer_log import SCHEMA, AnswerLog, AnswerLogConfig, read_answers
 from deploy.service.app import create_app
 from deploy.service.retrieval import RetrievalService
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import SequenceFollower, UserHistories
-from indexer.search.exploration import Config as Exploration
+from indexer.search.exploration import ExplorationConfig
 from indexer.search.retriever import Answer, Query
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SearchConfig
 from tests.deploy.snapshot_maker import Shelf
 
 ANSWER = Answer([5, 9], [0.5, 0.5], [1, 2], [0.4, 0.1], [1.0, 0.02], [], 70)
@@ -29,7 +29,7 @@ def write_all(answers: AnswerLog) -> None:
 
 
 def test_what_was_answered_can_be_read_with_its_probabilities(tmp_path: Path) -> None:
-    answers = AnswerLog(tmp_path / "answers", Config(), clock=lambda: 2.5)
+    answers = AnswerLog(tmp_path / "answers", AnswerLogConfig(), clock=lambda: 2.5)
     answers.add(3, 42, Query([7] * 60), ANSWER)
     answers.add(3, None, Query([]), ANSWER)
     write_all(answers)
@@ -45,7 +45,7 @@ def test_what_was_answered_can_be_read_with_its_probabilities(tmp_path: Path) ->
 
 def test_old_files_go_and_no_half_file_is_ever_there(tmp_path: Path) -> None:
     now = iter(range(1, 100))
-    answers = AnswerLog(tmp_path, Config(keep_files=2), clock=lambda: float(next(now)))
+    answers = AnswerLog(tmp_path, AnswerLogConfig(keep_files=2), clock=lambda: float(next(now)))
     for _ in range(5):
         answers.add(1, 1, Query([]), ANSWER)
         write_all(answers)
@@ -57,21 +57,21 @@ def test_half_a_file_of_a_killed_service_goes_and_another_workers_stays(tmp_path
     left, others = tmp_path / f"{7:015d}-1-000000.partial", tmp_path / f"{7:015d}-2-000000.partial"
     left.touch()
     others.touch()
-    write_all(AnswerLog(tmp_path, Config()))
+    write_all(AnswerLog(tmp_path, AnswerLogConfig()))
     assert list(tmp_path.iterdir()) == [others]
 
 
 def test_an_answer_never_waits_for_the_log(tmp_path: Path) -> None:
-    full = AnswerLog(tmp_path, Config(rows=1))
+    full = AnswerLog(tmp_path, AnswerLogConfig(rows=1))
     for _ in range(10):
         full.add(1, 1, Query([]), ANSWER)
     assert full.lost == 6
     (tmp_path / "file").touch()
-    nowhere = AnswerLog(tmp_path / "file" / "answers", Config())
+    nowhere = AnswerLog(tmp_path / "file" / "answers", AnswerLogConfig())
     nowhere.add(1, 1, Query([]), ANSWER)
     write_all(nowhere)
     assert (nowhere.written, nowhere.lost) == (0, 1)
-    off = AnswerLog(tmp_path / "off", Config(enabled=False))
+    off = AnswerLog(tmp_path / "off", AnswerLogConfig(enabled=False))
     off.add(1, 1, Query([]), ANSWER)
     write_all(off)
     assert not (tmp_path / "off").exists()
@@ -79,12 +79,14 @@ def test_an_answer_never_waits_for_the_log(tmp_path: Path) -> None:
 
 def test_the_service_says_and_logs_what_was_drawn(shelf: Shelf, tmp_path: Path) -> None:
     shelf.publish(1)
-    search = SearchConfig(codes=4, explore=Exploration(untouched=0.1, young=0.1, young_days=1e5))
+    search = SearchConfig(
+        codes=4, explore=ExplorationConfig(untouched=0.1, young=0.1, young_days=1e5)
+    )
     follower = SnapshotFollower(shelf.data_dir, search, retry_seconds=0.0)
     assert follower.poll()
     histories = UserHistories(tmp_path / "histories")
     sequences = SequenceFollower(histories, "127.0.0.1:1", "sequences")
-    answers = AnswerLog(tmp_path / "answers", Config())
+    answers = AnswerLog(tmp_path / "answers", AnswerLogConfig())
     service = RetrievalService(
         shelf.data_dir, follower, histories, sequences, threads=1, answers=answers
     )

@@ -18,13 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
-from indexer.indexing.indexer import Config, Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
 from indexer.lists import code_lists as lists_module
 from indexer.lists.code_lists import CodeList
 from indexer.search.retriever import Query
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, read_pointer, write_pointer
 from indexer.snapshots.snapshot import load_served, load_snapshot
 from model.artifacts.manifest import publish, read_manifest, sha256
@@ -45,8 +45,8 @@ NEW = "snapshots/00000002"
 def published(tmp_path_factory) -> Path:
     """Versions 1 and 2 of different models, 1 being served."""
     data_dir = tmp_path_factory.mktemp("data")
-    store = Store(data_dir / "indexer" / "rocksdb")
-    indexer = Indexer(Config(), store, data_dir, lambda: 7, StandIn.load)
+    store = ItemStore(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 7, StandIn.load)
     indexer.recover()
     for number in (1, 2):
         StandIn.make(40, codes=CODES, seed=number).hand_over(data_dir, number)

@@ -14,11 +14,10 @@ from deploy.release.decisions import Decision, decide, read_served
 from deploy.release.ledger import Ledger, RegisteredVersion, RegistryError
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
-from indexer.indexing.indexer import Config as IndexerConfig
-from indexer.indexing.indexer import Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import last_good
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import Pointer, snapshot_path, write_pointer
 from indexer.snapshots.published import PUBLISHED, published, record
 from indexer.snapshots.snapshot import load_version
@@ -150,7 +149,7 @@ def test_a_data_directory_that_is_older_than_the_record_gets_one(tmp_path: Path)
     make_snapshots(tmp_path, 2)
     (tmp_path / PUBLISHED).unlink()
     assert load_version(tmp_path, 2).version == 2
-    store = Store(tmp_path / "index")
+    store = ItemStore(tmp_path / "index")
     try:
         Indexer(IndexerConfig(), store, tmp_path, lambda: START_MS).recover()
     finally:

@@ -13,13 +13,13 @@ import orjson
 import pytest
 from fastapi.testclient import TestClient
 
-from deploy.service import process as service
+from deploy.service import process
 from deploy.service.app import create_app
 from deploy.service.retrieval import RetrievalService
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, SequenceFollower, UserHistories
-from indexer.search.retriever import Query, ServingState
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.retriever import Query, Retriever
+from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, snapshot_path
 from streaming.events import Item
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, clicks
@@ -309,7 +309,7 @@ def test_requests_are_measured_by_route_and_status(running: Running) -> None:
 
 def test_a_query_without_a_time_is_asked_at_the_newest_one_known(shelf: Shelf) -> None:
     shelf.publish(1)
-    state = ServingState.load(shelf.data_dir / snapshot_path(1), SEARCH)
+    state = Retriever.load(shelf.data_dir / snapshot_path(1), SEARCH)
     late = state.answer(Query([1, 2], now_ms=START_MS + 10**9))
     assert late.now_ms == START_MS + 10**9
     assert state.answer(Query([1, 2])).now_ms == state.event_time_ms
@@ -325,8 +325,8 @@ class Process:
         self.stop = threading.Event()
         self.reports: list[dict[str, Any]] = []
         self._thread = threading.Thread(
-            target=service.run,
-            args=(service.Config(), data_dir, port),
+            target=process.run,
+            args=(process.ServiceConfig(), data_dir, port),
             kwargs={
                 "bootstrap_servers": "127.0.0.1:1",
                 "topic": "sequences",
@@ -373,9 +373,9 @@ def test_without_kafka_a_second_start_serves_the_last_champion_at_once(shelf: Sh
 def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(service.ServiceError, match=f"cannot listen on 127.0.0.1:{port}"):
-            service.run(
-                service.Config(),
+        with pytest.raises(process.ServiceError, match=f"cannot listen on 127.0.0.1:{port}"):
+            process.run(
+                process.ServiceConfig(),
                 tmp_path,
                 port,
                 bootstrap_servers="127.0.0.1:1",

@@ -22,7 +22,7 @@ from deploy.service.retrieval import RetrievalService
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, SequenceFollower, UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SearchConfig
 from streaming.events import UserSequence
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks
 

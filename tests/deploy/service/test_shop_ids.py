@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy import settings as configuration
-from deploy.commands import status as questions
+from deploy.commands import status
 from replay.identity import numeric_id
 from streaming.events import UserSequence
 from tests.deploy.service.test_service_limits import Serving
@@ -129,15 +129,15 @@ def test_the_command_asks_with_the_shops_ids_and_shows_them(
     def post(address: str, json: Any, **_: Any) -> Any:
         return serving.http.post("/v1/retrieve", json=json)
 
-    monkeypatch.setattr(questions.httpx, "post", post)
+    monkeypatch.setattr(status.httpx, "post", post)
     settings = configuration.load(None, tmp_path, written=False)
-    answer = questions.retrieve(settings, SHOP, None, 5, None)
+    answer = status.retrieve(settings, SHOP, None, 5, None)
     assert answer["known_user"]
-    same = questions.retrieve(settings, str(USERS[SHOP]), None, 5, None)
+    same = status.retrieve(settings, str(USERS[SHOP]), None, 5, None)
     assert same["items"] == answer["items"]
-    questions.show_answer(answer)
+    status.show_answer(answer)
     shown = capsys.readouterr().out
     for item in answer["items"]:
         assert item["external_id"] in shown
-    seen = questions.retrieve(settings, None, "1, 8,B0X", ITEMS, None)
+    seen = status.retrieve(settings, None, "1, 8,B0X", ITEMS, None)
     assert not {1, 8} & {item["item_id"] for item in seen["items"]}

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.release.decisions import Decision, decide
-from deploy.service import process as service
-from deploy.service.process import Config, ServiceError
+from deploy.service import process
+from deploy.service.process import ServiceConfig, ServiceError
 from deploy.service.workers import AddedUp, note, noted
-from indexer.search.soft_search import Config as SearchConfig
+from indexer.search.soft_search import SearchConfig
 from tests.deploy.snapshot_maker import Shelf
 
 
@@ -26,7 +26,7 @@ class Workers:
     """Workers of one service, each in a thread."""
 
     def __init__(self, data_dir: Path, port: int, away: int, token: str = "") -> None:
-        self._arguments = (Config(workers=2, poll_seconds=0.05, token=token), data_dir, port)
+        self._arguments = (ServiceConfig(workers=2, poll_seconds=0.05, token=token), data_dir, port)
         self._away = away
         self.address = f"http://127.0.0.1:{port}"
         self.statuses: list[dict[str, Any]] = []
@@ -43,7 +43,7 @@ class Workers:
             "report": self.statuses.append,
             "worker": number,
         }
-        thread = threading.Thread(target=service.run, args=self._arguments, kwargs=more)
+        thread = threading.Thread(target=process.run, args=self._arguments, kwargs=more)
         thread.start()
         try:
             yield
@@ -152,8 +152,8 @@ def test_without_the_first_worker_queries_are_answered_and_the_rest_says_why(
 
 def test_a_worker_that_there_is_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"service\.workers"):
-        service.run(
-            Config(),
+        process.run(
+            ServiceConfig(),
             tmp_path,
             0,
             bootstrap_servers="",
@@ -165,7 +165,7 @@ def test_a_worker_that_there_is_not_is_refused(tmp_path: Path) -> None:
             worker=2,
         )
     with pytest.raises(ValueError, match="workers"):
-        Config(workers=0)
+        ServiceConfig(workers=0)
 
 
 def test_metrics_of_workers_are_added_up() -> None:

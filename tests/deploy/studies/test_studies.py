@@ -18,8 +18,7 @@ from indexer.evaluation.published_versions import ask
 from indexer.evaluation.recall_cost_curve import EVERY, TradeOff
 from indexer.evaluation.serving_variants import Mixed, PublishedEvery, search_ways
 from indexer.search.exploration import NOTHING
-from indexer.search.soft_search import Config as SearchConfig
-from indexer.search.soft_search import SoftSearch
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from model.evaluation import metrics, predictions, prequential_run, runner
 from model.evaluation.weekly_curves import weekly
 from tests.deploy.evaluation_log import ITEMS, read

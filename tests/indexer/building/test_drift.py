@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from indexer.building.codebook_health import Health
 from indexer.building.drift import Drift, Geometry, continued, measure_drift
 from indexer.building.rebuild import rebuild
-from indexer.indexing.indexer import Config
+from indexer.indexing.indexer import IndexerConfig
 from indexer.lists.code_lists import CodeLists
 from indexer.snapshots.snapshot import load_served
 from tests.deploy.snapshot_maker import clicks, items, small_learner
@@ -106,7 +106,7 @@ def test_health_says_whether_a_codebook_is_of_use():
 
 def test_drift_health_and_the_reason_of_every_rebuild_are_on_record_and_in_the_status(tmp_path):
     model = StandIn.make(120)
-    with running(tmp_path, Config(drift_rebuilds=1)) as indexer:
+    with running(tmp_path, IndexerConfig(drift_rebuilds=1)) as indexer:
         announce(indexer, items_of(model))
         model.hand_over(tmp_path, 1)
         catch_up(indexer)

@@ -15,7 +15,7 @@ import pytest
 
 import indexer.snapshots.snapshot as snapshot_module
 from indexer.errors import IndexerError
-from indexer.indexing.indexer import Config, Indexer
+from indexer.indexing.indexer import Indexer, IndexerConfig
 from indexer.indexing.listing import Announced
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.pointer import read_pointer
@@ -82,7 +82,7 @@ def test_a_snapshot_says_what_it_holds(tmp_path):
 
 def test_lists_equal_the_assignments_after_every_version(tmp_path):
     model = StandIn.make(120)
-    with running(tmp_path, Config(keep_versions=3)) as indexer:
+    with running(tmp_path, IndexerConfig(keep_versions=3)) as indexer:
         announce(indexer, items_of(model))
         for number in range(1, 7):
             model = model.moved(0.02, number, share=0.1)
@@ -222,7 +222,7 @@ def test_appended_items_are_in_the_next_version_even_where_the_code_did_not_drif
 
 def test_appended_files_are_merged_before_they_become_many(tmp_path):
     model = StandIn.make(30)
-    with running(tmp_path, Config(max_appended=3)) as indexer:
+    with running(tmp_path, IndexerConfig(max_appended=3)) as indexer:
         serve_first(indexer, tmp_path, model)
         follower = served(tmp_path)
         for n in range(8):
@@ -329,7 +329,7 @@ def test_a_full_disk_leaves_the_last_version_served_and_nothing_half_written(tmp
 
 def test_every_handover_becomes_a_version_but_a_long_backlog_is_skipped(tmp_path):
     model = StandIn.make(20)
-    with running(tmp_path, Config(max_backlog=3)) as indexer:
+    with running(tmp_path, IndexerConfig(max_backlog=3)) as indexer:
         for number in (1, 2, 3):
             model.hand_over(tmp_path, number)
         catch_up(indexer)
@@ -423,7 +423,7 @@ def test_a_list_file_damaged_on_disk_is_not_carried_into_the_next_version(tmp_pa
 
 def test_protected_versions_and_the_parent_survive_retention(tmp_path):
     model = StandIn.make(20)
-    with running(tmp_path, Config(keep_versions=1), protected=lambda: {2}) as indexer:
+    with running(tmp_path, IndexerConfig(keep_versions=1), protected=lambda: {2}) as indexer:
         for number in range(1, 6):
             model.moved(0.5, number).hand_over(tmp_path, number)
             catch_up(indexer)
@@ -516,4 +516,4 @@ def test_kill_9_at_any_time_leaves_the_index_that_is_built_from_scratch(tmp_path
 @pytest.mark.parametrize("setting", ["drift_threshold", "keep_versions", "max_backlog"])
 def test_a_setting_that_makes_no_sense_is_refused_by_name(setting):
     with pytest.raises(IndexerError, match=f"indexer.{setting} is -1"):
-        Config(**{setting: -1})
+        IndexerConfig(**{setting: -1})

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from indexer.indexing.indexer import Config, Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from model.training.journal import RocksJournal
 from streaming.durable_files import PARTIAL, write_atomically
@@ -58,8 +58,8 @@ def disk(tmp_path, monkeypatch) -> Disk:
 def test_the_pointer_names_only_what_survives(tmp_path, disk):
     data_dir = tmp_path / "data"
     model = StandIn.make(40, codes=4)
-    store = Store(data_dir / "indexer" / "rocksdb")
-    indexer = Indexer(Config(), store, data_dir, lambda: 7, StandIn.load)
+    store = ItemStore(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 7, StandIn.load)
     indexer.recover()
     model.hand_over(data_dir, 1)
     indexer.index_handover(1)

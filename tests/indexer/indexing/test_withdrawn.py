@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import indexer.indexing.indexer as indexer_module
 from indexer.errors import SnapshotError
 from indexer.indexing.indexer import Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
 from indexer.lists.code_lists import CodeLists
 from indexer.snapshots.pointer import write_pointer
@@ -180,7 +180,7 @@ def test_a_crash_at_any_step_of_a_withdrawal_is_healed_by_the_next_start(
     with running(tmp_path) as indexer:
         serve_first(indexer, tmp_path, model)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            owner = indexer_module if step == "write_withdrawn" else Store
+            owner = indexer_module if step == "write_withdrawn" else ItemStore
             patch.setattr(owner, step, crash)
             withdraw(indexer, gone)
     with running(tmp_path) as indexer:
@@ -189,7 +189,7 @@ def test_a_crash_at_any_step_of_a_withdrawal_is_healed_by_the_next_start(
 
 
 def test_an_item_that_an_older_version_stored_beyond_the_bounds_ends_nothing(tmp_path, model):
-    store = Store(tmp_path / "indexer" / "rocksdb")
+    store = ItemStore(tmp_path / "indexer" / "rocksdb")
     unfit = [Item(900_000, "t" * 2_000_000, listed_at=1), Item(900_001, listed_at=2**63)]
     store.announce([(one, 0, n) for n, one in enumerate(unfit)], {0: 2})
     store.close()

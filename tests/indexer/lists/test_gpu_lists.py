@@ -8,9 +8,9 @@ import pytest
 from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
 from indexer.lists.gpu_lists import on_gpu, why_no_gpu
-from indexer.search import list_scoring as list_scores
-from indexer.search.exploration import Config as Exploration
-from indexer.search.soft_search import Config, SoftSearch
+from indexer.search import list_scoring
+from indexer.search.exploration import ExplorationConfig
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from model.histories import History
 from tests.indexer.stand_in import StandIn
 
@@ -28,9 +28,9 @@ def lists_of(model: StandIn) -> CodeLists:
 @pytest.mark.parametrize("long_list", [0, 2048])
 @pytest.mark.parametrize("quota", ["joint", "proportional"])
 def test_soft_search_answers_alike_on_cpu_and_gpu(monkeypatch, long_list, quota):
-    monkeypatch.setattr(list_scores, "LONG_LIST", long_list)
+    monkeypatch.setattr(list_scoring, "LONG_LIST", long_list)
     model = StandIn.make(3000, 12, 32)
-    config = Config(4, quota, explore=Exploration(untouched=0))
+    config = SearchConfig(4, quota, explore=ExplorationConfig(untouched=0))
     rng = np.random.default_rng(0)
     asked = [History(rng.choice(model.item_ids_N, 5).tolist(), [0] * 5) for _ in range(40)]
     lists = lists_of(model)

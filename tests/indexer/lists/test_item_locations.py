@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from indexer.errors import IndexerError
 from indexer.lists import item_locations as places_module
-from indexer.lists.item_locations import Places
+from indexer.lists.item_locations import ItemLocations
 
 CODES = 6
 
@@ -23,7 +23,7 @@ def test_after_any_changes_items_are_found_where_the_lists_hold_them(seed, steps
     free = list(ids[300:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places_module, "LARGEST_SHARE", share)
-        places = Places.of(lists)
+        places = ItemLocations.of(lists)
         for _ in range(steps):
             before, held = places, [one.copy() for one in lists]
             if rng.random() < 0.5:  # two codes trade their items
@@ -64,9 +64,9 @@ def test_after_any_changes_items_are_found_where_the_lists_hold_them(seed, steps
 
 
 def test_an_item_in_two_lists_is_refused_however_it_got_there():
-    places = Places.of([np.array([1, 2]), np.array([3])])
+    places = ItemLocations.of([np.array([1, 2]), np.array([3])])
     with pytest.raises(IndexerError, match="item 2 is in two lists"):
-        Places.of([np.array([1, 2]), np.array([2])])
+        ItemLocations.of([np.array([1, 2]), np.array([2])])
     with pytest.raises(IndexerError, match="item 2 is in two lists"):
         places.replaced({1: np.array([2, 3])})
     moved = places.moved(np.array([3]), np.array([0]), np.array([2]))

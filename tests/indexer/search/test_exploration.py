@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from indexer.errors import IndexerError
-from indexer.search.exploration import DAY_MS, NOTHING, Config, Reserve
-from indexer.search.soft_search import Config as SearchConfig
-from indexer.search.soft_search import SoftSearch
+from indexer.search.exploration import DAY_MS, NOTHING, ExplorationConfig, Reserve
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from model.histories import History
 from tests.indexer.search.test_soft_search import histories_of, lists_of
 from tests.indexer.stand_in import StandIn
@@ -23,7 +22,7 @@ HISTORIES = histories_of(MODEL, 40, 5)
 NOW = np.arange(40, dtype=np.int64)
 
 
-def searched(explore: Config, histories=HISTORIES, now=NOW, k=K, **more):
+def searched(explore: ExplorationConfig, histories=HISTORIES, now=NOW, k=K, **more):
     search = SoftSearch(MODEL, LISTS, SearchConfig(codes=3, explore=explore), **more)
     return search.search(histories, now, k)
 
@@ -33,7 +32,7 @@ def codes_of(history: History) -> set[int]:
 
 
 def test_ranked_places_stay_and_reserved_ones_hold_items_of_untouched_codes():
-    plain, found = searched(NOTHING), searched(Config(untouched=0.1))
+    plain, found = searched(NOTHING), searched(ExplorationConfig(untouched=0.1))
     np.testing.assert_array_equal(found.items_BK[:, :18], plain.items_BK[:, :18])
     assert (found.propensities_BK[:, :18] == 1).all()
     assert (found.propensities_BK[:, 18:] < 1).all()
@@ -50,7 +49,7 @@ def test_ranked_places_stay_and_reserved_ones_hold_items_of_untouched_codes():
 
 
 def test_the_same_question_has_the_same_answer_whoever_else_asks():
-    explore = Config(untouched=0.1)
+    explore = ExplorationConfig(untouched=0.1)
     together = searched(explore)
     alone = searched(explore, HISTORIES[7:8], NOW[7:8])
     np.testing.assert_array_equal(alone.items_BK[0], together.items_BK[7])
@@ -62,7 +61,7 @@ def test_the_same_question_has_the_same_answer_whoever_else_asks():
 def test_draws_come_as_often_as_their_propensity_says():
     history, times = HISTORIES[0], np.arange(20_000, dtype=np.int64)
     log_p_C = MODEL.log_interests(MODEL.encode([history], times[:1]))
-    reserve = Reserve(LISTS, Config(untouched=0.5))
+    reserve = Reserve(LISTS, ExplorationConfig(untouched=0.5))
     taken = np.arange(0, ITEMS, 3)
     drawn = reserve.draw(
         [history] * len(times), times, np.repeat(log_p_C, len(times), 0), [taken] * len(times), 2
@@ -80,7 +79,7 @@ def test_young_items_have_places_of_their_own():
     listed = np.zeros(ITEMS, np.int64)
     young = np.arange(0, ITEMS, 10)
     listed[young] = 95 * DAY_MS
-    config = Config(untouched=0.0, young=0.2, young_days=10)
+    config = ExplorationConfig(untouched=0.0, young=0.2, young_days=10)
     reserve = Reserve(LISTS, config, listed, clock=lambda: 100 * DAY_MS / 1000)
     log_p_BC = MODEL.log_interests(MODEL.encode(HISTORIES, NOW))
     drawn = reserve.draw(HISTORIES, NOW, log_p_BC, [young[:4]] * 40, K)
@@ -96,16 +95,16 @@ def test_young_items_have_places_of_their_own():
 def test_nothing_eligible_leaves_the_ranking_as_it_is():
     everywhere = History([int(one.item_ids[0]) for one in LISTS.lists], [0] * CODES)
     plain = searched(NOTHING, [everywhere], NOW[:1])
-    found = searched(Config(untouched=0.1), [everywhere], NOW[:1])
+    found = searched(ExplorationConfig(untouched=0.1), [everywhere], NOW[:1])
     np.testing.assert_array_equal(found.items_BK, plain.items_BK)
     assert (found.propensities_BK == 1).all()
-    short = searched(Config(untouched=0.5), HISTORIES[:2], NOW[:2], k=ITEMS + 5)
+    short = searched(ExplorationConfig(untouched=0.5), HISTORIES[:2], NOW[:2], k=ITEMS + 5)
     assert (short.propensities_BK == 1).all()
     assert (np.sort(short.items_BK[0])[-(ITEMS - len(HISTORIES[0].items)) :] >= 0).all()
 
 
 def test_ranked_items_take_the_places_for_which_nothing_was_drawn():
-    explore = Config(untouched=0.1, young=0.1)
+    explore = ExplorationConfig(untouched=0.1, young=0.1)
     plain, found = searched(NOTHING), searched(explore)  # nobody says when items were listed
     assert ((found.propensities_BK < 1).sum(axis=1) == 2).all()
     assert (np.diff(found.scores_BK, axis=1) <= 0).all()
@@ -116,7 +115,7 @@ def test_ranked_items_take_the_places_for_which_nothing_was_drawn():
 
 
 def test_everything_may_be_reserved():
-    found = searched(Config(untouched=1.0), [History([], [])] * 9, NOW[:9])
+    found = searched(ExplorationConfig(untouched=1.0), [History([], [])] * 9, NOW[:9])
     assert (found.propensities_BK < 1).all()
     assert np.isfinite(found.scores_BK).all()
 
@@ -126,4 +125,4 @@ def test_everything_may_be_reserved():
 )
 def test_shares_that_make_no_sense_are_refused(wrong):
     with pytest.raises(IndexerError, match="explore"):
-        replace(Config(), **wrong)
+        replace(ExplorationConfig(), **wrong)

@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.indexing.indexer import Config, Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.search.exploration import NOTHING
-from indexer.search.soft_search import Config as SearchConfig
-from indexer.search.soft_search import SoftSearch
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_served
 from model.artifacts.manifest import publish
 from model.histories import History
-from model.learning.learner import Config as LearnerConfig
-from model.learning.learner import Learner
+from model.learning.learner import Learner, LearnerConfig
 from model.training.checkpoint import write_tensors
 from streaming.events import Item, UserSequence
 
@@ -32,8 +30,8 @@ def snapshots(tmp_path_factory) -> tuple[Path, list[Snapshot]]:
     items = [Item(i, f"thing {i % 7} of kind {i % 11}", str(i % 5), "", i) for i in range(1, 301)]
     learner = Learner(LearnerConfig())
     learner.list_items(items)
-    store = Store(data_dir / "indexer" / "rocksdb")
-    indexer = Indexer(Config(), store, data_dir, lambda: 1)
+    store = ItemStore(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 1)
     indexer.recover()
     records = [Announced(0, n, item.to_bytes()) for n, item in enumerate(items)]
     indexer.listen(records, {0: 300})

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from indexer.errors import IndexerError
 from indexer.lists import code_lists as lists_module
 from indexer.lists.code_lists import CodeLists
-from indexer.search import list_scoring as list_scores
-from indexer.search import soft_search
+from indexer.search import list_scoring, soft_search
 from indexer.search.answers import Answers
-from indexer.search.exploration import NOTHING
-from indexer.search.exploration import Config as Exploration
+from indexer.search.exploration import NOTHING, ExplorationConfig
 from indexer.search.quota import quotas
-from indexer.search.soft_search import Config, SoftSearch
+from indexer.search.soft_search import SearchConfig, SoftSearch
 from model.histories import History
 from tests.indexer.stand_in import StandIn
 
@@ -92,11 +90,11 @@ def test_soft_search_equals_brute_force(
 ):
     model = StandIn.make(items, codes, seed=seed, normalise_lists=normalise)
     search = SoftSearch(
-        model, lists_of(model), Config(searched, quota, temperature, explore=NOTHING)
+        model, lists_of(model), SearchConfig(searched, quota, temperature, explore=NOTHING)
     )
     histories = histories_of(model, 5, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(list_scores, "LONG_LIST", long_list)
+        patch.setattr(list_scoring, "LONG_LIST", long_list)
         patch.setattr(soft_search, "CHUNK", 2)
         patch.setattr(lists_module, "FAISS_FROM", faiss_from)
         answers = search.search(histories, np.zeros(5, np.int64), k)
@@ -154,7 +152,9 @@ def test_a_query_alone_is_answered_as_a_batch_of_one(
     seed, items, codes, searched, k, quota, kind, normalise, explore, long_list, left_out
 ):
     model = kind.make(items, codes, seed=seed, normalise_lists=normalise)
-    config = Config(searched, quota, evidence=9, explore=Exploration(explore, explore / 2))
+    config = SearchConfig(
+        searched, quota, evidence=9, explore=ExplorationConfig(explore, explore / 2)
+    )
     rng = np.random.default_rng(seed)
     lists = changed(lists_of(model), model, rng) if rng.random() < 0.5 else lists_of(model)
     listed = rng.integers(0, 2, len(lists.item_ids_N)) * 2**60
@@ -162,7 +162,7 @@ def test_a_query_alone_is_answered_as_a_batch_of_one(
     (history,) = histories_of(model, 1, seed)
     leave = {"history": True, "nothing": False, "much": [[*model.item_ids_N[: items // 2], 10**9]]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(list_scores, "LONG_LIST", long_list)
+        patch.setattr(list_scoring, "LONG_LIST", long_list)
         alone = search.search([history], np.zeros(1), k, exclude=leave[left_out])
         search._single = None
         assert_equal(alone, search.search([history], np.zeros(1), k, exclude=leave[left_out]))
@@ -202,9 +202,9 @@ def test_changed_lists_answer_as_those_built_from_scratch(
     np.testing.assert_array_equal(lists.sizes_C, fresh.sizes_C)
     assert len(lists) == len(fresh) == items
     histories = histories_of(model, queries, seed)
-    config = Config(2, quota, evidence=9, explore=Exploration(0.1, 0.3))
+    config = SearchConfig(2, quota, evidence=9, explore=ExplorationConfig(0.1, 0.3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(list_scores, "LONG_LIST", long_list)
+        patch.setattr(list_scoring, "LONG_LIST", long_list)
         patch.setattr(lists_module, "FAISS_FROM", faiss_from)
         found, expected = (
             SoftSearch(model, one, replace(config, explore=NOTHING)).search(
@@ -228,7 +228,7 @@ def test_changed_lists_answer_as_those_built_from_scratch(
 
 def test_every_item_says_which_code_brought_it_and_with_which_probability():
     model = StandIn.make(300, 10)
-    answers = SoftSearch(model, lists_of(model), Config(4)).search(
+    answers = SoftSearch(model, lists_of(model), SearchConfig(4)).search(
         histories_of(model, 6, 1), np.zeros(6, np.int64), 20
     )
     code_of = dict(zip(model.item_ids_N.tolist(), model.codes_NQ[:, 0].tolist(), strict=True))
@@ -246,7 +246,7 @@ def test_every_item_says_which_code_brought_it_and_with_which_probability():
 
 def test_further_codes_are_visited_until_k_items_are_found():
     model = StandIn.make(100, 20)
-    search = SoftSearch(model, lists_of(model), Config(codes=1))
+    search = SoftSearch(model, lists_of(model), SearchConfig(codes=1))
     answers = search.search([History([], [])], np.zeros(1, np.int64), 60)
     assert (answers.items_BK >= 0).all()
     assert (answers.searched_BS >= 0).sum() > 1
@@ -259,8 +259,8 @@ def test_no_query_searches_more_of_the_catalogue_than_it_may(share):
     lists = lists_of(model)
     histories = histories_of(model, 30, 0)
     now = np.zeros(30, np.int64)
-    most = SoftSearch(model, lists, Config(8, explore=NOTHING)).search(histories, now, 1)
-    search = SoftSearch(model, lists, Config(8, largest_share=share, explore=NOTHING))
+    most = SoftSearch(model, lists, SearchConfig(8, explore=NOTHING)).search(histories, now, 1)
+    search = SoftSearch(model, lists, SearchConfig(8, largest_share=share, explore=NOTHING))
     bound = search.search(histories, now, 1)
     for b, history in enumerate(histories):
         searched = bound.searched_BS[b][bound.searched_BS[b] >= 0]
@@ -341,7 +341,7 @@ def test_quotas_give_all_places_and_never_more_than_a_list_holds(pairs, k):
 @settings(max_examples=25, deadline=None)
 def test_the_candidates_rank_items_as_the_search_does(seed: int, normalise: bool, codes: int):
     model = StandIn.make(items=90, codes=6, seed=seed, normalise_lists=normalise)
-    search = SoftSearch(model, lists_of(model), Config(temperature=1.3))
+    search = SoftSearch(model, lists_of(model), SearchConfig(temperature=1.3))
     histories = histories_of(model, 5, seed)
     now = np.zeros(5, np.int64)
     [everything] = search.candidates(histories, now)

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.errors import SnapshotError
-from indexer.indexing.indexer import Config, Indexer
-from indexer.indexing.item_store import Store
+from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.snapshots.item_table import ItemTable, read_items, write_items
 from indexer.snapshots.pointer import read_pointer, write_pointer
@@ -30,8 +30,8 @@ def published(tmp_path_factory) -> Path:
     """A data directory with two snapshots and an appended item."""
     data_dir = tmp_path_factory.mktemp("data")
     model = StandIn.make(40, codes=4)
-    store = Store(data_dir / "indexer" / "rocksdb")
-    indexer = Indexer(Config(), store, data_dir, lambda: 7, StandIn.load)
+    store = ItemStore(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 7, StandIn.load)
     indexer.recover()
     for number in (1, 2):
         model.hand_over(data_dir, number)
@@ -235,8 +235,8 @@ def test_a_snapshot_under_another_pointer_digest_is_refused(data_dir):
 def test_the_last_good_version_is_served_after_damage_and_a_restart(data_dir, name):
     path = data_dir / "snapshots" / "00000002" / name
     path.write_bytes(path.read_bytes()[:-1])
-    store = Store(data_dir / "indexer" / "rocksdb")
-    indexer = Indexer(Config(), store, data_dir, lambda: 7, StandIn.load)
+    store = ItemStore(data_dir / "indexer" / "rocksdb")
+    indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 7, StandIn.load)
     indexer.recover()
     indexer.append_waiting()
     store.close()

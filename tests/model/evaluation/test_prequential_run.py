@@ -12,12 +12,12 @@ from model.network import item_tower, quantizer, sparc
 from model.tables import cooccurrence
 from tests.model.synthetic_stream import make_items, make_sequences
 
-CONFIG = prequential.Config(
-    learner=learner.Config(
-        model=sparc.Config(
-            item_tower=item_tower.Config(dimension=16),
-            quantizer=quantizer.Config(codes=8),
-            neighbours=cooccurrence.Config(slots=8, answers=16),
+CONFIG = prequential.OnlineSparcConfig(
+    learner=learner.LearnerConfig(
+        model=sparc.SparcConfig(
+            item_tower=item_tower.ItemTowerConfig(dimension=16),
+            quantizer=quantizer.QuantizerConfig(codes=8),
+            neighbours=cooccurrence.CooccurrenceConfig(slots=8, answers=16),
             key_dimension=16,
         ),
         chunk=8,

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.evaluation import metrics, predictions, runner
-from model.evaluation import weekly_curves as curves
+from model.evaluation import metrics, predictions, runner, weekly_curves
 from model.evaluation.protocol import MS_PER_DAY
 from tests.model.evaluation.made_up_log import make_items, make_log
 from tests.model.evaluation.random_model import RandomModel
@@ -30,7 +29,7 @@ def answers() -> predictions.Predictions:
 )
 def test_a_weekly_curve_adds_up_to_the_whole(answers: predictions.Predictions, metric: str):
     log = make_log()
-    weeks = curves.weekly(log.events, ITEMS, answers)[metric]
+    weeks = weekly_curves.weekly(log.events, ITEMS, answers)[metric]
     queries = sum(week["queries"] for week in weeks)
     mean = sum(week["queries"] * week["value"] for week in weeks) / queries
     report = metrics.report(log.events, ITEMS, answers)
@@ -40,11 +39,11 @@ def test_a_weekly_curve_adds_up_to_the_whole(answers: predictions.Predictions, m
 
 def test_coverage_grows_to_that_of_the_whole(answers: predictions.Predictions):
     log = make_log()
-    weeks = curves.weekly(log.events, ITEMS, answers)["coverage@50"]
+    weeks = weekly_curves.weekly(log.events, ITEMS, answers)["coverage@50"]
     values = [week["value"] for week in weeks]
     assert values == sorted(values)
     assert values[-1] == metrics.report(log.events, ITEMS, answers)["coverage@50"]
 
 
 def test_no_answers_have_no_curves():
-    assert curves.weekly(make_log().events, ITEMS, predictions.join([])) == {}
+    assert weekly_curves.weekly(make_log().events, ITEMS, predictions.join([])) == {}

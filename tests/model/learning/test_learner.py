@@ -11,17 +11,17 @@ from safetensors.torch import load_file, save_file
 
 from model.evaluation.prequential_run import score
 from model.histories import History
-from model.learning.learner import Config, Learner, LearnerError
+from model.learning.learner import Learner, LearnerConfig, LearnerError
 from model.network import item_tower, quantizer, sparc
 from model.tables import cooccurrence
 from streaming.events import Item
 from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
 
-SMALL = Config(
-    model=sparc.Config(
-        item_tower=item_tower.Config(dimension=16),
-        quantizer=quantizer.Config(codes=8),
-        neighbours=cooccurrence.Config(slots=8, answers=16),
+SMALL = LearnerConfig(
+    model=sparc.SparcConfig(
+        item_tower=item_tower.ItemTowerConfig(dimension=16),
+        quantizer=quantizer.QuantizerConfig(codes=8),
+        neighbours=cooccurrence.CooccurrenceConfig(slots=8, answers=16),
         key_dimension=16,
     ),
     replay_capacity=512,
@@ -191,7 +191,7 @@ def test_a_state_of_another_architecture_is_refused() -> None:
     learner.list_items(make_items(20))
     tensors, meta = learner.state()
     other = dataclasses.replace(
-        SMALL, model=dataclasses.replace(SMALL.model, quantizer=quantizer.Config(codes=16))
+        SMALL, model=dataclasses.replace(SMALL.model, quantizer=quantizer.QuantizerConfig(codes=16))
     )
     with pytest.raises(LearnerError, match="does not fit"):
         Learner.restore(other, tensors, meta)

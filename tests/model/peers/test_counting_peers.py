@@ -55,13 +55,13 @@ def test_the_best_items_are_those_of_a_full_sort_with_ties_by_id(scores, exclude
 
 
 def test_new_popularity_outranks_old():
-    model = popularity.Popularity(ITEMS, popularity.Config(half_life=7.0))
+    model = popularity.Popularity(ITEMS, popularity.PopularityConfig(half_life=7.0))
     model.warm_up(log_of((1, 30, 100), (2, 30, 100), (3, 30, 100), (4, 60, 121)))
     assert ask(model, 122)[:2] == [60, 30]  # 3 * 2 ** -3 < 1
 
 
 def test_neighbours_of_the_newest_items_come_first():
-    model = neighbours.Neighbours(ITEMS, neighbours.Config())
+    model = neighbours.Neighbours(ITEMS, neighbours.NeighboursConfig())
     pairs = [(user, item, 100 + n) for user in (1, 2, 3) for n, item in enumerate((30, 60))]
     others = [(user, item, 100 + n) for user in (4, 5, 6) for n, item in enumerate((90, 120))]
     model.warm_up(log_of(*pairs, *others))
@@ -70,7 +70,7 @@ def test_neighbours_of_the_newest_items_come_first():
 
 
 def test_a_link_made_today_is_served_tomorrow():
-    model = neighbours.Neighbours(ITEMS, neighbours.Config())
+    model = neighbours.Neighbours(ITEMS, neighbours.NeighboursConfig())
     model.warm_up(log_of((1, 30, 100), (1, 60, 101)))
     assert ask(model, 111, 30)[0] == 60
     model.learn(log_of((1, 90, 111)))

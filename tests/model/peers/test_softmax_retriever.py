@@ -10,12 +10,14 @@ from model.histories import History
 from model.peers.comirec import SelfAttentiveInterests
 from model.peers.mind import InterestCapsules
 from model.peers.sasrec import CausalAttention
-from model.peers.softmax_retriever import Config, HistoryTensors, SoftmaxRetriever
+from model.peers.softmax_retriever import HistoryTensors, SoftmaxRetriever, SoftmaxRetrieverConfig
 from model.peers.two_tower import PooledHistory
 from tests.model.evaluation.made_up_log import make_items, make_log
 
 ENCODERS = [PooledHistory, CausalAttention, SelfAttentiveInterests, InterestCapsules]
-QUICK = Config(dimension=16, epochs=40, batch=64, period_events=32, learning_rate=0.01, dropout=0.0)
+QUICK = SoftmaxRetrieverConfig(
+    dimension=16, epochs=40, batch=64, period_events=32, learning_rate=0.01, dropout=0.0
+)
 
 
 def pairs(users: int = 240, items: int = 120):
@@ -63,7 +65,7 @@ def test_a_user_without_history_has_a_vector(encoder):
 
 def test_the_same_seed_gives_the_same_answers_and_another_gives_others():
     log, items = make_log(events=300), make_items()
-    config = Config(dimension=16, epochs=2, content=True, half_lives=(5.0,))
+    config = SoftmaxRetrieverConfig(dimension=16, epochs=2, content=True, half_lives=(5.0,))
 
     def play(seed: int) -> np.ndarray:
         model = SoftmaxRetriever(items, PooledHistory, config, seed, "cpu")
@@ -91,7 +93,9 @@ def test_content_ranks_new_items_of_the_right_kind_and_ids_alone_cannot():
     new = [i.item_id for i in items if i.item_id > 3 * 60 and i.category == "1"]
     shares = {}
     for content in (True, False):
-        config = Config(dimension=16, epochs=15, batch=64, content=content, learning_rate=0.01)
+        config = SoftmaxRetrieverConfig(
+            dimension=16, epochs=15, batch=64, content=content, learning_rate=0.01
+        )
         model = SoftmaxRetriever(items, PooledHistory, config, 0, "cpu")
         model.warm_up(events)
         histories = [History([3, 21, 39], [105 * MS_PER_DAY] * 3)]
@@ -105,7 +109,9 @@ def test_a_burst_lifts_an_item_only_with_a_recency_prior():
     burst = 3 * 110
     ranks = {}
     for half_lives in ((), (5.0,)):
-        config = Config(dimension=16, epochs=3, half_lives=half_lives, online_learning_rate=0.0)
+        config = SoftmaxRetrieverConfig(
+            dimension=16, epochs=3, half_lives=half_lives, online_learning_rate=0.0
+        )
         model = SoftmaxRetriever(items, PooledHistory, config, 0, "cpu")
         model.warm_up(log.warm_up())
         day = log.warm_up_day + 1

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from model.artifacts.manifest import Manifest, publish, verify
 from model.histories import History
-from model.learning.learner import Config, Learner
+from model.learning.learner import Learner, LearnerConfig
 from model.network import item_tower, quantizer, sparc
 from model.retrieval.retrieval_model import WEIGHTS, ModelError, RetrievalModel
 from model.tables import cooccurrence
@@ -26,11 +26,11 @@ NOW = np.array([1100 * DAY_MS])
 def learner() -> Iterator[Learner]:
     items = make_items(90)
     learner = Learner(
-        Config(
-            model=sparc.Config(
-                item_tower=item_tower.Config(dimension=16),
-                quantizer=quantizer.Config(codes=8),
-                neighbours=cooccurrence.Config(slots=8, answers=16),
+        LearnerConfig(
+            model=sparc.SparcConfig(
+                item_tower=item_tower.ItemTowerConfig(dimension=16),
+                quantizer=quantizer.QuantizerConfig(codes=8),
+                neighbours=cooccurrence.CooccurrenceConfig(slots=8, answers=16),
                 key_dimension=64,
             ),
             chunk=16,
@@ -167,7 +167,7 @@ def test_exported_tensors_survive_safetensors(learner: Learner, tmp_path: Path) 
 
 
 def test_a_model_without_any_item_loads_and_embeds() -> None:
-    config = Config(model=dataclasses.replace(sparc.Config(), key_dimension=8))
+    config = LearnerConfig(model=dataclasses.replace(sparc.SparcConfig(), key_dimension=8))
     model = Learner(config).retrieval_model()
     assert model.vectors_ND.shape[0] == 0
     encoded = model.encode([History([1], [2])], NOW)

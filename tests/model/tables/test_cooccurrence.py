@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.histories import NO_ROW, History, pad_histories
-from model.tables.cooccurrence import Config, Cooccurrence
+from model.tables.cooccurrence import Cooccurrence, CooccurrenceConfig
 from model.tables.decayed_counts import DAY_MS
 
-CONFIG = Config(half_lives_days=(2.0, 50.0), slots=32, window=5, answers=64, rank_decay=0.8)
+CONFIG = CooccurrenceConfig(
+    half_lives_days=(2.0, 50.0), slots=32, window=5, answers=64, rank_decay=0.8
+)
 DIRECTED = replace(CONFIG, gap_decay=0.7, backward=0.25, source_power=0.3)
 STREAM = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=2, max_size=60
@@ -19,7 +21,7 @@ STREAM = st.lists(
 
 
 def brute_force(
-    config: Config, stream: list[tuple[int, int]], history: list[int], day: int
+    config: CooccurrenceConfig, stream: list[tuple[int, int]], history: list[int], day: int
 ) -> dict[int, np.ndarray]:
     pairs: list[tuple[int, int, int, float]] = []
     past: dict[int, list[int]] = {}
@@ -52,7 +54,7 @@ def brute_force(
     history=st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True),
 )
 def test_neighbours_equal_brute_force_when_every_neighbour_has_a_slot(
-    config: Config, stream: list[tuple[int, int]], batch: int, history: list[int]
+    config: CooccurrenceConfig, stream: list[tuple[int, int]], batch: int, history: list[int]
 ) -> None:
     memory = Cooccurrence(config)
     memory.grow(10)
@@ -81,7 +83,7 @@ def test_neighbours_equal_brute_force_when_every_neighbour_has_a_slot(
 
 
 def test_full_slots_keep_the_heavy_neighbours_and_admit_new_ones() -> None:
-    memory = Cooccurrence(Config(half_lives_days=(100.0,), slots=4))
+    memory = Cooccurrence(CooccurrenceConfig(half_lives_days=(100.0,), slots=4))
     memory.grow(40)
     for day in range(6):
         memory.add(pad_histories([History([0], [0])], lambda ids: ids), np.array([1]),

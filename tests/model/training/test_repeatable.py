@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.retrieval.retrieval_model import RetrievalModel
-from model.training import publish_schedule as publication
+from model.training import publish_schedule
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.log_end import forget_log_end, read_log_end, write_log_end
 from model.training.micro_batch import Backlog, MicroBatch, Polled
 from model.training.source import RecordedSource
-from model.training.trainer import Config, Trainer
+from model.training.trainer import Trainer, TrainerConfig
 from streaming.events import Item, UserSequence
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.test_trainer_learner import KIT
@@ -122,11 +122,13 @@ def run(data: Path, seed: int, repeatable: bool = True, partitions: int = 1) -> 
     """A whole run; in every seed the records arrive in another way, and the clock goes another."""
     log, items = make_log(EVENTS, items=60, partitions=partitions)
     stop, clock = threading.Event(), SteppedClock()
-    config = Config(
+    config = TrainerConfig(
         batch_size=32,
         hurry_from=50,
         repeatable=repeatable,
-        publish=publication.Config(events=80, drift_every=2, drift=0.3, pause_seconds=0.0),
+        publish=publish_schedule.PublishConfig(
+            events=80, drift_every=2, drift=0.3, pause_seconds=0.0
+        ),
         checkpoint_events=100,
         keep_handovers=50,
     )

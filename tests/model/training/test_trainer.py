@@ -13,20 +13,20 @@ import orjson
 import pytest
 import torch
 
-from model.training import publish_schedule as publication
+from model.training import publish_schedule
 from model.training.checkpoint import MemoryCheckpoints
 from model.training.handover import MemoryHandovers
 from model.training.journal import MemoryJournal
 from model.training.micro_batch import Polled, TrainerError
 from model.training.progress import Progress
 from model.training.source import RecordedSource, SourceUnavailable
-from model.training.trainer import Config, Trainer
+from model.training.trainer import Trainer, TrainerConfig
 from streaming.events import Item, UserSequence
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.stand_in_learner import StandInAnswerer, StandInLearner
 
 NEVER = 1e9
-QUIET = publication.Config(
+QUIET = publish_schedule.PublishConfig(
     events=10**9, seconds=NEVER, idle_seconds=NEVER, drift=NEVER, pause_seconds=0
 )
 
@@ -62,7 +62,7 @@ class LiveSource(RecordedSource):
 def live(
     arrivals: list[tuple[float, int]],
     until: float = 100.0,
-    publish: publication.Config = QUIET,
+    publish: publish_schedule.PublishConfig = QUIET,
     away: tuple[float, float] | None = None,
     learner: Any = StandInLearner,
     **config: Any,
@@ -80,7 +80,7 @@ def live(
         MemoryCheckpoints(),
         handovers,
         StandInAnswerer,  # type: ignore[arg-type]
-        Config(batch_size=10, publish=publish, **config),
+        TrainerConfig(batch_size=10, publish=publish, **config),
         clock,
     )
     progress = trainer.run(stop, lambda s: statuses.append(s | {"at": clock.now()}))
@@ -177,7 +177,7 @@ def _recorded(
         MemoryCheckpoints(),
         handovers,
         StandInAnswerer,  # type: ignore[arg-type]
-        Config(publish=QUIET, **config),
+        TrainerConfig(publish=QUIET, **config),
         SteppedClock(),
     )
     return trainer.run(threading.Event(), statuses.append), handovers, statuses
@@ -305,4 +305,4 @@ def test_the_core_needs_neither_kafka_nor_rocksdict() -> None:
 )
 def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Config(**wrong)
+        TrainerConfig(**wrong)

@@ -18,11 +18,11 @@ from model.retrieval.retrieval_model import RetrievalModel
 from tests.model.training.crash import Crash, Steps
 from tests.model.training.training_run import EVENTS, Kit, Outcome, assert_equal, train
 
-SMALL = learner.Config(
-    model=sparc.Config(
-        item_tower=item_tower.Config(dimension=16),
-        quantizer=quantizer.Config(codes=4),
-        user_tower=user_tower.Config(hidden=16),
+SMALL = learner.LearnerConfig(
+    model=sparc.SparcConfig(
+        item_tower=item_tower.ItemTowerConfig(dimension=16),
+        quantizer=quantizer.QuantizerConfig(codes=4),
+        user_tower=user_tower.UserTowerConfig(hidden=16),
         key_dimension=16,
     ),
     replay_capacity=256,

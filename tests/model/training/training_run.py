@@ -15,24 +15,24 @@ import torch
 
 from model.artifacts import manifest
 from model.artifacts.manifest import Manifest
-from model.training import publish_schedule as publication
+from model.training import publish_schedule
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.source import RecordedSource
-from model.training.trainer import Config, Trainer
+from model.training.trainer import Trainer, TrainerConfig
 from tests.model.training.crash import Steps, Watched
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.stand_in_learner import StandInAnswerer, StandInLearner, StandInModel
 
 EVENTS = 150
-CONFIG = Config(
+CONFIG = TrainerConfig(
     batch_size=16,
     hurry_from=60,  # the first half of the log
     items_per_plan=30,
-    publish=publication.Config(events=40, seconds=1e9, drift=1e9),
+    publish=publish_schedule.PublishConfig(events=40, seconds=1e9, drift=1e9),
     checkpoint_events=32,
     keep_checkpoints=2,
     keep_handovers=3,
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def train(
-    data: Path, steps: Steps | None = None, config: Config = CONFIG, kit: Kit | None = None
+    data: Path, steps: Steps | None = None, config: TrainerConfig = CONFIG, kit: Kit | None = None
 ) -> Outcome:
     """One process: runs the trainer on `data` until the log ends or `steps` crashes it."""
     steps, kit = steps or Steps(None), kit or Kit()

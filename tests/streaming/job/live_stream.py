@@ -14,13 +14,13 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from deploy.local import kafka_broker as kafka
 from streaming.dead_letters import OURS
 from streaming.events import UserSequence
-from streaming.job import supervisor as job_keeper
+from streaming.job import supervisor
 from streaming.job.accounting import Accounts, StreamEnd, consumer, count
 from streaming.job.committed_work import committed_work
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job.record import RecordFile
 from streaming.job.savepoints import local_uri
-from streaming.job.settings import Config, Surroundings
+from streaming.job.settings import JobConfig, JobEnvironment
 from streaming.topics import Topics, create_topics
 from tests.streaming.oracle import Expected, Record
 
@@ -31,7 +31,7 @@ class LiveStream:
     def __init__(self, broker, cluster, folder: Path, name: str, partitions: int = 1) -> None:
         self.broker, self.cluster, self.folder = broker, cluster, folder
         self.topics = Topics().prefixed(f"{name}-")
-        self.config = Config(name=name, restart_delay_ms=500)
+        self.config = JobConfig(name=name, restart_delay_ms=500)
         self.client: dict[str, Any] = {}
         self.reports: list[dict] = []
         self.error: Exception | None = None
@@ -43,8 +43,8 @@ class LiveStream:
         admin.close()
 
     @property
-    def surroundings(self) -> Surroundings:
-        return Surroundings(
+    def surroundings(self) -> JobEnvironment:
+        return JobEnvironment(
             self.broker.bootstrap,
             self.cluster.address,
             tuple(map(str, self.cluster.jars)),
@@ -56,7 +56,7 @@ class LiveStream:
     def start(self, restore: str = "") -> None:
         def keep() -> None:
             try:
-                job_keeper.run(
+                supervisor.run(
                     self.config,
                     self.surroundings,
                     self._stop,

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.local.cluster_identity import make_identity
 from streaming.job.flink_tls import FlinkTls, FlinkTlsError
-from streaming.job.settings import Config, Surroundings, from_json, to_json
+from streaming.job.settings import JobConfig, JobEnvironment, from_json, to_json
 
 
 @pytest.fixture
@@ -57,5 +57,5 @@ def test_half_a_pair_and_an_unreadable_file_are_named(identity, tmp_path):
 
 
 def test_it_survives_the_way_to_the_submitting_process(identity):
-    around = Surroundings("k:1", "f:1", (), "file:///c", tls=identity)
-    assert from_json(to_json(Config(), around)) == (Config(), around)
+    around = JobEnvironment("k:1", "f:1", (), "file:///c", tls=identity)
+    assert from_json(to_json(JobConfig(), around)) == (JobConfig(), around)

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from streaming.job.settings import (
-    Config,
-    Surroundings,
+    JobConfig,
+    JobEnvironment,
     flink_settings,
     from_json,
     java_settings,
@@ -14,7 +14,7 @@ from streaming.job.settings import (
 )
 from streaming.topics import Topics
 
-AROUND = Surroundings(
+AROUND = JobEnvironment(
     bootstrap="localhost:1",
     flink="somewhere:8081",
     jars=("/jars/a b.jar", "/jars/c.jar"),
@@ -24,27 +24,29 @@ AROUND = Surroundings(
 
 
 def test_a_description_survives_the_way_to_the_submitting_process():
-    config = Config(name="x", parallelism=3, properties={"security.protocol": "SSL"})
+    config = JobConfig(name="x", parallelism=3, properties={"security.protocol": "SSL"})
     assert from_json(to_json(config, AROUND)) == (config, AROUND)
 
 
 def test_client_properties_reach_source_and_sink_and_win():
-    made = java_settings(Config(properties={"security.protocol": "SSL", "linger.ms": "1"}), AROUND)
+    made = java_settings(
+        JobConfig(properties={"security.protocol": "SSL", "linger.ms": "1"}), AROUND
+    )
     for client in (made.consumer, made.producer):
         assert client["security.protocol"] == "SSL"
         assert client["linger.ms"] == "1"
 
 
 def test_only_exactly_once_has_transactions():
-    exactly = java_settings(Config(), AROUND)
-    at_least = java_settings(Config(delivery="at-least-once"), AROUND)
+    exactly = java_settings(JobConfig(), AROUND)
+    at_least = java_settings(JobConfig(delivery="at-least-once"), AROUND)
     assert "transaction.timeout.ms" in exactly.producer
     assert "transaction.timeout.ms" not in at_least.producer
     assert (exactly.job["delivery"], at_least.job["delivery"]) == ("exactly-once", "at-least-once")
 
 
 def test_java_gets_all_settings_as_text():
-    made = java_settings(Config(out_of_orderness_ms=1250, idle_timeout_s=0.5), AROUND)
+    made = java_settings(JobConfig(out_of_orderness_ms=1250, idle_timeout_s=0.5), AROUND)
     assert made.job["out_of_orderness_ms"] == "1250"
     assert made.job["idle_timeout_ms"] == "500"
     assert made.job["late"] == "it's-clicks.late"
@@ -53,16 +55,16 @@ def test_java_gets_all_settings_as_text():
 
 
 def test_a_job_is_restored_without_taking_the_state_away():
-    assert not any("recovery" in name for name in flink_settings(Config(), AROUND))
+    assert not any("recovery" in name for name in flink_settings(JobConfig(), AROUND))
     from dataclasses import replace
 
-    settings = flink_settings(Config(), replace(AROUND, restore="file:///s"))
+    settings = flink_settings(JobConfig(), replace(AROUND, restore="file:///s"))
     assert settings["execution.state-recovery.path"] == "file:///s"
     assert settings["execution.state-recovery.claim-mode"] == "NO_CLAIM"
 
 
 def test_checkpoints_outlive_the_job_and_waiting_is_not_bounded():
-    settings = flink_settings(Config(restart_delay_ms=500), AROUND)
+    settings = flink_settings(JobConfig(restart_delay_ms=500), AROUND)
     assert settings["execution.checkpointing.externalized-checkpoint-retention"] == (
         "RETAIN_ON_CANCELLATION"
     )
@@ -86,4 +88,4 @@ def test_checkpoints_outlive_the_job_and_waiting_is_not_bounded():
 )
 def test_a_wrong_setting_is_named(setting, value):
     with pytest.raises(ValueError, match=re.escape(f"streaming.{setting} is {value!r}")):
-        Config(**{setting: value})
+        JobConfig(**{setting: value})

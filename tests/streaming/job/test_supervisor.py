@@ -19,7 +19,7 @@ from streaming.job.savepoints import (
     newest_state,
     remove_other_states,
 )
-from streaming.job.settings import Config, Surroundings
+from streaming.job.settings import JobConfig, JobEnvironment
 from streaming.job.supervisor import Keeper, run
 from streaming.topic_identity import ForeignKafkaError
 
@@ -95,7 +95,7 @@ def cluster():
 
 @pytest.fixture
 def around(tmp_path):
-    return Surroundings("kafka:1", "flink:1", (), local_uri(tmp_path))
+    return JobEnvironment("kafka:1", "flink:1", (), local_uri(tmp_path))
 
 
 @pytest.fixture
@@ -114,7 +114,9 @@ def begin(cluster, around, tmp_path):
 
     def start(restore="", around=around):
         record = RecordFile(tmp_path.parent / f"{tmp_path.name}-data")
-        keeper = Keeper(Config(), around, cluster, record, lambda: list(committed), submit, restore)
+        keeper = Keeper(
+            JobConfig(), around, cluster, record, lambda: list(committed), submit, restore
+        )
         keeper.submitted, keeper.identities, keeper.refusals = submitted, identities, refusals
         keeper.committed = committed
         return keeper
@@ -358,7 +360,7 @@ def test_states_of_a_version_that_encoded_the_path_are_gone_on_from(begin, clust
     own = tmp_path / "my shop" / "checkpoints"
     own.mkdir(parents=True)
     earlier = state(tmp_path / "my%20shop" / "checkpoints" / A / "chk-5", 5)
-    keeper = begin(around=Surroundings("kafka:1", "flink:1", (), local_uri(own)))
+    keeper = begin(around=JobEnvironment("kafka:1", "flink:1", (), local_uri(own)))
     keeper.step()
     assert keeper.submitted == [local_uri(earlier)]
     state(own / next(iter(cluster.running)) / "chk-6", 6)
@@ -504,7 +506,7 @@ def test_it_returns_when_told_to_stop(around, tmp_path):
     stop = threading.Event()
     stop.set()
     reports = []
-    run(Config(), around, stop, reports.append, RecordFile(tmp_path), list)
+    run(JobConfig(), around, stop, reports.append, RecordFile(tmp_path), list)
     assert reports[-1]["state"] == "stopped"
 
 
@@ -521,7 +523,7 @@ def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tm
 
     with pytest.raises(ForeignKafkaError, match="clicks"):
         file = RecordFile(tmp_path)
-        run(Config(), around, threading.Event(), said.append, file, list, check=check)
+        run(JobConfig(), around, threading.Event(), said.append, file, list, check=check)
     assert cluster.calls == [("cancel", A)]
     assert {s["state"] for s in said} == {"running"}  # while Kafka is away the job waits itself
 
@@ -540,7 +542,7 @@ def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
             stop.set()
         raise looks.pop() if looks else KafkaTimeoutError("away")
 
-    run(Config(), around, stop, said.append, RecordFile(tmp_path), list, check=check)
+    run(JobConfig(), around, stop, said.append, RecordFile(tmp_path), list, check=check)
     assert cluster.calls == []
     assert said[0]["state"] == "waiting for Kafka"
     assert said[0]["job_state"] == "absent"
