@@ -18,8 +18,9 @@ from deploy.monitoring import full_disk, moment
 from deploy.monitoring.freshness import quantiles
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_status import PARTS, age_seconds, is_alive, read_statuses
-from deploy.release.ledger import RegistryError, registered_versions
-from deploy.service.process import ServiceError
+from deploy.release.errors import RegistryError
+from deploy.release.ledger import registered_versions
+from deploy.service.config import ServiceError
 from deploy.settings import Settings
 from indexer.snapshots.pointer import read_pointer
 from model.artifacts.manifest import ManifestError, read_manifest

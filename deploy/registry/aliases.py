@@ -19,7 +19,8 @@ from typing import Protocol
 import structlog
 
 from deploy.release.decisions import Decision, decide, read_served
-from deploy.release.ledger import Ledger, RegistryError
+from deploy.release.errors import RegistryError
+from deploy.release.ledger import Ledger
 from indexer.errors import SnapshotError
 from indexer.snapshots.pointer import read_pointer
 from model.artifacts.manifest import ManifestError

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from deploy.release.ledger import RegistryError
+from deploy.release.errors import RegistryError
 from model.artifacts.manifest import MANIFEST, ManifestError, read_manifest, verify
 from streaming.durable_files import PARTIAL, appear, make_folder, sync_tree
 

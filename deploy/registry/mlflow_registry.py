@@ -36,7 +36,8 @@ from deploy.registry.mlflow_artifacts import bring_back, retire
 from deploy.registry.mlflow_model import save_model
 from deploy.registry.version_plots import draw_plots
 from deploy.release import version_metadata
-from deploy.release.ledger import RegisteredVersion, RegistryError
+from deploy.release.errors import RegistryError
+from deploy.release.ledger import RegisteredVersion
 from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
 from model.artifacts.manifest import Manifest
 from streaming.temporary import temporary

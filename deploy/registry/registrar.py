@@ -28,10 +28,12 @@ from kafka.errors import KafkaError
 from deploy.registry.aliases import CHAMPION, AliasHolder, AliasKeeper
 from deploy.registry.announcements import Announce, KafkaAnnouncer, announcement
 from deploy.registry.code_revision import code_revision
+from deploy.registry.config import RegistryConfig
 from deploy.registry.live_metrics import LiveMetrics
 from deploy.release import version_metadata
 from deploy.release.decisions import decisions
-from deploy.release.ledger import Ledger, RegisteredVersion, RegistryConfig, RegistryError
+from deploy.release.errors import RegistryError
+from deploy.release.ledger import Ledger, RegisteredVersion
 from indexer.errors import SnapshotError
 from indexer.snapshots.pointer import SNAPSHOTS, snapshot_path
 from indexer.snapshots.published import require_published

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.release.config import JudgeConfig
 from model.histories import History
 from streaming.events import UserSequence
 
@@ -29,27 +30,6 @@ if TYPE_CHECKING:  # the settings need `Config` alone
     from indexer.search.retriever import Retriever
 
 DEPTH = 50
-
-
-@dataclass(frozen=True)
-class JudgeConfig:
-    """How a challenger is judged.
-
-    Attributes:
-        enabled: False promotes every version as soon as it is built.
-        events: at most so many recent events are asked.
-        least_events: fewer than this are no evidence.
-        patience_seconds: how long to wait for events, and no longer.
-        confidence: of the interval.
-        remembered: recent events kept in memory to judge by.
-    """
-
-    enabled: bool = True
-    events: int = 1_000
-    least_events: int = 200
-    patience_seconds: float = 5.0
-    confidence: float = 0.95
-    remembered: int = 4_096
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
+from deploy.service.config import AnswerLogConfig
 from indexer.search.retriever import Answer, Query
 from streaming.events import HISTORY_LENGTH
 
@@ -53,23 +53,6 @@ SCHEMA = pa.schema(
 SUFFIX, PARTIAL = ".parquet", ".partial"
 RETRY_SECONDS = 10.0
 """After which it is tried again to write a file."""
-
-
-@dataclass(frozen=True)
-class AnswerLogConfig:
-    """How much is logged.
-
-    Attributes:
-        enabled: whether answers are logged at all.
-        rows: answers per file.
-        seconds: after which a file is written however few they are.
-        keep_files: newest files that are kept; older ones are removed.
-    """
-
-    enabled: bool = True
-    rows: int = 4096
-    seconds: float = 60.0
-    keep_files: int = 1000
 
 
 class AnswerLog:

@@ -12,17 +12,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydantic import SecretStr
 
-from deploy.http.connections import Limits, most_connections, raise_descriptors
-from deploy.release.judge import JudgeConfig
-from deploy.service.answer_log import AnswerLogConfig
-from streaming.secret import MASK, remember
+from deploy.http.connections import most_connections, raise_descriptors
+from deploy.service.config import ServiceConfig, ServiceError
 
 if TYPE_CHECKING:
     from indexer.search.soft_search import SearchConfig
@@ -31,82 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-MOST_WORKERS = 64
 SWITCH_SECONDS = 0.0005
-
-
-class ServiceError(RuntimeError):
-    """The service cannot start, or its server ended; the message says why."""
-
-
-@dataclass(frozen=True)
-class ServiceConfig:
-    """How the service runs.
-
-    Attributes:
-        host: address to bind; anything but loopback exposes an unauthenticated service.
-        workers: processes that answer on the port, see `deploy.service.workers`.
-        threads: queries that each of them answers at the same time. They share an interpreter, so
-            more than one helps little; further workers do.
-        torch_threads: threads of one query's model.
-        poll_seconds: how often the pointer is looked at.
-        body_limit_bytes: longest request body.
-        queue: requests that may wait for a thread; further ones are answered 429.
-        timeout_seconds: after which a request is given up with 504.
-        hosts: names that requests may come under beside `localhost`, `host` and addresses: those
-            of a proxy's public site, or of a container; `*` for any.
-        limits: of connections and of what they may cost.
-        token: asked of every request as `Authorization: Bearer ...`; empty: nobody is asked.
-            Better in `SPARC_SERVICE__TOKEN`, or in a file.
-        token_file: holds the token, and nothing else but a line's end.
-        judge: how a newer version is compared with the served one before it takes over.
-        answers: the log of what was answered, with the probability of each item.
-    """
-
-    host: str = "127.0.0.1"
-    workers: int = 1
-    threads: int = 1
-    torch_threads: int = 1
-    poll_seconds: float = 0.2
-    body_limit_bytes: int = 262_144
-    queue: int = 64
-    timeout_seconds: float = 2.0
-    token: SecretStr = SecretStr("")
-    token_file: Path | None = None
-    hosts: tuple[str, ...] = ()
-    limits: Limits = Limits()
-    judge: JudgeConfig = JudgeConfig()
-    answers: AnswerLogConfig = AnswerLogConfig()
-
-    def __post_init__(self) -> None:
-        if isinstance(self.token, str):
-            object.__setattr__(self, "token", SecretStr(self.token))
-        if not 1 <= self.workers <= MOST_WORKERS:
-            raise ValueError(f"service.workers is {self.workers}: use 1 to {MOST_WORKERS}")
-
-    def bearer(self) -> str:
-        """The token, from wherever it is; empty where none is asked.
-
-        Raises:
-            ServiceError: if the file cannot be read, or only the service that runs knows it.
-        """
-        token = self.token.get_secret_value()
-        if not token and self.token_file is not None:
-            try:
-                token = self.token_file.read_text(encoding="utf-8").rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ServiceError(
-                    f"[service] token_file: cannot read {self.token_file}: {error}"
-                ) from error
-            if not token:
-                raise ServiceError(f"[service] token_file: {self.token_file} is empty")
-        if token == MASK:
-            raise ServiceError(
-                "[service] token is not written into files: set SPARC_SERVICE__TOKEN, name a "
-                "token_file, or give the --config that holds it"
-            )
-        remember(token)
-        return token
 
 
 def run(

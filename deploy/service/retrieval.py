@@ -15,8 +15,9 @@ from deploy.monitoring import moment
 from deploy.monitoring.freshness import Freshness
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_metrics import PartMetrics
+from deploy.release.errors import RegistryError
 from deploy.release.judge import RecentEvents
-from deploy.release.ledger import RegistryError, registered_versions
+from deploy.release.ledger import registered_versions
 from deploy.service import schema as schema
 from deploy.service.answer_log import AnswerLog
 from deploy.service.explanation import explained

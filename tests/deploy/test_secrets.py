@@ -20,8 +20,8 @@ from deploy.commands.app import app
 from deploy.local.launch import _with_secrets_file, write_config
 from deploy.monitoring.part_status import reporter
 from deploy.private import keep_private
-from deploy.release.ledger import RegistryConfig
-from deploy.service.process import ServiceConfig, ServiceError
+from deploy.registry.config import RegistryConfig
+from deploy.service.config import ServiceConfig, ServiceError
 from deploy.settings import SettingsError
 from streaming.secret import MASK, cleaned
 from streaming.security import Security, SecurityError

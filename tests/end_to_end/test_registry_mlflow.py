@@ -24,9 +24,10 @@ from mlflow import MlflowClient
 
 from deploy.local import mlflow_server
 from deploy.registry import registrar
-from deploy.release import ledger
+from deploy.registry.config import RegistryConfig
 from deploy.release.ledger import registered_versions
 from deploy.service import process
+from deploy.service.config import ServiceConfig
 from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from streaming.topics import Topics, create_topics
@@ -142,9 +143,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def start_registrar(shelf: Shelf, server: MlflowServer, kafka_broker, topics: Topics) -> Part:
     return Part(
         registrar.run,
-        ledger.RegistryConfig(
-            poll_seconds=0.1, longest_retry_seconds=1.0, request_timeout_seconds=3
-        ),
+        RegistryConfig(poll_seconds=0.1, longest_retry_seconds=1.0, request_timeout_seconds=3),
         shelf.data_dir,
         server.config.tracking_uri,
         bootstrap_servers=kafka_broker.bootstrap,
@@ -157,7 +156,7 @@ def start_registrar(shelf: Shelf, server: MlflowServer, kafka_broker, topics: To
 def start_service(shelf: Shelf, kafka_broker, topics: Topics) -> Part:
     return Part(
         process.run,
-        process.ServiceConfig(),
+        ServiceConfig(),
         shelf.data_dir,
         0,
         bootstrap_servers=kafka_broker.bootstrap,

@@ -14,6 +14,7 @@ from deploy import settings as configuration
 from deploy.commands import doctor
 from deploy.commands.app import app
 from deploy.local.ports import Ports
+from deploy.registry.config import RegistryConfig
 from deploy.release.decisions import Decision, decide
 from tests.deploy.snapshot_maker import Shelf
 
@@ -60,7 +61,7 @@ def test_a_taken_port_and_a_service_that_is_away_are_named(
         port = taken.getsockname()[1]
         mine = found(settings.model_copy(update={"ports": Ports(service=port)}))
         assert f"service {port}" in mine["ports"].found
-    registry = configuration.RegistryConfig(tracking_uri=f"http://127.0.0.1:{port}")
+    registry = RegistryConfig(tracking_uri=f"http://127.0.0.1:{port}")
     mine = found(settings.model_copy(update={"registry": registry}))
     assert mine["MLflow"].grade == "bad"
     assert "[registry] tracking_uri" in mine["MLflow"].remedy

@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
 from deploy.service import process
+from deploy.service.config import ServiceConfig
 from indexer.search.soft_search import SearchConfig
 from tests.deploy.snapshot_maker import Shelf
 
@@ -300,7 +301,7 @@ def test_a_status_that_cannot_be_written_ends_no_service(shelf: Shelf, free_port
 
     thread = threading.Thread(
         target=process.run,
-        args=(process.ServiceConfig(), shelf.data_dir, free_ports(1)[0]),
+        args=(ServiceConfig(), shelf.data_dir, free_ports(1)[0]),
         kwargs={
             "bootstrap_servers": "127.0.0.1:1",
             "topic": "sequences",

@@ -17,7 +17,8 @@ from rocksdict import Options, Rdict
 
 from deploy.monitoring import full_disk
 from deploy.monitoring.part_status import read_status, reporter
-from deploy.service.answer_log import AnswerLog, AnswerLogConfig, read_answers
+from deploy.service.answer_log import AnswerLog, read_answers
+from deploy.service.config import AnswerLogConfig
 from deploy.service.user_histories import HistoryStoreError, UserHistories
 from streaming.durable_files import PARTIAL
 from tests.deploy.service.test_answer_log import ANSWER, Query

@@ -17,7 +17,8 @@ from deploy.monitoring.freshness import Freshness
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_metrics import PartMetrics
 from deploy.monitoring.part_status import age_seconds, is_alive, read_status, reporter
-from deploy.service.answer_log import AnswerLog, AnswerLogConfig, read_answers
+from deploy.service.answer_log import AnswerLog, read_answers
+from deploy.service.config import AnswerLogConfig
 from deploy.service.workers import note, noted
 from indexer.search.retriever import Query
 from tests.deploy.monitoring.test_freshness import sequence, state, told

@@ -10,15 +10,15 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from deploy.monitoring.part_status import reporter
+from deploy.registry.config import RegistryConfig
 from deploy.registry.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from deploy.registry.registrar import Backoff, Registrar
 from deploy.release import version_metadata
 from deploy.release.decisions import Decision, decide, read_served
+from deploy.release.errors import RegistryError
 from deploy.release.ledger import (
     Ledger,
     RegisteredVersion,
-    RegistryConfig,
-    RegistryError,
     aliased_versions,
     ledger_path,
     registered_versions,

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.release.config import JudgeConfig
 from deploy.release.decisions import DECISIONS, SERVED, Decision, decide, decisions, read_served
-from deploy.release.judge import Judge, JudgeConfig, RecentEvents, compare, interval, trained_to
+from deploy.release.judge import Judge, RecentEvents, compare, interval, trained_to
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
 from indexer.search.retriever import Retriever

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from deploy.service.answer_log import SCHEMA, AnswerLog, AnswerLogConfig, read_answers
+from deploy.service.answer_log import SCHEMA, AnswerLog, read_answers
 from deploy.service.app import create_app
+from deploy.service.config import AnswerLogConfig
 from deploy.service.retrieval import RetrievalService
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import SequenceFollower, UserHistories

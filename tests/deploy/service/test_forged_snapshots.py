@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from deploy.commands.app import app
 from deploy.registry.aliases import CHAMPION
 from deploy.release.decisions import Decision, decide, read_served
-from deploy.release.ledger import Ledger, RegisteredVersion, RegistryError
+from deploy.release.errors import RegistryError
+from deploy.release.ledger import Ledger, RegisteredVersion
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
 from indexer.indexing.indexer import Indexer, IndexerConfig

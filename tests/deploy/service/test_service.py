@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from deploy.service import process
 from deploy.service.app import create_app
+from deploy.service.config import ServiceConfig, ServiceError
 from deploy.service.retrieval import RetrievalService
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, SequenceFollower, UserHistories
@@ -326,7 +327,7 @@ class Process:
         self.reports: list[dict[str, Any]] = []
         self._thread = threading.Thread(
             target=process.run,
-            args=(process.ServiceConfig(), data_dir, port),
+            args=(ServiceConfig(), data_dir, port),
             kwargs={
                 "bootstrap_servers": "127.0.0.1:1",
                 "topic": "sequences",
@@ -373,9 +374,9 @@ def test_without_kafka_a_second_start_serves_the_last_champion_at_once(shelf: Sh
 def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(process.ServiceError, match=f"cannot listen on 127.0.0.1:{port}"):
+        with pytest.raises(ServiceError, match=f"cannot listen on 127.0.0.1:{port}"):
             process.run(
-                process.ServiceConfig(),
+                ServiceConfig(),
                 tmp_path,
                 port,
                 bootstrap_servers="127.0.0.1:1",

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.release.decisions import Decision, decide
 from deploy.service import process
-from deploy.service.process import ServiceConfig, ServiceError
+from deploy.service.config import ServiceConfig, ServiceError
 from deploy.service.workers import AddedUp, note, noted
 from indexer.search.soft_search import SearchConfig
 from tests.deploy.snapshot_maker import Shelf

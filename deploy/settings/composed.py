@@ -35,8 +35,8 @@ from pydantic_settings import (
 
 from deploy.local import flink_cluster, kafka_broker, mlflow_server
 from deploy.local.ports import Ports
-from deploy.release.ledger import RegistryConfig
-from deploy.service.process import ServiceConfig
+from deploy.registry.config import RegistryConfig
+from deploy.service.config import ServiceConfig
 from deploy.usable_path import require_text, require_usable
 from indexer.indexing.indexer import IndexerConfig
 from indexer.search.soft_search import SearchConfig
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 LATEST = DATA / "latest"
 CONFIG = "config.toml"
