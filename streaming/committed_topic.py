@@ -12,30 +12,32 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from model.training.micro_batch import Ranges, Record, TrainerError
-from model.training.source import Parser, SourceUnavailable, parse
+from streaming.errors import KafkaUnavailable, StreamingError
 
+Ranges = Mapping[int, tuple[int, int]]
+"""Partition -> first offset, and the offset after the last."""
 POLL_MS = 20
 ASK_MS = 5_000
 """How long to wait for an answer of the broker before it counts as away."""
 
 
+class TopicEndsBefore(StreamingError):  # noqa: N818 - says what the topic does
+    """A topic ends before an offset that was read in it: it was recreated since."""
+
+    def __init__(self, topic: str, partition: int, offset: int, end: int) -> None:
+        super().__init__(f"{topic} partition {partition} ends at {end}, before offset {offset}")
+        self.topic, self.partition, self.offset, self.end = topic, partition, offset, end
+
+
 class CommittedTopic:
     """One topic: read on from given offsets, or read given ranges again.
 
-    `parser` raises `EventError` for poison. `settings` are keyword arguments of `KafkaConsumer`.
-    Every method may raise `KafkaError`; the object is then to be closed and made anew.
+    Records are kafka-python's. `settings` are keyword arguments of `KafkaConsumer`. Every method
+    may raise `KafkaError` or `KafkaUnavailable`; the object is then to be closed and made anew.
     """
 
-    def __init__(
-        self,
-        topic: str,
-        parser: Parser[Any],
-        settings: Mapping[str, Any],
-        max_records: int,
-    ) -> None:
+    def __init__(self, topic: str, settings: Mapping[str, Any], max_records: int) -> None:
         self._topic = topic
-        self._parser = parser
         self._max_records = max_records
         self._consumer = KafkaConsumer(
             **settings,
@@ -71,7 +73,7 @@ class CommittedTopic:
         """Look which partitions the topic has now; new ones are read from their beginning."""
         numbers = self._consumer.partitions_for_topic(self._topic)
         if not numbers:
-            raise SourceUnavailable(
+            raise KafkaUnavailable(
                 f"Kafka has no topic {self._topic!r} yet, or does not answer "
                 f"(at {self._consumer.config['bootstrap_servers']})"
             )
@@ -93,7 +95,7 @@ class CommittedTopic:
     def _position(self, tp: TopicPartition) -> int:
         position = self._consumer.position(tp, timeout_ms=ASK_MS)
         if position is None:
-            raise SourceUnavailable(f"Kafka does not answer ({tp.topic} {tp.partition})")
+            raise KafkaUnavailable(f"Kafka does not answer ({tp.topic} {tp.partition})")
         return int(position)
 
     def positions(self) -> dict[int, int]:
@@ -106,38 +108,37 @@ class CommittedTopic:
         ends = self._consumer.end_offsets(self._partitions, timeout_ms=ASK_MS)
         return {tp.partition: int(end) for tp, end in ends.items()}
 
-    def poll(self, timeout_ms: int, enough: Collection[int] = ()) -> dict[int, list[Record[Any]]]:
+    def poll(self, timeout_ms: int, enough: Collection[int] = ()) -> dict[int, list[Any]]:
         """Read on, from every partition that has something, but not from those in `enough`."""
         self._assign([tp for tp in self._partitions if tp.partition not in enough])
-        found: dict[int, list[Record[Any]]] = {}
+        found: dict[int, list[Any]] = {}
         for _ in self._assigned:  # one call mostly returns records of one partition
             fetched = self._consumer.poll(0 if found else timeout_ms, max_records=self._max_records)
             if not fetched:
                 break
             for tp, records in fetched.items():
-                found.setdefault(tp.partition, []).extend(map(self._record, records))
+                found.setdefault(tp.partition, []).extend(records)
         self._positions |= {tp.partition: self._position(tp) for tp in self._assigned}
         return found
 
-    def _record(self, record: Any) -> Record[Any]:
-        place = {"topic": self._topic, "partition": record.partition, "offset": record.offset}
-        return Record(record.offset, parse(self._parser, record.key, record.value, place))
-
     def check(self, ends: Mapping[int, int]) -> None:
-        """Refuse a position beyond the end: the topic is not the one that was read."""
+        """Refuse a position beyond the end: the topic is not the one that was read.
+
+        Raises:
+            TopicEndsBefore: naming the partition.
+        """
         for partition, position in self._positions.items():
             if partition in ends and position > ends[partition]:
-                raise TrainerError(
-                    f"{self._topic} partition {partition}: the checkpoint goes on at offset "
-                    f"{position}, but the topic ends at {ends[partition]}: it was recreated; "
-                    "restore it, or begin anew with --fresh"
-                )
+                raise TopicEndsBefore(self._topic, partition, position, ends[partition])
 
-    def read(self, ranges: Ranges) -> dict[int, list[Record[Any]]]:
+    def read(self, ranges: Ranges) -> dict[int, list[Any]]:
         """Exactly the records of these ranges, whatever gaps they have.
 
         What was fetched behind a range is kept for the next call, which mostly goes on there.
         `seek` before polling again.
+
+        Raises:
+            TopicEndsBefore: if a range reaches beyond the end.
         """
         wanted = {p: (start, end) for p, (start, end) in ranges.items() if start < end}
         for partition, (start, _) in wanted.items():
@@ -154,11 +155,11 @@ class CommittedTopic:
             silent = 0 if fetched else silent + 1
             if silent * POLL_MS >= ASK_MS:
                 self._explain_silence(missing)
-        found: dict[int, list[Record[Any]]] = {partition: [] for partition in ranges}
+        found: dict[int, list[Any]] = {partition: [] for partition in ranges}
         for partition, (_, end) in wanted.items():
             ahead = self._ahead[partition]
             while ahead and ahead[0].offset < end:
-                found[partition].append(self._record(ahead.popleft()))
+                found[partition].append(ahead.popleft())
             self._read_to[partition] = end
         return found
 
@@ -171,9 +172,5 @@ class CommittedTopic:
         ends = self._consumer.end_offsets(list(missing), timeout_ms=ASK_MS)
         for tp, end in missing.items():
             if ends[tp] < end:
-                raise TrainerError(
-                    f"{self._topic} partition {tp.partition}: the journal has a micro-batch up to "
-                    f"offset {end}, but the topic ends at {ends[tp]}: it was recreated; restore "
-                    "it, or begin anew with --fresh"
-                )
-        raise SourceUnavailable(f"Kafka sends nothing of {self._topic}")
+                raise TopicEndsBefore(self._topic, tp.partition, end, ends[tp])
+        raise KafkaUnavailable(f"Kafka sends nothing of {self._topic}")

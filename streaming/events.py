@@ -9,9 +9,12 @@ no other rule: whoever reads a topic parses it here, so that all refuse the same
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import orjson
+import structlog
 
 from streaming.bounds import (
     LONGEST_NAME,
@@ -24,6 +27,12 @@ from streaming.bounds import (
     time_ms,
     times_ms,
 )
+
+log = structlog.get_logger(__name__)
+
+V = TypeVar("V")
+Parser = Callable[[bytes | None, bytes | None], V]
+"""Makes something of a record's key and value, or raises `EventError`."""
 
 SCHEMA_VERSION = 1
 HISTORY_LENGTH = 50
@@ -189,3 +198,19 @@ class UserSequence:
         if len(sequence.history_items) != len(sequence.history_times):
             raise EventError("history_items and history_times differ in length")
         return sequence
+
+
+def parse_sequence(_: bytes | None, value: bytes | None) -> UserSequence:
+    """What a record of `sequences` says: its value says it all."""
+    return UserSequence.from_bytes(value)
+
+
+def parse(
+    parser: Parser[V], key: bytes | None, value: bytes | None, place: Mapping[str, object]
+) -> V | None:
+    """Parse a record; poison becomes None and one log line that names its `place`."""
+    try:
+        return parser(key, value)
+    except EventError as error:
+        log.warning("poison record skipped", reason=str(error), **place)
+        return None

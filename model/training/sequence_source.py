@@ -7,9 +7,9 @@ once Kafka has said, after the read, that the topics are still those that the of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka.errors import (
     AuthorizationError,
@@ -21,11 +21,22 @@ from kafka.errors import (
 )
 
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record, TrainerError
-from model.training.source import Offsets, SourceUnavailable, parse_sequence
-from streaming.committed_topic import POLL_MS, CommittedTopic
-from streaming.events import Item, UserSequence, Withdrawal, announcement
+from model.training.source import Offsets, SourceUnavailable
+from streaming.committed_topic import POLL_MS, CommittedTopic, TopicEndsBefore
+from streaming.errors import KafkaUnavailable
+from streaming.events import (
+    Item,
+    Parser,
+    UserSequence,
+    Withdrawal,
+    announcement,
+    parse,
+    parse_sequence,
+)
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
+
+V = TypeVar("V")
 
 SEQUENCES_PER_POLL = 2_000
 ITEMS_PER_POLL = 5_000
@@ -67,28 +78,34 @@ class SequenceSource:
 
     def _connected(self) -> tuple[CommittedTopic, CommittedTopic]:
         if self._streams is None:
-            sequences = CommittedTopic(
-                self._topics.sequences, parse_sequence, self._settings, SEQUENCES_PER_POLL
-            )
+            sequences = CommittedTopic(self._topics.sequences, self._settings, SEQUENCES_PER_POLL)
             try:
-                items = CommittedTopic(
-                    self._topics.items, announcement, self._settings, ITEMS_PER_POLL
-                )
+                items = CommittedTopic(self._topics.items, self._settings, ITEMS_PER_POLL)
             except KafkaError:
                 sequences.close()
                 raise
             self._streams = (sequences, items)
         return self._streams
 
-    def _failed(self, error: Exception) -> Exception:
+    def _failed(self, error: Exception, reader: str) -> Exception:
         """What an error means; the connection is given up, for what it fetched is lost.
+
+        Args:
+            error: Kafka's, or of the topic.
+            reader: who wanted the offsets, in words.
 
         Raises:
             ForeignKafkaError: where the offsets are gone since the topic is another one.
         """
         self.close()
-        if isinstance(error, SourceUnavailable):
-            return error
+        if isinstance(error, KafkaUnavailable):
+            return SourceUnavailable(str(error))
+        if isinstance(error, TopicEndsBefore):
+            return TrainerError(
+                f"{error.topic} partition {error.partition}: {reader} offset {error.offset}, but "
+                f"the topic ends at {error.end}: it was recreated; restore it, or begin anew with "
+                "--fresh"
+            )
         if isinstance(error, HOPELESS):
             return TrainerError(f"Kafka at {self._bootstrap} refuses the trainer: {error!r}")
         if isinstance(error, OffsetOutOfRangeError | LogTruncationError):
@@ -104,8 +121,8 @@ class SequenceSource:
         """Read on: sequences first, then the items up to their end."""
         try:
             return self._poll(enough)
-        except (KafkaError, SourceUnavailable) as error:
-            raise self._failed(error) from error
+        except (KafkaError, KafkaUnavailable, TopicEndsBefore) as error:
+            raise self._failed(error, "the checkpoint goes on at") from error
 
     def _poll(self, enough: Collection[int]) -> Polled:
         log_ends = self._log_end()
@@ -116,11 +133,12 @@ class SequenceSource:
                 stream.seek(self._offsets[name])
                 stream.check(stream.ends())
             self._ready = True
-        polled = Polled(sequences=sequences.poll(POLL_MS, enough), log_ends=log_ends)
+        polled = Polled(log_ends=log_ends)
+        polled.sequences = _parsed(parse_sequence, sequences.poll(POLL_MS, enough))
         item_ends = items.ends()
         while not _reached(items.positions(), item_ends):
             more = items.poll(POLL_MS)
-            for partition, records in more.items():
+            for partition, records in _parsed(announcement, more).items():
                 polled.items.setdefault(partition, []).extend(records)
             if not more or sum(map(len, polled.items.values())) >= ITEMS_PER_POLL:
                 break
@@ -138,11 +156,14 @@ class SequenceSource:
         self._ready = False
         try:
             sequences, items = self._connected()
-            found = items.read(plan.items), sequences.read(plan.sequences)
+            found = (
+                _parsed(announcement, items.read(plan.items)),
+                _parsed(parse_sequence, sequences.read(plan.sequences)),
+            )
             self._identity.check()
             return found
-        except (KafkaError, SourceUnavailable) as error:
-            raise self._failed(error) from error
+        except (KafkaError, KafkaUnavailable, TopicEndsBefore) as error:
+            raise self._failed(error, "the journal has a micro-batch up to") from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -154,3 +175,15 @@ class SequenceSource:
 
 def _reached(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
     return all(positions.get(partition, 0) >= end for partition, end in ends.items())
+
+
+def _parsed(parser: Parser[V], found: Mapping[int, Iterable[Any]]) -> dict[int, list[Record[V]]]:
+    """By partition, what kafka-python's records say."""
+    return {
+        partition: [Record(r.offset, parse(parser, r.key, r.value, _place(r))) for r in records]
+        for partition, records in found.items()
+    }
+
+
+def _place(record: Any) -> dict[str, Any]:
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}

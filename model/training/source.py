@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
-
-import structlog
+from typing import Protocol
 
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
-from streaming.bounds import EventError
-from streaming.events import Item, UserSequence, Withdrawal, announcement
+from streaming.events import Item, UserSequence, Withdrawal, announcement, parse, parse_sequence
 
-log = structlog.get_logger(__name__)
-
-V = TypeVar("V")
-Parser = Callable[[bytes | None, bytes | None], V]
-"""Makes something of a record's key and value, or raises `EventError`."""
 Offsets = Mapping[str, Mapping[int, int]]
 """Stream -> partition -> offset."""
 
@@ -54,22 +46,6 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
-
-
-def parse_sequence(_: bytes | None, value: bytes | None) -> UserSequence:
-    """What a record of `sequences` says; see `streaming.events`."""
-    return UserSequence.from_bytes(value)
-
-
-def parse(
-    parser: Parser[V], key: bytes | None, value: bytes | None, place: Mapping[str, object]
-) -> V | None:
-    """Parse a record; poison becomes None and one log line that names its `place`."""
-    try:
-        return parser(key, value)
-    except EventError as error:
-        log.warning("poison record skipped", reason=str(error), **place)
-        return None
 
 
 class RecordedSource:

@@ -14,13 +14,12 @@ from confluent_kafka import TopicPartition
 
 from model.training.micro_batch import ITEMS, SEQUENCES
 from model.training.sequence_source import SequenceSource
-from model.training.source import parse_sequence
 from replay.config import CLIENTS, ReplayConfig
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import KafkaPythonProducer, Patience, Producer
 from replay.replay import run
 from replay.resumption import CHUNK
-from streaming.events import Click
+from streaming.events import Click, parse_sequence
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 from tests.benchmarks.streaming_contenders import BASE, Ours

@@ -25,16 +25,16 @@ EXACT = IndexerConfig(vector_tolerance=0, max_backlog=99)
 
 
 STEPS: dict[str, tuple[object, str]] = {
-    "reserve_version": (indexer_module.Store, "reserve_version"),
+    "reserve_version": (indexer_module.ItemStore, "reserve_version"),
     "link": (snapshot_module, "link"),
     "write_items": (snapshot_module, "write_items"),
     "write": (snapshot_module.CodeLists, "write"),
     "publish": (snapshot_module, "publish"),
     "load_snapshot": (publication_module, "load_snapshot"),
     "write_pointer": (indexer_module, "write_pointer"),
-    "commit_index": (indexer_module.Store, "commit_index"),
+    "commit_index": (indexer_module.ItemStore, "commit_index"),
     "remove_versions": (indexer_module, "remove_versions"),
-    "announce": (indexer_module.Store, "announce"),
+    "announce": (indexer_module.ItemStore, "announce"),
     "write_appended": (serving_module, "write_appended"),
     "write_pointer of appended": (serving_module, "write_pointer"),
 }

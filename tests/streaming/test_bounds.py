@@ -17,9 +17,17 @@ from deploy.service.popularity_baseline import PopularityPeer
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.indexing.listing import Announced
 from model.training.micro_batch import ITEMS, SEQUENCES
-from model.training.source import RecordedSource, parse, parse_sequence
+from model.training.source import RecordedSource
 from streaming.bounds import LATEST_MS, LONGEST_TEXT, EventError, in_milliseconds
-from streaming.events import Click, Item, UserSequence, Withdrawal, announcement
+from streaming.events import (
+    Click,
+    Item,
+    UserSequence,
+    Withdrawal,
+    announcement,
+    parse,
+    parse_sequence,
+)
 from streaming.topics import Topics
 from tests.indexer.driving import catch_up, running
 from tests.indexer.stand_in import StandIn
