@@ -80,7 +80,7 @@ def keep(
             identity.forget()
         if not await_topics(settings, stop, report):
             return False
-        around = settings.job_surroundings()
+        around = settings.job_environment()
         end = StreamEnd(
             settings.bootstrap,
             around.topics,
@@ -173,7 +173,7 @@ def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
         ForeignKafkaError: if the topics are not those that the job's state comes from.
     """
     check_cluster(settings)
-    around = settings.job_surroundings()
+    around = settings.job_environment()
     flink = FlinkRest(around.flink, around.tls)
     deadline = time.monotonic() + timeout
     try:
@@ -210,7 +210,7 @@ def _running(settings: Settings, flink: FlinkRest) -> str:
 
 
 def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: float, say: Say) -> str:
-    around = settings.job_surroundings()
+    around = settings.job_environment()
     file = RecordFile(settings.data_dir)
     keeper = supervisor.Keeper(
         settings.streaming, around, flink, file, lambda: _committed(settings)

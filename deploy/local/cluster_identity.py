@@ -30,17 +30,11 @@ KEY_BITS = 3072
 BEGINS, NEVER_ENDS = datetime(2000, 1, 1), datetime(9999, 12, 31, 23, 59, 59)
 
 
-def identity_in(folder: Path) -> FlinkTls:
-    """Where the pair of a cluster lies, whether or not it has been made yet."""
-    certificate = folder / "certificate.pem"
-    return FlinkTls(certificate, certificate, folder / "key.pem")
-
-
 def make_identity(folder: Path, host: str) -> FlinkTls:
     """The pair in `folder` for the cluster at `host`, made if there is no good one."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(PRIVATE_FOLDER)
-    tls = identity_in(folder)
+    tls = FlinkTls.in_folder(folder)
     if not _fits(tls, host):
         key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

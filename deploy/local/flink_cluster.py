@@ -20,11 +20,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deploy.local.cluster_identity import identity_in, make_identity
+from deploy.local.cluster_identity import make_identity
 from deploy.local.java import class_path, empty_temporary, find_jars, find_java
 from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
-from streaming.job.flink_tls import PRIVATE_FOLDER, FlinkTls, write_private
+from streaming.job.flink_tls import PRIVATE_FOLDER, TLS_FOLDER, FlinkTls, write_private
+
+if TYPE_CHECKING:
+    from deploy.settings import Settings
 
 METASPACE_MB = 192
 OVERHEAD_MB = 96
@@ -35,7 +39,6 @@ FRAMEWORK_DIRECT_MB = 64
 
 CONF = "conf"
 TMP = "tmp"
-TLS = "tls"
 LOG = "log"
 JOB_MANAGER_LOG = "job_manager.log"
 TASK_MANAGER_LOG = "task_manager.log"
@@ -138,7 +141,7 @@ class FlinkClusterConfig:
     @property
     def tls(self) -> FlinkTls:
         """How the REST API is spoken to, once `prepare` has made the certificate."""
-        return identity_in(self.data_dir / TLS)
+        return FlinkTls.in_folder(self.data_dir / TLS_FOLDER)
 
     @property
     def conf_dir(self) -> Path:
@@ -154,6 +157,23 @@ class FlinkClusterConfig:
     def task_manager_log(self) -> Path:
         """What the TaskManager logs."""
         return self.data_dir / LOG / TASK_MANAGER_LOG
+
+
+def cluster_of(settings: Settings) -> FlinkClusterConfig:
+    """The cluster that a pipeline starts."""
+    ports, flink = settings.ports, settings.flink
+    return FlinkClusterConfig(
+        data_dir=settings.flink_dir,
+        rest_port=ports.flink_rest,
+        rpc_port=ports.flink_rpc,
+        blob_port=ports.flink_blob,
+        task_manager_port=ports.flink_task_manager,
+        data_port=ports.flink_data,
+        slots=flink.slots,
+        job_manager_heap_mb=flink.job_manager_heap_mb,
+        task_manager_heap_mb=flink.task_manager_heap_mb,
+        managed_mb=flink.managed_mb,
+    )
 
 
 def flink_home() -> Path:
@@ -237,8 +257,9 @@ def prepare(config: FlinkClusterConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     empty_temporary(config.data_dir / TMP)
     config.data_dir.chmod(PRIVATE_FOLDER)
-    tls = make_identity(config.data_dir / TLS, config.host)
-    stores = tls.java_settings(config.data_dir / TLS, "rest", "internal", called=Path(TLS))
+    folder = config.data_dir / TLS_FOLDER
+    tls = make_identity(folder, config.host)
+    stores = tls.java_settings(folder, "rest", "internal", called=Path(TLS_FOLDER))
     every = settings(config) | stores
     lines = "".join(f"{name}: {_yaml(value)}\n" for name, value in every.items())
     write_private(config.conf_dir / "config.yaml", lines.encode())

@@ -19,13 +19,16 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from deploy.local.java import JARS, class_path, empty_temporary, find_jars, find_java
+
+if TYPE_CHECKING:
+    from deploy.settings import Settings
 
 LARGEST_RECORD = 8 * 1024 * 1024
 """Bytes; a record of several megabytes must reach the dead-letter topic, headers included."""
@@ -88,6 +91,17 @@ class KafkaBrokerConfig:
     def log_file(self) -> Path:
         """What the broker logs."""
         return self.data_dir / LOG
+
+
+def broker_of(settings: Settings) -> KafkaBrokerConfig:
+    """The broker that a pipeline starts."""
+    return KafkaBrokerConfig(
+        data_dir=settings.data_dir / "kafka",
+        port=settings.ports.kafka,
+        controller_port=settings.ports.kafka_controller,
+        heap_mb=settings.kafka.heap_mb,
+        jars=settings.jars_dir / "kafka",
+    )
 
 
 def server_properties(config: KafkaBrokerConfig) -> str:

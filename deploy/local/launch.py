@@ -34,8 +34,6 @@ from streaming.topic_identity import claim_cluster, recorded_cluster
 
 log = structlog.get_logger(__name__)
 
-MARK = ".sparc"
-"""File that marks a data directory as ours: `--fresh` empties no other one."""
 LEAST_FREE_BYTES = 1 << 30
 MOST_CLASHES = 5
 """Ports that others may take between our choice and our start until the start is given up."""
@@ -81,7 +79,7 @@ def claim(data_dir: Path, *, fresh: bool) -> None:
         UpError: if it holds something else, or the disk has no room.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    ours = (data_dir / MARK).is_file()
+    ours = (data_dir / configuration.MARK).is_file()
     content = [p for p in data_dir.iterdir() if p.name != ".lock"]
     if content and not ours:
         raise UpError(
@@ -103,7 +101,7 @@ def claim(data_dir: Path, *, fresh: bool) -> None:
                 else ""
             )
         )
-    write_atomically(data_dir / MARK, b"sparc-stream data directory\n")
+    write_atomically(data_dir / configuration.MARK, b"sparc-stream data directory\n")
     keep_private(data_dir)
     # What a part publishes it tidies up itself; these are of small files that many parts write.
     for folder in (data_dir, *(path for path in data_dir.iterdir() if path.is_dir())):
@@ -159,7 +157,7 @@ def programs(settings: Settings) -> list[Program]:
 
     found = []
     if not settings.kafka.bootstrap:
-        broker = settings.local_broker()
+        broker = kafka_broker.broker_of(settings)
         if recorded_cluster(settings.data_dir) and kafka_broker.cluster_id(broker) is None:
             raise UpError(
                 f"{broker.data_dir} is gone, with the records that the state in "
@@ -171,14 +169,15 @@ def programs(settings: Settings) -> list[Program]:
         command = with_room(kafka_broker.command(broker))
         found.append(Program("kafka", command, broker.data_dir, stop_seconds=30))
     if not settings.flink.address:
-        cluster = settings.local_cluster()
+        cluster = flink_cluster.cluster_of(settings)
         flink_cluster.prepare(cluster)
         job_manager = flink_cluster.job_manager_command(cluster)
         task_manager = flink_cluster.task_manager_command(cluster)
         for name, command in (("jobmanager", job_manager), ("taskmanager", task_manager)):
             found.append(Program(name, with_room(command), cluster.data_dir, nice=STAND_BACK))
     if not settings.registry.tracking_uri:
-        command = mlflow_server.mlflow_server_command(settings.local_mlflow(), settings.data_dir)
+        mlflow = mlflow_server.MlflowServerConfig(port=settings.ports.mlflow)
+        command = mlflow_server.mlflow_server_command(mlflow, settings.data_dir)
         found.append(Program("mlflow", with_room(command), nice=STAND_BACK))
     sparc = [sys.executable, "-P", "-m", "deploy"]  # -P: no package of the working directory
     found.append(Program("serve", [*sparc, "serve"]))

@@ -14,12 +14,13 @@ import socket
 import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
 
+from deploy.settings import Ports
 from streaming.durable_files import write_atomically
 
 
@@ -37,37 +38,6 @@ class PortTaken(PortError):
         )
         self.name = name
         self.port = port
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Ports on 127.0.0.1; 0 means: the first free one of the range.
-
-    Attributes:
-        first: start of the range that is searched.
-        count: length of that range.
-        kafka: the broker's client listener.
-        kafka_controller: the broker's KRaft listener.
-        flink_rest: JobManager's REST API and web page.
-        flink_rpc: JobManager's RPC.
-        flink_blob: JobManager's blob server.
-        flink_task_manager: TaskManager's RPC.
-        flink_data: TaskManager's data exchange.
-        mlflow: MLflow's API and web page.
-        service: the retrieval service.
-    """
-
-    first: int = 29_090
-    count: int = 200
-    kafka: int = 0
-    kafka_controller: int = 0
-    flink_rest: int = 0
-    flink_rpc: int = 0
-    flink_blob: int = 0
-    flink_task_manager: int = 0
-    flink_data: int = 0
-    mlflow: int = 0
-    service: int = 0
 
 
 NAMES = tuple(f.name for f in fields(Ports) if f.name not in ("first", "count"))

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+TLS_FOLDER = "tls"
+"""Folder of a local cluster with its key and certificate."""
 
 
 class FlinkTlsError(ValueError):
@@ -50,6 +52,12 @@ class FlinkTls:
                 "[flink.security] ca_file is missing: the certificates that Flink's own may be "
                 "signed by"
             )
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> FlinkTls:
+        """The one pair that a local cluster and its clients hold, made or not made yet."""
+        certificate = folder / "certificate.pem"
+        return cls(certificate, certificate, folder / "key.pem")
 
     def url(self, address: str) -> str:
         """The address of the REST API, given as `host:port`."""

@@ -17,7 +17,7 @@ import yaml
 
 from deploy import settings as configuration
 
-FOLDER = Path(configuration.__file__).parent / "kubernetes"
+FOLDER = configuration.ROOT / "deploy" / "kubernetes"
 STRING, NUMBER = {"type": "string"}, {"type": "number"}
 OF_STRINGS = {"type": "object", "additionalProperties": STRING}
 
@@ -105,7 +105,7 @@ def test_the_configuration_is_one_and_fits_the_cluster(monkeypatch, tmp_path):
     (tmp_path / "sparc.toml").write_text(text)
     monkeypatch.setenv("SPARC_KAFKA__SECURITY__PASSWORD", "secret")
     settings = configuration.load(tmp_path / "sparc.toml", tmp_path)
-    around = settings.job_surroundings()
+    around = settings.job_environment()
     cluster = read("flink.yaml")
     slots = int(cluster["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"])
     assert settings.streaming.parallelism <= slots * cluster["spec"]["taskManager"]["replicas"]

@@ -76,7 +76,7 @@ def test_nothing_that_shows_a_configuration_shows_a_secret(config: Path, tmp_pat
         assert shown.exit_code == 0, shown.output
         assert "hunter2" not in shown.output
         assert MASK in shown.output and "zstd" in shown.output
-    for text in (repr(settings), str(settings), repr(settings.job_surroundings())):
+    for text in (repr(settings), str(settings), repr(settings.job_environment())):
         assert "hunter2" not in text
     assert settings.tracking_uri == "http://mlflow:5000/x"
     assert settings.registry.basic() == ("me", "hunter2-7")
@@ -102,7 +102,7 @@ def test_parts_get_what_is_not_written(
     for name, value in configuration.passed_on(settings).items():
         monkeypatch.setenv(name, value)
     assert secrets_of(configuration.load()) == secrets_of(settings)
-    assert configuration.load().job_surroundings() == settings.job_surroundings()
+    assert configuration.load().job_environment() == settings.job_environment()
 
 
 def test_a_question_from_another_terminal_reads_the_file_that_was_given(
@@ -127,7 +127,7 @@ def test_where_a_secret_is_not_known_the_message_says_where_to_put_it(
     with pytest.raises(ServiceError, match="SPARC_SERVICE__TOKEN"):
         asked.service.bearer()
     with pytest.raises(SettingsError, match="streaming.properties"):
-        asked.job_surroundings()
+        asked.job_environment()
     monkeypatch.setenv("SPARC_SERVICE__TOKEN", "12345")
     assert configuration.load(None, data_dir).service.bearer() == "12345"
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from deploy import settings as configuration
-from deploy.settings import SettingsError
+from deploy.local import flink_cluster, kafka_broker, mlflow_server
+from deploy.local.launch import claim
+from deploy.settings import SettingsError, former
 
 
 def write(path: Path, text: str) -> Path:
@@ -32,6 +34,48 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> 
     file = write(tmp_path / "a.toml", "[kafka]\nbootstrp = 'x:1'\n")
     with pytest.raises(SettingsError, match=r"\[kafka\] has no setting 'bootstrp'.*bootstrap"):
         configuration.load(file, tmp_path)
+
+
+def test_a_setting_of_an_older_version_is_refused_with_its_name_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(former.RENAMED, "kafka.memory", "kafka.heap_mb")
+    monkeypatch.setitem(former.REMOVED, "replay.colour", "there is one colour")
+    file = write(tmp_path / "a.toml", "[kafka]\nmemory = 300\n")
+    with pytest.raises(SettingsError, match=r"kafka\.memory any more: it is kafka\.heap_mb now"):
+        configuration.load(file, tmp_path)
+    monkeypatch.setenv("SPARC_REPLAY__COLOUR", "red")
+    with pytest.raises(SettingsError, match=r"replay\.colour any more: there is one colour"):
+        configuration.load(None, tmp_path)
+
+
+def test_a_data_directory_of_an_older_version_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(former.RENAMED, "kafka.memory", "kafka.heap_mb")
+    monkeypatch.setitem(former.REMOVED, "replay.colour", "there is one colour")
+    claim(tmp_path, fresh=False)
+    write(
+        tmp_path / configuration.CONFIG,
+        "[kafka]\nmemory = 300\nprefix = 'a-'\n[replay]\ncolour = 'red'\n",
+    )
+    kafka = configuration.load(None, tmp_path).kafka
+    assert (kafka.heap_mb, kafka.prefix) == (300, "a-")
+
+
+@pytest.mark.parametrize("name", [*former.RENAMED, *former.REMOVED])
+def test_a_former_setting_is_none_any_more_and_its_new_name_is_one(
+    name: str, tmp_path: Path
+) -> None:
+    def value(dotted: str) -> object:
+        found: object = configuration.complete(configuration.load(None, tmp_path))
+        for part in dotted.split("."):
+            assert isinstance(found, dict)
+            found = found.get(part)
+        return found
+
+    assert value(name) is None
+    assert name in former.REMOVED or value(former.RENAMED[name]) is not None
 
 
 def test_a_wrong_type_names_the_setting_and_the_value(tmp_path: Path) -> None:
@@ -64,6 +108,15 @@ def test_the_trainers_section_is_checked_when_it_is_used(
     assert (trainer.batch_size, trainer.publish.events) == (64, 500)
     with pytest.raises(SettingsError, match=r"\[trainer\] has no setting 'batchsize'"):
         configuration.load(None, tmp_path, trainer={"batchsize": 1}).trainer_config()
+
+
+def test_the_addresses_are_those_of_the_servers_that_are_started(tmp_path: Path) -> None:
+    ports = {"kafka": 1001, "flink_rest": 1002, "mlflow": 1003}
+    settings = configuration.load(None, tmp_path, ports=ports)
+    cluster = flink_cluster.cluster_of(settings)
+    assert settings.bootstrap == kafka_broker.broker_of(settings).bootstrap
+    assert (settings.flink_address, settings.flink_tls) == (cluster.address, cluster.tls)
+    assert settings.tracking_uri == mlflow_server.MlflowServerConfig(port=1003).tracking_uri
 
 
 def test_the_complete_configuration_shows_every_section(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_paths_in_the_configuration_are_those_of_who_reads_it(
 
 def test_the_checkpoints_are_in_the_data_directory_whatever_it_is_called(tmp_path: Path) -> None:
     settings = configuration.load(None, tmp_path / ODD_NAME)
-    assert settings.job_surroundings().checkpoints == f"file://{tmp_path}/{ODD_NAME}/checkpoints"
+    assert settings.job_environment().checkpoints == f"file://{tmp_path}/{ODD_NAME}/checkpoints"
 
 
 def test_a_path_is_shown_as_it_is() -> None:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from deploy import settings as configuration
 from deploy.commands import doctor
 from deploy.commands.app import app
-from deploy.local.ports import Ports
 from deploy.registry.config import RegistryConfig
 from deploy.release.decisions import Decision, decide
+from deploy.settings import Ports
 from tests.deploy.snapshot_maker import Shelf
 
 COMPOSE = Path(__file__).resolve().parents[3] / "deploy" / "compose.yaml"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.ports import NAMES, PortError, Ports, Reservation, allocate, taken_by_another
+from deploy.local.ports import NAMES, PortError, Reservation, allocate, taken_by_another
+from deploy.settings import Ports
 
 
 def test_every_part_gets_a_free_port_of_its_own(tmp_path: Path) -> None:
@@ -50,7 +51,8 @@ def test_a_damaged_memory_of_ports_is_no_obstacle(tmp_path: Path) -> None:
 
 ALLOCATE = """
 import sys
-from deploy.local.ports import NAMES, Ports, Reservation, allocate
+from deploy.local.ports import NAMES, Reservation, allocate
+from deploy.settings import Ports
 with Reservation() as reservation:
     ports = allocate(Ports(first=30_000, count=100), None, reservation)
     print(*(getattr(ports, name) for name in NAMES), flush=True)

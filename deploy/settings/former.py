@@ -1,0 +1,60 @@
+"""Settings of older versions: what they are called now, or why they are gone.
+
+Who still writes one is told so. What `sparc up` itself wrote into a data directory is brought up to
+date instead: it wrote out every setting, and nobody chose those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RENAMED: dict[str, str] = {}
+"""Names of today by former ones: `{"trainer.old": "trainer.new"}`."""
+
+REMOVED: dict[str, str] = {}
+"""Why there is none any more, by former name: `{"trainer.old": "it is always 5 now"}`."""
+
+
+def refuse_former(values: Mapping[str, Any]) -> None:
+    """Refuse settings of older versions.
+
+    Raises:
+        ValueError: with the name of today, or the reason.
+    """
+    for name in (*RENAMED, *REMOVED):
+        section, last = _place(values, name)
+        if last in section:
+            now = f"it is {RENAMED[name]} now" if name in RENAMED else REMOVED[name]
+            raise ValueError(f"there is no setting {name} any more: {now}")
+
+
+def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an older version wrote, under the names of today and without what is gone.
+
+    >>> RENAMED["kafka.old"] = "kafka.new"
+    >>> up_to_date({"kafka": {"old": 5, "prefix": ""}})
+    {'kafka': {'prefix': '', 'new': 5}}
+    >>> del RENAMED["kafka.old"]
+    """
+    found = _copied(values)
+    for name in (*RENAMED, *REMOVED):
+        section, last = _place(found, name)
+        if last in section:
+            value = section.pop(last)
+            if name in RENAMED:
+                place, last = _place(found, RENAMED[name])
+                place.setdefault(last, value)
+    return found
+
+
+def _place(values: Any, name: str) -> tuple[Any, str]:
+    """The section that a setting stands in, empty where there is none, and its last name."""
+    *sections, last = name.split(".")
+    for section in sections:
+        values = values.get(section) if isinstance(values, Mapping) else None
+    return (values if isinstance(values, Mapping) else {}), last
+
+
+def _copied(values: Any) -> Any:
+    return {k: _copied(v) for k, v in values.items()} if isinstance(values, Mapping) else values
