@@ -185,7 +185,8 @@ def register(settings: Settings, stop: threading.Event, report: Report) -> None:
 
 
 def serve(settings: Settings, stop: threading.Event, report: Report, worker: int = 1) -> None:
-    """Answer queries over HTTP."""
+    """Answer queries over HTTP, and show the dashboard."""
+    from deploy.dashboard.routes import add_dashboard
     from deploy.service import process
 
     process.run(
@@ -199,4 +200,5 @@ def serve(settings: Settings, stop: threading.Event, report: Report, worker: int
         stop=stop,
         report=report,
         worker=worker,
+        extension=add_dashboard,
     )

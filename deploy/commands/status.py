@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy.local.failures import read_failures
 from deploy.local.progress import describe
 from deploy.monitoring import full_disk, moment
 from deploy.monitoring.freshness import quantiles
 from deploy.monitoring.moment import Moment
+from deploy.monitoring.part_failures import read_failures
 from deploy.monitoring.part_status import PARTS, age_seconds, is_alive, read_statuses
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import registered_versions
@@ -46,7 +46,7 @@ def status(settings: Settings) -> dict[str, Any]:
     """Every part's last report, with `alive` and its age in seconds, and where things are.
 
     `failed` holds what is down in a pipeline that runs, by part (see
-    `deploy.local.failures.Failure`), and `disk` how much room there is.
+    `deploy.monitoring.part_failures.Failure`), and `disk` how much room there is.
 
     `freshness` tells how far the answers are behind: the age of the served snapshot, and how much
     event time lies between the newest event of a user's history and the newest that was learnt.

@@ -12,6 +12,7 @@ from deploy.private import keep_private
 
 if TYPE_CHECKING:
     from deploy.release.decisions import Decision
+    from deploy.release.ledger import Download
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file.", metavar="FILE")]
 DataDir = Annotated[
@@ -51,7 +52,7 @@ def rollback(
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         keep_private(settings.data_dir)
-        _show(promotion.roll_back(settings, version), as_json)
+        _show(promotion.roll_back(settings.data_dir, version, _from_registry(settings)), as_json)
 
 
 def promote(
@@ -76,7 +77,8 @@ def promote(
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         keep_private(settings.data_dir)
-        _show(promotion.promote(settings, version, pin=pin), as_json)
+        download = _from_registry(settings)
+        _show(promotion.promote(settings.data_dir, version, download, pin=pin), as_json)
 
 
 def compare(
@@ -106,6 +108,33 @@ def compare(
             show_json(found)
         else:
             comparing.show(found)
+
+
+def _from_registry(settings: configuration.Settings) -> Download:
+    """What brings a version back that is not on disk any more."""
+
+    def download(mlflow_version: int, directory: Path, digest: str) -> None:
+        from mlflow.exceptions import MlflowException  # seconds, and only where it is needed
+
+        from deploy.registry.mlflow_registry import Registry
+        from deploy.release.ledger import Ledger
+
+        registry = settings.registry
+        try:
+            Registry(
+                registry.let_in(settings.tracking_uri),
+                registry.model_name,
+                registry.experiment,
+                Ledger(settings.data_dir).pipeline,
+                settings.search,
+            ).download(mlflow_version, directory, digest)
+        except (MlflowException, OSError) as error:
+            raise RuntimeError(
+                f"version {int(directory.name)} is not on disk any more, and the registry at "
+                f"{settings.tracking_uri} does not give it back: {error}"
+            ) from error
+
+    return download
 
 
 def _show(decision: Decision, as_json: bool) -> None:

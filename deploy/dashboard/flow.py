@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from deploy.local.failures import Failure, read_failures
 from deploy.monitoring import full_disk, moment
 from deploy.monitoring.moment import Moment
+from deploy.monitoring.part_failures import Failure, read_failures
 from deploy.monitoring.part_status import age_seconds, is_alive, read_statuses, reported_at
 from deploy.monitoring.thinned_curve import Curve
 from streaming.durable_files import write_atomically
@@ -244,7 +244,6 @@ class Flow:
         """Keep the curves for after a restart."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path, orjson.dumps({"quality": self.quality.points}), sync=False)
-        self._service.popularity.save()
 
     def _load(self) -> None:
         try:

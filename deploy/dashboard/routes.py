@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi import Path as InPath
+from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from deploy.dashboard.codebook_map import CodebookMap, items_of
+from deploy.dashboard.flow import Flow
 from deploy.dashboard.interests import interests
 from deploy.dashboard.timeline import Timeline
 from deploy.dashboard.versions import LoadedVersions
 from deploy.release.judge import RecentEvents
 from deploy.release.promotion import SwitchError, resolve
 from deploy.service.shop_ids import Id, with_ids_as_text
+from deploy.service.work_queue import WorkQueue
 from indexer.comparison.versions import compare, usual_samples
 from indexer.errors import SnapshotError
 from model.histories import History
@@ -32,16 +36,45 @@ UserId = Annotated[Id, InPath(description="As the shop calls it, text or number.
 Version = Annotated[str, Query(max_length=32, description="7, v7, champion, previous, newest ...")]
 
 
-def dashboard_routes(app: FastAPI, service: RetrievalService) -> None:
-    """Add the page and what it asks for."""
-    flow, timeline = service.flow, Timeline(service.data_dir)
+class Dashboard:
+    """The page of one service, what it shows of the last minutes, and a thread that draws it."""
+
+    def __init__(self, service: RetrievalService) -> None:
+        self.flow = Flow(service, service.clock)
+        self._service = service
+        # A page that somebody looks at must not keep queries waiting.
+        self._queue = WorkQueue("dashboard", 1, 8, 60.0)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the page and what it asks for."""
+        _add_routes(app, self._service, self.flow, self._queue)
+
+    def run(self, stop: threading.Event) -> None:
+        """Sample what is shown until `stop` is set."""
+        self.flow.run(stop)
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the work under way."""
+        self._queue.close()
+
+
+def add_dashboard(app: FastAPI, service: RetrievalService) -> Callable[[threading.Event], None]:
+    """Add the page to a service; what is returned is to run in a thread, until it is stopped."""
+    dashboard = Dashboard(service)
+    dashboard.add_to(app)
+    return dashboard.run
+
+
+def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: WorkQueue) -> None:
+    timeline = Timeline(service.data_dir)
     codebook = CodebookMap()
     loaded = LoadedVersions(service.data_dir, service.follower)
 
     async def slowly(work: Callable[[], Any]) -> Response:
         """Work in the dashboard's own thread, so that queries do not wait for it."""
         try:
-            found = await service.queued(lambda: _json(work()), service.slow)
+            found = await service.queued(lambda: _json(work()), queue)
         except (SwitchError, SnapshotError) as error:
             raise HTTPException(404, str(error)) from error
         return Response(found, media_type="application/json")
@@ -142,6 +175,14 @@ def dashboard_routes(app: FastAPI, service: RetrievalService) -> None:
             return compare(first, second, service.recent.all(), samples, k)
 
         return await slowly(work)
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        return RedirectResponse("/dashboard/")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(STATIC / "docs.html")
 
     app.mount("/dashboard", StaticFiles(directory=STATIC, html=True), name="dashboard")
 

@@ -20,12 +20,13 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
-from deploy.local.failures import SUPERVISION, Failure, Failures, as_status, failure_of, given_up
+from deploy.local.failures import Failures, failure_of, given_up
 from deploy.local.ports import chosen, taken_by_another
 from deploy.local.progress import Progress
 from deploy.local.supervision import ProcessState, Supervisor
 from deploy.monitoring import full_disk
 from deploy.monitoring.moment import boot
+from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status
 from deploy.monitoring.part_status import read_statuses, reported_at, reporter
 from deploy.settings import Settings
 from model.training.log_end import write_log_end

@@ -12,53 +12,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
 from deploy.local.supervision import ProcessState, last_line
-from deploy.monitoring.moment import Moment
-from deploy.monitoring.part_status import is_alive, read_status
+from deploy.monitoring.part_failures import Failure
 
 log = structlog.get_logger(__name__)
 
-SUPERVISION = "supervision"
-"""Name of the status file that they are told in."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 600.0
 """The service waits for the first only: nothing matters more than answers."""
 WELL_SECONDS = 60.0
 """A part that has run for so long is well, whatever comes then."""
 SHORT_LIVES = 4
 """So many deaths in a row before it was well are no accident."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One part that is down.
-
-    Attributes:
-        name: of the part.
-        state: "failed": it is down until it is tried again; "tried again": it was, a moment ago.
-        why: its last words.
-        log: file that holds more of them.
-        since: wall clock, seconds since 1970.
-        attempts: how often it failed for good.
-        next_try_seconds: until it is started again, 0 unless it is down.
-    """
-
-    name: str
-    state: Literal["failed", "tried again"]
-    why: str
-    log: str
-    since: float
-    attempts: int = 0
-    next_try_seconds: float = 0.0
-
-    def sentence(self) -> str:
-        """In one line, for who looks at the pipeline."""
-        return f"{self.name} failed: {self.why} (log: {self.log})"
 
 
 def given_up(state: ProcessState) -> bool:
@@ -170,16 +139,3 @@ class Failures:
         if known is not None and (done or well):
             del self._found[name]
             log.warning("part is back", part=name)
-
-
-def as_status(failures: list[Failure]) -> dict[str, Any]:
-    """What the status file holds."""
-    return {"failures": [asdict(one) for one in failures]}
-
-
-def read_failures(data_dir: Path, now: Moment) -> dict[str, Failure]:
-    """What the pipeline that runs on a data directory tells, by part; empty where none runs."""
-    status = read_status(data_dir, SUPERVISION)
-    if not is_alive(status, now):
-        return {}
-    return {one["name"]: Failure(**one) for one in status.get("failures", ())}

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from deploy.local.failures import Failure
 from deploy.local.supervision import ProcessState
+from deploy.monitoring.part_failures import Failure
 
 
 def _number(value: Any) -> str:

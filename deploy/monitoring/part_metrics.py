@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from deploy.local.failures import read_failures
 from deploy.monitoring import moment
 from deploy.monitoring.full_disk import free_bytes
 from deploy.monitoring.moment import Moment
+from deploy.monitoring.part_failures import read_failures
 from deploy.monitoring.part_status import PARTS, age_seconds, is_alive, read_statuses
 
 

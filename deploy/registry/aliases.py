@@ -18,7 +18,14 @@ from typing import Protocol
 
 import structlog
 
-from deploy.release.decisions import Decision, decide, read_served
+from deploy.release.decisions import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    Decision,
+    decide,
+    read_served,
+)
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import Ledger
 from indexer.errors import SnapshotError
@@ -26,10 +33,6 @@ from indexer.snapshots.pointer import read_pointer
 from model.artifacts.manifest import ManifestError
 
 log = structlog.get_logger(__name__)
-
-CHAMPION = "champion"
-CHALLENGER = "challenger"
-PREVIOUS = "previous"
 
 
 class AliasHolder(Protocol):

@@ -31,7 +31,6 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from deploy.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from deploy.registry.mlflow_artifacts import bring_back, retire
 from deploy.registry.mlflow_model import save_model
 from deploy.registry.version_plots import draw_plots
@@ -44,8 +43,6 @@ from streaming.temporary import temporary
 
 if TYPE_CHECKING:  # faiss would come along
     from indexer.search.soft_search import SearchConfig
-
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Registry"]
 
 PLOTS = "plots"
 """Folder of a version's artifacts with its pictures."""

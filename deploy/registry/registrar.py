@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from kafka.errors import KafkaError
 
-from deploy.registry.aliases import CHAMPION, AliasHolder, AliasKeeper
+from deploy.registry.aliases import AliasHolder, AliasKeeper
 from deploy.registry.announcements import Announce, KafkaAnnouncer, announcement
 from deploy.registry.code_revision import code_revision
 from deploy.registry.config import RegistryConfig
 from deploy.registry.live_metrics import LiveMetrics
 from deploy.release import version_metadata
-from deploy.release.decisions import decisions
+from deploy.release.decisions import CHAMPION, decisions
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import Ledger, RegisteredVersion
 from indexer.errors import SnapshotError

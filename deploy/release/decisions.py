@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 SERVED = "served.json"
 DECISIONS = "decisions.jsonl"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+"""Names of the version that answers, the one before it, and the newest where it is another."""
 KEPT_LINES = 5_000
 """The file of decisions is cut to so many when it holds twice as many."""
 

@@ -10,10 +10,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from deploy.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
-from deploy.release.decisions import Decision, decide, read_served
-from deploy.release.ledger import Ledger, registered_versions
-from deploy.settings import Settings
+from deploy.release.decisions import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    Decision,
+    decide,
+    read_served,
+)
+from deploy.release.ledger import Download, Ledger, registered_versions
 from indexer.snapshots.pointer import read_pointer
 from indexer.snapshots.snapshot import versions
 
@@ -58,19 +63,28 @@ def resolve(data_dir: Path, name: str) -> int:
     )
 
 
-def promote(settings: Settings, name: str, *, pin: bool, reason: str = "") -> Decision:
+def promote(
+    data_dir: Path, name: str, download: Download, *, pin: bool, reason: str = ""
+) -> Decision:
     """Serve a version; with `pin` nothing is promoted until another one is promoted by hand.
+
+    Args:
+        data_dir: of the pipeline.
+        name: of the version.
+        download: brings it back where it is not on disk any more, see `Ledger.bring`.
+        pin: whether it is pinned.
+        reason: why, where a person gives one.
 
     Raises:
         SwitchError: for an unknown version.
         ManifestError: if it is damaged on disk.
         SnapshotError: if what is on disk is not what was published.
-        RuntimeError: if it is not on disk and the registry does not give it back, or gives back
+        RuntimeError: if it is not on disk and `download` does not give it back, or gives back
             something else than was published.
     """
-    number = resolve(settings.data_dir, name)
-    _make_present(settings, number)
-    pointer = read_pointer(settings.data_dir)
+    number = resolve(data_dir, name)
+    Ledger(data_dir).bring(number, download)
+    pointer = read_pointer(data_dir)
     decision = Decision(
         number,
         "pinned" if pin else "promoted",
@@ -78,47 +92,20 @@ def promote(settings: Settings, name: str, *, pin: bool, reason: str = "") -> De
         reason or ("chosen and pinned by a person" if pin else "chosen by a person"),
         pointer.version if pointer else None,
     )
-    decide(settings.data_dir, decision)
+    decide(data_dir, decision)
     return decision
 
 
-def roll_back(settings: Settings, name: str | None) -> Decision:
+def roll_back(data_dir: Path, name: str | None, download: Download) -> Decision:
     """Serve the version before (or the named one) and pin it.
 
     Raises:
         SwitchError: if there is none before, or for an unknown version.
         ManifestError, SnapshotError, RuntimeError: as `promote`.
     """
-    data_dir = settings.data_dir
     if name is None and read_served(data_dir) is None:
         older = versions(data_dir)[:-1]
         if not older:
             raise SwitchError("there is no version before the served one")
         name = str(older[-1])
-    return promote(settings, name or PREVIOUS, pin=True, reason="rolled back by a person")
-
-
-def _make_present(settings: Settings, number: int) -> None:
-    ledger = Ledger(settings.data_dir)
-
-    def download(mlflow_version: int, directory: Path, digest: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        from deploy.registry.mlflow_registry import Registry  # seconds, and only where it is needed
-
-        registry = settings.registry
-        try:
-            Registry(
-                registry.let_in(settings.tracking_uri),
-                registry.model_name,
-                registry.experiment,
-                ledger.pipeline,
-                settings.search,
-            ).download(mlflow_version, directory, digest)
-        except (MlflowException, OSError) as error:
-            raise RuntimeError(
-                f"version {number} is not on disk any more, and the registry at "
-                f"{settings.tracking_uri} does not give it back: {error}"
-            ) from error
-
-    ledger.bring(number, download)
+    return promote(data_dir, name or PREVIOUS, download, pin=True, reason="rolled back by a person")

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from deploy.dashboard.routes import STATIC, dashboard_routes
 from deploy.http.door import Door
 from deploy.service import schema as schema
 from deploy.service.middleware import Edge
@@ -138,15 +137,6 @@ def create_app(
         """Counters, gauges and the latency histogram, of all workers."""
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("/dashboard/")
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> FileResponse:
-        return FileResponse(STATIC / "docs.html")
-
-    dashboard_routes(app, service)
     return app
 
 

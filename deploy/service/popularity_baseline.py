@@ -19,11 +19,14 @@ from typing import Any
 
 import numpy as np
 import orjson
+import structlog
 from numpy.typing import NDArray
 
 from deploy.monitoring.thinned_curve import Curve
 from streaming.durable_files import write_atomically
 from streaming.events import HISTORY_LENGTH, UserSequence
+
+log = structlog.get_logger(__name__)
 
 DEPTH = 50
 DAY_MS = 86_400_000
@@ -32,6 +35,7 @@ REFRESH_EVENTS = 256
 POINT_QUERIES = 64
 REMEMBERED_ITEMS = 50_000
 """Items whose weights survive a restart, heaviest first."""
+SAVE_SECONDS = 30.0
 _LARGEST_EXPONENT = 200.0
 
 
@@ -92,6 +96,14 @@ class PopularityPeer:
                 if sequence.history_items:
                     self._judge(sequence)
                 self._count(sequence)
+
+    def run(self, stop: threading.Event) -> None:
+        """Save now and then until `stop` is set."""
+        while not stop.wait(SAVE_SECONDS):
+            try:
+                self.save()
+            except OSError as error:  # a full disk: what was saved before is kept
+                log.warning("popularity not saved", reason=str(error))
 
     def save(self) -> None:
         """Write the state to the path, if there is one."""

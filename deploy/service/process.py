@@ -22,6 +22,9 @@ from deploy.http.connections import most_connections, raise_descriptors
 from deploy.service.config import ServiceConfig, ServiceError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from deploy.service.retrieval import RetrievalService
     from indexer.search.soft_search import SearchConfig
     from streaming.events import UserSequence
 
@@ -29,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 
 SWITCH_SECONDS = 0.0005
+
+Extension = Callable[["FastAPI", "RetrievalService"], Callable[[threading.Event], None]]
+"""Adds routes to the service; what it returns runs in a thread of its own until it is stopped."""
 
 
 def run(
@@ -43,6 +49,7 @@ def run(
     stop: threading.Event,
     report: Callable[[dict[str, Any]], None],
     worker: int = 1,
+    extension: Extension | None = None,
 ) -> None:
     """Serve until `stop` is set.
 
@@ -57,6 +64,7 @@ def run(
         stop: ends the run.
         report: takes the status of the first worker, about once a second.
         worker: which of `config.workers` this one is.
+        extension: what the first worker shows besides.
 
     Raises:
         ServiceError: if the port is taken, or there is no such worker.
@@ -82,6 +90,7 @@ def run(
             stop,
             report,
             worker,
+            extension,
         )
     finally:
         for listener in listeners:
@@ -117,6 +126,7 @@ def _serve(
     stop: threading.Event,
     report: Callable[[dict[str, Any]], None],
     worker: int,
+    extension: Extension | None,
 ) -> None:
     import torch
     import uvicorn
@@ -197,15 +207,18 @@ def _serve(
         )
     )
     # In a thread, because in the main one uvicorn would take the signals for itself.
+    work: list[tuple[str, Callable[..., object], tuple[Any, ...]]] = [
+        ("http", server.run, (listeners,)),
+        ("snapshots", follower.run, (stop, config.poll_seconds)),
+        ("sequences", sequences.run, (stop,)),
+        ("popularity", popularity.run, (stop,)),
+        ("answers", answers.run, (stop,)),
+    ]
+    if extension is not None and first:
+        work.append(("extension", extension(app, service), (stop,)))
     threads = [
         threading.Thread(target=target, args=arguments, name=name, daemon=True)
-        for name, target, arguments in (
-            ("http", server.run, (listeners,)),
-            ("snapshots", follower.run, (stop, config.poll_seconds)),
-            ("sequences", sequences.run, (stop,)),
-            ("flow", service.flow.run, (stop,)),
-            ("answers", answers.run, (stop,)),
-        )
+        for name, target, arguments in work
     ]
     for thread in threads:
         thread.start()

@@ -10,7 +10,6 @@ from typing import TypeVar
 import structlog
 from fastapi import HTTPException
 
-from deploy.dashboard.flow import Flow
 from deploy.monitoring import moment
 from deploy.monitoring.freshness import Freshness
 from deploy.monitoring.moment import Moment
@@ -74,8 +73,6 @@ class RetrievalService:
         self.answered = 0
         self.clock = clock
         self.queue = WorkQueue("retrieve", threads, queue, timeout_seconds)
-        # A page that somebody looks at must not keep queries waiting.
-        self.slow = WorkQueue("dashboard", 1, 8, 60.0)
         if first:
             self.freshness = Freshness(clock)
             histories.listeners.append(self.freshness.taken_in)
@@ -90,7 +87,6 @@ class RetrievalService:
             self.metrics = ServiceMetrics(self._readings())
         follower.withdrew = self.popularity.withdraw
         follower.served = self._began_to_serve
-        self.flow = Flow(self, clock)
 
     def state(self) -> Retriever:
         """The state to answer from, to be asked once per request.
@@ -279,7 +275,6 @@ class RetrievalService:
     def close(self) -> None:
         """Wait for the answers under way."""
         self.queue.close()
-        self.slow.close()
         with suppress(OSError):  # a full disk: what was saved before is kept
             self.popularity.save()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from deploy.local.failures import SUPERVISION, Failure, as_status
+from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status
 from deploy.monitoring.part_status import reporter
 from deploy.release.decisions import Decision, decide
 from replay.staging import stage
@@ -62,7 +62,7 @@ def address(shelf: Shelf, free_ports) -> Iterator[str]:
     evidence = {"queries": 500, "difference": -0.02, "low": -0.03, "high": -0.01}
     decide(shelf.data_dir, Decision(1, "first", "judge", "the first version served"))
     decide(shelf.data_dir, Decision(2, "kept", "judge", "<b>worse</b>", evidence=evidence))
-    serving.service.flow.sample()
+    serving.dashboard.flow.sample()
     (port,) = free_ports(1)
     server = uvicorn.Server(
         uvicorn.Config(serving.app, host="127.0.0.1", port=port, log_level="warning")

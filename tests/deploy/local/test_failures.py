@@ -14,10 +14,11 @@ from rich.console import Console
 
 from deploy.commands import status
 from deploy.local.drain import Pipeline, PipelineError
-from deploy.local.failures import SUPERVISION, Failure, Failures, as_status, read_failures
+from deploy.local.failures import Failures
 from deploy.local.progress import Progress
 from deploy.local.supervision import ProcessState
 from deploy.monitoring import moment
+from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status, read_failures
 from deploy.monitoring.part_metrics import PartMetrics
 from deploy.monitoring.part_status import reporter
 from deploy.settings import Settings

@@ -11,10 +11,17 @@ from mlflow.exceptions import MlflowException
 
 from deploy.monitoring.part_status import reporter
 from deploy.registry.config import RegistryConfig
-from deploy.registry.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from deploy.registry.mlflow_registry import Registry
 from deploy.registry.registrar import Backoff, Registrar
 from deploy.release import version_metadata
-from deploy.release.decisions import Decision, decide, read_served
+from deploy.release.decisions import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    Decision,
+    decide,
+    read_served,
+)
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import (
     Ledger,

@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.commands.app import app
-from deploy.registry.aliases import CHAMPION
-from deploy.release.decisions import Decision, decide, read_served
+from deploy.release.decisions import CHAMPION, Decision, decide, read_served
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import Ledger, RegisteredVersion
 from deploy.service.snapshot_follower import SnapshotFollower

@@ -294,7 +294,6 @@ def test_the_page_of_the_interface_has_examples_that_are_answered(running: Runni
     assert len(examples) == 3
     for example in examples.values():
         running.retrieve(**example["value"])
-    assert running.http.get("/docs").status_code == 200
 
 
 def test_requests_are_measured_by_route_and_status(running: Running) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from deploy.dashboard.routes import Dashboard
 from deploy.monitoring.thinned_curve import Curve
 from deploy.release.judge import RecentEvents
 from deploy.service.app import create_app
@@ -61,9 +62,12 @@ class Serving:
             recent=self.recent,
         )
         self.app = create_app(self.service, 65_536, token, hosts=("testserver",))
+        self.dashboard = Dashboard(self.service)
+        self.dashboard.add_to(self.app)
         self.http = TestClient(self.app, "http://127.0.0.1")
 
     def close(self) -> None:
+        self.dashboard.close()
         self.service.close()
         self.histories.close()
 
@@ -299,7 +303,7 @@ def test_a_curve_stays_small_over_the_whole_time() -> None:
     ],
 )
 def test_the_dashboard_is_answered(serving: Serving, path: str) -> None:
-    serving.service.flow.sample()
+    serving.dashboard.flow.sample()
     answer = serving.http.get(path)
     assert answer.status_code == 200, answer.text
     assert answer.json()

@@ -10,7 +10,7 @@ from deploy.release.decisions import Decision, decide
 from indexer.search.retriever import Query
 from indexer.snapshots.withdrawn import WITHDRAWN, write_withdrawn
 from streaming.events import Item
-from tests.deploy.release.test_judge import Config, Judging
+from tests.deploy.release.test_judge import JudgeConfig, Judging
 from tests.deploy.service.test_service import Running
 from tests.deploy.service.test_service_limits import Serving
 from tests.deploy.snapshot_maker import ITEMS, Shelf
@@ -96,7 +96,7 @@ def test_neither_a_restart_nor_an_older_version_nor_a_newer_one_brings_it_back(s
 
 
 def test_a_version_that_was_loaded_to_be_judged_answers_without_it_once_promoted(shelf: Shelf):
-    judging = Judging(shelf, Config(least_events=20, patience_seconds=5.0))
+    judging = Judging(shelf, JudgeConfig(least_events=20, patience_seconds=5.0))
     shelf.publish(1)
     judging.look()
     shelf.publish(2)

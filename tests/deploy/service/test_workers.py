@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.dashboard.routes import add_dashboard
 from deploy.release.decisions import Decision, decide
 from deploy.service import process
 from deploy.service.config import ServiceConfig, ServiceError
@@ -42,6 +43,7 @@ class Workers:
             "stop": stop,
             "report": self.statuses.append,
             "worker": number,
+            "extension": add_dashboard,
         }
         thread = threading.Thread(target=process.run, args=self._arguments, kwargs=more)
         thread.start()

@@ -1,0 +1,53 @@
+"""What is told of parts that are down, by who watches over them and to everybody who looks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from deploy.monitoring.moment import Moment
+from deploy.monitoring.part_status import is_alive, read_status
+
+SUPERVISION = "supervision"
+"""Name of the status file that they are told in."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One part that is down.
+
+    Attributes:
+        name: of the part.
+        state: "failed": it is down until it is tried again; "tried again": it was, a moment ago.
+        why: its last words.
+        log: file that holds more of them.
+        since: wall clock, seconds since 1970.
+        attempts: how often it failed for good.
+        next_try_seconds: until it is started again, 0 unless it is down.
+    """
+
+    name: str
+    state: Literal["failed", "tried again"]
+    why: str
+    log: str
+    since: float
+    attempts: int = 0
+    next_try_seconds: float = 0.0
+
+    def sentence(self) -> str:
+        """In one line, for who looks at the pipeline."""
+        return f"{self.name} failed: {self.why} (log: {self.log})"
+
+
+def as_status(failures: list[Failure]) -> dict[str, Any]:
+    """What the status file holds."""
+    return {"failures": [asdict(one) for one in failures]}
+
+
+def read_failures(data_dir: Path, now: Moment) -> dict[str, Failure]:
+    """What the pipeline that runs on a data directory tells, by part; empty where none runs."""
+    status = read_status(data_dir, SUPERVISION)
+    if not is_alive(status, now):
+        return {}
+    return {one["name"]: Failure(**one) for one in status.get("failures", ())}
