@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import structlog
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -21,10 +20,6 @@ from deploy.release.ledger import aliased_versions, registered_versions
 from deploy.settings import Settings
 from streaming.topic_identity import check_before_creation
 from streaming.topics import create_topics
-
-if TYPE_CHECKING:
-    from model.histories import History
-    from model.retrieval.retrieval_model import RetrievalModel
 
 log = structlog.get_logger(__name__)
 
@@ -84,29 +79,6 @@ def await_topics(settings: Settings, stop: threading.Event, report: Report) -> b
     return False
 
 
-class ServedPath:
-    """Answers as the service would: soft search over the lists of one published model."""
-
-    def __init__(self, settings: Settings, model: RetrievalModel) -> None:
-        from indexer.lists.code_lists import CodeLists
-        from indexer.search.soft_search import SoftSearch
-
-        lists = CodeLists.build(
-            model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
-        )
-        self._search = SoftSearch(model, lists, settings.search)
-
-    def answer(
-        self,
-        histories: Sequence[History],
-        now_ms: np.ndarray,
-        k: int,
-        exclude_history: bool = True,
-    ) -> np.ndarray:
-        """See `model.training.prequential.Answerer`."""
-        return self._search.search(histories, now_ms, k, exclude=exclude_history).items_BK
-
-
 def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Replay the log into `items` and `clicks`."""
     from replay import replay as room
@@ -127,6 +99,7 @@ def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
 
 def train(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Train from `sequences`, publish handovers."""
+    from indexer.search.soft_search import ServedPath
     from model.training import training_process
 
     if await_topics(settings, stop, report):
@@ -137,7 +110,7 @@ def train(settings: Settings, stop: threading.Event, report: Report) -> None:
             settings.kafka.client_settings,
             settings.kafka.topics(),
             settings.data_dir,
-            lambda model: ServedPath(settings, model),
+            lambda model: ServedPath(settings.search, model),
             stop,
             report,
         )

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from kafka import KafkaProducer
 
-from deploy.release import version_metadata
 from deploy.release.ledger import RegisteredVersion
+from indexer.comparison.catalogue_changes import metrics_of
 from model.artifacts.manifest import Manifest
 from streaming.topic_identity import TopicIdentity
 
@@ -31,7 +31,7 @@ def announcement(version: RegisteredVersion, manifest: Manifest) -> dict[str, An
         "offsets": facts.get("offsets") or {},
         "event_time_range": facts.get("event_time_range"),
         "trained_events": facts.get("trained_events"),
-        "metrics": version_metadata.metrics_of(manifest),
+        "metrics": metrics_of(manifest),
     }
 
 

@@ -38,6 +38,7 @@ from deploy.release import version_metadata
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import RegisteredVersion
 from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
+from indexer.comparison.catalogue_changes import metrics_of
 from model.artifacts.manifest import Manifest
 from streaming.temporary import temporary
 
@@ -198,9 +199,7 @@ class Registry:
         if (known := self.find(manifest.digest)) is not None:
             return known
         run_id = self._run_id or self.open()
-        metrics = version_metadata.metrics_of(manifest) | version_metadata.interval_of(
-            directory, manifest, parent
-        )
+        metrics = metrics_of(manifest) | version_metadata.interval_of(directory, manifest, parent)
         model_id = self._upload(directory, manifest, run_id, metrics)
         self._log_metrics(manifest, run_id, model_id, metrics)
         tags = version_metadata.tags_of(manifest)

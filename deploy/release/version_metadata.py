@@ -6,11 +6,8 @@ Functions over `Manifest` and the tables on disk; nothing here knows MLflow.
 from __future__ import annotations
 
 import json
-import math
-import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +15,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deploy.release.decisions import Decision
-from indexer.comparison.catalogue_changes import Changes, changes, first_codes
+from indexer.comparison.catalogue_changes import (
+    Changes,
+    changes,
+    first_codes,
+    metric_name,
+    metrics_of,
+)
 from indexer.snapshots.snapshot import ITEMS
 from model.artifacts.manifest import MANIFEST, Manifest
 
 DIGEST_TAG = "manifest_digest"
 VERSION_TAG = "snapshot_version"
-
-# MLflow takes letters, digits and these in a metric's name.
-_UNFIT = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 
 def snapshot_version(manifest: Manifest) -> int:
@@ -82,20 +82,6 @@ def decision_tags(decision: Decision) -> dict[str, str]:
         tags["verdict_recall_at_50_difference"] = f"{evidence['difference']:+.6f}"
         tags["verdict_interval"] = f"[{evidence['low']:+.6f}, {evidence['high']:+.6f}]"
     return tags
-
-
-def metrics_of(manifest: Manifest) -> dict[str, float]:
-    """Finite numbers among the snapshot's metrics and counts, by MLflow-fit names."""
-    numbers: dict[str, Any] = dict(manifest.facts.get("metrics") or {})
-    for name in ("catalogue_items", "indexed_items", "codebook_generation"):
-        numbers[name] = manifest.facts.get(name)
-    if manifest.facts.get("rebuilt_codes") is not None:
-        numbers["rebuilt_codes"] = len(manifest.facts["rebuilt_codes"])
-    return {
-        _UNFIT.sub("_", name): float(value)
-        for name, value in numbers.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    }
 
 
 def step_of(manifest: Manifest) -> int:
@@ -186,12 +172,10 @@ def description_of(
         lines += changed.lines()
     lines += _most_drifted(facts.get("code_drift"))
     metrics, earlier = metrics_of(manifest), metrics_of(parent) if parent else {}
-    shown = [
-        name for name in sorted(facts.get("metrics") or {}) if _UNFIT.sub("_", name) in metrics
-    ]
+    shown = [n for n in map(metric_name, sorted(facts.get("metrics") or {})) if n in metrics]
     if shown:
         lines += ["", "| metric | value | change |", "|---|---:|---:|"]
-        for name in (_UNFIT.sub("_", n) for n in shown):
+        for name in shown:
             change = f"{metrics[name] - earlier[name]:+.4g}" if name in earlier else ""
             lines.append(f"| {name} | {metrics[name]:.4g} | {change} |")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ Shapes: N items, Q levels of codes, D dimension.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,23 @@ if TYPE_CHECKING:  # torch is needed by the model only
 
 CHUNK = 4096
 """Items embedded at once by the content path."""
+
+
+@dataclass(frozen=True)
+class ListedItem:
+    """An item as last announced on `items`, and where that record stands.
+
+    `first_seen` (ms) is when the item was first listed.
+    """
+
+    item: Item
+    first_seen: int
+    partition: int
+    offset: int
+
+    def after(self, position: Mapping[int, int]) -> bool:
+        """Whether the record is not yet covered by `position` (partition -> next offset)."""
+        return self.offset >= position.get(self.partition, 0)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.building.assignment import Assignment, assign
+from indexer.building.assignment import Assignment, ListedItem, assign
 from indexer.building.codebook_health import Health
 from indexer.building.drift import Drift, Geometry, measure_drift
 from indexer.building.rebuild import Rebuild, rebuild
-from indexer.indexing.item_store import ListedItem
 from indexer.snapshots.snapshot import Snapshot
 
 if TYPE_CHECKING:  # torch is needed by the model only
@@ -91,9 +90,9 @@ def build(
         parent: the served snapshot as it is on disk, None for the first or to share nothing.
         geometry: where the parent's codes lie.
         withdrawn: items that the version must not hold, though the model may know them.
-        drift_threshold: as in `indexer.Config`.
-        vector_tolerance: as in `indexer.Config`.
-        drift_rebuilds: as in `indexer.Config`; None for any number.
+        drift_threshold: as in `IndexerConfig`.
+        vector_tolerance: as in `IndexerConfig`.
+        drift_rebuilds: as in `IndexerConfig`; None for any number.
 
     Raises:
         IndexerError: if the model gives vectors or codes that must not be served.

@@ -1,13 +1,16 @@
-"""What changed between two snapshots, from their tables of items: no model is loaded.
+"""What changed between two snapshots, from their manifests and tables: no model is loaded.
 
 Shapes: C first-level codes.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexer.snapshots.snapshot import ITEMS
+from model.artifacts.manifest import Manifest
 
 SHOWN = 5
+_UNFIT = re.compile(r"[^A-Za-z0-9_\-. :/]")
+"""MLflow takes letters, digits and these in a metric's name."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,25 @@ class Changes:
         for title, before, after in self.examples[:3]:
             found.append(f"  - {title}: code {before} → {after}")
         return found
+
+
+def metric_name(name: str) -> str:
+    """The name under which MLflow takes a metric."""
+    return _UNFIT.sub("_", name)
+
+
+def metrics_of(manifest: Manifest) -> dict[str, float]:
+    """Finite numbers among the snapshot's metrics and counts, by MLflow-fit names."""
+    numbers: dict[str, Any] = dict(manifest.facts.get("metrics") or {})
+    for name in ("catalogue_items", "indexed_items", "codebook_generation"):
+        numbers[name] = manifest.facts.get(name)
+    if manifest.facts.get("rebuilt_codes") is not None:
+        numbers["rebuilt_codes"] = len(manifest.facts["rebuilt_codes"])
+    return {
+        metric_name(name): float(value)
+        for name, value in numbers.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
 
 
 def first_codes(table: pa.Table) -> NDArray[np.int64]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.release import judge, version_metadata
 from indexer.building.drift import Drift, Geometry, measure_drift
-from indexer.comparison.catalogue_changes import changes
+from indexer.comparison import paired_queries
+from indexer.comparison.catalogue_changes import changes, metrics_of
 from indexer.search.retriever import Query, Retriever
 from model.histories import History
 from streaming.events import UserSequence
@@ -47,7 +47,7 @@ def compare(
         "a": _facts(a),
         "b": _facts(b),
         "metrics": _metrics(a, b),
-        "paired": judge.compare(a, b, asked).evidence() if asked else None,
+        "paired": paired_queries.compare(a, b, asked).evidence() if asked else None,
         "codes": _codes(a, b),
         "items": {
             "in_both": changed.items,
@@ -89,8 +89,8 @@ def _facts(state: Retriever) -> dict[str, Any]:
 
 
 def _metrics(a: Retriever, b: Retriever) -> list[dict[str, Any]]:
-    before = version_metadata.metrics_of(a.snapshot.manifest)
-    after = version_metadata.metrics_of(b.snapshot.manifest)
+    before = metrics_of(a.snapshot.manifest)
+    after = metrics_of(b.snapshot.manifest)
     return [
         {"name": name, "a": before.get(name), "b": after.get(name)}
         for name in sorted(before.keys() | after.keys())

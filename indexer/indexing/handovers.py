@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer.errors import IndexerError
+from indexer.snapshots.pointer import positions
 from indexer.snapshots.snapshot import WEIGHTS, ModelLoader, Source, load_weights
 from model.artifacts.manifest import Manifest, read_manifest, verify
 
@@ -72,11 +73,6 @@ def load_handover(
         raise IndexerError(f"{directory / WEIGHTS}: {error}") from error
     source = Source(directory / WEIGHTS, manifest.files[WEIGHTS][0])
     return ModelExport(number, manifest, model, source)
-
-
-def positions(value: Any) -> dict[int, int]:
-    """Partition -> offset from its JSON form; empty where there is none."""
-    return {int(p): int(o) for p, o in value.items()} if isinstance(value, dict) else {}
 
 
 def items_position(facts: dict[str, Any]) -> dict[int, int]:

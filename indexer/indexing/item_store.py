@@ -28,6 +28,7 @@ import orjson
 from numpy.typing import NDArray
 from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
+from indexer.building.assignment import ListedItem
 from indexer.errors import IndexerError
 from streaming.durable_files import make_folder
 from streaming.events import Item, Withdrawal
@@ -36,23 +37,6 @@ FAMILIES = ("items", "withdrawn", "vectors", "codes", "events", "lists", "meta")
 POSITION = "position/"
 BOUNDS = 1
 """Of what is stored; another number when `streaming.bounds` refuses what it took before."""
-
-
-@dataclass(frozen=True)
-class ListedItem:
-    """An item as last announced on `items`, and where that record stands.
-
-    `first_seen` (ms) is when the item was first listed.
-    """
-
-    item: Item
-    first_seen: int
-    partition: int
-    offset: int
-
-    def after(self, position: Mapping[int, int]) -> bool:
-        """Whether the record is not yet covered by `position` (partition -> next offset)."""
-        return self.offset >= position.get(self.partition, 0)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 
-from indexer.indexing.item_store import ItemStore, ListedItem
+from indexer.building.assignment import ListedItem
+from indexer.indexing.item_store import ItemStore
 from indexer.indexing.served_version import ServedVersion
 from streaming.bounds import EventError
 from streaming.events import Item, Withdrawal, announcement

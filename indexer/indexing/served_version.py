@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.building.assignment import ListedItem
 from indexer.building.drift import Geometry
-from indexer.indexing.handovers import positions
-from indexer.indexing.item_store import ListedItem
-from indexer.snapshots.pointer import Pointer, write_pointer
+from indexer.snapshots.pointer import Pointer, positions, write_pointer
 from indexer.snapshots.snapshot import Snapshot, load_appended, write_appended
 
 

@@ -255,3 +255,23 @@ def _places(searched_BS: NDArray[np.int64], codes_BK: NDArray[np.int64]) -> NDAr
     quota_BS = (searched_BS[:, :, None] == codes_BK[:, None]).sum(axis=2)
     quota_BS[searched_BS < 0] = 0
     return quota_BS
+
+
+class ServedPath:
+    """Answers as the service would: soft search over the lists of one published model."""
+
+    def __init__(self, config: SearchConfig, model: RetrievalModel) -> None:
+        lists = CodeLists.build(
+            model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+        )
+        self._search = SoftSearch(model, lists, config)
+
+    def answer(
+        self,
+        histories: Sequence[History],
+        now_ms: NDArray[np.int64],
+        k: int,
+        exclude_history: bool = True,
+    ) -> NDArray[np.int64]:
+        """See `model.training.prequential.Answerer`."""
+        return self._search.search(histories, now_ms, k, exclude=exclude_history).items_BK

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -51,6 +52,11 @@ class Pointer:
     digest: str
     appended: tuple[Appended, ...]
     published_at: int
+
+
+def positions(value: Any) -> dict[int, int]:
+    """Partition -> offset from its JSON form; empty where there is none."""
+    return {int(p): int(o) for p, o in value.items()} if isinstance(value, dict) else {}
 
 
 def snapshot_path(version: int) -> str:

@@ -30,6 +30,7 @@ from deploy.release.ledger import (
     ledger_path,
     registered_versions,
 )
+from indexer.comparison.catalogue_changes import metrics_of
 from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
@@ -402,7 +403,7 @@ def test_a_snapshot_with_few_facts_is_described_all_the_same(tmp_path: Path) -> 
 
     facts = {"version": 9, "metrics": {"loss": float("nan"), "recall@50": 0.5, "name": "x"}}
     manifest = publish(tmp_path / "00000009", "snapshot", facts, write)
-    assert version_metadata.metrics_of(manifest) == {"recall_50": 0.5}
+    assert metrics_of(manifest) == {"recall_50": 0.5}
     assert version_metadata.tags_of(manifest)["snapshot_version"] == "9"
     assert "**Snapshot 9**" in version_metadata.description_of(manifest, None)
 

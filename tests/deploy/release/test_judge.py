@@ -8,8 +8,9 @@ import pytest
 
 from deploy.release.config import JudgeConfig
 from deploy.release.decisions import DECISIONS, SERVED, Decision, decide, decisions, read_served
-from deploy.release.judge import Judge, RecentEvents, compare, interval, trained_to
+from deploy.release.judge import Judge, RecentEvents, trained_to
 from deploy.service.snapshot_follower import SnapshotFollower
+from indexer.comparison.paired_queries import compare
 from indexer.errors import SnapshotError
 from indexer.search.retriever import Retriever
 from indexer.search.soft_search import SearchConfig
@@ -110,7 +111,7 @@ def test_events_that_the_challenger_learnt_from_are_no_evidence(judging: Judging
 def test_a_worse_version_is_kept_with_the_reason_and_the_next_one_is_judged(
     judging: Judging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.release.judge.DEPTH", 10)
+    monkeypatch.setattr("indexer.comparison.paired_queries.DEPTH", 10)
     manifest = {v: judging.shelf.publish(v, move_pointer=False) for v in (1, 2)}
     states = {v: Retriever.load(judging.data_dir / snapshot_path(v), SEARCH) for v in manifest}
     judging.shelf.point_at(1)
@@ -201,17 +202,6 @@ def test_a_malformed_switch_is_named(tmp_path: Path) -> None:
     (tmp_path / SERVED).write_text("{}")
     with pytest.raises(SnapshotError, match=r"served\.json: malformed"):
         read_served(tmp_path)
-
-
-def test_the_interval_counts_a_user_once() -> None:
-    differences = np.tile([1.0, -1.0, 0.0, 1.0], 50)
-    alone = interval(differences, np.arange(200), 0.95)
-    crowds = interval(differences, np.repeat(np.arange(20), 10), 0.95)
-    assert alone[0] == crowds[0] == pytest.approx(0.25)
-    expected = 1.959964 * differences.std(ddof=1) / np.sqrt(200)
-    assert alone[2] - alone[0] == pytest.approx(expected, rel=1e-6)
-    one = interval(differences, np.ones(200, np.int64), 0.95)
-    assert one[1:] == (-np.inf, np.inf)
 
 
 def test_the_same_version_differs_by_nothing(shelf: Shelf) -> None:
