@@ -24,6 +24,15 @@ from streaming.events import Item
 class ServedSparc(OnlineSparc):
     """`runner.OnlineModel` over learner, index and soft search.
 
+    Args:
+        items: the catalogue.
+        config: how the learner takes part.
+        indexer: thresholds of the rebuild.
+        search: how queries are answered.
+        device: "cpu" or "cuda".
+        one_user_vector: a control; see `Sparc`.
+        frozen_after_warm_up: a control: the codebooks learn in the warm-up only.
+
     Attributes:
         publisher: makes the versions.
         served: the version that answered last.
@@ -40,8 +49,17 @@ class ServedSparc(OnlineSparc):
         indexer: IndexerConfig,
         search: SearchConfig,
         device: str = "cpu",
+        *,
+        one_user_vector: bool = False,
+        frozen_after_warm_up: bool = False,
     ) -> None:
-        super().__init__(items, config, device)
+        super().__init__(
+            items,
+            config,
+            device,
+            one_user_vector=one_user_vector,
+            frozen_after_warm_up=frozen_after_warm_up,
+        )
         self._device = device
         self.publisher = Publisher(items, indexer, search)
         self._published: Served | None = None

@@ -62,10 +62,17 @@ class OnlineSparc:
     """SPARC as `runner.OnlineModel`."""
 
     def __init__(
-        self, items: Sequence[Item], config: OnlineSparcConfig, device: str = "cpu"
+        self,
+        items: Sequence[Item],
+        config: OnlineSparcConfig,
+        device: str = "cpu",
+        *,
+        one_user_vector: bool = False,
+        frozen_after_warm_up: bool = False,
     ) -> None:
         self.config = config
-        self.learner = Learner(config.learner, device)
+        self._frozen_after_warm_up = frozen_after_warm_up
+        self.learner = Learner(config.learner, device, one_user_vector=one_user_vector)
         self.learner.list_items(items)
         self._sequences = SequencesOfUsers()
 
@@ -74,6 +81,7 @@ class OnlineSparc:
         self._learn(events, WARM_UP_STEP, replay=0)
         for _ in range(round(self.config.rehearsals * len(events) / WARM_UP_STEP)):
             self.learner.rehearse(WARM_UP_STEP)
+        self.learner.codebook_frozen = self._frozen_after_warm_up
 
     def answer(self, queries: Queries) -> Answers:
         """Soft search with the weights as they are after the last day."""

@@ -91,16 +91,30 @@ class LearnerConfig:
 
 
 class Learner:
-    """Trains SPARC on micro-batches and exports what serves it."""
+    """Trains SPARC on micro-batches and exports what serves it.
 
-    def __init__(self, config: LearnerConfig, device: str = "cpu") -> None:
+    Args:
+        config: how it learns.
+        device: "cpu" or "cuda".
+        one_user_vector: a control; see `Sparc`.
+
+    Attributes:
+        codebook_frozen: a control: while true the codebooks of all levels stay where they are and
+            the rest goes on learning. Items keep moving in the space, and change code when they
+            come nearer to another codeword.
+    """
+
+    def __init__(
+        self, config: LearnerConfig, device: str = "cpu", *, one_user_vector: bool = False
+    ) -> None:
         self.config = config
+        self.codebook_frozen = False
         self.device = torch.device(device)
         model = config.model
         self._generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self._sparc = Sparc(model).to(self.device)
+            self._sparc = Sparc(model, one_user_vector=one_user_vector).to(self.device)
         self._optimizer = torch.optim.Adam(
             self._sparc.parameters(), lr=config.learning_rate, betas=(0.9, 0.999)
         )
@@ -254,9 +268,10 @@ class Learner:
         self._optimizer.step()
         self._ids.step(config.table_learning_rate, scale)
         self._words.step(config.table_learning_rate, scale)
-        self._counters["revived"] += self._sparc.quantizer.update(
-            outcome.z_SD, outcome.codes_SQ, self._generator
-        )
+        if not self.codebook_frozen:
+            self._counters["revived"] += self._sparc.quantizer.update(
+                outcome.z_SD, outcome.codes_SQ, self._generator
+            )
         self._check()
         self._codes_N[batch.item_rows_S.cpu().numpy()] = outcome.codes_SQ[:, 0].cpu().numpy()
         return {name: float(value.detach()) for name, value in outcome.losses.items()}
@@ -453,6 +468,7 @@ class Learner:
             clock_ms,
             vector + self.config.model.key_dimension,
             len(rows),
+            self._sparc.one_user_vector,
         )
         return tensors, facts
 

@@ -160,7 +160,7 @@ class CodeViews(NamedTuple):
     """What is made of the first-level codebook, whoever the user is.
 
     Attributes:
-        queries: each member's queries (C, d).
+        queries: each member's queries (C, d); with one user vector (C + 1, d), its query last.
         read_CD: what the interest head looks for in a code's context.
         centroid_CD: codewords in the space of z.
     """
@@ -212,10 +212,21 @@ def neighbour_features(scores: Tensor) -> Tensor:
 
 
 class Sparc(nn.Module):
-    """The dense part of the model; tables of ids and words are `RowTable`s of the learner."""
+    """The dense part of the model; tables of ids and words are `RowTable`s of the learner.
 
-    def __init__(self, config: SparcConfig) -> None:
+    Args:
+        config: architecture and losses.
+        one_user_vector: a control, what a user vector for each code is worth: the attention asks
+            one learned query (that of a codeword of zeros), and what it reads makes the user
+            vector of all codes. The interest head still reads each code's context, popularity and
+            neighbours speak for items as before. Right and shuffled code then have the same
+            vector, so the loss that ranks them has no gradient; nor have the weights that make
+            queries of codewords, since the head hands none back.
+    """
+
+    def __init__(self, config: SparcConfig, *, one_user_vector: bool = False) -> None:
         super().__init__()
+        self.one_user_vector = one_user_vector
         d = config.item_tower.dimension
         if d % config.members:
             raise ValueError(
@@ -275,25 +286,30 @@ class Sparc(nn.Module):
     def code_views(self) -> CodeViews:
         """What the towers and the head make of the codebook as it is now."""
         codebook_CD = self.quantizer.codebooks_QCD[0]
+        asking_CD = F.pad(codebook_CD, (0, 0, 0, 1)) if self.one_user_vector else codebook_CD
         return CodeViews(
-            [tower.queries(codebook_CD) for tower in self.towers],
+            [tower.queries(asking_CD) for tower in self.towers],
             self.interest_head.reads(codebook_CD),
             self.quantizer.centroids(),
         )
 
     def contexts(self, encoded: list[EncodedHistory], views: CodeViews) -> list[Tensor]:
-        """What each member's attention reads for every code: (B, C, d)."""
+        """What each member's attention reads for every query: (B, C or C + 1, d)."""
         return [
             tower.contexts(history, query_Cd)
             for tower, history, query_Cd in zip(self.towers, encoded, views.queries, strict=True)
         ]
 
     def user_vectors(self, encoded: list[EncodedHistory], contexts: list[Tensor]) -> list[Tensor]:
-        """Each member's user vectors (B, K, d), for contexts (B, K, d) of some codes."""
-        return [
-            tower(history, context_BKd)
-            for tower, history, context_BKd in zip(self.towers, encoded, contexts, strict=True)
-        ]
+        """Each member's user vectors (B, C, d), from what `contexts` read."""
+        codes = self.config.quantizer.codes
+        vectors = []
+        for tower, history, context_BCd in zip(self.towers, encoded, contexts, strict=True):
+            if self.one_user_vector:
+                vectors.append(tower(history, context_BCd[:, codes:]).expand(-1, codes, -1))
+            else:
+                vectors.append(tower(history, context_BCd))
+        return vectors
 
     def log_interests(
         self,
@@ -305,7 +321,7 @@ class Sparc(nn.Module):
         """Log p(c | u): (B, C) float32."""
         logs_BC: Tensor = self.interest_head(
             torch.cat([history.state_BD for history in encoded], dim=1).detach(),
-            torch.cat(contexts, dim=2).detach(),
+            torch.cat(contexts, dim=2)[:, : self.config.quantizer.codes].detach(),
             views.read_CD,
             views.centroid_CD,
             evidence_BCF,

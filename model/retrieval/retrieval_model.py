@@ -115,6 +115,7 @@ class RetrievalModel:
         try:
             self._config = config_from_dict(facts["config"])
             self._seed = int(facts["seed"])
+            self._one_user_vector = bool(facts.get("one_user_vector", False))
             self.normalise_lists = bool(facts["normalise_lists"])
             self.weigh_codes = bool(facts["weigh_codes"])
             self.clock_ms = int(facts["clock_ms"])
@@ -150,7 +151,8 @@ class RetrievalModel:
         prefix = "sparc."
         own = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
         self._refuse_other_sizes(own)
-        self._sparc = Sparc(self._config).to(self._device).eval()
+        sparc = Sparc(self._config, one_user_vector=self._one_user_vector)
+        self._sparc = sparc.to(self._device).eval()
         self._sparc.load_state_dict(own)
         with torch.inference_mode():
             self._views = self._sparc.code_views()
@@ -366,10 +368,16 @@ class RetrievalModel:
 
 
 def model_facts(
-    config: sparc.SparcConfig, seed: int, clock_ms: int, dimension: int, items: int
+    config: sparc.SparcConfig,
+    seed: int,
+    clock_ms: int,
+    dimension: int,
+    items: int,
+    one_user_vector: bool = False,
 ) -> dict[str, Any]:
     """`facts["model"]` of a handover or snapshot: what `RetrievalModel` needs beside weights."""
-    return {
+    control = {"one_user_vector": True} if one_user_vector else {}
+    return control | {
         "config": dataclasses.asdict(config),
         "seed": seed,
         "clock_ms": clock_ms,

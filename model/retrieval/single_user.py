@@ -79,6 +79,7 @@ class SingleUser:
         towers = sparc.towers
         views = sparc.code_views()
         self._codes = len(code_popularity_CP)
+        self._one_user_vector = sparc.one_user_vector
         self._dimension = towers[0].start_D.shape[0]
         self._popularity_features = sparc.config.popularity_features
 
@@ -131,7 +132,11 @@ class SingleUser:
         logits_MCE = self._query_MCd @ keys_MEd.swapaxes(1, 2)
         logits_MCE += bias_MEa[..., -1][:, None]
         context_MCd = _softmax(logits_MCE, axis=2) @ tokens_MEd
-        users_MCd = self._output_norm(context_MCd * self._gain_M1d + base_M1d)
+        read_MCd = context_MCd
+        if self._one_user_vector:
+            read_MCd = np.repeat(context_MCd[:, self._codes :], self._codes, axis=1)
+            context_MCd = context_MCd[:, : self._codes]
+        users_MCd = self._output_norm(read_MCd * self._gain_M1d + base_M1d)
         weights_W = self._evidence(state_M1d).mean(axis=(0, 1))
         p = self._popularity_features
         near_KH = np.log1p(4 * near_score_KH)
