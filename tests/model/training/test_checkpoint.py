@@ -89,7 +89,7 @@ from pathlib import Path
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
 from model.training.micro_batch import TrainerError
-from tests.model.test_checkpoint import state
+from tests.model.training.test_checkpoint import state
 import torch
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -141,7 +141,7 @@ def test_a_handover_that_went_missing_does_not_come_back_under_another_number(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.model.crash import Steps
+from tests.model.training.crash import Steps
 from tests.model import training_run
 
 for crash_at in map(int, sys.argv[2:]):
