@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -93,17 +93,13 @@ class AnnouncedItems:
 
 
 def read_announced(
-    topic: str,
-    patience: Patience,
-    client: Mapping[str, Any],
-    sleep: Callable[[float], None] = time.sleep,
+    topic: str, patience: Patience, sleep: Callable[[float], None] = time.sleep
 ) -> AnnouncedItems:
     """Read the whole topic.
 
     Args:
         topic: must exist.
         patience: how long to wait for Kafka.
-        client: further settings of kafka-python.
         sleep: called with seconds, to see whether a killed producer's last records still arrive.
 
     Raises:
@@ -111,7 +107,7 @@ def read_announced(
     """
     patience_ms = int(min(patience.seconds, 10.0) * 1000)
     return read_patiently(
-        patience, client, MAX_RECORDS, lambda consumer: _read(consumer, topic, patience_ms, sleep)
+        patience, MAX_RECORDS, lambda consumer: _read(consumer, topic, patience_ms, sleep)
     )
 
 

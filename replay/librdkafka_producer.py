@@ -58,7 +58,7 @@ class LibrdkafkaProducer:
         self._refused: list[Any] = []
         self._kafka = Producer(
             {
-                "bootstrap.servers": patience.bootstrap,
+                "bootstrap.servers": patience.kafka.bootstrap,
                 "error_cb": self._failed,
                 "on_delivery": self._delivered,
                 **SETTINGS,
@@ -119,7 +119,7 @@ class LibrdkafkaProducer:
         self._patience.until(wait)
         if self._refused:
             raise ReplayError(
-                f"Kafka at {self._patience.bootstrap} refused {len(self._refused)} records "
+                f"Kafka at {self._patience.kafka.bootstrap} refused {len(self._refused)} records "
                 f"({self._refused[0].str()}); look into the broker's log, then start the "
                 "replay again: it sends what is missing"
             )

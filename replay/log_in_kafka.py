@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from replay.errors import ReplayError
 from replay.producer import Patience
 from replay.resumption import CHUNK, Mark, Stored, find_stored
@@ -13,16 +10,14 @@ from streaming.bounds import EventError
 from streaming.events import HEARTBEAT, Click
 
 
-def find_clicks(
-    log: StagedLog, topic: str, patience: Patience, client: Mapping[str, Any]
-) -> Stored:
+def find_clicks(log: StagedLog, topic: str, patience: Patience) -> Stored:
     """What of the log's events `topic` holds.
 
     Raises:
         ReplayError: if Kafka stays away, or the topic holds another log. A log that has grown at
             its end is the same log.
     """
-    stored = find_stored(topic, patience, client, _click_mark)
+    stored = find_stored(topic, patience, _click_mark)
     ours = _event_ids(log, stored.complete) if stored.count else {}
     for position, identity in sorted(stored.present.items()):
         if ours.get(position) != identity:

@@ -19,12 +19,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
-from kafka import KafkaProducer
 from kafka.errors import (
     AuthorizationError,
     KafkaConfigurationError,
@@ -36,24 +35,19 @@ from kafka.errors import (
 from kafka.partitioner.default import murmur2
 
 from replay.errors import ReplayError
+from streaming.kafka_clients import KafkaConnection
 
 POSITION = "log_position"
 """Header of every record: its 0-based position in the log, in decimal digits. A heartbeat carries
 the position of the last click before it."""
-CONNECTION: dict[str, Any] = {
-    "bootstrap_timeout_ms": 3000,
-    # The default grows to 30 s: a broker that is back would be noticed half a minute later.
-    "reconnect_backoff_max_ms": 1000,
-}
-"""Settings of every client of the replay."""
-SETTINGS: dict[str, Any] = CONNECTION | {
-    "acks": "all",
-    "enable_idempotence": True,
+BOOTSTRAP_MS = 3000
+"""Of every client of the replay: whoever waits is told about every second."""
+SETTINGS: dict[str, Any] = {
+    "bootstrap_timeout_ms": BOOTSTRAP_MS,
     "batch_size": 256 * 1024,
     "linger_ms": 20,
     "compression_type": None if importlib.util.find_spec("crc32c") else "gzip",
     "delivery_timeout_ms": 2**31 - 1,
-    "metrics_enabled": False,
 }
 CLOSING_SECONDS = 5.0
 HOPELESS = (
@@ -112,7 +106,7 @@ class Patience:
     """How long Kafka may be away, and whom to tell.
 
     Args:
-        bootstrap: `host:port,...`, for messages.
+        kafka: that may be away.
         seconds: after this the replay gives up.
         waiting: called about every second with the seconds waited so far; may raise to stop.
         now: real time in seconds.
@@ -121,13 +115,13 @@ class Patience:
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: KafkaConnection,
         seconds: float,
         waiting: Callable[[float], None],
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.bootstrap = bootstrap
+        self.kafka = kafka
         self.seconds = seconds
         self._waiting = waiting
         self._now = now
@@ -157,13 +151,13 @@ class Patience:
                 error = (cause.error or raised) if isinstance(raised, KafkaTimeoutError) else raised
                 if isinstance(error, HOPELESS):
                     raise ReplayError(
-                        f"Kafka at {self.bootstrap} lets nobody in ({_reason(error)}); correct the "
-                        "[kafka] section of the configuration"
+                        f"Kafka at {self.kafka.bootstrap} lets nobody in ({_reason(error)}); "
+                        "correct the [kafka] section of the configuration"
                     ) from error
                 waited = self._now() - began
                 if waited >= self.seconds:
                     raise ReplayError(
-                        f"Kafka at {self.bootstrap} does not answer since {waited:.0f} s "
+                        f"Kafka at {self.kafka.bootstrap} does not answer since {waited:.0f} s "
                         f"({_reason(error)}); start it or correct the address, then start the "
                         "replay again: it goes on where it was"
                     ) from error
@@ -180,17 +174,12 @@ class KafkaPythonProducer:
 
     Args:
         patience: how long to wait for Kafka.
-        client: further settings of kafka-python, such as `security_protocol`.
     """
 
-    def __init__(self, patience: Patience, client: Mapping[str, Any]) -> None:
+    def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self._refused: list[BaseException] = []
-        self._kafka: Any = patience.until(
-            lambda: KafkaProducer(
-                bootstrap_servers=patience.bootstrap.split(","), **(SETTINGS | dict(client))
-            )
-        )
+        self._kafka: Any = patience.until(lambda: patience.kafka.producer(**SETTINGS))
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has."""
@@ -212,7 +201,7 @@ class KafkaPythonProducer:
         if self._refused:
             error = self._refused[0]
             raise ReplayError(
-                f"Kafka at {self._patience.bootstrap} refused {len(self._refused)} records "
+                f"Kafka at {self._patience.kafka.bootstrap} refused {len(self._refused)} records "
                 f"({type(error).__name__}: {error}); look into the broker's log, then start the "
                 "replay again: it sends what is missing"
             )

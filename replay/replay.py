@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from kafka import KafkaAdminClient
 
 from replay import begun_log, download, synthetic
 from replay.announced_items import is_announced, note_announced, read_announced
@@ -28,11 +27,12 @@ from replay.exclusive import exclusive
 from replay.heartbeat import Pulse
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.log_in_kafka import find_clicks
-from replay.producer import CONNECTION, KafkaPythonProducer, Patience, Producer, partition_of
+from replay.producer import BOOTSTRAP_MS, KafkaPythonProducer, Patience, Producer, partition_of
 from replay.resumption import CHUNK, Stored
 from replay.staged_log import StagedLog
 from replay.staging import stage
 from streaming.events import Click
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity, check_before_creation
 from streaming.topics import Topics, create_topics
 
@@ -50,12 +50,11 @@ class Replay:
 
     Args:
         config: which log, and how fast.
-        bootstrap: Kafka's `host:port,...`.
+        kafka: where the topics are.
         topics: topic names; topics that are missing are created.
         data_dir: the pipeline's data directory.
         stop: ends the run early when set.
         report: called about every second with `totals`.
-        client: further settings of kafka-python.
         librdkafka: further settings of librdkafka, for `config.client` "confluent-kafka".
         partitions: of `clicks`, when it is created.
         replication: of the topics that are created.
@@ -66,13 +65,12 @@ class Replay:
     def __init__(
         self,
         config: ReplayConfig,
-        bootstrap: str,
+        kafka: KafkaConnection,
         topics: Topics,
         data_dir: Path,
         stop: threading.Event,
         report: Callable[[dict[str, Any]], None],
         *,
-        client: Mapping[str, Any] | None = None,
         librdkafka: Mapping[str, Any] | None = None,
         partitions: int = 1,
         replication: int = 1,
@@ -96,20 +94,18 @@ class Replay:
         }
         self._stop = stop
         self._report = report
-        self._client = dict(client or {})
         self._librdkafka = dict(librdkafka or {})
         self._spread = partitions
         self._replication = replication
         self._now = now
         self._today = today
         self._reported = self._beaten = -1e9
-        self._patience = Patience(
-            bootstrap, config.patience_seconds, self._waiting, now, self._pause
-        )
+        self._kafka = kafka
+        self._patience = Patience(kafka, config.patience_seconds, self._waiting, now, self._pause)
         self._identity = TopicIdentity(
             data_dir,
             "replay",
-            {"bootstrap_servers": bootstrap, **CONNECTION, **self._client},
+            kafka,
             {"items": topics.items, "clicks": topics.clicks},
         )
 
@@ -126,7 +122,7 @@ class Replay:
                 producer = self._connect()
                 try:
                     # Before anything is sent: what is announced cannot be taken back.
-                    stored = find_clicks(log, self.topics.clicks, self._patience, self._client)
+                    stored = find_clicks(log, self.topics.clicks, self._patience)
                     self._begun(log, stored.complete)
                     self._announce(producer, log)
                     self._replay(producer, log, stored)
@@ -211,25 +207,21 @@ class Replay:
 
     def _connect(self) -> Producer:
         def create() -> list[str]:
-            admin = KafkaAdminClient(
-                bootstrap_servers=self._patience.bootstrap.split(","),
-                **(CONNECTION | self._client),
-            )
+            admin = self._kafka.admin(bootstrap_timeout_ms=BOOTSTRAP_MS)
             try:
-                check_before_creation(self.data_dir, admin, f"the Kafka at {bootstrap}")
+                check_before_creation(self.data_dir, admin, f"the Kafka at {self._kafka.bootstrap}")
                 return create_topics(
                     admin, self.topics, partitions=self._spread, replication=self._replication
                 )
             finally:
                 admin.close()
 
-        bootstrap = self._patience.bootstrap
         if created := self._patience.until(create):
             logger.info("topics_created", topics=created)
         self._check_topics()
         if self.config.client == "confluent-kafka":
             return LibrdkafkaProducer(self._patience, self._librdkafka)
-        return KafkaPythonProducer(self._patience, self._client)
+        return KafkaPythonProducer(self._patience)
 
     def _check_topics(self, *, idle: bool = False) -> None:
         """Nothing more is sent to a topic that is not the one that was begun."""
@@ -241,7 +233,7 @@ class Replay:
             self.totals["items_announced"] = log.items
             return
         topic = self.topics.items
-        announced = read_announced(topic, self._patience, self._client, self._pause)
+        announced = read_announced(topic, self._patience, self._pause)
         partitions = producer.partitions(topic)
         sent = 0
         for position, item in log.read_items():
@@ -318,7 +310,7 @@ def _clicks(log: StagedLog, start: int) -> Iterator[tuple[int, Click]]:
 
 def run(
     config: ReplayConfig,
-    bootstrap: str,
+    kafka: KafkaConnection,
     topics: Topics,
     data_dir: Path,
     stop: threading.Event,
@@ -326,4 +318,4 @@ def run(
     **options: Any,
 ) -> dict[str, Any]:
     """Replay a log into Kafka; see `Replay` for the arguments and `Replay.run` for the errors."""
-    return Replay(config, bootstrap, topics, data_dir, stop, report, **options).run()
+    return Replay(config, kafka, topics, data_dir, stop, report, **options).run()

@@ -13,14 +13,14 @@ Records without a position (another producer's) are passed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from replay.producer import CONNECTION, POSITION, Patience
+from replay.producer import BOOTSTRAP_MS, POSITION, Patience
 
 R = TypeVar("R")
 
@@ -117,27 +117,21 @@ class _Reader:
             window *= 4
 
 
-def read_patiently(
-    patience: Patience,
-    client: Mapping[str, Any],
-    max_records: int,
-    read: Callable[[KafkaConsumer], R],
-) -> R:
+def read_patiently(patience: Patience, max_records: int, read: Callable[[KafkaConsumer], R]) -> R:
     """What `read` finds with a consumer of no group, tried again while Kafka is away.
+
+    It sees what is not committed, too: what is asked is what the log holds. Behind a transaction
+    that another producer has open lie records of ours, which must not be sent again.
 
     Raises:
         ReplayError: if Kafka stays away for too long.
     """
 
     def attempt() -> R:
-        consumer = KafkaConsumer(
-            bootstrap_servers=patience.bootstrap.split(","),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
+        consumer = patience.kafka.consumer(
+            bootstrap_timeout_ms=BOOTSTRAP_MS,
+            isolation_level="read_uncommitted",
             max_poll_records=max_records,
-            metrics_enabled=False,
-            **(CONNECTION | dict(client)),
         )
         try:
             return read(consumer)
@@ -150,7 +144,6 @@ def read_patiently(
 def find_stored(
     topic: str,
     patience: Patience,
-    client: Mapping[str, Any],
     mark: Callable[[bytes], Mark],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Stored:
@@ -159,7 +152,6 @@ def find_stored(
     Args:
         topic: must exist.
         patience: how long to wait for Kafka.
-        client: further settings of kafka-python.
         mark: reads a record's value.
         sleep: called with seconds, to see whether a killed producer's last records still arrive.
 
@@ -169,7 +161,6 @@ def find_stored(
     reply_seconds = min(patience.seconds, 10.0)
     return read_patiently(
         patience,
-        client,
         CHUNK,
         lambda consumer: _find(_Reader(consumer, reply_seconds), topic, mark, sleep),
     )

@@ -7,12 +7,13 @@ is what counts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from streaming.errors import KafkaUnavailable, StreamingError
+from streaming.kafka_clients import KafkaConnection
 
 Ranges = Mapping[int, tuple[int, int]]
 """Partition -> first offset, and the offset after the last."""
@@ -32,24 +33,19 @@ class TopicEndsBefore(StreamingError):  # noqa: N818 - says what the topic does
 class CommittedTopic:
     """One topic: read on from given offsets, or read given ranges again.
 
-    Records are kafka-python's. `settings` are keyword arguments of `KafkaConsumer`. Every method
-    may raise `KafkaError` or `KafkaUnavailable`; the object is then to be closed and made anew.
+    Records are kafka-python's. Every method may raise `KafkaError` or `KafkaUnavailable`; the
+    object is then to be closed and made anew.
     """
 
-    def __init__(self, topic: str, settings: Mapping[str, Any], max_records: int) -> None:
+    def __init__(self, kafka: KafkaConnection, topic: str, max_records: int) -> None:
         self._topic = topic
         self._max_records = max_records
-        self._consumer = KafkaConsumer(
-            **settings,
-            group_id=None,
-            enable_auto_commit=False,
+        self._consumer = kafka.consumer(
             auto_offset_reset="none",
-            isolation_level="read_committed",
             max_poll_records=max_records,
             # The broker answers a connection in turn: behind a fetch that waits for records,
             # so would a question for the end of a partition.
             fetch_max_wait_ms=POLL_MS,
-            bootstrap_timeout_ms=ASK_MS,
         )
         self._partitions: list[TopicPartition] = []
         self._assigned: list[TopicPartition] = []
@@ -174,3 +170,29 @@ class CommittedTopic:
             if ends[tp] < end:
                 raise TopicEndsBefore(self._topic, tp.partition, end, ends[tp])
         raise KafkaUnavailable(f"Kafka sends nothing of {self._topic}")
+
+
+def read_all(kafka: KafkaConnection, topic: str) -> Iterator[Any]:
+    """Every committed record of a topic, up to its end as of now; none if there is no topic.
+
+    Raises:
+        KafkaUnavailable: if Kafka does not answer.
+    """
+    with kafka.answering():
+        reader = kafka.consumer(
+            max_poll_records=5000, fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20
+        )
+        try:
+            partitions = [
+                TopicPartition(topic, p) for p in reader.partitions_for_topic(topic) or ()
+            ]
+            if not partitions:
+                return
+            reader.assign(partitions)
+            reader.seek_to_beginning(*partitions)
+            ends = reader.end_offsets(partitions)
+            while any(reader.position(p) < ends[p] for p in partitions):
+                for records in reader.poll(timeout_ms=500).values():
+                    yield from records
+        finally:
+            reader.close()

@@ -20,11 +20,11 @@ from typing import Any
 
 import orjson
 import structlog
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from streaming.committed_topic import read_all
 from streaming.errors import StreamingError
-from streaming.job.accounting import consumer, read_all
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -155,23 +155,15 @@ def _number(headers: Mapping[str, bytes | None], name: str) -> int:
     return int(text) if text.lstrip("-").isdigit() else -1
 
 
-def read(
-    bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None
-) -> Iterator[DeadLetter]:
+def read(kafka: KafkaConnection, topics: Topics) -> Iterator[DeadLetter]:
     """Every dead letter, those of `clicks` first, in the order of their topics.
 
     Raises:
-        StreamingError: if Kafka does not answer.
+        KafkaUnavailable: if Kafka does not answer.
     """
-    reader = consumer(bootstrap, settings or {})
-    try:
-        for topic, kind in ((topics.clicks_dlq, ""), (topics.items_dlq, ITEMS)):
-            for record in read_all(reader, topic):
-                yield _from_record(record, kind)
-    except KafkaError as error:
-        raise StreamingError(f"Kafka at {bootstrap} does not answer ({error})") from error
-    finally:
-        reader.close()
+    for topic, kind in ((topics.clicks_dlq, ""), (topics.items_dlq, ITEMS)):
+        for record in read_all(kafka, topic):
+            yield _from_record(record, kind)
 
 
 def selected(letters: Iterable[DeadLetter], reason: str, places: Iterable[str]) -> list[DeadLetter]:
@@ -205,14 +197,9 @@ def _headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
 
 
 class DeadLetterBox:
-    """Writes dead letters to a topic, for a part that refuses records itself.
+    """Writes dead letters to a topic, for a part that refuses records itself."""
 
-    Args:
-        kafka: settings of kafka-python, `bootstrap_servers` among them.
-        topic: of the dead letters.
-    """
-
-    def __init__(self, kafka: Mapping[str, Any], topic: str) -> None:
+    def __init__(self, kafka: KafkaConnection, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
 
@@ -225,15 +212,7 @@ class DeadLetterBox:
         producer = None
         try:
             # Refusals are rare: a connection for each time is no cost, and none is kept open.
-            producer = KafkaProducer(
-                **{
-                    "acks": "all",
-                    "enable_idempotence": True,
-                    "max_request_size": LARGEST,
-                    "max_block_ms": PATIENCE_MS,
-                    **self._kafka,
-                }
-            )
+            producer = self._kafka.producer(max_request_size=LARGEST, max_block_ms=PATIENCE_MS)
             sent = [
                 producer.send(
                     self._topic,
@@ -263,12 +242,7 @@ def _said_of(letter: DeadLetter) -> list[tuple[str, bytes]]:
     return kept + [(n, str(v).encode()) for n, v in zip(OURS, ours, strict=True)]
 
 
-def send(
-    letters: Iterable[DeadLetter],
-    bootstrap: str,
-    topics: Topics,
-    settings: Mapping[str, Any] | None = None,
-) -> int:
+def send(letters: Iterable[DeadLetter], kafka: KafkaConnection, topics: Topics) -> int:
     """Send dead letters to their topics again; returns how many are stored.
 
     Those with a key go where any client sends that key; those without to the partition that they
@@ -277,18 +251,8 @@ def send(
     Raises:
         StreamingError: if Kafka does not answer, or refuses one.
     """
-    try:
-        producer = KafkaProducer(
-            **{
-                "bootstrap_servers": bootstrap,
-                "acks": "all",
-                "enable_idempotence": True,
-                "max_request_size": LARGEST,
-                **(settings or {}),
-            }
-        )
-    except KafkaError as error:
-        raise StreamingError(f"Kafka at {bootstrap} does not answer ({error})") from error
+    with kafka.answering():
+        producer = kafka.producer(max_request_size=LARGEST)
     try:
         sent = [
             producer.send(
@@ -306,6 +270,8 @@ def send(
             future.get(timeout=0)
         return len(sent)
     except (KafkaError, AssertionError) as error:
-        raise StreamingError(f"Kafka at {bootstrap} refused a dead letter ({error})") from error
+        raise StreamingError(
+            f"Kafka at {kafka.bootstrap} refused a dead letter ({error})"
+        ) from error
     finally:
         producer.close()

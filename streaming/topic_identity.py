@@ -24,10 +24,11 @@ from typing import Any
 
 import orjson
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 
 from streaming.durable_files import PARTIAL, sync_path, write_atomically
 from streaming.errors import StreamingError
+from streaming.kafka_clients import KafkaConnection
 
 CLUSTER_FILE = "kafka.json"
 TOPICS_FILE = "topics.json"
@@ -38,7 +39,8 @@ GONE_PAUSE = 0.5
 """A topic counts as deleted when it is missing so often, so many seconds apart."""
 NO_ID = "00000000-0000-0000-0000-000000000000"
 """What a broker before 2.8 says of a topic."""
-CLIENT: dict[str, Any] = {"bootstrap_timeout_ms": 1000, "request_timeout_ms": 5000}
+BOOTSTRAP_MS = 1000
+"""Who looks has other work that goes on without Kafka."""
 
 
 class ForeignKafkaError(StreamingError):
@@ -118,7 +120,7 @@ class TopicIdentity:
     Args:
         data_dir: the pipeline's data directory.
         part: folder in it that holds the state.
-        settings: of kafka-python, `bootstrap_servers` among them.
+        kafka: where they are now.
         topics: what the part calls a topic -> its name.
         remedy: how this part begins anew, for the message.
         pause: called with seconds.
@@ -128,14 +130,14 @@ class TopicIdentity:
         self,
         data_dir: Path,
         part: str,
-        settings: Mapping[str, Any],
+        kafka: KafkaConnection,
         topics: Mapping[str, str],
         remedy: str = "begin anew with --fresh",
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._data_dir = data_dir
         self._path = data_dir / part / TOPICS_FILE
-        self._settings = {**CLIENT, **settings}
+        self._kafka = kafka
         self._topics = dict(topics)
         self._remedy = remedy
         self._pause = pause
@@ -174,10 +176,7 @@ class TopicIdentity:
 
     def _check(self) -> None:
         if self._admin is None:
-            try:
-                self._admin = KafkaAdminClient(**self._settings)
-            except OSError as error:  # a name that does not resolve, for one
-                raise KafkaConnectionError(str(error)) from error
+            self._admin = self._kafka.admin(bootstrap_timeout_ms=BOOTSTRAP_MS)
             self._check_cluster()
         if not self._topics:
             return self._check_cluster()
@@ -203,7 +202,7 @@ class TopicIdentity:
 
     def _check_cluster(self) -> None:
         assert self._admin is not None  # noqa: S101 - see _check
-        where = f"the Kafka at {self._settings['bootstrap_servers']}"
+        where = f"the Kafka at {self._kafka.bootstrap}"
         _claim_cluster_of(self._admin, self._data_dir, where)
 
     def _known(self) -> dict[str, dict[str, str]]:

@@ -42,6 +42,7 @@ from deploy.local import flink_cluster as flink
 from deploy.local import kafka_broker as kafka
 from deploy.local.java import JARS, JavaError, find_jars, find_java
 from streaming.job.flink_tls import FlinkTls
+from streaming.kafka_clients import KafkaConnection
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = ROOT / "deploy" / "pom.xml"
@@ -129,6 +130,10 @@ class Broker:
 
     bootstrap: str
     process: JavaProcess
+
+    @property
+    def connection(self) -> KafkaConnection:
+        return KafkaConnection(self.bootstrap)
 
     def kill(self) -> None:
         self.process.kill()

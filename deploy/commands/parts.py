@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from deploy.release.decisions import served_versions
@@ -42,15 +41,8 @@ def await_topics(settings: Settings, stop: threading.Event, report: Report) -> b
     began = time.monotonic()
     while not stop.is_set():
         try:
-            admin = KafkaAdminClient(
-                **{
-                    "bootstrap_servers": settings.bootstrap,
-                    "request_timeout_ms": 5000,
-                    "bootstrap_timeout_ms": 2000,
-                    **settings.kafka.client_settings,
-                }
-            )
-        except (KafkaError, OSError) as error:
+            admin = settings.kafka_connection.admin()
+        except KafkaError as error:
             failure: Exception = error
         else:
             try:
@@ -85,12 +77,11 @@ def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
 
     room.run(
         settings.replay,
-        settings.bootstrap,
+        settings.kafka_connection,
         settings.kafka.topics(),
         settings.data_dir,
         stop,
         report,
-        client=settings.kafka.client_settings,
         librdkafka=settings.kafka.security.librdkafka(),
         partitions=settings.kafka.partitions,
         replication=settings.kafka.replication,
@@ -106,8 +97,7 @@ def train(settings: Settings, stop: threading.Event, report: Report) -> None:
         training_process.run(
             settings.trainer_config(),
             settings.learner_config(),
-            settings.bootstrap,
-            settings.kafka.client_settings,
+            settings.kafka_connection,
             settings.kafka.topics(),
             settings.data_dir,
             lambda model: ServedPath(settings.search, model),
@@ -131,7 +121,7 @@ def index(settings: Settings, stop: threading.Event, report: Report) -> None:
     if await_topics(settings, stop, report):
         process.run(
             settings.indexer,
-            kafka={"bootstrap_servers": settings.bootstrap, **settings.kafka.client_settings},
+            kafka=settings.kafka_connection,
             topics=settings.kafka.topics(),
             data_dir=settings.data_dir,
             stop=stop,
@@ -148,10 +138,9 @@ def register(settings: Settings, stop: threading.Event, report: Report) -> None:
         settings.registry,
         settings.data_dir,
         settings.tracking_uri,
-        bootstrap_servers=settings.bootstrap,
+        kafka=settings.kafka_connection,
         topic=settings.kafka.topics().snapshots,
         search=settings.search,
-        client_settings=settings.kafka.client_settings,
         stop=stop,
         report=report,
     )
@@ -166,10 +155,9 @@ def serve(settings: Settings, stop: threading.Event, report: Report, worker: int
         settings.service,
         settings.data_dir,
         settings.ports.service,
-        bootstrap_servers=settings.bootstrap,
+        kafka=settings.kafka_connection,
         topic=settings.kafka.topics().sequences,
         search=settings.search,
-        client_settings=settings.kafka.client_settings,
         stop=stop,
         report=report,
         worker=worker,

@@ -159,9 +159,7 @@ def list_dead_letters(
 
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
-        found = room.read(
-            settings.bootstrap, settings.kafka.topics(), settings.kafka.client_settings
-        )
+        found = room.read(settings.kafka_connection, settings.kafka.topics())
         letters = room.selected(found, reason, ())
     if as_json:
         for letter in letters:
@@ -241,7 +239,7 @@ def replay_dead_letters(
         raise fail("which dead letters? Name places, a --reason, an --edited file, or --all")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
-        kafka = (settings.bootstrap, settings.kafka.topics(), settings.kafka.client_settings)
+        kafka = (settings.kafka_connection, settings.kafka.topics())
         letters = room.selected(
             room.read(*kafka) if edited is None else _lines(edited), reason, places or ()
         )

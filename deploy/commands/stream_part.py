@@ -82,14 +82,12 @@ def keep(
             return False
         around = settings.job_environment()
         end = StreamEnd(
-            settings.bootstrap,
+            settings.kafka_connection,
             around.topics,
             settings.streaming.name,
             FlinkRest(around.flink, around.tls),
-            settings.kafka.client_settings,
         )
-
-        aside = Aside(settings.bootstrap, around.topics, settings.kafka.client_settings)
+        aside = Aside(settings.kafka_connection, around.topics)
 
         def tell(status: dict[str, Any]) -> None:
             report({**status, **aside.counts()})
@@ -125,7 +123,7 @@ def job_topics(settings: Settings) -> TopicIdentity:
     return TopicIdentity(
         settings.data_dir,
         "stream",
-        {"bootstrap_servers": settings.bootstrap, **settings.kafka.client_settings},
+        settings.kafka_connection,
         {role: topics[role] for role in ("clicks", "sequences", "clicks_late", "clicks_dlq")},
         f"begin anew with --fresh ({BEGIN_ANEW})",
     )
@@ -142,20 +140,14 @@ def check_cluster(settings: Settings) -> None:
         return
     known = job_topics(settings)
     try:
-        known.check()
-    except KafkaError as error:
-        raise StreamingError(f"Kafka at {settings.bootstrap} does not answer ({error})") from error
+        with settings.kafka_connection.answering():
+            known.check()
     finally:
         known.close()
 
 
 def _committed(settings: Settings) -> list[str]:
-    return committed_work(
-        settings.streaming,
-        settings.bootstrap,
-        settings.kafka.topics(),
-        settings.kafka.client_settings,
-    )
+    return committed_work(settings.streaming, settings.kafka_connection, settings.kafka.topics())
 
 
 def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status
 from deploy.monitoring.part_status import read_statuses, reported_at, reporter
 from deploy.settings import Settings
 from model.training.log_end import write_log_end
+from streaming.errors import KafkaUnavailable
 from streaming.job.accounting import Accounts, StreamEnd, count
 from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
 
@@ -208,11 +209,10 @@ class Pipeline:
         self._until("replay", lambda _: self._replay_ended(), ("replay",))
         flink = FlinkRest(settings.flink_address, settings.flink_tls)
         end = StreamEnd(
-            settings.bootstrap,
+            settings.kafka_connection,
             settings.kafka.topics(),
             settings.streaming.name,
             flink,
-            settings.kafka.client_settings,
         )
 
         def emitted(_: dict[str, dict[str, Any]]) -> bool:
@@ -221,17 +221,15 @@ class Pipeline:
                     return False
                 write_log_end(settings.data_dir, end.sequence_ends())
                 return True
-            except (KafkaError, FlinkUnavailable, OSError):  # being restarted, or no room
-                return False
+            except (KafkaError, KafkaUnavailable, FlinkUnavailable, OSError):
+                return False  # one of them is being restarted, or the disk has no room
 
         try:
             self._until("streaming", emitted, ("stream",))
         finally:
             end.close()
             flink.close()
-        accounts = count(
-            settings.bootstrap, settings.kafka.topics(), settings.kafka.client_settings
-        )
+        accounts = count(settings.kafka_connection, settings.kafka.topics())
         for step in drain_steps(lambda: accounts.sequences):
             self._until(step.name, step.done, step.parts)
         self.peak_memory = max(self.peak_memory, self.supervisor.memory_bytes())

@@ -199,7 +199,7 @@ def _with_secrets_file(settings: Settings, config: Path | None) -> Settings:
     Raises:
         SecurityError, ServiceError, RegistryError: if a file with a secret cannot be read.
     """
-    _ = settings.kafka.client_settings, settings.service.bearer(), settings.registry.basic()
+    _ = settings.kafka_connection, settings.service.bearer(), settings.registry.basic()
     given = config or os.environ.get("SPARC_CONFIG")
     if given is None or settings.secrets_file is not None:
         return settings

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import structlog
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import Metric
@@ -36,6 +36,7 @@ from deploy.monitoring.moment import Moment
 from indexer.search.retriever import Retriever
 from streaming.bounds import EventError
 from streaming.events import HEARTBEAT, Click, UserSequence, Withdrawal, announcement
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -195,18 +196,12 @@ class Arrivals:
         self,
         freshness: Freshness,
         topics: Topics,
-        client_settings: Mapping[str, Any],
+        kafka: KafkaConnection,
         retry_seconds: float = 2.0,
     ) -> None:
         self._freshness = freshness
         self._topics = topics
-        self._settings = {
-            **client_settings,
-            "group_id": None,
-            "enable_auto_commit": False,
-            "auto_offset_reset": "latest",
-            "max_poll_records": PER_SECOND,
-        }
+        self._kafka = kafka
         self._retry_seconds = retry_seconds
 
     def run(self, stop: threading.Event) -> None:
@@ -219,7 +214,9 @@ class Arrivals:
                 stop.wait(self._retry_seconds)
 
     def _follow(self, stop: threading.Event) -> None:
-        consumer = KafkaConsumer(**self._settings)
+        consumer = self._kafka.consumer(
+            auto_offset_reset="latest", max_poll_records=PER_SECOND, fetch_max_wait_ms=100
+        )
         try:
             partitions = [
                 TopicPartition(topic, number)

@@ -15,6 +15,7 @@ from kafka import KafkaProducer
 from deploy.release.ledger import RegisteredVersion
 from indexer.comparison.catalogue_changes import metrics_of
 from model.artifacts.manifest import Manifest
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 
 Announce = Callable[[str, Mapping[str, Any]], None]
@@ -43,17 +44,11 @@ class KafkaAnnouncer:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        kafka: KafkaConnection,
         topic: str,
-        settings: Mapping[str, Any],
         identity: TopicIdentity,
     ) -> None:
-        self._settings = {
-            "bootstrap_servers": bootstrap_servers,
-            "bootstrap_timeout_ms": 5_000,
-            "max_block_ms": 5_000,
-            **settings,
-        }
+        self._kafka = kafka
         self._topic = topic
         self._identity = identity
         self._producer: KafkaProducer | None = None
@@ -66,7 +61,7 @@ class KafkaAnnouncer:
         """
         self._identity.check()
         if self._producer is None:
-            self._producer = KafkaProducer(**self._settings)
+            self._producer = self._kafka.producer(max_block_ms=5_000)
         key, value = model_name.encode(), orjson.dumps(facts)
         self._producer.send(self._topic, key=key, value=value).get(timeout=10)
 

@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +39,7 @@ from indexer.snapshots.pointer import SNAPSHOTS, snapshot_path
 from indexer.snapshots.published import require_published
 from model.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
 from streaming.errors import StreamingError
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 
 if TYPE_CHECKING:  # faiss would come along
@@ -286,10 +287,9 @@ def run(
     data_dir: Path,
     tracking_uri: str,
     *,
-    bootstrap_servers: str,
+    kafka: KafkaConnection,
     topic: str,
     search: SearchConfig,
-    client_settings: Mapping[str, Any],
     stop: threading.Event,
     report: Callable[[dict[str, Any]], None],
 ) -> None:
@@ -299,10 +299,9 @@ def run(
         config: names and intervals.
         data_dir: holds `snapshots/`, `current.json` and `registry/`.
         tracking_uri: of the MLflow server.
-        bootstrap_servers: of Kafka.
+        kafka: where the announcements go.
         topic: for the announcements.
         search: how the service searches; stored with each version, so that it answers alike.
-        client_settings: further settings of kafka-python.
         stop: ends the run.
         report: takes the status, about once a second.
 
@@ -328,9 +327,8 @@ def run(
         search,
         code_revision(),
     )
-    kafka = {"bootstrap_servers": bootstrap_servers, **client_settings}
     identity = TopicIdentity(data_dir, "registry", kafka, {})
-    announcer = KafkaAnnouncer(bootstrap_servers, topic, client_settings, identity)
+    announcer = KafkaAnnouncer(kafka, topic, identity)
     registrar = Registrar(config, data_dir, catalogue, announcer)
     fatal: list[BaseException] = []
 

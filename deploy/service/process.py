@@ -11,7 +11,7 @@ import gc
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deploy.service.retrieval import RetrievalService
     from indexer.search.soft_search import SearchConfig
     from streaming.events import UserSequence
+    from streaming.kafka_clients import KafkaConnection
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +43,9 @@ def run(
     data_dir: Path,
     port: int,
     *,
-    bootstrap_servers: str,
+    kafka: KafkaConnection,
     topic: str,
     search: SearchConfig,
-    client_settings: Mapping[str, Any],
     stop: threading.Event,
     report: Callable[[dict[str, Any]], None],
     worker: int = 1,
@@ -57,10 +57,9 @@ def run(
         config: limits and threads.
         data_dir: holds `snapshots/` and `current.json`; `service/` is this process's own.
         port: to listen on; 0 picks a free one, which the status tells.
-        bootstrap_servers: of Kafka.
+        kafka: where the sequences are.
         topic: of the sequences.
         search: how queries are searched.
-        client_settings: further settings of kafka-python.
         stop: ends the run.
         report: takes the status of the first worker, about once a second.
         worker: which of `config.workers` this one is.
@@ -83,10 +82,9 @@ def run(
             config,
             data_dir,
             listeners,
-            bootstrap_servers,
+            kafka,
             topic,
             search,
-            client_settings,
             stop,
             report,
             worker,
@@ -119,10 +117,9 @@ def _serve(
     config: ServiceConfig,
     data_dir: Path,
     listeners: list[socket.socket],
-    bootstrap_servers: str,
+    kafka: KafkaConnection,
     topic: str,
     search: SearchConfig,
-    client_settings: Mapping[str, Any],
     stop: threading.Event,
     report: Callable[[dict[str, Any]], None],
     worker: int,
@@ -163,14 +160,9 @@ def _serve(
 
     histories = UserHistories(folder / "histories", learnt)
     identity = TopicIdentity(
-        data_dir,
-        str(folder.relative_to(data_dir)),
-        {"bootstrap_servers": bootstrap_servers, **client_settings},
-        {"sequences": topic},
+        data_dir, str(folder.relative_to(data_dir)), kafka, {"sequences": topic}
     )
-    sequences = SequenceFollower(
-        histories, bootstrap_servers, topic, client_settings, identity=identity
-    )
+    sequences = SequenceFollower(histories, kafka, topic, identity=identity)
     answers = AnswerLog(data_dir / "service" / "answers", config.answers, worker=worker)
     service = RetrievalService(
         data_dir,

@@ -31,6 +31,7 @@ from deploy.monitoring.freshness import Arrivals, Freshness
 from streaming.bounds import EventError
 from streaming.errors import StreamingError
 from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
@@ -271,27 +272,15 @@ class SequenceFollower:
     def __init__(
         self,
         histories: UserHistories,
-        bootstrap_servers: str,
+        kafka: KafkaConnection,
         topic: str,
-        client_settings: Mapping[str, Any] | None = None,
         retry_seconds: float = 2.0,
         identity: TopicIdentity | None = None,
     ) -> None:
         self._histories = histories
         self._topic = topic
         self._identity = identity
-        self._settings: dict[str, Any] = {
-            "bootstrap_servers": bootstrap_servers,
-            "group_id": None,
-            "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",
-            "isolation_level": "read_committed",
-            "allow_auto_create_topics": False,
-            "max_poll_records": 2000,
-            "fetch_max_wait_ms": 100,
-            "request_timeout_ms": 10_000,  # also bounds how long a stop waits for a lost broker
-            **(client_settings or {}),
-        }
+        self._kafka = kafka
         self._retry_seconds = retry_seconds
         self.problem = ""
         """Why histories stand still; empty while they do not."""
@@ -304,7 +293,7 @@ class SequenceFollower:
     def measure(self, freshness: Freshness) -> None:
         """Tell `freshness` of clicks and items as they reach the same Kafka, beside `run`."""
         prefix = self._topic.removesuffix(Topics().sequences)
-        self._arrivals = Arrivals(freshness, Topics().prefixed(prefix), self._settings)
+        self._arrivals = Arrivals(freshness, Topics().prefixed(prefix), self._kafka)
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set."""
@@ -334,7 +323,7 @@ class SequenceFollower:
 
     def _follow(self, stop: threading.Event) -> None:
         self._check(read=True)
-        consumer = KafkaConsumer(**self._settings)
+        consumer = self._kafka.consumer(max_poll_records=2000, fetch_max_wait_ms=100)
         try:
             partitions: list[TopicPartition] = []
             next_look = 0.0

@@ -28,6 +28,7 @@ from replay.config import ReplayConfig
 from streaming.job import settings as job
 from streaming.job.flink_tls import TLS_FOLDER, FlinkTls
 from streaming.job.savepoints import local_uri
+from streaming.kafka_clients import KafkaConnection
 
 if TYPE_CHECKING:
     from deploy.studies.config import EvaluationConfig
@@ -119,6 +120,16 @@ class Settings(BaseSettings):
     def bootstrap(self) -> str:
         """`host:port,...` of Kafka, the local broker's where no other is configured."""
         return self.kafka.bootstrap or f"{HERE}:{self.ports.kafka}"
+
+    @property
+    def kafka_connection(self) -> KafkaConnection:
+        """How the pipeline's own clients reach Kafka.
+
+        Raises:
+            SecurityError: if a file of `[kafka.security]` cannot be read.
+            SettingsError: if a secret is only known to the pipeline that was started.
+        """
+        return KafkaConnection(self.bootstrap, self.kafka.client_settings)
 
     @property
     def flink_address(self) -> str:

@@ -6,18 +6,12 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-
 from deploy.settings.checking import require_secrets
 from streaming.job.flink_tls import FlinkTls
+from streaming.kafka_clients import CLIENT_SETTINGS
 from streaming.secret import masked
 from streaming.security import Security
 from streaming.topics import Topics
-
-CLIENT_SETTINGS = frozenset(KafkaConsumer.DEFAULT_CONFIG) & frozenset(
-    KafkaProducer.DEFAULT_CONFIG.keys() & KafkaAdminClient.DEFAULT_CONFIG.keys()
-)
-"""What every client of kafka-python understands."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +44,14 @@ class Kafka:
 
     @property
     def client_settings(self) -> dict[str, Any]:
-        """For kafka-python; by default it notices a broker that is back only after 30 s.
+        """For kafka-python.
 
         Raises:
             SecurityError: if a file of `security` cannot be read.
             SettingsError: if a secret is only known to the pipeline that was started.
         """
         require_secrets(self.client, "kafka.client")
-        return {"reconnect_backoff_max_ms": 1000, **self.security.kafka_python(), **self.client}
+        return {**self.security.kafka_python(), **self.client}
 
     def topics(self) -> Topics:
         """The topic names."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
@@ -25,6 +25,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.snapshots.snapshot import ModelLoader
 from streaming.dead_letters import DeadLetter, DeadLetterBox
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
@@ -48,24 +49,17 @@ class ItemsReader:
     """
 
     def __init__(
-        self, kafka: dict[str, Any], topic: str, position: dict[int, int], data_dir: Path
+        self, kafka: KafkaConnection, topic: str, position: dict[int, int], data_dir: Path
     ) -> None:
         self._identity = TopicIdentity(data_dir, "indexer", kafka, {"items": topic})
         self._unchecked: dict[TopicPartition, list[Any]] = {}
         try:
             self._identity.check()
-            self._consumer = KafkaConsumer(
-                **{
-                    "group_id": None,
-                    "enable_auto_commit": False,
-                    "auto_offset_reset": "earliest",
-                    **kafka,
-                }
-            )
+            self._consumer = kafka.consumer()
             partitions = self._consumer.partitions_for_topic(topic)
         except KafkaError as error:
             raise IndexerError(
-                f"Kafka at {kafka.get('bootstrap_servers')} cannot be read ({error}); start it or "
+                f"Kafka at {kafka.bootstrap} cannot be read ({error}); start it or "
                 "correct the address"
             ) from error
         if not partitions:
@@ -131,7 +125,7 @@ class ItemsReader:
 def run(
     config: IndexerConfig,
     *,
-    kafka: dict[str, Any],
+    kafka: KafkaConnection,
     topics: Topics,
     data_dir: Path,
     stop: threading.Event,
@@ -145,7 +139,7 @@ def run(
 
     Args:
         config: thresholds and retention.
-        kafka: settings of kafka-python, `bootstrap_servers` among them.
+        kafka: where the topics are.
         topics: `topics.items` is read; what is refused of it is written to `topics.items_dlq`.
         data_dir: handovers are read from it, snapshots and `current.json` written to it.
         stop: ends the loop.

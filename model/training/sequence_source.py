@@ -33,6 +33,7 @@ from streaming.events import (
     parse,
     parse_sequence,
 )
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
@@ -46,25 +47,22 @@ HOPELESS = (KafkaConfigurationError, AuthorizationError, SaslAuthenticationFaile
 class SequenceSource:
     """A `Source` over Kafka.
 
-    `settings` are keyword arguments of `KafkaConsumer` besides the bootstrap servers (security,
-    client id, ...); `identity` knows "sequences" and "items" by their ids. Connects on first use,
-    and again after an error. `log_end` tells where the log ends, by partition of `sequences`;
-    nothing while nobody knows.
+    `identity` knows "sequences" and "items" by their ids. Connects on first use, and again after an
+    error. `log_end` tells where the log ends, by partition of `sequences`; nothing while nobody
+    knows.
 
     `poll` and `read` raise `ForeignKafkaError` where the topics are other ones.
     """
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: KafkaConnection,
         topics: Topics,
-        settings: Mapping[str, Any],
         identity: TopicIdentity,
         log_end: Callable[[], dict[int, int]] = dict,
     ) -> None:
         self._log_end = log_end
-        self._settings = {"bootstrap_servers": bootstrap, **settings}
-        self._bootstrap = bootstrap
+        self._kafka = kafka
         self._topics = topics
         self._identity = identity
         self._streams: tuple[CommittedTopic, CommittedTopic] | None = None
@@ -78,9 +76,9 @@ class SequenceSource:
 
     def _connected(self) -> tuple[CommittedTopic, CommittedTopic]:
         if self._streams is None:
-            sequences = CommittedTopic(self._topics.sequences, self._settings, SEQUENCES_PER_POLL)
+            sequences = CommittedTopic(self._kafka, self._topics.sequences, SEQUENCES_PER_POLL)
             try:
-                items = CommittedTopic(self._topics.items, self._settings, ITEMS_PER_POLL)
+                items = CommittedTopic(self._kafka, self._topics.items, ITEMS_PER_POLL)
             except KafkaError:
                 sequences.close()
                 raise
@@ -107,7 +105,7 @@ class SequenceSource:
                 "--fresh"
             )
         if isinstance(error, HOPELESS):
-            return TrainerError(f"Kafka at {self._bootstrap} refuses the trainer: {error!r}")
+            return TrainerError(f"Kafka at {self._kafka.bootstrap} refuses the trainer: {error!r}")
         if isinstance(error, OffsetOutOfRangeError | LogTruncationError):
             with suppress(KafkaError):
                 self._identity.check()  # names the topic, where it is another one
@@ -115,7 +113,7 @@ class SequenceSource:
                 f"offsets of the checkpoint are not in the log any more ({error}): the topic was "
                 "recreated, or its retention deleted them; restore it, or begin anew with --fresh"
             )
-        return SourceUnavailable(f"Kafka at {self._bootstrap} is not available ({error!r})")
+        return SourceUnavailable(f"Kafka at {self._kafka.bootstrap} is not available ({error!r})")
 
     def poll(self, enough: Collection[int]) -> Polled:
         """Read on: sequences first, then the items up to their end."""

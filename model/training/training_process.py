@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.sequence_source import SequenceSource
 from model.training.trainer import AnswererFactory, Report, Trainer, TrainerConfig
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
@@ -53,8 +53,7 @@ def pick_device(wanted: str) -> str:
 def run(
     config: TrainerConfig,
     model_config: learner.LearnerConfig,
-    bootstrap: str,
-    kafka_settings: Mapping[str, Any],
+    kafka: KafkaConnection,
     topics: Topics,
     data_dir: Path,
     answerer_factory: AnswererFactory | None,
@@ -63,9 +62,8 @@ def run(
 ) -> Progress:
     """Train from Kafka into `data_dir` until `stop` is set.
 
-    `bootstrap` is "host:port[,host:port]"; `kafka_settings` are further keyword arguments of
-    `kafka.KafkaConsumer`. `answerer_factory` makes the served path out of a published model;
-    without it nothing is answered before it is learnt.
+    `answerer_factory` makes the served path out of a published model; without it nothing is
+    answered before it is learnt.
 
     Raises:
         TrainerError, ModelError: when training cannot go on; the message says what to do.
@@ -84,14 +82,9 @@ def run(
     # The journal comes first: its lock keeps a second trainer off the directories.
     journal = RocksJournal(data_dir / "trainer" / "journal")
     identity = TopicIdentity(
-        data_dir,
-        "trainer",
-        {"bootstrap_servers": bootstrap, **kafka_settings},
-        {SEQUENCES: topics.sequences, ITEMS: topics.items},
+        data_dir, "trainer", kafka, {SEQUENCES: topics.sequences, ITEMS: topics.items}
     )
-    source = SequenceSource(
-        bootstrap, topics, kafka_settings, identity, lambda: read_log_end(data_dir)
-    )
+    source = SequenceSource(kafka, topics, identity, lambda: read_log_end(data_dir))
     try:
         trainer = Trainer(
             make,

@@ -9,7 +9,7 @@ nothing depends on counters that a crash could reset.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,10 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from streaming.bounds import EventError
-from streaming.errors import KafkaUnavailable
+from streaming.committed_topic import read_all
 from streaming.events import HEARTBEAT, Click
 from streaming.job.flink_rest import FlinkRest
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 
 
@@ -44,43 +45,6 @@ class Accounts:
         return self.clicks - out
 
 
-def consumer(bootstrap: str, settings: Mapping[str, Any]) -> KafkaConsumer:
-    """A consumer without a group that sees committed records only.
-
-    Raises:
-        KafkaUnavailable: if Kafka does not answer.
-    """
-    try:
-        return KafkaConsumer(
-            **{
-                "bootstrap_servers": bootstrap,
-                "group_id": None,
-                "enable_auto_commit": False,
-                "auto_offset_reset": "earliest",
-                "isolation_level": "read_committed",
-                "max_poll_records": 5000,
-                "fetch_max_bytes": 32 << 20,
-                "max_partition_fetch_bytes": 8 << 20,
-                **settings,
-            }
-        )
-    except KafkaError as error:
-        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer ({error})") from error
-
-
-def read_all(reader: KafkaConsumer, topic: str) -> Iterable[Any]:
-    """Every committed record of a topic, up to its end as of now."""
-    partitions = [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic) or ()]
-    if not partitions:
-        return
-    reader.assign(partitions)
-    reader.seek_to_beginning(*partitions)
-    ends = reader.end_offsets(partitions)
-    while any(reader.position(p) < ends[p] for p in partitions):
-        for records in reader.poll(timeout_ms=500).values():
-            yield from records
-
-
 def _origin(record: Any) -> tuple[int, int] | None:
     """Partition and offset in `clicks` of a dead letter, by its headers."""
     headers = dict(record.headers)
@@ -99,32 +63,28 @@ def _identity(value: bytes | None) -> tuple[str | None, bool]:
     return click.event_id, click.event_type == HEARTBEAT
 
 
-def count(bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None) -> Accounts:
+def count(kafka: KafkaConnection, topics: Topics) -> Accounts:
     """Count the topics; reads all of them, about 30,000 records per second.
 
     Raises:
-        StreamingError: if Kafka does not answer.
+        KafkaUnavailable: if Kafka does not answer.
     """
-    reader = consumer(bootstrap, settings or {})
-    try:
-        dead = [_origin(record) for record in read_all(reader, topics.clicks_dlq)]
-        late = sum(1 for _ in read_all(reader, topics.clicks_late))
-        sequences = sum(1 for _ in read_all(reader, topics.sequences))
-        origins = set(dead)
-        clicks = duplicates = 0
-        seen: set[str] = set()
-        for record in read_all(reader, topics.clicks):
-            identity, heartbeat = None, False
-            if (record.partition, record.offset) not in origins:
-                identity, heartbeat = _identity(record.value)
-            clicks += not heartbeat
-            if identity is None or heartbeat:
-                continue
-            duplicates += identity in seen
-            seen.add(identity)
-        return Accounts(clicks, sequences, late, len(dead), duplicates)
-    finally:
-        reader.close()
+    dead = [_origin(record) for record in read_all(kafka, topics.clicks_dlq)]
+    late = sum(1 for _ in read_all(kafka, topics.clicks_late))
+    sequences = sum(1 for _ in read_all(kafka, topics.sequences))
+    origins = set(dead)
+    clicks = duplicates = 0
+    seen: set[str] = set()
+    for record in read_all(kafka, topics.clicks):
+        identity, heartbeat = None, False
+        if (record.partition, record.offset) not in origins:
+            identity, heartbeat = _identity(record.value)
+        clicks += not heartbeat
+        if identity is None or heartbeat:
+            continue
+        duplicates += identity in seen
+        seen.add(identity)
+    return Accounts(clicks, sequences, late, len(dead), duplicates)
 
 
 class Aside:
@@ -137,10 +97,9 @@ class Aside:
     PATIENCE_SECONDS = 0.25
     """Spent in one look; about 8,000 records."""
 
-    def __init__(
-        self, bootstrap: str, topics: Topics, settings: Mapping[str, Any] | None = None
-    ) -> None:
-        self._reader = consumer(bootstrap, {**(settings or {}), "fetch_max_wait_ms": 20})
+    def __init__(self, kafka: KafkaConnection, topics: Topics) -> None:
+        with kafka.answering():
+            self._reader = kafka.consumer(max_poll_records=5000, fetch_max_wait_ms=20)
         self._names = {topics.clicks_late: "late", topics.clicks_dlq: "dead_letters"}
         self._counts = dict.fromkeys(self._names.values(), 0)
         self._complete = False
@@ -193,21 +152,21 @@ class StreamEnd:
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: KafkaConnection,
         topics: Topics,
         group: str,
         flink: FlinkRest,
-        settings: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics = topics
         self._flink = flink
         self._group = group
-        self._count = lambda: count(bootstrap, topics, settings)
+        self._count = lambda: count(kafka, topics)
         self._clock = clock
         self._came_out: tuple[dict[Any, int], float] = ({}, 0.0)
-        self._committed = consumer(bootstrap, {"group_id": group, **(settings or {})})
-        self._raw = consumer(bootstrap, {**(settings or {}), "isolation_level": "read_uncommitted"})
+        with kafka.answering():
+            self._committed = kafka.consumer(group_id=group)
+            self._raw = kafka.consumer(isolation_level="read_uncommitted")
         self._covered_at: tuple[str, int] | None = None
 
     def lag(self) -> int:
@@ -224,7 +183,7 @@ class StreamEnd:
         """Look once.
 
         Raises:
-            KafkaError, FlinkUnavailable: if one of them does not answer.
+            KafkaError, KafkaUnavailable, FlinkUnavailable: if one of them does not answer.
         """
         jobs = [j for j, s in self._flink.jobs(job_name) if s == "RUNNING"]
         if not jobs:

@@ -20,13 +20,14 @@ from replay.producer import KafkaPythonProducer, Patience, Producer
 from replay.replay import run
 from replay.resumption import CHUNK
 from streaming.events import Click, parse_sequence
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 from tests.benchmarks.streaming_contenders import BASE, Ours
 from tests.benchmarks.streaming_services import Log, Services
 
 PRODUCERS: dict[str, Callable[[Patience], Producer]] = {
-    "kafka-python": lambda patience: KafkaPythonProducer(patience, {}),
+    "kafka-python": KafkaPythonProducer,
     "confluent-kafka": lambda patience: LibrdkafkaProducer(patience, {}),
 }
 
@@ -61,7 +62,7 @@ def produce(services: Services, client: str, events: int, users: int) -> dict[st
     topic = f"produced-{client}"
     services.create(topic)
     clicks = [Click(f"{n:x}", n * 7919 % users, n % 99_991, 10**12 + n) for n in range(events)]
-    producer = PRODUCERS[client](Patience(services.bootstrap, 60, lambda _: None))
+    producer = PRODUCERS[client](Patience(KafkaConnection(services.bootstrap), 60, lambda _: None))
     began, cpu = time.monotonic(), time.process_time()
     for n, click in enumerate(clicks):
         producer.send(topic, click.key(), click.to_bytes(), n, click.user_id % services.partitions)
@@ -90,7 +91,7 @@ def replay(services: Services, client: str, events: int, users: int) -> dict[str
         config = replace(ReplayConfig(events=log), client=client, heartbeat_seconds=1.0)
         run(
             config,
-            services.bootstrap,
+            KafkaConnection(services.bootstrap),
             topics,
             Path(folder) / "data",
             threading.Event(),
@@ -104,13 +105,14 @@ def replay(services: Services, client: str, events: int, users: int) -> dict[str
 def consume(services: Services, events: int) -> dict[str, Any]:
     """The trainer's source, to the end of the topic."""
     topics = Topics(sequences="for-trainer-sequences", items="for-trainer-items")
+    kafka = KafkaConnection(services.bootstrap)
     identity = TopicIdentity(
         Path(tempfile.mkdtemp()),
         "trainer",
-        {"bootstrap_servers": services.bootstrap},
+        kafka,
         {SEQUENCES: topics.sequences, ITEMS: topics.items},
     )
-    source = SequenceSource(services.bootstrap, topics, {}, identity)
+    source = SequenceSource(kafka, topics, identity)
     services.create("for-trainer-items")
     found = 0
     began, cpu = time.monotonic(), time.process_time()

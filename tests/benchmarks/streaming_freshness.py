@@ -16,6 +16,7 @@ from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import Patience
 from streaming.events import HEARTBEAT, Click
 from streaming.job.settings import JobConfig
+from streaming.kafka_clients import KafkaConnection
 from tests.benchmarks.streaming_contenders import BASE, Ours
 from tests.benchmarks.streaming_services import Log, Services
 
@@ -78,7 +79,7 @@ def _play(services: Services, clicks: str, sequences: str, speedup: int) -> np.n
     reader = threading.Thread(target=read)
     reader.start()
     producer = LibrdkafkaProducer(
-        Patience(services.bootstrap, 60, lambda _: None), {"linger.ms": 5}
+        Patience(KafkaConnection(services.bootstrap), 60, lambda _: None), {"linger.ms": 5}
     )
     rng = np.random.default_rng(0)
     users = rng.integers(0, USERS, count).tolist()

@@ -33,6 +33,7 @@ from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.producer import Patience
 from streaming.events import HEARTBEAT, Click
 from streaming.job.flink_tls import FlinkTls
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import KEEP_FOREVER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +195,9 @@ class Log:
         who = rng.integers(0, self.users, self.events).tolist()
         what = rng.choice(ITEMS, self.events, p=shares / shares.sum()).tolist()
         when = (10**12 + np.cumsum(rng.integers(0, 200, self.events))).tolist()
-        producer = LibrdkafkaProducer(Patience(services.bootstrap, 60, lambda _: None), {})
+        producer = LibrdkafkaProducer(
+            Patience(KafkaConnection(services.bootstrap), 60, lambda _: None), {}
+        )
         for n, (user, item, ms) in enumerate(zip(who, what, when, strict=True)):
             click = Click(f"{n:x}", user, item, ms)
             if self.other and n % 10 == 9:

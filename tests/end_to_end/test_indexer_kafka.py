@@ -22,6 +22,7 @@ from indexer.indexing.indexer import IndexerConfig
 from indexer.indexing.process import run
 from indexer.snapshots.snapshot import load_served
 from streaming.events import Item
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics, create_topics
 from tests.indexer.stand_in import StandIn
 
@@ -62,7 +63,7 @@ class Running:
             target=run,
             args=(config or IndexerConfig(),),
             kwargs={
-                "kafka": {"bootstrap_servers": bootstrap},
+                "kafka": KafkaConnection(bootstrap),
                 "topics": topics,
                 "data_dir": data_dir,
                 "stop": self._stop,
@@ -173,7 +174,7 @@ def test_kill_9_while_reading_and_indexing_loses_and_doubles_nothing(
 def _run_until_killed(bootstrap: str, topics: Topics, data_dir: Path) -> None:
     run(
         IndexerConfig(),
-        kafka={"bootstrap_servers": bootstrap},
+        kafka=KafkaConnection(bootstrap),
         topics=topics,
         data_dir=data_dir,
         stop=threading.Event(),
@@ -189,7 +190,7 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_is_away_are_one_clear_lin
     with pytest.raises(IndexerError, match="'nowhere-items' does not exist"):
         run(
             IndexerConfig(),
-            kafka={"bootstrap_servers": kafka_broker.bootstrap},
+            kafka=kafka_broker.connection,
             topics=Topics().prefixed("nowhere-"),
             **more,
         )
@@ -197,7 +198,7 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_is_away_are_one_clear_lin
     with pytest.raises(IndexerError, match="cannot be read"):
         run(
             IndexerConfig(),
-            kafka={"bootstrap_servers": f"127.0.0.1:{port}", "bootstrap_timeout_ms": 1000},
+            kafka=KafkaConnection(f"127.0.0.1:{port}", {"bootstrap_timeout_ms": 1000}),
             topics=Topics(),
             **more,
         )

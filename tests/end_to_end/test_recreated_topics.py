@@ -176,7 +176,7 @@ def test_the_replay_refuses_before_it_sends(kafka_broker: Any, tmp_path: Path) -
     again = Running(parts.replay, shop.settings)
     assert "deleted and created again" in again.ended()
     assert again.reports[-1]["clicks_produced"] == 0
-    assert count(kafka_broker.bootstrap, shop.topics).clicks == 0
+    assert count(kafka_broker.connection, shop.topics).clicks == 0
     shop.admin.close()
 
 
@@ -205,7 +205,7 @@ def test_the_job_is_not_let_on(
     first.wait(lambda status: status.get("lag") == 0 and status.get("checkpoints", 0) > 2, 120)
     if not alive:
         first.stop()
-    before = count(kafka_broker.bootstrap, shop.topics).sequences
+    before = count(kafka_broker.connection, shop.topics).sequences
     assert before > 100
     shop.recreate(shop.topics.clicks)
     send([click(7, n, 10**13 + n) for n in range(1000)])
@@ -222,7 +222,7 @@ def test_the_job_is_not_let_on(
         time.sleep(0.2)
     flink.close()
     if not alive:  # else Flink has read on until the keeper saw it, for less than a second
-        assert count(kafka_broker.bootstrap, shop.topics).sequences == before
+        assert count(kafka_broker.connection, shop.topics).sequences == before
     shop.admin.close()
 
 

@@ -146,10 +146,9 @@ def start_registrar(shelf: Shelf, server: MlflowServer, kafka_broker, topics: To
         RegistryConfig(poll_seconds=0.1, longest_retry_seconds=1.0, request_timeout_seconds=3),
         shelf.data_dir,
         server.config.tracking_uri,
-        bootstrap_servers=kafka_broker.bootstrap,
+        kafka=kafka_broker.connection,
         topic=topics.snapshots,
         search=SEARCH,
-        client_settings={},
     )
 
 
@@ -159,10 +158,9 @@ def start_service(shelf: Shelf, kafka_broker, topics: Topics) -> Part:
         ServiceConfig(),
         shelf.data_dir,
         0,
-        bootstrap_servers=kafka_broker.bootstrap,
+        kafka=kafka_broker.connection,
         topic=topics.sequences,
         search=SEARCH,
-        client_settings={},
     )
 
 

@@ -26,6 +26,7 @@ from replay.replay import run
 from replay.staging import stage
 from replay.synthetic import SyntheticConfig
 from streaming.events import CLICK, HEARTBEAT, Click, Item
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 
 pytestmark = pytest.mark.end_to_end
@@ -38,12 +39,14 @@ from pathlib import Path
 from replay.config import ReplayConfig
 from replay.replay import run
 from replay.synthetic import SyntheticConfig
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 a = json.loads(sys.argv[1])
 config = ReplayConfig(
     synthetic=SyntheticConfig(**a["synthetic"]), heartbeat_seconds=0.1, client=a["client"]
 )
-run(config, a["bootstrap"], Topics().prefixed(a["prefix"]), Path(a["data_dir"]), threading.Event(),
+run(config, KafkaConnection(a["bootstrap"]), Topics().prefixed(a["prefix"]),
+    Path(a["data_dir"]), threading.Event(),
     lambda status: print(json.dumps(status), flush=True), partitions=a["partitions"])
 """
 _numbers = itertools.count()
@@ -61,7 +64,7 @@ class Target:
     def run(self, config: ReplayConfig, stop=None, report=None) -> dict[str, Any]:
         return run(
             config,
-            self.bootstrap,
+            KafkaConnection(self.bootstrap),
             self.topics,
             self.data_dir,
             stop or threading.Event(),
@@ -294,7 +297,7 @@ def test_kafka_that_is_not_there_is_a_clear_error(tmp_path, free_ports: Callable
     ):
         run(
             ReplayConfig(synthetic=replace(SMALL, events=500), patience_seconds=5),
-            f"127.0.0.1:{port}",
+            KafkaConnection(f"127.0.0.1:{port}"),
             Topics(),
             tmp_path,
             threading.Event(),

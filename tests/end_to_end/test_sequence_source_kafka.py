@@ -25,6 +25,7 @@ from model.training.sequence_source import SequenceSource
 from model.training.source import SourceUnavailable
 from streaming import committed_topic
 from streaming.events import UserSequence
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics, create_topics
 from tests.model.training.recorded_log import make_log
@@ -61,18 +62,18 @@ class Pipeline:
         else:
             self.producer.abort_transaction()
 
-    def source(self, **settings: Any) -> SequenceSource:
-        return make_source(self.bootstrap, self.topics, self.folder, **settings)
+    def source(self) -> SequenceSource:
+        return make_source(self.bootstrap, self.topics, self.folder)
 
     def close(self) -> None:
         self.producer.close()
         self.admin.close()
 
 
-def make_source(bootstrap: str, topics: Topics, folder: Path, **settings: Any) -> SequenceSource:
+def make_source(bootstrap: str, topics: Topics, folder: Path) -> SequenceSource:
     names = {SEQUENCES: topics.sequences, ITEMS: topics.items}
-    identity = TopicIdentity(folder, "trainer", {"bootstrap_servers": bootstrap}, names)
-    return SequenceSource(bootstrap, topics, settings, identity)
+    kafka = KafkaConnection(bootstrap)
+    return SequenceSource(kafka, topics, TopicIdentity(folder, "trainer", kafka, names))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from kafka.admin import KafkaAdminClient
 
 from deploy.service.user_histories import SequenceFollower, UserHistories
 from streaming.events import UserSequence
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics, create_topics
 from tests.deploy.snapshot_maker import clicks
 
@@ -31,7 +32,9 @@ class Following:
 
     def __init__(self, directory: Path, bootstrap: str, topic: str) -> None:
         self.histories = UserHistories(directory)
-        self.follower = SequenceFollower(self.histories, bootstrap, topic, retry_seconds=0.3)
+        self.follower = SequenceFollower(
+            self.histories, KafkaConnection(bootstrap), topic, retry_seconds=0.3
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follower.run, args=(self._stop,))
         self._thread.start()

@@ -59,7 +59,7 @@ def test_what_is_away_for_a_minute_ends_nothing(kafka_broker, flink_cluster, tmp
         stream.wait(lambda: not replay.running)
         assert replay.process.returncode == 0, replay.said()[-2000:]
         flink = FlinkRest(flink_cluster.address, flink_cluster.tls)
-        end = StreamEnd(kafka_broker.bootstrap, stream.topics, name, flink)
+        end = StreamEnd(kafka_broker.connection, stream.topics, name, flink)
 
         def reached() -> bool:
             assert keeper.running, keeper.said()[-2000:]

@@ -72,7 +72,7 @@ def test_what_is_put_aside_is_counted_while_it_happens_and_from_the_beginning_af
     )
     stream.wait_until_drained()
     for _ in range(2):
-        aside = Aside(stream.broker.bootstrap, stream.topics)
+        aside = Aside(stream.connection, stream.topics)
         deadline = time.monotonic() + 20
         while (counts := aside.counts())["late"] is None:
             assert time.monotonic() < deadline

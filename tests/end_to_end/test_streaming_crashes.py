@@ -116,7 +116,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(kafka_broker, flink_cluster, tm
             if replay.running or replay.process.returncode != 0:
                 continue
             with suppress(KafkaError, StreamingError):
-                end = end or StreamEnd(kafka_broker.bootstrap, stream.topics, name, flink)
+                end = end or StreamEnd(kafka_broker.connection, stream.topics, name, flink)
                 if end.reached(name):
                     break
         end.close()

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.local import kafka_broker as kafka
 from streaming.job.accounting import Accounts, count
+from streaming.kafka_clients import KafkaConnection
 from streaming.security import Security
 from streaming.topics import Topics
 from tests.conftest import JavaProcess
@@ -143,12 +144,10 @@ def test_a_log_goes_through_the_job_over_tls_and_sasl(secure_broker, flink_clust
     try:
         code, said = sparc.run("replay")
         assert code == 0, said
-        settings = secure_broker.security.kafka_python()
+        known = KafkaConnection(secure_broker.bootstrap, secure_broker.security.kafka_python())
         topics = Topics().prefixed("secure-")
         deadline = time.monotonic() + 300
-        while (
-            found := count(secure_broker.bootstrap, topics, settings)
-        ).sequences < EVENTS and time.monotonic() < deadline:
+        while (found := count(known, topics)).sequences < EVENTS and time.monotonic() < deadline:
             assert keeper.running, keeper.said()[-2000:]
             time.sleep(1)
         assert found == Accounts(EVENTS, EVENTS, 0, 0, 0), keeper.said()[-2000:]

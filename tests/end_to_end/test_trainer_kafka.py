@@ -31,13 +31,14 @@ import sys, threading
 from pathlib import Path
 import orjson
 from model.training import publish_schedule as publication, training_process
-from model.training.trainer import Config
+from model.training.trainer import TrainerConfig
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 from tests.model.test_trainer_learner import SMALL, Exhaustive
 
-config = Config(
+config = TrainerConfig(
     batch_size=32, linger_seconds=1.0, checkpoint_events=150, device="cpu",
-    publish=publication.Config(
+    publish=publication.PublishConfig(
         events=200, seconds=1e9, idle_seconds=0.5, drift=1e9, pause_seconds=0
     ),
 )
@@ -50,7 +51,7 @@ def report(status):
         stop.set()
 
 training_process.run(
-    config, SMALL, sys.argv[1], {}, Topics().prefixed(sys.argv[4]), Path(sys.argv[2]),
+    config, SMALL, KafkaConnection(sys.argv[1]), Topics().prefixed(sys.argv[4]), Path(sys.argv[2]),
     Exhaustive, stop, report,
 )
 """

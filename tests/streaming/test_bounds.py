@@ -28,6 +28,7 @@ from streaming.events import (
     parse,
     parse_sequence,
 )
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 from tests.indexer.driving import catch_up, running
 from tests.indexer.stand_in import StandIn
@@ -149,7 +150,7 @@ def test_indexer_trainer_and_freshness_agree_on_every_record_of_items(tmp_path_f
     hears = SimpleNamespace(
         listed=lambda item, _: heard.append(item), withdrawn=lambda item, _: heard.append(item)
     )
-    arrivals = Arrivals(hears, Topics(), {})  # type: ignore[arg-type]
+    arrivals = Arrivals(hears, Topics(), KafkaConnection(""))  # type: ignore[arg-type]
     for key, value in records:
         arrivals._tell("items", SimpleNamespace(key=key, value=value, timestamp=0))
     assert heard == [one.item_id for one in said if one is not None]

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 from deploy.local import launch
 from deploy.local.kafka_broker import KafkaBrokerConfig, KafkaBrokerError, cluster_id
 from deploy.settings import Settings
+from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import (
     ForeignKafkaError,
     TopicIdentity,
@@ -60,8 +61,8 @@ def test_a_damaged_record_is_no_reason_to_take_another(tmp_path: Path) -> None:
 
 def test_without_kafka_nothing_is_recorded(tmp_path: Path, free_ports) -> None:
     (port,) = free_ports(1)
-    settings = {"bootstrap_servers": f"127.0.0.1:{port}", "bootstrap_timeout_ms": 100}
-    identity = TopicIdentity(tmp_path, "trainer", settings, {"items": "items"})
+    away = KafkaConnection(f"127.0.0.1:{port}", {"bootstrap_timeout_ms": 100})
+    identity = TopicIdentity(tmp_path, "trainer", away, {"items": "items"})
     with pytest.raises(KafkaError):
         identity.check()
     identity.check(idle=True)  # it was looked at a moment ago

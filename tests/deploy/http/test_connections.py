@@ -27,6 +27,7 @@ from deploy.http.connections import Limits, most_connections, raise_descriptors
 from deploy.service import process
 from deploy.service.config import ServiceConfig
 from indexer.search.soft_search import SearchConfig
+from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import Shelf
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -303,10 +304,9 @@ def test_a_status_that_cannot_be_written_ends_no_service(shelf: Shelf, free_port
         target=process.run,
         args=(ServiceConfig(), shelf.data_dir, free_ports(1)[0]),
         kwargs={
-            "bootstrap_servers": "127.0.0.1:1",
+            "kafka": KafkaConnection("127.0.0.1:1"),
             "topic": "sequences",
             "search": SearchConfig(codes=4),
-            "client_settings": {},
             "stop": stop,
             "report": report,
         },

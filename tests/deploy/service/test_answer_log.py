@@ -18,6 +18,7 @@ from deploy.service.user_histories import SequenceFollower, UserHistories
 from indexer.search.exploration import ExplorationConfig
 from indexer.search.retriever import Answer, Query
 from indexer.search.soft_search import SearchConfig
+from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import Shelf
 
 ANSWER = Answer([5, 9], [0.5, 0.5], [1, 2], [0.4, 0.1], [1.0, 0.02], [], 70)
@@ -86,7 +87,7 @@ def test_the_service_says_and_logs_what_was_drawn(shelf: Shelf, tmp_path: Path) 
     follower = SnapshotFollower(shelf.data_dir, search, retry_seconds=0.0)
     assert follower.poll()
     histories = UserHistories(tmp_path / "histories")
-    sequences = SequenceFollower(histories, "127.0.0.1:1", "sequences")
+    sequences = SequenceFollower(histories, KafkaConnection("127.0.0.1:1"), "sequences")
     answers = AnswerLog(tmp_path / "answers", AnswerLogConfig())
     service = RetrievalService(
         shelf.data_dir, follower, histories, sequences, threads=1, answers=answers

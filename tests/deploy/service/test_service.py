@@ -23,6 +23,7 @@ from indexer.search.retriever import Query, Retriever
 from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, snapshot_path
 from streaming.events import Item
+from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, clicks
 
 SEARCH = SearchConfig(codes=4)
@@ -37,7 +38,7 @@ class Running:
         self.shelf = shelf
         self.follower = SnapshotFollower(data_dir, SEARCH, retry_seconds=0.0)
         self.histories = UserHistories(data_dir / "service" / "histories")
-        sequences = SequenceFollower(self.histories, "127.0.0.1:1", "sequences")
+        sequences = SequenceFollower(self.histories, KafkaConnection("127.0.0.1:1"), "sequences")
         self._service = RetrievalService(
             data_dir, self.follower, self.histories, sequences, threads=2
         )
@@ -328,10 +329,9 @@ class Process:
             target=process.run,
             args=(ServiceConfig(), data_dir, port),
             kwargs={
-                "bootstrap_servers": "127.0.0.1:1",
+                "kafka": KafkaConnection("127.0.0.1:1", {"bootstrap_timeout_ms": 500}),
                 "topic": "sequences",
                 "search": SEARCH,
-                "client_settings": {"bootstrap_timeout_ms": 500},
                 "stop": self.stop,
                 "report": lambda status: self.reports.append(orjson.loads(orjson.dumps(status))),
             },
@@ -378,10 +378,9 @@ def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:
                 ServiceConfig(),
                 tmp_path,
                 port,
-                bootstrap_servers="127.0.0.1:1",
+                kafka=KafkaConnection("127.0.0.1:1"),
                 topic="sequences",
                 search=SEARCH,
-                client_settings={},
                 stop=threading.Event(),
                 report=lambda _: None,
             )

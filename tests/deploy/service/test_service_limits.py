@@ -25,6 +25,7 @@ from deploy.service.user_histories import HistoryRecord, SequenceFollower, UserH
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from indexer.search.soft_search import SearchConfig
 from streaming.events import UserSequence
+from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks
 
 SEARCH = SearchConfig(codes=4)
@@ -55,7 +56,7 @@ class Serving:
             shelf.data_dir,
             self.follower,
             self.histories,
-            SequenceFollower(self.histories, "127.0.0.1:1", "s"),
+            SequenceFollower(self.histories, KafkaConnection("127.0.0.1:1"), "s"),
             threads=1,
             timeout_seconds=30.0,
             popularity=self.popularity,

@@ -20,6 +20,7 @@ from deploy.service import process
 from deploy.service.config import ServiceConfig, ServiceError
 from deploy.service.workers import AddedUp, note, noted
 from indexer.search.soft_search import SearchConfig
+from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import Shelf
 
 
@@ -36,10 +37,9 @@ class Workers:
     def running(self, number: int) -> Iterator[None]:
         stop = threading.Event()
         more = {
-            "bootstrap_servers": f"127.0.0.1:{self._away}",
+            "kafka": KafkaConnection(f"127.0.0.1:{self._away}"),
             "topic": "sequences",
             "search": SearchConfig(codes=4),
-            "client_settings": {},
             "stop": stop,
             "report": self.statuses.append,
             "worker": number,
@@ -158,10 +158,9 @@ def test_a_worker_that_there_is_not_is_refused(tmp_path: Path) -> None:
             ServiceConfig(),
             tmp_path,
             0,
-            bootstrap_servers="",
+            kafka=KafkaConnection(""),
             topic="",
             search=SearchConfig(),
-            client_settings={},
             stop=threading.Event(),
             report=lambda _: None,
             worker=2,

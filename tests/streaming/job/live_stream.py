@@ -15,12 +15,13 @@ from deploy.local import kafka_broker as kafka
 from streaming.dead_letters import OURS
 from streaming.events import UserSequence
 from streaming.job import supervisor
-from streaming.job.accounting import Accounts, StreamEnd, consumer, count
+from streaming.job.accounting import Accounts, StreamEnd, count
 from streaming.job.committed_work import committed_work
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job.record import RecordFile
 from streaming.job.savepoints import local_uri
 from streaming.job.settings import JobConfig, JobEnvironment
+from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics, create_topics
 from tests.streaming.oracle import Expected, Record
 
@@ -53,6 +54,10 @@ class LiveStream:
             tls=self.cluster.tls,
         )
 
+    @property
+    def connection(self) -> KafkaConnection:
+        return KafkaConnection(self.broker.bootstrap, self.client)
+
     def start(self, restore: str = "") -> None:
         def keep() -> None:
             try:
@@ -62,9 +67,7 @@ class LiveStream:
                     self._stop,
                     self.reports.append,
                     RecordFile(self.folder),
-                    lambda: committed_work(
-                        self.config, self.broker.bootstrap, self.topics, self.client
-                    ),
+                    lambda: committed_work(self.config, self.connection, self.topics),
                     restore=restore,
                 )
             except Exception as error:
@@ -124,7 +127,7 @@ class LiveStream:
 
     def wait_until_drained(self) -> None:
         flink = FlinkRest(self.cluster.address, self.cluster.tls)
-        end = StreamEnd(self.broker.bootstrap, self.topics, self.config.name, flink)
+        end = StreamEnd(self.connection, self.topics, self.config.name, flink)
 
         def reached() -> bool:
             try:
@@ -142,7 +145,7 @@ class LiveStream:
         """What a topic has got since it was read last, committed records only."""
         # On a busy machine a broker may be fenced for a moment, and is then in no metadata.
         kafka.wait_until_ready(self.broker.bootstrap, client=self.client)
-        reader = consumer(self.broker.bootstrap, self.client)
+        reader = self.connection.consumer()
         try:
             partitions = [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic)]
             reader.assign(partitions)
@@ -177,7 +180,7 @@ class LiveStream:
         return {user: sorted(s, key=lambda s: s.position) for user, s in found.items()}
 
     def accounts(self) -> Accounts:
-        return count(self.broker.bootstrap, self.topics, self.client)
+        return count(self.connection, self.topics)
 
     def assert_as_expected(self, expected: Expected) -> None:
         """Every topic holds, beyond what was read of it before, what it should, and no more."""
