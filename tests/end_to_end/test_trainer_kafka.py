@@ -34,7 +34,7 @@ from model.training import publish_schedule as publication, training_process
 from model.training.trainer import TrainerConfig
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
-from tests.model.test_trainer_learner import SMALL, Exhaustive
+from tests.model.training.test_trainer_learner import SMALL, Exhaustive
 
 config = TrainerConfig(
     batch_size=32, linger_seconds=1.0, checkpoint_events=150, device="cpu",

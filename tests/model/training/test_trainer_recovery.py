@@ -142,7 +142,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.model.training.crash import Steps
-from tests.model import training_run
+from tests.model.training import training_run
 
 for crash_at in map(int, sys.argv[2:]):
     child = os.fork()
