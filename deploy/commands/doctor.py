@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+import typer
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
 
+from deploy import settings as configuration
+from deploy.commands.client import console
+from deploy.commands.console import errors_as_one_line, show_json
+from deploy.commands.options import AsJson, ConfigFile, DataDir
 from deploy.local.java import JavaError, find_java
 from deploy.local.ports import chosen, is_free
 from deploy.settings import Settings
@@ -41,6 +49,28 @@ class Finding:
     grade: Grade
     found: str
     remedy: str = ""
+
+
+def doctor(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Check Java, Maven, ports, disk, memory, GPU and versions, and say what to do.
+
+    Exit code 1 where something keeps the pipeline from running.
+
+    Example: `sparc doctor`
+    """
+    with errors_as_one_line():
+        findings = examine(configuration.load(config, data_dir))
+    if as_json:
+        show_json(as_plain(findings))
+    else:
+        colours = {"good": "green", "warning": "yellow", "bad": "red"}
+        table = Table("", "", "found", "what to do", box=SIMPLE)
+        for one in findings:
+            grade = f"[{colours[one.grade]}]{one.grade}[/]"
+            table.add_row(one.name, grade, escape(one.found), escape(one.remedy))
+        console.print(table)
+    if not healthy(findings):
+        raise typer.Exit(1)
 
 
 def examine(settings: Settings) -> list[Finding]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy import settings as configuration
+from deploy.commands.console import configure_logging, errors_as_one_line, show_json
+from deploy.commands.options import ConfigFile
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
@@ -32,7 +34,6 @@ Tail = Annotated[
     typer.Option("--tail-of-warm-up", help="Play inside the warm-up, to choose settings by."),
 ]
 Again = Annotated[bool, typer.Option("--again", help="Play also what is there already.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file.", metavar="FILE")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Tracking = Annotated[
     str | None, typer.Option(help="MLflow; default: the configured one, else a file in DIR.")
@@ -53,8 +54,6 @@ def _prepared(
     config: Path | None,
 ) -> tuple[Data, Settings]:
     """Data and settings; what imports torch comes after the configuration was read."""
-    from deploy.commands.app import configure_logging
-
     settings = configuration.load(config, written=False)
     configure_logging(settings.log_level)
     from deploy.studies import runs
@@ -90,8 +89,6 @@ def evaluate(
     """
     if context.invoked_subcommand is not None:
         return
-    from deploy.commands.app import errors_as_one_line, show_json
-
     with errors_as_one_line():
         _needed(events=events, items=items, out=out)
         data, settings = _prepared(events, items, until, tail, config)
@@ -151,8 +148,6 @@ def controls(
 
     Example: `sparc evaluate controls --events events.csv --items items.csv --out study`
     """
-    from deploy.commands.app import errors_as_one_line
-
     with errors_as_one_line():
         _needed(events=events, items=items, out=out)
         numbers = _seeds(seeds)
@@ -190,8 +185,6 @@ def intervals(
 
     Example: `sparc evaluate intervals --events events.csv --items items.csv --out study`
     """
-    from deploy.commands.app import errors_as_one_line
-
     with errors_as_one_line():
         _needed(events=events, items=items, out=out)
         numbers = _seeds(seeds)
@@ -230,8 +223,6 @@ def loo(
 
     Example: `sparc evaluate loo --interactions beauty.inter --out results`
     """
-    from deploy.commands.app import configure_logging, errors_as_one_line, show_json
-
     with errors_as_one_line():
         _needed(interactions=interactions, out=out)
         settings = configuration.load(config, written=False)

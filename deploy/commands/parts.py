@@ -9,20 +9,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import structlog
+import typer
 from kafka.errors import KafkaError
 
+from deploy import settings as configuration
+from deploy.commands.console import errors_as_one_line, run_part
+from deploy.commands.options import ConfigFile, DataDir
 from deploy.release.decisions import served_versions
 from deploy.release.ledger import aliased_versions, registered_versions
 from deploy.settings import Settings
 from streaming.topic_identity import check_before_creation
 from streaming.topics import create_topics
 
-log = structlog.get_logger(__name__)
-
 Report = Callable[[dict[str, Any]], None]
+Part = Callable[..., None]
 
 KAFKA_PATIENCE_SECONDS = 300.0
 
@@ -71,7 +74,63 @@ def await_topics(settings: Settings, stop: threading.Event, report: Report) -> b
     return False
 
 
-def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
+def replay(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Replay the configured log into Kafka; ends when the log does.
+
+    Example: `SPARC_REPLAY__EVENTS=ratings_Beauty.csv sparc replay --data-dir state`
+    """
+    _run(replay_log, "replay", config, data_dir)
+
+
+def train(config: ConfigFile = None, data_dir: DataDir = None) -> None:
+    """Train online from `sequences` and publish what was learnt, on a GPU where there is one.
+
+    Example: `SPARC_TRAINER__BATCH_SIZE=512 sparc train --data-dir state`
+    """
+    _run(train_model, "train", config, data_dir)
+
+
+def index(config: ConfigFile = None, data_dir: DataDir = None) -> None:
+    """Index new items and each handover of the trainer; publish snapshots.
+
+    Example: `sparc index --data-dir state`
+    """
+    _run(index_items, "index", config, data_dir)
+
+
+def register(config: ConfigFile = None, data_dir: DataDir = None) -> None:
+    """Register each snapshot as a version of the model in MLflow, and move the aliases.
+
+    Example: `SPARC_REGISTRY__TRACKING_URI=http://mlflow:5000 sparc register --data-dir state`
+    """
+    _run(register_versions, "register", config, data_dir)
+
+
+def serve(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    worker: Annotated[
+        int,
+        typer.Option(help="Which of the `service.workers` that share the port this one is.", min=1),
+    ] = 1,
+) -> None:
+    """Answer queries over HTTP from the snapshot that is current.
+
+    Example: `SPARC_PORTS__SERVICE=8000 sparc serve --data-dir state`
+    """
+    _run(serve_queries, "serve", config, data_dir, worker=worker)
+
+
+def _run(body: Part, name: str, config: Path | None, data_dir: Path | None, **more: Any) -> None:
+    with errors_as_one_line():
+        settings = configuration.load(config, data_dir)
+    run_part(name, settings, lambda stop, report: body(settings, stop, report, **more))
+
+
+def replay_log(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Replay the log into `items` and `clicks`."""
     from replay import replay as room
 
@@ -88,7 +147,7 @@ def replay(settings: Settings, stop: threading.Event, report: Report) -> None:
     )
 
 
-def train(settings: Settings, stop: threading.Event, report: Report) -> None:
+def train_model(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Train from `sequences`, publish handovers."""
     from indexer.search.soft_search import ServedPath
     from model.training import training_process
@@ -106,7 +165,7 @@ def train(settings: Settings, stop: threading.Event, report: Report) -> None:
         )
 
 
-def index(settings: Settings, stop: threading.Event, report: Report) -> None:
+def index_items(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Index items and handovers, publish snapshots."""
     from indexer.indexing import process
 
@@ -130,7 +189,7 @@ def index(settings: Settings, stop: threading.Event, report: Report) -> None:
         )
 
 
-def register(settings: Settings, stop: threading.Event, report: Report) -> None:
+def register_versions(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Register snapshots in MLflow."""
     from deploy.registry import registrar
 
@@ -146,7 +205,9 @@ def register(settings: Settings, stop: threading.Event, report: Report) -> None:
     )
 
 
-def serve(settings: Settings, stop: threading.Event, report: Report, worker: int = 1) -> None:
+def serve_queries(
+    settings: Settings, stop: threading.Event, report: Report, worker: int = 1
+) -> None:
     """Answer queries over HTTP, and show the dashboard."""
     from deploy.dashboard.routes import add_dashboard
     from deploy.service import process

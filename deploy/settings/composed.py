@@ -22,7 +22,7 @@ from deploy.settings.checking import (
 from deploy.settings.former import refuse_former
 from deploy.settings.servers import Flink, Kafka, Ports
 from deploy.usable_path import require_usable
-from indexer.indexing.indexer import IndexerConfig
+from indexer.indexing.config import IndexerConfig
 from indexer.search.soft_search import SearchConfig
 from replay.config import ReplayConfig
 from streaming.job import settings as job

@@ -25,7 +25,7 @@ from deploy.settings import Settings
 from deploy.studies import machine_facts
 from deploy.studies.runs import SPARC, sparc_config
 from indexer.evaluation.published_versions import Handover, Publisher, Served
-from indexer.indexing.indexer import IndexerConfig
+from indexer.indexing.config import IndexerConfig
 from indexer.search.soft_search import SearchConfig
 from model.evaluation import leave_one_out as protocol
 from model.evaluation.leave_one_out import Sequences

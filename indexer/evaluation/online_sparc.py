@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from indexer.evaluation.published_versions import Handover, Publisher, Served
-from indexer.indexing.indexer import IndexerConfig
+from indexer.indexing.config import IndexerConfig
 from indexer.search.answers import Answers as Found
 from indexer.search.soft_search import SearchConfig
 from model.evaluation.prequential_run import OnlineSparc, OnlineSparcConfig

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from indexer.building.build import Build, build
 from indexer.building.drift import Geometry
-from indexer.indexing.indexer import IndexerConfig
+from indexer.indexing.config import IndexerConfig
 from indexer.indexing.item_store import ListedItem
 from indexer.search.answers import Answers
 from indexer.search.soft_search import SearchConfig, SoftSearch

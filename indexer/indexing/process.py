@@ -20,7 +20,8 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
-from indexer.indexing.indexer import Indexer, IndexerConfig, Prepared
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer, Prepared
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.snapshots.snapshot import ModelLoader

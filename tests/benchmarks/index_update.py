@@ -27,7 +27,8 @@ import numpy as np
 import structlog
 
 from deploy.studies.machine_facts import peak_memory_gib
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.lists.code_lists import CodeList, CodeLists, members

@@ -27,7 +27,8 @@ import structlog
 
 from deploy.release.decisions import Decision, decide
 from deploy.service.snapshot_follower import SnapshotFollower
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
 from indexer.search.retriever import Query, Retriever

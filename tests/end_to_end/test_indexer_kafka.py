@@ -18,7 +18,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from indexer.errors import IndexerError
-from indexer.indexing.indexer import IndexerConfig
+from indexer.indexing.config import IndexerConfig
 from indexer.indexing.process import run
 from indexer.snapshots.snapshot import load_served
 from streaming.events import Item

@@ -18,7 +18,7 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from deploy.commands import parts, stream_part
+from deploy.commands import job_supervision, parts
 from deploy.settings import Flink, Kafka, Settings
 from replay.config import ReplayConfig
 from replay.synthetic import SyntheticConfig
@@ -118,14 +118,14 @@ def trained(events: int) -> Callable[[dict[str, Any]], bool]:
 def test_the_trainer_refuses(shop: Shop, which: str, alive: bool) -> None:
     shop.write(shop.topics.items, ITEMS[:10])
     shop.write(shop.topics.sequences, FEW)
-    first = Running(parts.train, shop.settings)
+    first = Running(parts.train_model, shop.settings)
     first.wait(trained(len(FEW)))
     if not alive:
         first.stop()
     topic = getattr(shop.topics, which)
     shop.recreate(topic)
     shop.write(topic, MANY if which == "sequences" else ITEMS)
-    second = first if alive else Running(parts.train, shop.settings)
+    second = first if alive else Running(parts.train_model, shop.settings)
     said = second.ended()
     assert f"{topic!r}" in said
     assert "deleted and created again" in said
@@ -137,13 +137,13 @@ def test_the_trainer_refuses(shop: Shop, which: str, alive: bool) -> None:
 @pytest.mark.parametrize("alive", [False, True], ids=["stopped", "alive"])
 def test_the_indexer_refuses(shop: Shop, alive: bool) -> None:
     shop.write(shop.topics.items, ITEMS[:10])
-    first = Running(parts.index, shop.settings)
+    first = Running(parts.index_items, shop.settings)
     first.wait(lambda status: status["catalogue_items"] == 10)
     if not alive:
         first.stop()
     shop.recreate(shop.topics.items)
     shop.write(shop.topics.items, ITEMS)
-    second = first if alive else Running(parts.index, shop.settings)
+    second = first if alive else Running(parts.index_items, shop.settings)
     said = second.ended()
     assert f"{shop.topics.items!r}" in said
     assert "deleted and created again" in said
@@ -154,13 +154,13 @@ def test_the_indexer_refuses(shop: Shop, alive: bool) -> None:
 def test_the_service_goes_on_with_the_histories_that_it_has(shop: Shop, alive: bool) -> None:
     shop.write(shop.topics.sequences, FEW)
     users = len({sequence.user_id for sequence in FEW})
-    first = Running(parts.serve, shop.settings)
+    first = Running(parts.serve_queries, shop.settings)
     first.wait(lambda status: status["users"] == users)
     if not alive:
         first.stop()
     shop.recreate(shop.topics.sequences)
     shop.write(shop.topics.sequences, MANY)
-    second = first if alive else Running(parts.serve, shop.settings)
+    second = first if alive else Running(parts.serve_queries, shop.settings)
     second.wait(lambda status: "deleted and created again" in status.get("kafka_problem", ""))
     time.sleep(1.5)
     assert {status["users"] for status in second.reports} <= {0, users}
@@ -171,9 +171,9 @@ def test_the_service_goes_on_with_the_histories_that_it_has(shop: Shop, alive: b
 def test_the_replay_refuses_before_it_sends(kafka_broker: Any, tmp_path: Path) -> None:
     made = ReplayConfig(synthetic=SyntheticConfig(users=50, items=48, events=400, days=20))
     shop = Shop(kafka_broker.bootstrap, tmp_path, replay=made)
-    Running(parts.replay, shop.settings).ended()
+    Running(parts.replay_log, shop.settings).ended()
     shop.recreate(shop.topics.clicks)
-    again = Running(parts.replay, shop.settings)
+    again = Running(parts.replay_log, shop.settings)
     assert "deleted and created again" in again.ended()
     assert again.reports[-1]["clicks_produced"] == 0
     assert count(kafka_broker.connection, shop.topics).clicks == 0
@@ -191,7 +191,7 @@ def test_the_job_is_not_let_on(
     settings = shop.settings.model_copy(
         update={"streaming": type(shop.settings.streaming)(name=shop.settings.kafka.prefix)}
     )
-    keep = lambda stop, report: stream_part.keep(settings, stop, report, threading.Event())  # noqa: E731
+    keep = lambda stop, report: job_supervision.keep(settings, stop, report, threading.Event())  # noqa: E731
     log = disordered_log(random.Random(3), 300)
 
     def send(records: list[Any]) -> None:
@@ -228,17 +228,17 @@ def test_the_job_is_not_let_on(
 
 def test_another_cluster_at_the_address_is_noticed(shop: Shop) -> None:
     shop.write(shop.topics.items, ITEMS[:10])
-    first = Running(parts.index, shop.settings)
+    first = Running(parts.index_items, shop.settings)
     first.wait(lambda status: status["catalogue_items"] == 10)
     first.stop()
     known = shop.settings.data_dir / "kafka.json"
     ours = orjson.loads(known.read_bytes())["cluster_id"]
     assert ours == shop.admin.describe_cluster()["cluster_id"]
     known.write_bytes(orjson.dumps({"cluster_id": "bm90LXRoZS1jbHVzdGVyIQ"}))
-    for part in (parts.index, parts.train, parts.replay):
+    for part in (parts.index_items, parts.train_model, parts.replay_log):
         said = Running(part, shop.settings).ended()
         assert "another Kafka cluster" in said
         assert ours in said
         assert "bm90LXRoZS1jbHVzdGVyIQ" in said
     with pytest.raises(StreamingError, match="another Kafka cluster"):
-        stream_part.keep(shop.settings, threading.Event(), lambda _: None, threading.Event())
+        job_supervision.keep(shop.settings, threading.Event(), lambda _: None, threading.Event())

@@ -14,7 +14,8 @@ import indexer.indexing.indexer as indexer_module
 import indexer.indexing.publication as publication_module
 import indexer.indexing.served_version as serving_module
 import indexer.snapshots.snapshot as snapshot_module
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from streaming.events import Item, Withdrawal

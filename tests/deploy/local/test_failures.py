@@ -219,7 +219,7 @@ def test_status_and_metrics_name_what_is_down_and_why(
     ]
     reporter(tmp_path, SUPERVISION)(as_status(down))
     reporter(tmp_path, "stream")({"job_state": "RESTARTING", "problem": "no slot"})
-    facts = status.status(Settings(data_dir=tmp_path))
+    facts = status.status_of(Settings(data_dir=tmp_path))
     assert facts["failed"]["kafka"]["why"] == "no jars"
     monkeypatch.setattr(status, "console", Console(soft_wrap=True, width=400))
     status.show_status(facts)

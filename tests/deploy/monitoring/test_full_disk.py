@@ -95,7 +95,7 @@ def test_the_last_word_takes_the_place_of_the_one_before(small_disk) -> None:
 PART = """
 import sys
 from pathlib import Path
-from deploy.commands.app import run_part
+from deploy.commands.console import run_part
 from deploy.settings import Settings
 
 data_dir = Path(sys.argv[1])

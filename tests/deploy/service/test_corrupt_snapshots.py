@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
 from indexer.lists import code_lists as lists_module

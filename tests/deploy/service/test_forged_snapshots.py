@@ -14,7 +14,8 @@ from deploy.release.errors import RegistryError
 from deploy.release.ledger import Ledger, RegisteredVersion
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.errors import SnapshotError
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import last_good
 from indexer.search.soft_search import SearchConfig

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy import settings as configuration
-from deploy.commands import status
+from deploy.commands import client, retrieve
 from replay.identity import numeric_id
 from streaming.events import UserSequence
 from tests.deploy.service.test_service_limits import Serving
@@ -126,18 +126,18 @@ def test_every_recent_user_is_known_to_the_page(serving: Serving) -> None:
 def test_the_command_asks_with_the_shops_ids_and_shows_them(
     serving: Serving, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    def post(address: str, json: Any, **_: Any) -> Any:
+    def post(method: str, address: str, json: Any, **_: Any) -> Any:
         return serving.http.post("/v1/retrieve", json=json)
 
-    monkeypatch.setattr(status.httpx, "post", post)
+    monkeypatch.setattr(client.httpx, "request", post)
     settings = configuration.load(None, tmp_path, written=False)
-    answer = status.retrieve(settings, SHOP, None, 5, None)
+    answer = retrieve.answer_of(settings, SHOP, None, 5, None)
     assert answer["known_user"]
-    same = status.retrieve(settings, str(USERS[SHOP]), None, 5, None)
+    same = retrieve.answer_of(settings, str(USERS[SHOP]), None, 5, None)
     assert same["items"] == answer["items"]
-    status.show_answer(answer)
+    retrieve.show_answer(answer)
     shown = capsys.readouterr().out
     for item in answer["items"]:
         assert item["external_id"] in shown
-    seen = status.retrieve(settings, None, "1, 8,B0X", ITEMS, None)
+    seen = retrieve.answer_of(settings, None, "1, 8,B0X", ITEMS, None)
     assert not {1, 8} & {item["item_id"] for item in seen["items"]}

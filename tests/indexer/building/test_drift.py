@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from indexer.building.codebook_health import Health
 from indexer.building.drift import Drift, Geometry, continued, measure_drift
 from indexer.building.rebuild import rebuild
-from indexer.indexing.indexer import IndexerConfig
+from indexer.indexing.config import IndexerConfig
 from indexer.lists.code_lists import CodeLists
 from indexer.snapshots.snapshot import load_served
 from tests.deploy.snapshot_maker import clicks, items, small_learner

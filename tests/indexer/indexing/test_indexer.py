@@ -15,7 +15,8 @@ import pytest
 
 import indexer.snapshots.snapshot as snapshot_module
 from indexer.errors import IndexerError
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.listing import Announced
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.pointer import read_pointer

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.search.exploration import NOTHING

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.errors import SnapshotError
-from indexer.indexing.indexer import Indexer, IndexerConfig
+from indexer.indexing.config import IndexerConfig
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.snapshots.item_table import ItemTable, read_items, write_items

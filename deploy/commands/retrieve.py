@@ -1,0 +1,90 @@
+"""`sparc retrieve`: an answer of the running service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
+
+from deploy import settings as configuration
+from deploy.commands.client import NoServiceError, ask, console
+from deploy.commands.console import errors_as_one_line, show_json
+from deploy.commands.options import AsJson, ConfigFile, DataDir
+from deploy.settings import Settings
+
+
+def retrieve(
+    user: Annotated[
+        str | None, typer.Option(help="A user of the log, as it is called there.", metavar="ID")
+    ] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids instead, oldest first: 12,7,B000AAAAAA.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Number of items.", min=1, max=500)] = 50,
+    codes: Annotated[int | None, typer.Option(help="Number of codes to search.", min=1)] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the running service for items, and show which interests brought them.
+
+    Examples: `sparc retrieve --user 42 --k 10`, `sparc retrieve --history 12,7 --codes 4 --json`
+    """
+    with errors_as_one_line():
+        answer = answer_of(configuration.load(config, data_dir), user, history, k, codes)
+        if as_json:
+            show_json(answer)
+        else:
+            show_answer(answer)
+
+
+def answer_of(
+    settings: Settings, user: str | None, history: str | None, k: int, codes: int | None
+) -> dict[str, Any]:
+    """Ask the service.
+
+    Raises:
+        QuestionError: if it does not answer, or refuses.
+        ValueError: if neither or both of user and history are given.
+    """
+    if (user is None) == (history is None):
+        raise ValueError("give either --user or --history")
+    question: dict[str, Any] = {"k": k}
+    if user is not None:
+        question["user_id"] = user
+    else:
+        words = map(str.strip, (history or "").split(","))
+        question["history"] = [word for word in words if word]
+    if codes is not None:
+        question["codes"] = codes
+    try:
+        return ask(settings, "/v1/retrieve", timeout=10.0, json=question)
+    except NoServiceError as error:
+        raise NoServiceError(
+            f"{error}; start it with ./deploy/start_pipeline.sh or `sparc serve`"
+        ) from error
+
+
+def show_answer(answer: dict[str, Any]) -> None:
+    """Print the codes that were searched, then the items with the code that brought each."""
+    known = {True: "known user", False: "unknown user: the interest prior answers", None: "history"}
+    console.print(f"snapshot {answer['version']}, {known[answer['known_user']]}")
+    codes = Table("code", "probability", "items of the answer", box=SIMPLE)
+    for code in answer["searched"]:
+        codes.add_row(str(code["code"]), f"{code['probability']:.3f}", str(code["quota"]))
+    console.print(codes)
+    items = Table("", "item", "title", "category", "code", "p(code)", "score", box=SIMPLE)
+    for rank, item in enumerate(answer["items"], 1):
+        items.add_row(
+            str(rank),
+            escape(item["external_id"] or str(item["item_id"])),
+            escape(item["title"]),
+            escape(item["category"]),
+            str(item["code"]),
+            f"{item['code_probability']:.3f}",
+            f"{item['score']:.2f}",
+        )
+    console.print(items)
