@@ -98,7 +98,7 @@ def evaluate(
         if model not in (*runs.NAMES, "all"):
             raise ValueError(f"--model {model}: there are {', '.join(runs.NAMES)} and all")
         uri = tracking.address(settings, tracking_uri, out)
-        experiment = settings.evaluation_config().experiment
+        experiment = settings.evaluation.experiment
         names = runs.NAMES if model == "all" else (model,)
         results: dict[str, Any] = {}
         for name in names:
@@ -233,7 +233,7 @@ def loo(
         if model not in (*runs.NAMES, "all"):
             raise ValueError(f"--model {model}: there are {', '.join(runs.NAMES)} and all")
         uri = tracking.address(settings, tracking_uri, out)
-        experiment = settings.evaluation_config().experiment
+        experiment = settings.evaluation.experiment
         results: dict[str, Any] = {}
         frozen = [name for name in runs.NAMES if name.endswith("_frozen")]  # nothing to freeze here
         names = [n for n in runs.NAMES if n not in frozen] if model == "all" else [model]

@@ -22,6 +22,7 @@ from deploy.settings.checking import (
 from deploy.settings.former import refuse_former
 from deploy.settings.servers import Flink, Kafka, Ports
 from deploy.usable_path import require_usable
+from indexer.evaluation.config import EvaluationConfig
 from indexer.indexing.config import IndexerConfig
 from indexer.search.soft_search import SearchConfig
 from replay.config import ReplayConfig
@@ -31,7 +32,6 @@ from streaming.job.savepoints import local_uri
 from streaming.kafka_clients import KafkaConnection
 
 if TYPE_CHECKING:
-    from deploy.studies.config import EvaluationConfig
     from model.learning.learner import LearnerConfig
     from model.training.trainer import TrainerConfig
 
@@ -48,9 +48,9 @@ HERE = "127.0.0.1"
 class Settings(BaseSettings):
     """Everything that can be set; a section of the TOML file per field.
 
-    The sections `[learner]`, `[trainer]` and `[evaluation]` are kept as they are written: their
-    types need torch, and half a gigabyte of memory for a process that does not train is too much
-    for a type check. `learner_config`, `trainer_config` and `evaluation_config` check them.
+    The sections `[learner]` and `[trainer]` are kept as they are written: their types need torch,
+    and half a gigabyte of memory for a process that does not train is too much for a type check.
+    `learner_config` and `trainer_config` check them.
 
     Of `secrets_file`, a file of the same form, only the secrets are read.
     """
@@ -75,9 +75,9 @@ class Settings(BaseSettings):
     streaming: job.JobConfig = job.JobConfig()
     learner: dict[str, Any] = {}
     trainer: dict[str, Any] = {}
-    evaluation: dict[str, Any] = {}
     indexer: IndexerConfig = IndexerConfig()
     search: SearchConfig = SearchConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
     service: ServiceConfig = ServiceConfig()
 
@@ -191,16 +191,6 @@ class Settings(BaseSettings):
         from model.training import trainer
 
         return checked("trainer", trainer.TrainerConfig, self.trainer)
-
-    def evaluation_config(self) -> EvaluationConfig:
-        """The section `[evaluation]`, checked; imports torch.
-
-        Raises:
-            SettingsError: naming the setting that is wrong.
-        """
-        from deploy.studies import config
-
-        return checked("evaluation", config.EvaluationConfig, self.evaluation)
 
     @classmethod
     def settings_customise_sources(

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "evaluation.rehearsals": "evaluation.replay_epochs",
+}
 """Names of today by former ones: `{"trainer.old": "trainer.new"}`."""
 
 REMOVED: dict[str, str] = {}

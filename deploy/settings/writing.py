@@ -18,7 +18,6 @@ def complete(settings: Settings) -> dict[str, Any]:
     body = settings.model_dump(mode="json")
     body["learner"] = asdict(settings.learner_config())
     body["trainer"] = asdict(settings.trainer_config())
-    body["evaluation"] = asdict(settings.evaluation_config())
     shown: dict[str, Any] = masked(body)
     return shown
 

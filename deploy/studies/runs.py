@@ -23,7 +23,7 @@ import structlog
 from deploy.settings import Settings
 from deploy.studies import machine_facts
 from indexer.evaluation.observation import Observation
-from indexer.evaluation.online_sparc import ServedSparc
+from indexer.evaluation.online_sparc import OnlineSparc, OnlineSparcConfig
 from indexer.evaluation.serving_variants import (
     RESERVES,
     PublishedEvery,
@@ -32,7 +32,7 @@ from indexer.evaluation.serving_variants import (
     search_ways,
     stale_ways,
 )
-from model.evaluation import metrics, predictions, prequential_run, protocol, runner, weekly_curves
+from model.evaluation import metrics, predictions, protocol, runner, weekly_curves
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import EventLog
 from model.peers.factory import PEERS, build
@@ -45,7 +45,7 @@ NAMES = (SPARC, *sorted(PEERS))
 REPORT = "report.json"
 WAYS = "ways"
 
-MakeSparc = Callable[..., ServedSparc]
+MakeSparc = Callable[..., OnlineSparc]
 """(items, config, indexer, search, device) -> SPARC or one of its variants."""
 
 
@@ -108,8 +108,8 @@ def planned(
             "learner": dataclasses.asdict(sparc_config(settings, seed).learner),
             "batch_size": settings.trainer_config().batch_size,
             "threads": settings.trainer_config().threads,
-            "replay": settings.evaluation_config().replay,
-            "rehearsals": settings.evaluation_config().rehearsals,
+            "replay": settings.evaluation.replay,
+            "replay_epochs": settings.evaluation.replay_epochs,
             "search": dataclasses.asdict(settings.search),
             "ways": sorted(ways),
         }
@@ -132,18 +132,17 @@ def finished(directory: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
     return report if {**played, "ways": None} == {**plan, "ways": None} else None
 
 
-def sparc_config(settings: Settings, seed: int) -> prequential_run.OnlineSparcConfig:
+def sparc_config(settings: Settings, seed: int) -> OnlineSparcConfig:
     """SPARC's settings for a seed."""
-    return prequential_run.OnlineSparcConfig(
+    return OnlineSparcConfig(
         learner=dataclasses.replace(settings.learner_config(), seed=seed),
-        codes=settings.search.codes,
         batch_size=settings.trainer_config().batch_size,
-        replay=settings.evaluation_config().replay,
-        rehearsals=settings.evaluation_config().rehearsals,
+        replay=settings.evaluation.replay,
+        replay_epochs=settings.evaluation.replay_epochs,
     )
 
 
-def all_ways(model: ServedSparc, settings: Settings) -> dict[str, Way]:
+def all_ways(model: OnlineSparc, settings: Settings) -> dict[str, Way]:
     """Every other way of answering, for the controls and the publish intervals."""
     return (
         search_ways(settings.search)
@@ -174,7 +173,7 @@ def play(
     seed: int = 0,
     device: str = "cpu",
     ways: Sequence[str] = (),
-    make: MakeSparc = ServedSparc,
+    make: MakeSparc = OnlineSparc,
     again: bool = False,
 ) -> tuple[dict[str, Any], bool]:
     """Play a model through the protocol and write what came of it.
@@ -229,14 +228,14 @@ def play(
 
 def _play_sparc(
     name: str,
-    sparc: ServedSparc,
+    sparc: OnlineSparc,
     data: Data,
     settings: Settings,
     ways: Mapping[str, Way],
     out: Path,
 ) -> tuple[runner.Run, dict[str, Any]]:
     """Play SPARC, asking the other ways; writes their answers."""
-    codes = sorted({*settings.evaluation_config().trade_off, settings.search.codes})
+    codes = sorted({*settings.evaluation.trade_off, settings.search.codes})
     observation = Observation(sparc, data.items, ways, codes, settings.indexer.drift_threshold)
     progress = runner.log_progress(name)
 

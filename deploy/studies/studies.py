@@ -165,5 +165,5 @@ def _write(path: Path, result: dict[str, Any], table: str) -> None:
 def _log(
     report: dict[str, Any], place: Path, settings: Settings, tracking_uri: str, command: str
 ) -> None:
-    experiment = settings.evaluation_config().experiment
+    experiment = settings.evaluation.experiment
     tracking.log_run(report, place, tracking_uri, experiment, {"command": command})

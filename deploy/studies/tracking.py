@@ -30,9 +30,9 @@ MOST_TEXT = 500
 def address(settings: Settings, given: str | None, out: Path) -> str:
     """Where runs are logged: as given, as configured, or a database in the output directory."""
     registry = settings.registry
-    if registry.tracking_uri and not settings.evaluation_config().tracking_uri and not given:
+    if registry.tracking_uri and not settings.evaluation.tracking_uri and not given:
         return registry.let_in(registry.tracking_uri)
-    configured = settings.evaluation_config().tracking_uri
+    configured = settings.evaluation.tracking_uri
     return given or configured or database_uri(out)
 
 

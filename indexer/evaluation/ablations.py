@@ -19,21 +19,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from indexer.evaluation.online_sparc import ServedSparc
+from indexer.evaluation.online_sparc import OnlineSparc
 from streaming.events import Item
 
 
-def without_content(items: Sequence[Item], *settings: Any) -> ServedSparc:
+def without_content(items: Sequence[Item], *settings: Any) -> OnlineSparc:
     """SPARC over items that have no title and no category."""
-    return ServedSparc([Item(item.item_id) for item in items], *settings)
+    return OnlineSparc([Item(item.item_id) for item in items], *settings)
 
 
-TRAINED: dict[str, Callable[..., ServedSparc]] = {
-    "frozen_codebook": partial(ServedSparc, frozen_after_warm_up=True),
-    "one_user_vector": partial(ServedSparc, one_user_vector=True),
+TRAINED: dict[str, Callable[..., OnlineSparc]] = {
+    "frozen_codebook": partial(OnlineSparc, frozen_after_warm_up=True),
+    "one_user_vector": partial(OnlineSparc, one_user_vector=True),
     "no_content": without_content,
 }
-"""Makers of the controls that are trained anew; they take what `ServedSparc` takes."""
+"""Makers of the controls that are trained anew; they take what `OnlineSparc` takes."""
 SERVED = (
     "no_reserve",
     "hard_top_1",

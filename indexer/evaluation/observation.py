@@ -10,14 +10,14 @@ import numpy as np
 
 from indexer.evaluation.codebook_history import CodebookLog
 from indexer.evaluation.interest_calibration import Exploration
-from indexer.evaluation.online_sparc import ServedSparc
+from indexer.evaluation.online_sparc import OnlineSparc
 from indexer.evaluation.recall_cost_curve import TradeOff
 from indexer.evaluation.serving_variants import Way
 from indexer.search.answers import Answers as Found
 from model.evaluation import metrics, predictions
+from model.evaluation.online_model import Answers
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import Day, ProtocolError
-from model.evaluation.runner import Answers
 from streaming.events import Item
 
 
@@ -38,7 +38,7 @@ class Observation:
 
     def __init__(
         self,
-        model: ServedSparc,
+        model: OnlineSparc,
         items: Sequence[Item],
         ways: Mapping[str, Way],
         trade_off: Sequence[int],

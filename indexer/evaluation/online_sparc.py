@@ -1,28 +1,53 @@
 """SPARC in the prequential protocol, answered by the indexes that would be live.
 
-Learning is that of `model.evaluation.prequential_run`; before the queries of a day are answered,
-what was learnt is published as a new version. Other ways of answering can be asked beside it: they
-see the same queries and the same versions, and change nothing.
+The learner is the pipeline's; what differs is that the log comes from a file. Before the queries
+of a day are answered, what was learnt is published as a new version. Other ways of answering can
+be asked beside it: they see the same queries and the same versions, and change nothing.
+
+Warm-up: one pass in micro-batches, as in production, then `replay_epochs` passes' worth of replay.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from indexer.evaluation.config import EvaluationConfig
 from indexer.evaluation.published_versions import Handover, Publisher, Served
 from indexer.indexing.config import IndexerConfig
 from indexer.search.answers import Answers as Found
 from indexer.search.soft_search import SearchConfig
-from model.evaluation.prequential_run import OnlineSparc, OnlineSparcConfig
+from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
-from model.evaluation.runner import Answers
+from model.evaluation.user_sequences import SequencesOfUsers
+from model.learning.learner import Learner, LearnerConfig
 from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item
 
+WARM_UP_STEP = 512
+"""Examples in a step of the warm-up, where there is time for large ones."""
 
-class ServedSparc(OnlineSparc):
-    """`runner.OnlineModel` over learner, index and soft search.
+
+@dataclass(frozen=True)
+class OnlineSparcConfig:
+    """How SPARC takes part.
+
+    Attributes:
+        learner: the learner's settings.
+        batch_size: events in a micro-batch.
+        replay, replay_epochs: see `EvaluationConfig`.
+    """
+
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    batch_size: int = 256
+    replay: float = EvaluationConfig.replay
+    replay_epochs: float = EvaluationConfig.replay_epochs
+
+
+class OnlineSparc:
+    """`OnlineModel` over learner, index and soft search.
 
     Args:
         items: the catalogue.
@@ -53,16 +78,21 @@ class ServedSparc(OnlineSparc):
         one_user_vector: bool = False,
         frozen_after_warm_up: bool = False,
     ) -> None:
-        super().__init__(
-            items,
-            config,
-            device,
-            one_user_vector=one_user_vector,
-            frozen_after_warm_up=frozen_after_warm_up,
-        )
-        self._device = device
+        self.config = config
+        self.learner = Learner(config.learner, device, one_user_vector=one_user_vector)
+        self.learner.list_items(items)
         self.publisher = Publisher(items, indexer, search)
+        self._frozen_after_warm_up = frozen_after_warm_up
+        self._device = device
+        self._sequences = SequencesOfUsers()
         self._published: Served | None = None
+
+    def warm_up(self, events: Events) -> None:
+        """One pass in the order of time, without replay, then replay alone."""
+        self._learn(events, WARM_UP_STEP, replay=0)
+        for _ in range(round(self.config.replay_epochs * len(events) / WARM_UP_STEP)):
+            self.learner.learn_replayed(WARM_UP_STEP)
+        self.learner.codebook_frozen = self._frozen_after_warm_up
 
     def answer(self, queries: Queries) -> Answers:
         """Answers of the newest version, made of what was learnt before this day."""
@@ -75,10 +105,24 @@ class ServedSparc(OnlineSparc):
         return Answers(self.found.items_BK, self.found.scores_BK)
 
     def learn(self, events: Events) -> int:
-        """One day; what is served is out of date from then on."""
+        """One day, in micro-batches; what is served is out of date from then on.
+
+        Returns the number of replayed examples.
+        """
         self._published = None
-        return super().learn(events)
+        before = self.learner.replayed
+        self._learn(events, self.config.batch_size, self.config.replay)
+        return self.learner.replayed - before
+
+    def _learn(self, events: Events, size: int, replay: float) -> None:
+        sequences = list(self._sequences.take(events))
+        for a in range(0, len(sequences), size):
+            self.learner.learn(sequences[a : a + size], replay)
 
     def retrieval_model(self, tensors: dict[str, Any], facts: dict[str, Any]) -> RetrievalModel:
         """The model that these weights make."""
         return RetrievalModel(tensors, facts, self._device)
+
+    def facts(self) -> dict[str, Any]:
+        """Configuration and codebook health."""
+        return dataclasses.asdict(self.config) | {"health": self.learner.codebook_health()}

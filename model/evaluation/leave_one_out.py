@@ -1,7 +1,5 @@
 """The leave-one-out protocol, comparable with published tables.
 
-    python -m model.evaluation.leave_one_out --model NAME --interactions F --out DIR --seed S
-
 Of each user's sequence the last item is the test, the last but one the validation (early stopping
 and choice of the model), the rest is for training. All items are ranked, less the user's others.
 A log in leave-one-out form has an order but no times, so each event gets a day: a user's last
@@ -12,19 +10,17 @@ Shapes: B users, K items of an answer.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-import orjson
 import structlog
 
 from model.evaluation import metrics
+from model.evaluation.online_model import Answers, OnlineModel
 from model.evaluation.protocol import (
     MS_PER_DAY,
     SECONDS_PER_DAY,
@@ -33,7 +29,6 @@ from model.evaluation.protocol import (
     Queries,
     canonical_order,
 )
-from model.evaluation.runner import Answers, OnlineModel
 from model.histories import History
 from streaming.events import Item
 
@@ -206,42 +201,3 @@ def train_and_test(
         return best, evaluate(best, data, "test"), curve
     model.warm_up(data.training())
     return model, evaluate(model, data, "test"), []
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and test one peer on a `.inter` file."""
-    from model.peers.factory import PEERS, build
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", required=True, choices=sorted(PEERS))
-    parser.add_argument("--interactions", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--most-epochs", type=int, default=200)
-    options = parser.parse_args(arguments)
-    try:
-        data = read_sequences(options.interactions)
-        model = build(options.model, data.items, options.seed, options.device)
-        _, result, curve = train_and_test(model, data, most_epochs=options.most_epochs)
-        report = {
-            "name": options.model,
-            "seed": options.seed,
-            "users": len(data.items_of),
-            "items": len(data.items),
-            "test": result,
-            "validation_by_epoch": curve,
-            "model": model.facts(),
-        }
-        options.out.mkdir(parents=True, exist_ok=True)
-        text = orjson.dumps(report, option=orjson.OPT_INDENT_2)
-        (options.out / "leave_one_out.json").write_bytes(text + b"\n")
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,5 @@
 """Play the prequential protocol with any model, and write what it answered and how good it was.
 
-    python -m model.evaluation.runner --model NAME --events F --items F --out DIR --seed S
-
 `DIR/predictions.parquet` holds every answer, `DIR/report.json` the metrics, weekly curves, wall
 times and what the model says of itself. Day by day the model first answers, having seen only
 earlier days, and then learns: each event of the day once, and at most 4 older events again for
@@ -10,59 +8,23 @@ each new one. The model declares how many it replayed; a model over the budget i
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import orjson
 import structlog
 
 from model.evaluation import metrics, predictions, protocol, weekly_curves
-from model.evaluation.protocol import (
-    REPLAY_BUDGET,
-    Day,
-    EventLog,
-    Events,
-    ProtocolError,
-    Queries,
-)
+from model.evaluation.online_model import Answers, OnlineModel
+from model.evaluation.protocol import REPLAY_BUDGET, Day, EventLog, ProtocolError
 from streaming.events import Item
 
 logger = structlog.get_logger(__name__)
-
-
-class Answers(NamedTuple):
-    """The best items of each query.
-
-    Attributes:
-        items_BK: int64 item ids, best first, K = 50, none of the user's history.
-        scores_BK: float32, never ascending.
-    """
-
-    items_BK: np.ndarray
-    scores_BK: np.ndarray
-
-
-class OnlineModel(Protocol):
-    """What the runner drives: SPARC and every peer."""
-
-    def warm_up(self, events: Events) -> None:
-        """Train on the warm-up in any way. Called once, first."""
-
-    def answer(self, queries: Queries) -> Answers:
-        """Answer all queries of a day from what was learnt on earlier days."""
-
-    def learn(self, events: Events) -> int:
-        """Learn the events of one day, each once; return how many older ones were replayed."""
-
-    def facts(self) -> dict[str, Any]:
-        """Settings and sizes for the report, as plain JSON values."""
 
 
 @dataclass(frozen=True)
@@ -194,43 +156,3 @@ def log_progress(name: str) -> Callable[[Day, Answers], None]:
             next_day = day.queries.day + 7
 
     return watch
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate one peer from files."""
-    from model.peers.factory import PEERS, build
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", required=True, choices=sorted(PEERS))
-    parser.add_argument("--events", required=True, type=Path)
-    parser.add_argument("--items", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--until", type=day_of, help="last day of the log, YYYY-MM-DD")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--tail-of-warm-up",
-        action="store_true",
-        help="evaluate on the last fifth of the warm-up instead, to choose settings",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        items = protocol.read_items(options.items)
-        log = protocol.split(protocol.read_events(options.events))
-        if options.tail_of_warm_up:
-            log = log.tail_of_warm_up()
-        if options.until is not None:
-            log = log.until(options.until)
-        model = build(options.model, items, options.seed, options.device)
-        result = run(log, items, model, watch=log_progress(options.model))
-        summary = report(log, items, result, model) | {"seed": options.seed, "name": options.model}
-        write(options.out, result, summary)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(orjson.dumps(summary["metrics"], option=orjson.OPT_INDENT_2).decode())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

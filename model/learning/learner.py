@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories, scatter_right
+from model.learning.errors import LearnerError, NotFiniteError
 from model.network import losses, sparc
 from model.network.item_tower import ItemInputs, initial_ids, initial_words
 from model.network.sparc import Batch, Sparc, neighbour_features
@@ -38,14 +39,9 @@ from model.tables.decayed_counts import Popularity, log_counts
 from model.tables.list_slots import ListSlots
 from model.tables.replay_buffer import Examples, ReplayBuffer, concatenate
 from model.tables.row_table import RowTable
-from model.training.micro_batch import NotFiniteError
 from streaming.events import Item, UserSequence
 
 EMBED_CHUNK = 65_536
-
-
-class LearnerError(ValueError):
-    """The learner cannot go on: nothing to rehearse, or a state that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ class Learner:
 
     @property
     def replayed(self) -> int:
-        """Examples learnt again so far, rehearsals among them."""
+        """Examples learnt again so far, those of `learn_replayed` among them."""
         return self._counters["replayed"]
 
     def list_items(self, items: Sequence[Item]) -> None:
@@ -199,7 +195,7 @@ class Learner:
         self._counters["events"] += len(batch)
         return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
 
-    def rehearse(self, examples: int) -> dict[str, float]:
+    def learn_replayed(self, examples: int) -> dict[str, float]:
         """Learn about so many replayed examples and no new ones; for further epochs of a warm-up.
 
         Raises:
@@ -208,7 +204,7 @@ class Learner:
         """
         replayed = self._draw_replay(examples, 1.0)
         if replayed is None:
-            raise LearnerError("there is nothing to rehearse: learn a micro-batch first")
+            raise LearnerError("there is nothing to replay: learn a micro-batch first")
         return self._step([replayed], self.config.candidates)
 
     def _draw_replay(self, examples: float, recency: float) -> Examples | None:

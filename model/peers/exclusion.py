@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from model.evaluation.online_model import Answers
 from model.evaluation.protocol import LIST_LENGTH
-from model.evaluation.runner import Answers
 from model.histories import History
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from model.evaluation.online_model import OnlineModel
 from model.evaluation.protocol import ProtocolError
-from model.evaluation.runner import OnlineModel
 from model.peers import neighbours, popularity
 from model.peers.comirec import SelfAttentiveInterests
 from model.peers.frozen import Frozen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from model.evaluation.online_model import Answers, OnlineModel
 from model.evaluation.protocol import Events, Queries
-from model.evaluation.runner import Answers, OnlineModel
 
 
 class Frozen:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.evaluation.online_model import Answers
 from model.evaluation.protocol import MS_PER_DAY, REPLAY_BUDGET, Events, Queries
-from model.evaluation.runner import Answers
 from model.histories import HistoryBatch, pad_histories
 from model.peers.exclusion import best
 from model.peers.full_softmax import full_softmax_loss

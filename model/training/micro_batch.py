@@ -47,10 +47,6 @@ class TrainerError(RuntimeError):
     """The trainer cannot go on; the message says what, where, and what to do."""
 
 
-class NotFiniteError(ValueError):
-    """A loss, a gradient or a weight is no number any more: the state that it is of is useless."""
-
-
 @dataclass(frozen=True, slots=True)
 class Record(Generic[V]):
     """One record as read; `value` is None where it was poison (logged by the source)."""

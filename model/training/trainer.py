@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import torch
 
+from model.learning.errors import NotFiniteError
 from model.training import publish_schedule
 from model.training.checkpoint import Checkpoints
 from model.training.clock import Clock, SystemClock
@@ -43,7 +44,6 @@ from model.training.journal import Entry, Journal, Publication, Quarantine
 from model.training.micro_batch import (
     Backlog,
     MicroBatch,
-    NotFiniteError,
     Plan,
     TrainerError,
     assemble,

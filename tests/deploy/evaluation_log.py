@@ -29,7 +29,7 @@ codes = 3
 [trainer]
 batch_size = 32
 [evaluation]
-rehearsals = 0.5
+replay_epochs = 0.5
 trade_off = [1, 2, 4]
 epochs = 2
 patience = 1

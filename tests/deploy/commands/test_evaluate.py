@@ -150,5 +150,7 @@ def test_what_is_wrong_is_said_in_one_line(log: list[str], tmp_path: Path):
     assert "line 2" in line
     assert "'soon'" in line
     config = tmp_path / "wrong.toml"
-    config.write_text("[evaluation]\nrehersals = 1\n", encoding="utf-8")
-    assert "rehearsals" in refused(*log[:4], *out, "--config", str(config))
+    config.write_text("[evaluation]\nreplay_epoch = 1\n", encoding="utf-8")
+    assert "replay_epochs" in refused(*log[:4], *out, "--config", str(config))
+    config.write_text("[evaluation]\nrehearsals = 1.0\n", encoding="utf-8")
+    assert "replay_epochs now" in refused(*log[:4], *out, "--config", str(config))

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from deploy import settings as configuration
 from deploy.commands.app import app
-from deploy.studies.leave_one_out import SparcByEpochs, read
+from deploy.studies.leave_one_out import read
 from deploy.studies.runs import sparc_config
+from indexer.evaluation.sparc_by_epochs import SparcByEpochs
 from model.evaluation.protocol import ProtocolError
 from tests.deploy.evaluation_log import TOML
 from tests.model.evaluation.test_leave_one_out import inter_file

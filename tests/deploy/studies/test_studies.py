@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 from deploy.studies import runs
-from indexer.evaluation.online_sparc import ServedSparc
+from indexer.evaluation.online_sparc import OnlineSparc
 from indexer.evaluation.published_versions import ask
 from indexer.evaluation.recall_cost_curve import EVERY, TradeOff
 from indexer.evaluation.serving_variants import Mixed, PublishedEvery, search_ways
 from indexer.search.exploration import NOTHING
 from indexer.search.soft_search import SearchConfig, SoftSearch
-from model.evaluation import metrics, predictions, prequential_run, runner
+from model.evaluation import metrics, predictions, runner
 from model.evaluation.weekly_curves import weekly
 from tests.deploy.evaluation_log import ITEMS, read
+from tests.model.dense_search import best
 
 SCORER = Path(__file__).parents[4] / "shared" / "score_predictions.py"
 
@@ -40,25 +41,23 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def sparc(folder: Path) -> ServedSparc:
+def sparc(folder: Path) -> OnlineSparc:
     """After the warm-up."""
     data, settings = read(folder)
     config = runs.sparc_config(settings, 0)
-    model = ServedSparc(data.items, config, settings.indexer, settings.search)
+    model = OnlineSparc(data.items, config, settings.indexer, settings.search)
     model.warm_up(data.log.warm_up())
     return model
 
 
-def test_the_indexes_answer_as_a_dense_scan_of_the_same_model(folder: Path, sparc: ServedSparc):
+def test_the_indexes_answer_as_a_dense_scan_of_the_same_model(folder: Path, sparc: OnlineSparc):
     data, settings = read(folder)
     for day in list(data.log.days())[:3]:
         sparc.answer(day.queries)
         model, lists = sparc.served.handover.model, sparc.served.built.rebuild.lists
         alone = SoftSearch(model, lists, replace(settings.search, evidence=0, explore=NOTHING))
         answers = ask(alone, day.queries)
-        dense = prequential_run.answer(
-            model, day.queries.histories, day.queries.now_ms, settings.search.codes
-        )
+        dense = best(model, day.queries.histories, day.queries.now_ms, settings.search.codes)
         assert np.allclose(answers.scores_BK, dense.scores_BK, atol=1e-4)
         same = answers.items_BK == dense.items_BK
         assert same.mean() > 0.99  # items of nearly equal scores may change places
@@ -107,7 +106,7 @@ def test_the_report_agrees_with_the_independent_scorer(
 
 
 def test_the_trade_off_ranks_targets_as_a_search_with_so_many_codes(
-    folder: Path, sparc: ServedSparc
+    folder: Path, sparc: OnlineSparc
 ):
     data, settings = read(folder)
     trade_off, found, shares = TradeOff([1, 2, 4]), {1: [], 2: [], 4: [], EVERY: []}, []
@@ -207,7 +206,7 @@ def test_the_ways_differ_from_the_served_answer_in_what_they_say(
     assert not np.array_equal(mixed, ways["stale_towers"].items_RK)
 
 
-def test_a_control_whose_weights_have_another_name_now_is_refused(folder: Path, sparc: ServedSparc):
+def test_a_control_whose_weights_have_another_name_now_is_refused(folder: Path, sparc: OnlineSparc):
     data, _ = read(folder)
     queries = next(iter(data.log.days())).queries
     sparc.answer(queries)
@@ -221,7 +220,7 @@ def test_the_process_computes_as_before_once_a_run_has_ended(report: dict[str, A
     assert report["versions"]["numpy"] == np.__version__
 
 
-def test_a_version_is_held_for_its_interval(sparc: ServedSparc, folder: Path):
+def test_a_version_is_held_for_its_interval(sparc: OnlineSparc, folder: Path):
     data, _ = read(folder)
     asked = []
 

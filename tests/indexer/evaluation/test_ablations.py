@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from indexer.evaluation.ablations import TRAINED
-from indexer.evaluation.online_sparc import ServedSparc
-from indexer.indexing.indexer import IndexerConfig
+from indexer.evaluation.online_sparc import OnlineSparc, OnlineSparcConfig
+from indexer.indexing.config import IndexerConfig
 from indexer.search.soft_search import SearchConfig
-from model.evaluation.prequential_run import OnlineSparcConfig
 from model.evaluation.protocol import EventLog, canonical_order, split
 from model.histories import History
 from model.learning.learner import Learner, LearnerConfig
@@ -37,7 +36,7 @@ CONFIG = OnlineSparcConfig(
         chunk=8,
     ),
     batch_size=64,
-    rehearsals=0.5,
+    replay_epochs=0.5,
 )
 HISTORIES = [
     History([ITEMS[3].item_id, ITEMS[8].item_id, ITEMS[50].item_id], [0, 1, 2]),
@@ -56,20 +55,20 @@ def small_log() -> EventLog:
     )
 
 
-def warmed_up(name: str = "sparc") -> ServedSparc:
-    make = TRAINED.get(name, ServedSparc)
+def warmed_up(name: str = "sparc") -> OnlineSparc:
+    make = TRAINED.get(name, OnlineSparc)
     model = make(ITEMS, CONFIG, IndexerConfig(), SearchConfig(codes=3))
     model.warm_up(small_log().warm_up())
     return model
 
 
 @pytest.fixture(scope="module")
-def full() -> ServedSparc:
+def full() -> OnlineSparc:
     return warmed_up()
 
 
 @pytest.fixture(scope="module")
-def one_vector() -> ServedSparc:
+def one_vector() -> OnlineSparc:
     return warmed_up("one_user_vector")
 
 
@@ -80,7 +79,7 @@ def user_vectors(model: RetrievalModel, histories: list[History]) -> np.ndarray:
     return model.user_vectors(encoded, every_BC)[:, :, :DIMENSION]
 
 
-def codebook(model: ServedSparc) -> dict[str, torch.Tensor]:
+def codebook(model: OnlineSparc) -> dict[str, torch.Tensor]:
     state, _ = model.learner.export()
     return {n: v for n, v in state.items() if "quantizer." in n and "decoder" not in n}
 
@@ -109,7 +108,7 @@ def test_without_the_control_the_codebook_moves() -> None:
 
 
 def test_one_user_vector_is_the_same_for_every_code(
-    full: ServedSparc, one_vector: ServedSparc
+    full: OnlineSparc, one_vector: OnlineSparc
 ) -> None:
     for histories in (HISTORIES, HISTORIES[:1]):  # a batch, and one alone, which is answered apart
         for model, same in ((full, False), (one_vector, True)):
@@ -117,7 +116,7 @@ def test_one_user_vector_is_the_same_for_every_code(
             assert (np.ptp(vectors_BCD, axis=1).max() == 0) == same
 
 
-def test_one_user_vector_still_pays_attention_to_the_history(one_vector: ServedSparc) -> None:
+def test_one_user_vector_still_pays_attention_to_the_history(one_vector: OnlineSparc) -> None:
     tensors, facts = one_vector.learner.export()
     gains = [n for n in tensors if n.endswith("context_gain_D")]
     assert gains
@@ -131,7 +130,7 @@ def test_one_user_vector_still_pays_attention_to_the_history(one_vector: ServedS
         )
 
 
-def test_one_user_vector_is_answered_alike_alone_and_in_a_batch(one_vector: ServedSparc) -> None:
+def test_one_user_vector_is_answered_alike_alone_and_in_a_batch(one_vector: OnlineSparc) -> None:
     model = one_vector.learner.retrieval_model()
     for number, history in enumerate(HISTORIES):
         alone, batch = user_vectors(model, [history])[0], user_vectors(model, HISTORIES)[number]
@@ -139,7 +138,7 @@ def test_one_user_vector_is_answered_alike_alone_and_in_a_batch(one_vector: Serv
 
 
 def test_with_one_user_vector_the_head_still_reads_the_history_for_each_code(
-    one_vector: ServedSparc,
+    one_vector: OnlineSparc,
 ) -> None:
     tensors, facts = one_vector.learner.export()
     now = np.full(len(HISTORIES), 3, dtype=np.int64)

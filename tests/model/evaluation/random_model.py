@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
-from model.evaluation.runner import Answers
 from model.peers.exclusion import best
 from streaming.events import Item
 

@@ -3,12 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pytest
 
 from model.evaluation import leave_one_out
+from model.evaluation.online_model import Answers
 from model.evaluation.protocol import MS_PER_DAY, ProtocolError, Queries
-from model.evaluation.runner import Answers
 
 
 def inter_file(folder: Path, users: int = 30, items: int = 70) -> Path:
@@ -76,19 +75,6 @@ def test_training_stops_when_the_validation_does_and_keeps_the_best_epoch(tmp_pa
     best, curve = leave_one_out.fit(model, data, patience=3)
     assert best.epochs == 2
     assert len(curve) == 5
-
-
-def test_the_command_writes_a_report(tmp_path: Path, capsys):
-    interactions = str(inter_file(tmp_path))
-    for name in ("neighbours", "sasrec"):
-        out = tmp_path / name
-        arguments = ["--model", name, "--interactions", interactions, "--out", str(out)]
-        assert leave_one_out.main([*arguments, "--most-epochs", "2"]) == 0
-        report = orjson.loads((out / "leave_one_out.json").read_bytes())
-        assert report["users"] == 30
-        assert 0.0 <= report["test"]["hr@50"] <= 1.0
-    assert len(report["validation_by_epoch"]) == 2
-    assert '"ndcg@10"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

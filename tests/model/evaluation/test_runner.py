@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import orjson
 import pytest
 
-from model.evaluation import predictions, runner
+from model.evaluation import runner
 from model.evaluation.protocol import ProtocolError
-from tests.model.evaluation.made_up_log import make_items, make_log, write_files
+from tests.model.evaluation.made_up_log import make_items, make_log
 from tests.model.evaluation.random_model import RandomModel
 
 
@@ -60,29 +57,3 @@ def test_a_watcher_sees_a_day_before_the_model_learns_it():
     model, learnt = RandomModel(items), []
     runner.run(log, items, model, watch=lambda day, answers: learnt.append(model.seen[-1]))
     assert {verb for verb, _ in learnt} == {"answer"}
-
-
-def test_the_command_writes_predictions_and_a_report(tmp_path: Path, capsys):
-    log = make_log()
-    events, items = write_files(tmp_path, log, make_items())
-    last = list(log.days())[4].queries.day
-    arguments = ["--model", "popularity", "--events", str(events), "--items", str(items)]
-    date = str(np.datetime64(last, "D"))
-    assert runner.main([*arguments, "--out", str(tmp_path / "run"), "--until", date]) == 0
-    report = orjson.loads((tmp_path / "run" / "report.json").read_bytes())
-    answers = predictions.read(tmp_path / "run" / "predictions.parquet")
-    assert report["metrics"]["queries"] == len(answers)
-    assert answers.days_R.max() == last
-    assert report["name"] == "popularity"
-    assert report["model"] == {"half_life": 7.0}
-    assert {"warm_up", "answer", "learn"} == set(report["seconds"])
-    assert '"recall@50"' in capsys.readouterr().out
-
-
-def test_the_command_names_a_missing_file_in_one_line(tmp_path: Path, capsys):
-    missing = str(tmp_path / "absent.csv")
-    arguments = ["--model", "popularity", "--events", missing, "--items", missing]
-    assert runner.main([*arguments, "--out", str(tmp_path)]) == 1
-    error = capsys.readouterr().err
-    assert "absent.csv" in error
-    assert error.count("\n") == 1

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.evaluation.prequential_run import score
 from model.histories import History
-from model.learning.learner import Learner, LearnerConfig, LearnerError
+from model.learning.errors import LearnerError
+from model.learning.learner import Learner, LearnerConfig
 from model.network import item_tower, quantizer, sparc
 from model.tables import cooccurrence
 from streaming.events import Item
+from tests.model.dense_search import every_score
 from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
 
 SMALL = LearnerConfig(
@@ -95,7 +96,7 @@ def test_it_learns_who_likes_what() -> None:
     category = {i.item_id: i.category for i in items}
     for s in sequences[2800:]:
         history = History(s.history_items, s.history_times)
-        scores = score(model, [history], s.event_time, 0)[0]
+        scores = every_score(model, [history], s.event_time)[0]
         best = model.item_ids_N[np.argsort(-scores)[:10]]
         hits += np.mean([category[int(i)] == str(1 + s.user_id % 5) for i in best]) > 0.5
     assert hits / 200 > 0.8

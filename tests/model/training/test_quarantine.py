@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from model.learning.errors import NotFiniteError
 from model.learning.learner import Learner
 from model.tables.decayed_counts import DAY_MS
-from model.training.micro_batch import NotFiniteError, TrainerError
+from model.training.micro_batch import TrainerError
 from streaming.events import UserSequence
 from tests.model.synthetic_stream import make_items, make_sequences
 from tests.model.training.crash import Crash, Steps
