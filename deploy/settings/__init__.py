@@ -13,6 +13,7 @@ file that the pipeline was started with (`secrets_file`), or from one given with
     sources   flags, variables, the file
     reading   the effective configuration
     checking  what is wrong, by the name of the setting
+    explanation  every setting with what it means
     former    settings of older versions
     writing   the form of the file
 """

@@ -52,7 +52,24 @@ class Settings(BaseSettings):
     and half a gigabyte of memory for a process that does not train is too much for a type check.
     `learner_config` and `trainer_config` check them.
 
-    Of `secrets_file`, a file of the same form, only the secrets are read.
+    Attributes:
+        data_dir: state of the pipeline.
+        secrets_file: a file of the same form, of which only the secrets are read.
+        jars_dir: the jars that `deploy/fetch_jars.sh` lays out.
+        log_level: "debug", "info", "warning" or "error".
+        drain_timeout_seconds: how long a drain may stand still until it is given up.
+        kafka: how to reach Kafka.
+        flink: how to reach Flink.
+        ports: of the local processes.
+        replay: the log, and how it is replayed.
+        streaming: the streaming job.
+        learner: the model, and how it learns.
+        trainer: the process that trains it.
+        evaluation: the protocol of `sparc evaluate`.
+        indexer: when lists are rebuilt, and what is kept.
+        search: how a query is answered.
+        registry: where and how snapshots are registered.
+        service: how the retrieval service runs.
     """
 
     model_config = SettingsConfigDict(

@@ -34,20 +34,13 @@ def load(
     Raises:
         SettingsError: naming the file or the setting that is wrong.
     """
-    if config is None and (given := os.environ.get("SPARC_CONFIG")):
-        config = Path(given)
     if data_dir is None and (given := os.environ.get("SPARC_DATA_DIR")):
         data_dir = Path(given)
-    if config is None:
-        left = (data_dir or LATEST) / CONFIG
-        config = left if written and left.is_file() else None
+    config = file_in_use(config, data_dir, written=written)
     if data_dir is not None:
         overrides["data_dir"] = data_dir
     remember(sources.passed_on())
-    content = {} if config is None else sources.content_of(config)
-    if config is not None and _is_ours(config):
-        content = up_to_date(content)
-    reading = sources.CONTENT.set(content)
+    reading = sources.CONTENT.set(content_of(config))
     try:
         settings = Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
@@ -65,8 +58,30 @@ def load(
     return settings
 
 
-def _is_ours(file: Path) -> bool:
-    """Whether `sparc up` has written a file."""
+def file_in_use(config: Path | None, data_dir: Path | None, *, written: bool = True) -> Path | None:
+    """The configuration file that `load` reads for these arguments."""
+    if config is None and (given := os.environ.get("SPARC_CONFIG")):
+        config = Path(given)
+    if config is None:
+        left = (data_dir or LATEST) / CONFIG
+        config = left if written and left.is_file() else None
+    return config
+
+
+def content_of(config: Path | None) -> dict[str, Any]:
+    """What a configuration file holds, under the names of today where `sparc up` wrote it.
+
+    Raises:
+        SettingsError: if there is no such file, or it is no TOML.
+    """
+    if config is None:
+        return {}
+    content = sources.read_toml(config)
+    return up_to_date(content) if is_written(config) else content
+
+
+def is_written(file: Path) -> bool:
+    """Whether `sparc up` has written a file, with every setting, whoever chose it."""
     return file.name == CONFIG and (file.parent / MARK).is_file()
 
 

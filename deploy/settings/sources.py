@@ -19,7 +19,7 @@ CONTENT: ContextVar[Mapping[str, Any]] = ContextVar("content of the file")
 """What the file holds: pydantic-settings makes its sources inside the constructor."""
 
 
-def content_of(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
     """What a TOML file holds.
 
     Raises:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from deploy import settings as configuration
 from deploy.local import flink_cluster, kafka_broker, mlflow_server
-from deploy.local.launch import claim
-from deploy.settings import SettingsError, former
+from deploy.local.launch import claim, write_config
+from deploy.settings import SettingsError, explanation, former
 
 
 def write(path: Path, text: str) -> Path:
@@ -117,6 +118,33 @@ def test_the_addresses_are_those_of_the_servers_that_are_started(tmp_path: Path)
     assert settings.bootstrap == kafka_broker.broker_of(settings).bootstrap
     assert (settings.flink_address, settings.flink_tls) == (cluster.address, cluster.tls)
     assert settings.tracking_uri == mlflow_server.MlflowServerConfig(port=1003).tracking_uri
+
+
+def test_every_setting_is_explained_with_where_its_value_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "a.toml", "[kafka]\nheap_mb = 300\nclient = {client_id = 'me'}\n")
+    monkeypatch.setenv("SPARC_TRAINER__BATCH_SIZE", "64")
+    found = explanation.explained(file, tmp_path)
+    assert not [one.name for one in found if not one.sentence]
+    sources = {one.name: one.source for one in found}
+    assert sources.pop("trainer.batch_size") == "variable"
+    assert sources.pop("data_dir") == "flag"
+    assert {sources.pop(name) for name in ("kafka.heap_mb", "kafka.client")} == {"file"}
+    assert set(sources.values()) == {"default"}
+    whole = configuration.complete(configuration.load(file, tmp_path))
+    assert tomllib.loads(explanation.as_commented_toml(found)) == tomllib.loads(
+        configuration.as_toml(whole)
+    )
+
+
+def test_what_a_pipeline_wrote_out_is_no_choice(tmp_path: Path) -> None:
+    claim(tmp_path, fresh=False)
+    write_config(configuration.load(None, tmp_path, replay={"rate": 5.0}))
+    found = {one.name: one.source for one in explanation.explained(None, tmp_path)}
+    assert found.pop("replay.rate") == "file"
+    assert found.pop("data_dir") == "file"
+    assert set(found.values()) == {"default"}
 
 
 def test_the_complete_configuration_shows_every_section(tmp_path: Path) -> None:
