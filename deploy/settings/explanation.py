@@ -24,7 +24,7 @@ from deploy.settings.writing import complete
 ATTRIBUTES = re.compile(r"^Attributes:\n((?: {4}.*\n?|\n(?= {4}))+)", re.MULTILINE)
 ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 WIDTH = 98
-LATER = ("learner", "trainer", "evaluation")
+LATER = ("learner", "trainer")
 """Sections that `Settings` keeps as they are written."""
 
 
