@@ -17,9 +17,6 @@ from streaming.kafka_clients import KafkaConnection
 
 Ranges = Mapping[int, tuple[int, int]]
 """Partition -> first offset, and the offset after the last."""
-POLL_MS = 20
-ASK_MS = 5_000
-"""How long to wait for an answer of the broker before it counts as away."""
 
 
 class TopicEndsBefore(StreamingError):  # noqa: N818 - says what the topic does
@@ -35,17 +32,36 @@ class CommittedTopic:
 
     Records are kafka-python's. Every method may raise `KafkaError` or `KafkaUnavailable`; the
     object is then to be closed and made anew.
+
+    Args:
+        kafka: where the topic is.
+        topic: its name.
+        max_records: of one partition that a poll returns at most.
+        patience_ms: how long the broker may take to answer before it counts as away.
+        whole: offsets that are not in the topic any more are an error; else it is read from its
+            present beginning.
+        fetch_wait_ms: how long the broker waits for records. It answers a connection in turn:
+            behind a fetch that waits, so does a question for the end of a partition.
     """
 
-    def __init__(self, kafka: KafkaConnection, topic: str, max_records: int) -> None:
+    def __init__(
+        self,
+        kafka: KafkaConnection,
+        topic: str,
+        max_records: int,
+        patience_ms: int,
+        *,
+        whole: bool = False,
+        fetch_wait_ms: int = 100,
+    ) -> None:
         self._topic = topic
         self._max_records = max_records
+        self._patience_ms = patience_ms
+        self._fetch_wait_ms = fetch_wait_ms
         self._consumer = kafka.consumer(
-            auto_offset_reset="none",
+            auto_offset_reset="none" if whole else "earliest",
             max_poll_records=max_records,
-            # The broker answers a connection in turn: behind a fetch that waits for records,
-            # so would a question for the end of a partition.
-            fetch_max_wait_ms=POLL_MS,
+            fetch_max_wait_ms=fetch_wait_ms,
         )
         self._partitions: list[TopicPartition] = []
         self._assigned: list[TopicPartition] = []
@@ -89,7 +105,7 @@ class CommittedTopic:
         self._assigned = partitions
 
     def _position(self, tp: TopicPartition) -> int:
-        position = self._consumer.position(tp, timeout_ms=ASK_MS)
+        position = self._consumer.position(tp, timeout_ms=self._patience_ms)
         if position is None:
             raise KafkaUnavailable(f"Kafka does not answer ({tp.topic} {tp.partition})")
         return int(position)
@@ -101,7 +117,7 @@ class CommittedTopic:
     def ends(self) -> dict[int, int]:
         """Partition -> end of what is committed."""
         self._discover()
-        ends = self._consumer.end_offsets(self._partitions, timeout_ms=ASK_MS)
+        ends = self._consumer.end_offsets(self._partitions, timeout_ms=self._patience_ms)
         return {tp.partition: int(end) for tp, end in ends.items()}
 
     def poll(self, timeout_ms: int, enough: Collection[int] = ()) -> dict[int, list[Any]]:
@@ -145,11 +161,11 @@ class CommittedTopic:
         self._assign([TopicPartition(self._topic, p) for p in sorted(self._ahead)])
         silent = 0
         while missing := self._short(wanted):
-            fetched = self._consumer.poll(POLL_MS, max_records=self._max_records)
+            fetched = self._consumer.poll(self._fetch_wait_ms, max_records=self._max_records)
             for tp, records in fetched.items():
                 self._ahead[tp.partition].extend(records)
             silent = 0 if fetched else silent + 1
-            if silent * POLL_MS >= ASK_MS:
+            if silent * self._fetch_wait_ms >= self._patience_ms:
                 self._explain_silence(missing)
         found: dict[int, list[Any]] = {partition: [] for partition in ranges}
         for partition, (_, end) in wanted.items():
@@ -165,7 +181,7 @@ class CommittedTopic:
         return {tp: end for tp, end in partitions.items() if self._position(tp) < end}
 
     def _explain_silence(self, missing: Mapping[TopicPartition, int]) -> None:
-        ends = self._consumer.end_offsets(list(missing), timeout_ms=ASK_MS)
+        ends = self._consumer.end_offsets(list(missing), timeout_ms=self._patience_ms)
         for tp, end in missing.items():
             if ends[tp] < end:
                 raise TopicEndsBefore(self._topic, tp.partition, end, ends[tp])

@@ -16,7 +16,7 @@ from deploy.commands.client import address_of, bearer, console
 from deploy.commands.console import errors_as_one_line, show_json
 from deploy.commands.options import AsJson, ConfigFile, DataDir
 from deploy.monitoring import full_disk, moment
-from deploy.monitoring.freshness import quantiles
+from deploy.monitoring.delay_quantiles import quantiles
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_status import PARTS, age_seconds, is_alive, read_statuses
 from deploy.service.config import ServiceError

@@ -18,28 +18,19 @@ counted as lost to sight.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import structlog
-from kafka import TopicPartition
-from kafka.errors import KafkaError
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from deploy.monitoring import moment
+from deploy.monitoring.delay_quantiles import METRICS
 from deploy.monitoring.moment import Moment
 from indexer.search.retriever import Retriever
-from streaming.bounds import EventError
-from streaming.events import HEARTBEAT, Click, UserSequence, Withdrawal, announcement
-from streaming.kafka_clients import KafkaConnection
-from streaming.topics import Topics
-
-log = structlog.get_logger(__name__)
+from streaming.events import UserSequence
 
 PER_SECOND = 200
 PATIENCE_SECONDS = 600.0
@@ -47,12 +38,6 @@ BUCKETS = (
     0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0,
     7.5, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 300.0, 600.0,
 )  # fmt: skip
-METRICS = {
-    "item_retrievable": "sparc_freshness_item_retrievable_seconds",
-    "item_withdrawn": "sparc_freshness_item_withdrawn_seconds",
-    "click_in_history": "sparc_freshness_click_in_history_seconds",
-    "click_learnt": "sparc_freshness_click_learnt_seconds",
-}
 
 
 class Freshness(Collector):
@@ -187,111 +172,3 @@ class Freshness(Collector):
 
 def _codes(state: Retriever, item_ids: list[int]) -> np.ndarray:
     return state.snapshot.lists.locate(np.array(item_ids, np.int64))[0]
-
-
-class Arrivals:
-    """Tells a `Freshness` of clicks and items as they reach Kafka."""
-
-    def __init__(
-        self,
-        freshness: Freshness,
-        topics: Topics,
-        kafka: KafkaConnection,
-        retry_seconds: float = 2.0,
-    ) -> None:
-        self._freshness = freshness
-        self._topics = topics
-        self._kafka = kafka
-        self._retry_seconds = retry_seconds
-
-    def run(self, stop: threading.Event) -> None:
-        """Follow until `stop` is set; without Kafka nothing is measured, and nothing fails."""
-        while not stop.is_set():
-            try:
-                self._follow(stop)
-            except (KafkaError, OSError, ValueError) as error:
-                log.debug("arrivals not readable", reason=str(error))
-                stop.wait(self._retry_seconds)
-
-    def _follow(self, stop: threading.Event) -> None:
-        consumer = self._kafka.consumer(
-            auto_offset_reset="latest", max_poll_records=PER_SECOND, fetch_max_wait_ms=100
-        )
-        try:
-            partitions = [
-                TopicPartition(topic, number)
-                for topic in (self._topics.items, self._topics.clicks)
-                for number in sorted(consumer.partitions_for_topic(topic) or ())
-            ]
-            if not partitions:
-                stop.wait(self._retry_seconds)
-                return
-            consumer.assign(partitions)
-            consumer.seek_to_end(*partitions)
-            while not stop.is_set():
-                began = time.monotonic()
-                seen = 0
-                while seen < PER_SECOND and time.monotonic() - began < 1 and not stop.is_set():
-                    for partition, records in consumer.poll(timeout_ms=100).items():
-                        seen += len(records)
-                        for record in records:
-                            self._tell(partition.topic, record)
-                if seen >= PER_SECOND:
-                    stop.wait(max(0.0, 1 - (time.monotonic() - began)))
-                    consumer.seek_to_end(*partitions)  # the newest are followed, not the oldest
-        finally:
-            consumer.close()
-
-    def _tell(self, topic: str, record: Any) -> None:
-        at_s = record.timestamp / 1000
-        try:
-            if topic == self._topics.clicks:
-                click = Click.from_bytes(record.value)
-                if click.event_type != HEARTBEAT:
-                    self._freshness.clicked(click.event_id, at_s)
-                return
-            said = announcement(record.key, record.value)
-        except EventError:
-            return  # poison is refused, and reported, by those who read the topic for its content
-        if isinstance(said, Withdrawal):
-            self._freshness.withdrawn(said.item_id, at_s)
-        else:
-            self._freshness.listed(said.item_id, at_s)
-
-
-def quantiles(exposition: str) -> dict[str, dict[str, float | int | None]]:
-    """p50 and p95 in seconds, and the count, of each delay in the text that Prometheus scrapes.
-
-    Within a bucket values count as spread evenly, as Prometheus has it; None before the first.
-    """
-    return {
-        name: {
-            "p50": quantile(cumulative, 0.5),
-            "p95": quantile(cumulative, 0.95),
-            "count": int(cumulative[-1][1]) if cumulative else 0,
-        }
-        for name, cumulative in buckets(exposition).items()
-    }
-
-
-def buckets(exposition: str) -> dict[str, list[tuple[float, float]]]:
-    """(upper bound in seconds, count up to it) of each delay, ascending."""
-    found: dict[str, list[tuple[float, float]]] = {metric: [] for metric in METRICS.values()}
-    for family in text_string_to_metric_families(exposition):
-        for sample in family.samples:
-            if family.name in found and sample.name.endswith("_bucket"):
-                found[family.name].append((float(sample.labels["le"]), sample.value))
-    return {name: found[metric] for name, metric in METRICS.items()}
-
-
-def quantile(cumulative: list[tuple[float, float]], q: float) -> float | None:
-    """Of (upper bound, count up to it), ascending, the last bound infinite; None of nothing."""
-    if not cumulative or cumulative[-1][1] == 0:
-        return None
-    wanted, low, below = q * cumulative[-1][1], 0.0, 0.0
-    for bound, count in cumulative:
-        if count >= wanted:
-            inside = (wanted - below) / (count - below) if count > below else 0.0
-            return low if bound == float("inf") else round(low + (bound - low) * inside, 3)
-        low, below = bound, count
-    return low

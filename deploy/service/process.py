@@ -134,8 +134,9 @@ def _serve(
     from deploy.service.app import create_app
     from deploy.service.popularity_baseline import PopularityPeer
     from deploy.service.retrieval import RetrievalService
+    from deploy.service.sequence_follower import SequenceFollower
     from deploy.service.snapshot_follower import SnapshotFollower
-    from deploy.service.user_histories import SequenceFollower, UserHistories
+    from deploy.service.user_histories import UserHistories
     from deploy.service.workers import Forwarding, note
     from streaming.topic_identity import TopicIdentity
 

@@ -22,8 +22,9 @@ from deploy.service.answer_log import AnswerLog
 from deploy.service.explanation import explained
 from deploy.service.metrics import Reading, ServiceMetrics
 from deploy.service.popularity_baseline import PopularityPeer
+from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
-from deploy.service.user_histories import SequenceFollower, UserHistories
+from deploy.service.user_histories import UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from deploy.service.workers import others, read_metrics
 from indexer.search.retriever import Answer, Query, Retriever

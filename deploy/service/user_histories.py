@@ -14,28 +14,16 @@ value the next offset in decimal; beside them the number of users and the latest
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import structlog
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 from rocksdict import AccessType, Options, Rdict, WriteBatch
 
 from deploy.monitoring import full_disk
-from deploy.monitoring.freshness import Arrivals, Freshness
-from streaming.bounds import EventError
-from streaming.errors import StreamingError
-from streaming.events import HISTORY_LENGTH, UserSequence
-from streaming.kafka_clients import KafkaConnection
-from streaming.topic_identity import TopicIdentity
-from streaming.topics import Topics
-
-log = structlog.get_logger(__name__)
+from streaming.events import HISTORY_LENGTH, UserSequence, parse, parse_sequence
 
 _KEY = ">i8"
 _NUMBERS = "<i8"
@@ -162,9 +150,15 @@ class UserHistories:
             value = self._users.get(_user_key(user_id)) if self._db is not None else None
         return _decode(value) if value is not None else None
 
-    def next_offset(self, topic: str, partition: int) -> int:
-        """Offset of the first record that is not stored yet; 0 at the beginning."""
-        return int(self._offsets.get(b"%s/%d" % (topic.encode(), partition)) or 0)
+    def next_offsets(self, topic: str) -> dict[int, int]:
+        """Partition -> offset of the first record that is not stored yet; none at the beginning."""
+        found = {}
+        stored: Iterator[tuple[Any, Any]] = self._offsets.items()
+        for key, value in stored:
+            name, _, partition = key.rpartition(b"/")
+            if name == topic.encode():
+                found[int(partition)] = int(value)
+        return found
 
     def store(
         self, records: Iterable[HistoryRecord], next_offsets: Mapping[tuple[str, int], int]
@@ -182,17 +176,12 @@ class UserHistories:
         newest: dict[int, UserHistory] = {}
         latest, taken = self.latest_event_time_ms, list[tuple[int, int, UserSequence]]()
         for record in records:
-            try:
-                sequence = UserSequence.from_bytes(record.value)
-            except EventError as error:
+            place = {
+                "topic": record.topic, "partition": record.partition, "offset": record.offset
+            }  # fmt: skip
+            sequence = parse(parse_sequence, None, record.value, place)
+            if sequence is None:
                 self.poisoned += 1
-                log.warning(
-                    "poison record skipped",
-                    topic=record.topic,
-                    partition=record.partition,
-                    offset=record.offset,
-                    reason=str(error),
-                )
                 continue
             taken.append((record.partition, record.offset, sequence))
             latest = max(latest, sequence.event_time)
@@ -258,118 +247,3 @@ def _decode(value: bytes) -> UserHistory:
 
 def _position(value: bytes) -> int:
     return int(np.frombuffer(value, _NUMBERS, 1)[0])
-
-
-class SequenceFollower:
-    """Keeps a `UserHistories` up to date with the topic `sequences`, in its own thread.
-
-    All partitions are read (each service process holds all users), committed transactions only.
-    Broken connections are opened again; meanwhile `connected` is False, and `problem` says why. A
-    topic that is not the one that the histories come from (`identity` knows it as "sequences") is
-    not read: those that there are go on being served.
-    """
-
-    def __init__(
-        self,
-        histories: UserHistories,
-        kafka: KafkaConnection,
-        topic: str,
-        retry_seconds: float = 2.0,
-        identity: TopicIdentity | None = None,
-    ) -> None:
-        self._histories = histories
-        self._topic = topic
-        self._identity = identity
-        self._kafka = kafka
-        self._retry_seconds = retry_seconds
-        self.problem = ""
-        """Why histories stand still; empty while they do not."""
-        self.connected = False
-        self.lag_records: int | None = None
-        """Committed records not stored yet, over all partitions; None while unknown."""
-        self.stored_records = 0
-        self._arrivals: Arrivals | None = None
-
-    def measure(self, freshness: Freshness) -> None:
-        """Tell `freshness` of clicks and items as they reach the same Kafka, beside `run`."""
-        prefix = self._topic.removesuffix(Topics().sequences)
-        self._arrivals = Arrivals(freshness, Topics().prefixed(prefix), self._kafka)
-
-    def run(self, stop: threading.Event) -> None:
-        """Follow until `stop` is set."""
-        if self._arrivals is not None:
-            run = self._arrivals.run
-            threading.Thread(target=run, args=(stop,), name="arrivals", daemon=True).start()
-        while not stop.is_set():
-            try:
-                if not self._histories.writable:
-                    self._histories.open_anew()
-                self._follow(stop)
-            except (KafkaError, OSError, ValueError, StreamingError, HistoryStoreError) as error:
-                self.connected, self.lag_records = False, None
-                reason = str(error)
-                if not isinstance(error, HistoryStoreError):
-                    reason = f"{type(error).__name__}: {error}"
-                # Said once, not at every attempt; how full a disk is does not matter.
-                known = full_disk.is_full(error) and full_disk.says_full(self.problem)
-                before, self.problem = self.problem, reason
-                if before != reason and not known:
-                    log.warning(
-                        "sequences not readable, histories stand still",
-                        reason=reason,
-                        retry_seconds=self._retry_seconds,
-                    )
-                stop.wait(self._retry_seconds)
-
-    def _follow(self, stop: threading.Event) -> None:
-        self._check(read=True)
-        consumer = self._kafka.consumer(max_poll_records=2000, fetch_max_wait_ms=100)
-        try:
-            partitions: list[TopicPartition] = []
-            next_look = 0.0
-            while not stop.is_set():
-                if time.monotonic() >= next_look:
-                    next_look = time.monotonic() + 2.0
-                    partitions = self._assign(consumer, partitions)
-                    if not partitions:  # the topic is not there yet
-                        stop.wait(0.5)
-                        continue
-                    ends = consumer.end_offsets(partitions)
-                    self.connected, self.problem = True, ""
-                polled = consumer.poll(timeout_ms=200)
-                positions = {p: consumer.position(p) for p in partitions}
-                self._check(read=bool(polled))
-                if polled:
-                    self._store(polled, positions)
-                    for p in partitions:
-                        ends[p] = max(ends[p], positions[p])
-                self.lag_records = sum(max(0, ends[p] - positions[p]) for p in partitions)
-        finally:
-            self.connected = False
-            consumer.close()
-            if self._identity is not None:
-                self._identity.close()
-
-    def _check(self, *, read: bool) -> None:
-        if self._identity is not None:
-            self._identity.check(idle=not read)
-
-    def _assign(self, consumer: KafkaConsumer, known: list[TopicPartition]) -> list[TopicPartition]:
-        numbers = consumer.partitions_for_topic(self._topic) or set()
-        found = [TopicPartition(self._topic, number) for number in sorted(numbers)]
-        if found and found != known:
-            consumer.assign(found)
-            for p in found:
-                consumer.seek(p, self._histories.next_offset(p.topic, p.partition))
-        return found or known
-
-    def _store(
-        self, polled: Mapping[TopicPartition, list[Any]], positions: Mapping[TopicPartition, int]
-    ) -> None:
-        records = (
-            HistoryRecord(p.topic, p.partition, record.offset, record.value)
-            for p, batch in polled.items()
-            for record in batch
-        )
-        offsets = {(p.topic, p.partition): offset for p, offset in positions.items()}
-        self.stored_records += self._histories.store(records, offsets)

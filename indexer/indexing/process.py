@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
@@ -25,7 +24,9 @@ from indexer.indexing.indexer import Indexer, Prepared
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.snapshots.snapshot import ModelLoader
+from streaming.committed_topic import CommittedTopic
 from streaming.dead_letters import DeadLetter, DeadLetterBox
+from streaming.errors import KafkaUnavailable
 from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
@@ -53,74 +54,69 @@ class ItemsReader:
         self, kafka: KafkaConnection, topic: str, position: dict[int, int], data_dir: Path
     ) -> None:
         self._identity = TopicIdentity(data_dir, "indexer", kafka, {"items": topic})
-        self._unchecked: dict[TopicPartition, list[Any]] = {}
+        self._position = dict(position)
+        self._unchecked: dict[int, list[Any]] = {}
         try:
             self._identity.check()
-            self._consumer = kafka.consumer()
-            partitions = self._consumer.partitions_for_topic(topic)
+            self._topic = CommittedTopic(kafka, topic, MAX_RECORDS, KAFKA_PATIENCE_MS)
+            self._topic.seek(position)
         except KafkaError as error:
             raise IndexerError(
-                f"Kafka at {kafka.bootstrap} cannot be read ({error}); start it or "
-                "correct the address"
+                f"Kafka at {kafka.bootstrap} cannot be read ({error}); start it or correct the "
+                "address"
             ) from error
-        if not partitions:
-            self._consumer.close()
-            raise IndexerError(f"topic {topic!r} does not exist; create the topics first")
-        self._partitions = [TopicPartition(topic, p) for p in sorted(partitions)]
-        self._consumer.assign(self._partitions)
-        for partition in self._partitions:
-            if partition.partition in position:
-                self._consumer.seek(partition, position[partition.partition])
-            else:
-                self._consumer.seek_to_beginning(partition)
+        except KafkaUnavailable as error:
+            self._topic.close()
+            raise IndexerError(
+                f"topic {topic!r} does not exist; create the topics first"
+            ) from error
 
     def read(self) -> tuple[list[Announced], dict[int, int]]:
         """Records, after a wait of at most `POLL_MS`, and the position.
 
-        The position is given for partitions with records only.
+        The position is given for partitions where it has moved: also over what was aborted.
         """
-        records: list[Announced] = []
-        position: dict[int, int] = {}
         if not self._unchecked:
-            self._unchecked = self._consumer.poll(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+            try:
+                self._unchecked = self._topic.poll(POLL_MS)
+            except KafkaUnavailable:  # what it had fetched is gone: it is read again
+                self._topic.seek(self._position)
+                return [], {}
         try:
             self._identity.check(idle=not self._unchecked)
         except KafkaError:  # what was read is kept until Kafka says what it is
-            return records, position
+            return [], {}
         polled, self._unchecked = self._unchecked, {}
-        for partition, some in polled.items():
-            records += [
-                Announced(
-                    record.partition,
-                    record.offset,
-                    record.value,
-                    record.key,
-                    record.timestamp,
-                    tuple(record.headers),
-                )
-                for record in some
-            ]
-            position[partition.partition] = some[-1].offset + 1
-        return records, position
+        records = [
+            Announced(
+                record.partition,
+                record.offset,
+                record.value,
+                record.key,
+                record.timestamp,
+                tuple(record.headers),
+            )
+            for some in polled.values()
+            for record in some
+        ]
+        positions = self._topic.positions()
+        moved = {p: offset for p, offset in positions.items() if offset != self._position.get(p, 0)}
+        self._position = positions
+        return records, moved
 
     def lag(self) -> int | None:
         """Records not yet read; None while Kafka does not say."""
         try:
-            ends = self._consumer.end_offsets(self._partitions, timeout_ms=KAFKA_PATIENCE_MS)
-            lag = sum(map(len, self._unchecked.values()))
-            for partition in self._partitions:
-                read = self._consumer.position(partition, timeout_ms=KAFKA_PATIENCE_MS)
-                if read is None:
-                    return None
-                lag += max(0, ends[partition] - read)
-            return lag
-        except (KafkaError, KeyError):
+            ends, read = self._topic.ends(), self._topic.positions()
+        except (KafkaError, KafkaUnavailable):
             return None
+        unchecked = sum(map(len, self._unchecked.values()))
+        return unchecked + sum(max(0, end - read.get(p, 0)) for p, end in ends.items())
 
     def close(self) -> None:
         """Leave."""
         self._identity.close()
-        self._consumer.close()
+        self._topic.close()
 
 
 def run(
@@ -196,7 +192,7 @@ def _loop(
     with ThreadPoolExecutor(1, "build") as builder:
         while building is not None or not stop.is_set():
             records, position = reader.read()
-            if records:
+            if position:
                 indexer.listen(records, position)
             if len(records) < MAX_RECORDS:  # else the topic is being read from far behind
                 indexer.append_waiting()

@@ -22,7 +22,7 @@ from kafka.errors import (
 
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record, TrainerError
 from model.training.source import Offsets, SourceUnavailable
-from streaming.committed_topic import POLL_MS, CommittedTopic, TopicEndsBefore
+from streaming.committed_topic import CommittedTopic, TopicEndsBefore
 from streaming.errors import KafkaUnavailable
 from streaming.events import (
     Item,
@@ -39,6 +39,8 @@ from streaming.topics import Topics
 
 V = TypeVar("V")
 
+POLL_MS = 20
+PATIENCE_MS = 5_000
 SEQUENCES_PER_POLL = 2_000
 ITEMS_PER_POLL = 5_000
 HOPELESS = (KafkaConfigurationError, AuthorizationError, SaslAuthenticationFailedError)
@@ -76,14 +78,19 @@ class SequenceSource:
 
     def _connected(self) -> tuple[CommittedTopic, CommittedTopic]:
         if self._streams is None:
-            sequences = CommittedTopic(self._kafka, self._topics.sequences, SEQUENCES_PER_POLL)
+            sequences = self._topic(self._topics.sequences, SEQUENCES_PER_POLL)
             try:
-                items = CommittedTopic(self._kafka, self._topics.items, ITEMS_PER_POLL)
+                items = self._topic(self._topics.items, ITEMS_PER_POLL)
             except KafkaError:
                 sequences.close()
                 raise
             self._streams = (sequences, items)
         return self._streams
+
+    def _topic(self, name: str, per_poll: int) -> CommittedTopic:
+        return CommittedTopic(
+            self._kafka, name, per_poll, PATIENCE_MS, whole=True, fetch_wait_ms=POLL_MS
+        )
 
     def _failed(self, error: Exception, reader: str) -> Exception:
         """What an error means; the connection is given up, for what it fetched is lost.

@@ -24,7 +24,7 @@ import httpx
 from kafka import KafkaProducer
 
 from deploy import settings as configuration
-from deploy.monitoring.freshness import buckets, quantile
+from deploy.monitoring.delay_quantiles import buckets, quantile
 from deploy.monitoring.part_status import read_status
 from deploy.settings import ROOT, Settings
 from streaming.events import Item

@@ -116,6 +116,31 @@ def test_items_and_handovers_become_what_is_served_and_new_items_follow_in_secon
     assert process.status["state"] == "stopped"
 
 
+def test_items_of_an_aborted_transaction_are_none_and_nothing_waits_for_them(
+    kafka_broker, topics, tmp_path
+):
+    model = StandIn.make(50)
+    producer = KafkaProducer(
+        bootstrap_servers=kafka_broker.bootstrap, transactional_id=topics.items
+    )
+    producer.init_transactions()
+    for items, end in (
+        (catalogue(model), producer.commit_transaction),
+        ([Item(900_000)], producer.abort_transaction),
+    ):
+        producer.begin_transaction()
+        for item in items:
+            producer.send(topics.items, key=item.key(), value=item.to_bytes())
+        producer.flush()
+        end()
+    producer.close()
+    model.hand_over(tmp_path, 1, {"0": 53})  # the trainer's position is behind the markers
+    waits = IndexerConfig(items_wait_s=1e9)
+    with Running(kafka_broker.bootstrap, topics, tmp_path, waits) as process:
+        process.wait_for(lambda s: s["version"] == 1 and s["caught_up"])
+        assert (process.status["catalogue_items"], process.status["indexed_items"]) == (50, 50)
+
+
 def test_a_restart_reads_on_where_it_was(kafka_broker, topics, produce, tmp_path):
     model = StandIn.make(100)
     produce(catalogue(model))

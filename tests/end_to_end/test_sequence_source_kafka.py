@@ -12,6 +12,7 @@ import structlog
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewPartitions
 
+from model.training import sequence_source
 from model.training.micro_batch import (
     ITEMS,
     SEQUENCES,
@@ -23,7 +24,6 @@ from model.training.micro_batch import (
 )
 from model.training.sequence_source import SequenceSource
 from model.training.source import SourceUnavailable
-from streaming import committed_topic
 from streaming.events import UserSequence
 from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
@@ -36,7 +36,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committed_topic, "ASK_MS", 1500)
+    monkeypatch.setattr(sequence_source, "PATIENCE_MS", 1500)
 
 
 class Pipeline:
@@ -62,17 +62,17 @@ class Pipeline:
         else:
             self.producer.abort_transaction()
 
-    def source(self) -> SequenceSource:
-        return make_source(self.bootstrap, self.topics, self.folder)
+    def source(self, **settings: Any) -> SequenceSource:
+        return make_source(self.bootstrap, self.topics, self.folder, **settings)
 
     def close(self) -> None:
         self.producer.close()
         self.admin.close()
 
 
-def make_source(bootstrap: str, topics: Topics, folder: Path) -> SequenceSource:
+def make_source(bootstrap: str, topics: Topics, folder: Path, **settings: Any) -> SequenceSource:
     names = {SEQUENCES: topics.sequences, ITEMS: topics.items}
-    kafka = KafkaConnection(bootstrap)
+    kafka = KafkaConnection(bootstrap, settings)
     return SequenceSource(kafka, topics, TopicIdentity(folder, "trainer", kafka, names))
 
 

@@ -11,7 +11,8 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from deploy.service.user_histories import SequenceFollower, UserHistories
+from deploy.service.sequence_follower import SequenceFollower
+from deploy.service.user_histories import UserHistories
 from streaming.events import UserSequence
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics, create_topics

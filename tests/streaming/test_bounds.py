@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.monitoring.freshness import Arrivals
+from deploy.monitoring.arrivals import Arrivals
 from deploy.service.popularity_baseline import PopularityPeer
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.indexing.listing import Announced

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from deploy.monitoring import freshness as room
-from deploy.monitoring.freshness import Freshness, quantiles
+from deploy.monitoring.delay_quantiles import quantiles
+from deploy.monitoring.freshness import Freshness
 from deploy.monitoring.moment import Moment
 from streaming.events import Item, UserSequence
 from tests.deploy.service.test_service import Running, know

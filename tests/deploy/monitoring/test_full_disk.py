@@ -184,7 +184,7 @@ def test_histories_are_read_while_nothing_can_be_taken_in_and_none_is_lost(small
 
     histories = UserHistories(disk.path / "histories")  # a start on a full disk
     assert not histories.writable
-    assert histories.get(7).position == taken == histories.next_offset(TOPIC, 0)
+    assert histories.get(7).position == taken == histories.next_offsets(TOPIC)[0]
     assert histories.users == 1
     disk.clear()
     histories.open_anew()

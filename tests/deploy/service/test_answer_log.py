@@ -13,8 +13,9 @@ from deploy.service.answer_log import SCHEMA, AnswerLog, read_answers
 from deploy.service.app import create_app
 from deploy.service.config import AnswerLogConfig
 from deploy.service.retrieval import RetrievalService
+from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
-from deploy.service.user_histories import SequenceFollower, UserHistories
+from deploy.service.user_histories import UserHistories
 from indexer.search.exploration import ExplorationConfig
 from indexer.search.retriever import Answer, Query
 from indexer.search.soft_search import SearchConfig

@@ -17,8 +17,9 @@ from deploy.service import process
 from deploy.service.app import create_app
 from deploy.service.config import ServiceConfig, ServiceError
 from deploy.service.retrieval import RetrievalService
+from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
-from deploy.service.user_histories import HistoryRecord, SequenceFollower, UserHistories
+from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.search.retriever import Query, Retriever
 from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, snapshot_path

@@ -20,8 +20,9 @@ from deploy.release.judge import RecentEvents
 from deploy.service.app import create_app
 from deploy.service.popularity_baseline import PopularityPeer
 from deploy.service.retrieval import RetrievalService
+from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
-from deploy.service.user_histories import HistoryRecord, SequenceFollower, UserHistories
+from deploy.service.user_histories import HistoryRecord, UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from indexer.search.soft_search import SearchConfig
 from streaming.events import UserSequence

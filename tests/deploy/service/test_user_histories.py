@@ -65,8 +65,8 @@ def test_a_restart_resumes_behind_what_is_stored(directory: Path) -> None:
     histories.close()
     again = UserHistories(directory)
     assert again.get(1) == UserHistory(2, [5, 6], [1000, 2000])
-    assert (again.next_offset(TOPIC, 0), again.next_offset(TOPIC, 3)) == (2, 9)
-    assert again.next_offset("other", 0) == 0
+    assert again.next_offsets(TOPIC) == {0: 2, 3: 9}
+    assert again.next_offsets("other") == {}
     assert (again.users, again.latest_event_time_ms) == (1, 2000)
 
 
@@ -122,5 +122,5 @@ def test_any_batching_gives_the_last_clicks_of_every_user(
         assert history is not None
         assert history.items == items[-50:]
         assert history.position == len(items)
-    assert histories.next_offset(TOPIC, 0) == len(log)
+    assert histories.next_offsets(TOPIC) == {0: len(log)}
     histories.close()
