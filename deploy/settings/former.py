@@ -14,7 +14,9 @@ RENAMED: dict[str, str] = {
 }
 """Names of today by former ones: `{"trainer.old": "trainer.new"}`."""
 
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "indexer.items_wait_s": "a handover waits 30 s for its items, always",
+}
 """Why there is none any more, by former name: `{"trainer.old": "it is always 5 now"}`."""
 
 

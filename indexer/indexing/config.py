@@ -23,7 +23,6 @@ class IndexerConfig:
             skipped.
         max_appended: with more appended files than this they are merged into one.
         keep_versions: snapshots that stay on disk, besides the protected ones.
-        items_wait_s: how long a handover waits for the items that its trainer had read.
     """
 
     drift_threshold: float = 0.1
@@ -32,10 +31,9 @@ class IndexerConfig:
     max_backlog: int = 3
     max_appended: int = 16
     keep_versions: int = 8
-    items_wait_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("drift_threshold", "vector_tolerance", "items_wait_s"):
+        for name in ("drift_threshold", "vector_tolerance"):
             if not getattr(self, name) >= 0:
                 raise IndexerError(f"indexer.{name} is {getattr(self, name)}; use 0 or more")
         for name in ("max_backlog", "max_appended", "keep_versions", "drift_rebuilds"):

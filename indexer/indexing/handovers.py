@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from indexer.errors import IndexerError
 from indexer.snapshots.pointer import positions
 from indexer.snapshots.snapshot import WEIGHTS, ModelLoader, Source, load_weights
-from model.artifacts.manifest import Manifest, read_manifest, verify
+from model.artifacts.manifest import Manifest, verify
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.retrieval.retrieval_model import RetrievalModel
@@ -43,15 +43,6 @@ def handover_numbers(data_dir: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-
-
-def needed_position(data_dir: Path, number: int) -> dict[int, int]:
-    """What of `items` the trainer of a handover had read, without verifying the handover.
-
-    Raises:
-        ManifestError: if its manifest is unreadable.
-    """
-    return items_position(read_manifest(handover_path(data_dir, number), KIND).facts)
 
 
 def load_handover(

@@ -1,19 +1,14 @@
-"""What the indexer knows, on disk: items, their vectors and codes, the lists, and positions.
+"""What the indexer knows, on disk: items, and positions.
 
 A rocksdict database in raw mode (bytes in, bytes out; nothing is pickled). Column families:
 
     items      item id -> JSON: features, first_seen, and the partition and offset they came from
     withdrawn  item id -> JSON: the partition and offset of its tombstone
-    vectors    item id -> float32 of the vector in its list
-    codes      item id -> int16 of its codes, first level first
-    events     item id -> how many events the model has seen of it
-    lists      first-level code, item id -> empty: the members of each list
-    meta       offsets of `items`, the version last used, what is served, what was refused
+    meta       offsets of `items`, the versions last used and served, what was refused
 
-Ids are 8 and codes 2 bytes, big-endian, so that keys sort as numbers. The order of a commit: what
-was read and the offset it came from go in one WriteBatch; what was indexed and the version or
-appended file it is in go in another, after the pointer was replaced. A killed process therefore
-knows at least what was served, and repeats only what leaves the same state.
+Ids are 8 bytes, big-endian, so that keys sort as numbers. The order of a commit: what was read and
+the offset it came from go in one WriteBatch; the version that is served is noted after the pointer
+was replaced. Codes, vectors and lists are in the versions on disk, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
 from indexer.building.assignment import ListedItem
@@ -33,7 +26,7 @@ from indexer.errors import IndexerError
 from streaming.durable_files import make_folder
 from streaming.events import Item, Withdrawal
 
-FAMILIES = ("items", "withdrawn", "vectors", "codes", "events", "lists", "meta")
+FAMILIES = ("items", "withdrawn", "meta")
 POSITION = "position/"
 BOUNDS = 1
 """Of what is stored; another number when `streaming.bounds` refuses what it took before."""
@@ -69,11 +62,15 @@ class ItemStore:
         options.create_if_missing(True)
         options.create_missing_column_families(True)
         try:
+            there = Rdict.list_cf(str(directory)) if (directory / "CURRENT").exists() else []
+            former = set(there) - {"default", *FAMILIES}  # of older versions of this program
             self._db = Rdict(
                 str(directory),
                 options=options,
-                column_families={name: Options(raw_mode=True) for name in FAMILIES},
+                column_families={name: Options(raw_mode=True) for name in {*FAMILIES, *former}},
             )
+            for name in former:
+                self._db.drop_column_family(name)
         except Exception as error:  # rocksdict raises plain Exception
             raise IndexerError(
                 f"{directory}: cannot be opened ({error}); another indexer may be running on it. "
@@ -217,17 +214,18 @@ class ItemStore:
         self.set_meta("version", version)
         return version
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """What `commit_index` recorded last; empty before the first."""
-        return self._meta("state") or {}
-
     def newest(self, what: str) -> int:
-        """The highest "version" or "handover" ever recorded by `commit_index`, 0 for none.
-
-        After a rollback `state` names an older one.
-        """
+        """The highest "version" or "handover" that was ever served, 0 for none."""
         return self._meta(f"newest_{what}") or 0
+
+    def commit_version(self, version: int, handover: int) -> None:
+        """Note that a version is served and which handover it was made of; twice is once."""
+        batch = WriteBatch(raw_mode=True)
+        if version > self.newest("version"):
+            self._put_meta(batch, "published", self.snapshots_published + 1)
+        for what, number in (("version", version), ("handover", handover)):
+            self._put_meta(batch, f"newest_{what}", max(self.newest(what), number))
+        self._db.write(batch, self._durable)
 
     @property
     def snapshots_published(self) -> int:
@@ -250,77 +248,6 @@ class ItemStore:
     def count_refused_items(self) -> int:
         """How many records of `items` were refused."""
         return sum(1 for _ in self._scan("meta", b"refused_item/"))
-
-    # What is served.
-
-    def commit_index(
-        self,
-        item_ids: NDArray[np.int64],
-        codes_nQ: NDArray[np.integer],
-        vectors_nD: NDArray[np.float32],
-        events_n: NDArray[np.int64],
-        state: Mapping[str, Any],
-        *,
-        gone: Iterable[int] = (),
-    ) -> None:
-        """Vectors, codes, events and list places of items, and what they are served by, at once.
-
-        `state` names at least the "version" and the "handover" that are served. Items that are
-        `gone` are taken out.
-        """
-        batch = WriteBatch(raw_mode=True)
-        codes_nQ = codes_nQ.astype(np.int16)
-        for item_id in gone:
-            key = _id(item_id)
-            codes = self._families["codes"].get(key)
-            if codes is not None:
-                first = int(np.frombuffer(codes, np.int16)[0])
-                batch.delete(first.to_bytes(2, "big") + key, self._handles["lists"])
-                for name in ("codes", "vectors", "events"):
-                    batch.delete(key, self._handles[name])
-        for item_id, codes, vector, events in zip(
-            item_ids.tolist(), codes_nQ, vectors_nD, events_n.tolist(), strict=True
-        ):
-            key, code = _id(item_id), codes.tobytes()
-            before = self._families["codes"].get(key)
-            if before != code:
-                batch.put(key, code, self._handles["codes"])
-                if before is not None:
-                    first = int(np.frombuffer(before, np.int16)[0])
-                    batch.delete(first.to_bytes(2, "big") + key, self._handles["lists"])
-                batch.put(int(codes[0]).to_bytes(2, "big") + key, b"", self._handles["lists"])
-            batch.put(key, vector.tobytes(), self._handles["vectors"])
-            batch.put(key, events.to_bytes(8, "big"), self._handles["events"])
-        self._put_meta(batch, "state", dict(state))
-        if state["version"] > self.newest("version"):
-            self._put_meta(batch, "published", self.snapshots_published + 1)
-        for what in ("version", "handover"):
-            self._put_meta(batch, f"newest_{what}", max(self.newest(what), state[what]))
-        self._db.write(batch, self._durable)
-
-    def indexed_ids(self) -> NDArray[np.int64]:
-        """Ids of all items that are in a list, ascending."""
-        keys = b"".join(cast(Iterator[bytes], self._families["codes"].keys()))
-        return np.frombuffer(keys, ">i8").astype(np.int64)
-
-    def list_of(self, code: int) -> list[int]:
-        """Ids of the items in the list of a first-level code, ascending."""
-        keys = (key for key, _ in self._scan("lists", code.to_bytes(2, "big")))
-        return [int.from_bytes(key[2:], "big") for key in keys]
-
-    def indexed(self, item_id: int) -> tuple[list[int], NDArray[np.float32], int] | None:
-        """Codes, vector and events of an item as served; None if it is in no list."""
-        key = _id(item_id)
-        codes, vector, events = (
-            self._families[name].get(key) for name in ("codes", "vectors", "events")
-        )
-        if codes is None or vector is None or events is None:
-            return None
-        return (
-            np.frombuffer(codes, np.int16).tolist(),
-            np.frombuffer(vector, np.float32),
-            int.from_bytes(events, "big"),
-        )
 
 
 def _listed(value: bytes) -> ListedItem:

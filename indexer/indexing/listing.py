@@ -58,23 +58,23 @@ class Listing:
         self._refuse_what_is_stored()
         self.refused = store.count_refused_items()
 
-    def recount(self, serving: ServedVersion | None) -> None:
+    def recount(self, served: ServedVersion | None) -> None:
         """Go through all items for those that wait."""
         listed = list(self._store.all_listed())
         self.catalogue_items = len(listed)
         self._heard = {one.item.item_id: (one.partition, one.offset) for one in listed}
-        self.settle(serving)
+        self.settle(served)
 
-    def settle(self, serving: ServedVersion | None) -> None:
+    def settle(self, served: ServedVersion | None) -> None:
         """Another version is served: what was listed while it was built may wait."""
-        self.waiting = self._not_served(self._heard, serving)
+        self.waiting = self._not_served(self._heard, served)
         self._heard = {one: self._heard[one] for one in self.waiting}
 
     def listen(
         self,
         records: Sequence[Announced],
         position: dict[int, int],
-        serving: ServedVersion | None,
+        served: ServedVersion | None,
     ) -> None:
         """Take records of `items` and the position after them.
 
@@ -96,7 +96,7 @@ class Listing:
         at = {one.item_id: (partition, offset) for one, partition, offset in said}
         heard = {item_id: at[item_id] for item_id in (*change.new, *change.changed)}
         self._heard |= heard
-        self.waiting |= self._not_served(heard, serving)
+        self.waiting |= self._not_served(heard, served)
         self.withdrawals += bool(change.withdrawn or not self.withdrawn.isdisjoint(heard))
         self.withdrawn -= heard.keys()
         for item_id in change.withdrawn:
@@ -133,15 +133,13 @@ class Listing:
         self._store.take_out(ids, _reasons(refused))
 
     @staticmethod
-    def _not_served(
-        heard: Mapping[int, tuple[int, int]], serving: ServedVersion | None
-    ) -> set[int]:
+    def _not_served(heard: Mapping[int, tuple[int, int]], served: ServedVersion | None) -> set[int]:
         """Of items and where they were announced those that are not served as announced there."""
-        if serving is None or not heard:
+        if served is None or not heard:
             return set(heard)
         ids = np.fromiter(heard, np.int64, len(heard))
-        codes, _ = serving.served.lists.locate(ids)
-        covered = serving.covered
+        codes, _ = served.snapshot.lists.locate(ids)
+        covered = served.covered
         late = {i for i, (part, offset) in heard.items() if offset >= covered.get(part, 0)}
         return late | set(ids[codes < 0].tolist())
 

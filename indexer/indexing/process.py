@@ -20,9 +20,10 @@ from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
 from indexer.indexing.config import IndexerConfig
-from indexer.indexing.indexer import Indexer, Prepared
+from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
+from indexer.indexing.publication import Prepared
 from indexer.snapshots.snapshot import ModelLoader
 from streaming.committed_topic import CommittedTopic
 from streaming.dead_letters import DeadLetter, DeadLetterBox
@@ -37,6 +38,9 @@ STORE = "indexer/rocksdb"
 POLL_MS = 200
 MAX_RECORDS = 5000
 REPORT_S = 1.0
+ITEMS_WAIT_S = 30.0
+"""So long a handover waits for the items that its trainer had read: they are read in seconds, and
+where Kafka is away the items that are known had better be served by the new model."""
 KAFKA_PATIENCE_MS = 1000
 """Handovers go on being indexed while Kafka is away, so nothing waits for it for long."""
 
@@ -171,7 +175,7 @@ def run(
         indexer.behind = True
         reader = ItemsReader(kafka, topics.items, store.position, data_dir)
         try:
-            _loop(config, indexer, reader, stop, report, clock)
+            _loop(indexer, reader, stop, report, clock)
         finally:
             reader.close()
     finally:
@@ -179,7 +183,6 @@ def run(
 
 
 def _loop(
-    config: IndexerConfig,
     indexer: Indexer,
     reader: ItemsReader,
     stop: threading.Event,
@@ -202,11 +205,11 @@ def _loop(
                     if prepared is not None:
                         indexer.publish(prepared)
                     reported = float("-inf")
-            elif (number := indexer.next_handover()) is not None:
+            elif (number := indexer.handovers.next()) is not None:
                 if waiting_since is None or waiting_since[0] != number:
                     waiting_since = (number, clock())
-                late = clock() - waiting_since[1] > config.items_wait_s
-                if late or indexer.has_items_of(number):
+                late = clock() - waiting_since[1] > ITEMS_WAIT_S
+                if late or indexer.handovers.has_items_of(number):
                     if late:
                         log.warning(
                             "handover indexed before all its items were read", number=number

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,13 @@ class ServedVersion:
 
     Attributes:
         base: the snapshot as it is on disk, whose lists the next version may share.
-        served: the same with the appended items.
+        snapshot: what readers load: the same with the appended items, without withdrawn ones.
         pointer: what `current.json` says.
         geometry: where the codes lie, to measure drift from.
     """
 
     base: Snapshot
-    served: Snapshot
+    snapshot: Snapshot
     pointer: Pointer
     geometry: Geometry
 
@@ -56,20 +55,10 @@ class ServedVersion:
             return self.pointer.appended[-1].position
         return positions(self.base.manifest.facts.get("position"))
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """What the store records as served."""
-        return {
-            "version": self.base.version,
-            "digest": self.base.manifest.digest,
-            "handover": self.handover,
-            "appended": [one.sha256 for one in self.pointer.appended],
-        }
-
     def without(self, item_ids: NDArray[np.int64]) -> ServedVersion:
         """The same without withdrawn items; itself where it serves none of them."""
-        served = self.served.without(item_ids)
-        return self if served is self.served else replace(self, served=served)
+        left = self.snapshot.without(item_ids)
+        return self if left is self.snapshot else replace(self, snapshot=left)
 
     def append(
         self,
@@ -103,6 +92,6 @@ class ServedVersion:
         )
         files = (appended,) if merged else (*before, appended)
         pointer = replace(self.pointer, appended=files, published_at=now_ms)
-        served = load_appended(data_dir, pointer, self.served)
+        snapshot = load_appended(data_dir, pointer, self.snapshot)
         write_pointer(data_dir, pointer)
-        return replace(self, served=served, pointer=pointer)
+        return replace(self, snapshot=snapshot, pointer=pointer)

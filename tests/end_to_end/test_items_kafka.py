@@ -13,12 +13,10 @@ from kafka import KafkaAdminClient, KafkaProducer
 from typer.testing import CliRunner
 
 from deploy.commands.app import app
+from deploy.release.decisions import Decision, decide
 from deploy.service.snapshot_follower import SnapshotFollower
-from indexer.indexing.recovery import pointer_to
 from indexer.search.retriever import Query
 from indexer.search.soft_search import SearchConfig
-from indexer.snapshots.pointer import write_pointer
-from indexer.snapshots.snapshot import load_snapshot
 from streaming.events import Item
 from streaming.topics import Topics, create_topics
 from tests.end_to_end.test_indexer_kafka import Running, catalogue
@@ -180,8 +178,7 @@ def test_a_withdrawn_item_is_gone_within_seconds_and_stays_so_until_it_is_listed
         process.wait_for(lambda s: s["withdrawn_items"] == 20)
         assert process.status["items_refused"] == 0
         # back to the version that was built before, and to a service that has just begun
-        first = load_snapshot(tmp_path / "snapshots/00000001", StandIn.load)
-        write_pointer(tmp_path, pointer_to(first, 1))
+        decide(tmp_path, Decision(1, "pinned", "person", "back"))
         answers.until(lambda _: answers.follower.state.version == 1)
         assert answers() == Answers(tmp_path)() == others
     with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
@@ -189,6 +186,8 @@ def test_a_withdrawn_item_is_gone_within_seconds_and_stays_so_until_it_is_listed
         assert Answers(tmp_path)() == others
         model.moved(0.2).hand_over(tmp_path, 3, {"0": 120})
         process.wait_for(lambda s: s["caught_up"] and s["version"] == 3)
+        decide(tmp_path, Decision(3, "promoted", "person", "and on"))
+        answers.until(lambda _: answers.follower.state.version == 3)
         assert answers() == Answers(tmp_path)() == others
         shop.list(items[0])
         answers.until(lambda found: found == others | {gone[0]})

@@ -33,7 +33,7 @@ STEPS: dict[str, tuple[object, str]] = {
     "publish": (snapshot_module, "publish"),
     "load_snapshot": (publication_module, "load_snapshot"),
     "write_pointer": (indexer_module, "write_pointer"),
-    "commit_index": (indexer_module.ItemStore, "commit_index"),
+    "commit_version": (indexer_module.ItemStore, "commit_version"),
     "remove_versions": (indexer_module, "remove_versions"),
     "announce": (indexer_module.ItemStore, "announce"),
     "write_appended": (serving_module, "write_appended"),
@@ -74,7 +74,7 @@ def announce(indexer: Indexer, items: Sequence[Item | Withdrawal]) -> None:
 
 def catch_up(indexer: Indexer) -> None:
     indexer.append_waiting()
-    while (number := indexer.next_handover()) is not None:
+    while (number := indexer.handovers.next()) is not None:
         indexer.index_handover(number)
 
 

@@ -88,8 +88,8 @@ def test_a_pointer_that_vouches_for_a_forged_version_moves_nothing(three: Shelf)
 
 def test_the_indexer_starts_with_the_newest_version_that_it_published(three: Shelf) -> None:
     forge(three.data_dir / snapshot_path(3))
-    found = last_good(three.data_dir, 3, lambda: START_MS)
-    assert found is not None and found[0].version == 2
+    found = last_good(three.data_dir, lambda: START_MS)
+    assert found is not None and found.base.version == 2
 
 
 def test_a_version_forged_in_the_registry_is_not_followed(shelf: Shelf) -> None:

@@ -1,0 +1,58 @@
+"""Which handovers wait to be indexed, and which of them is next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from indexer.indexing.handovers import KIND, handover_numbers, handover_path, items_position
+from indexer.indexing.item_store import ItemStore
+from model.artifacts.manifest import ManifestError, read_manifest
+
+log = structlog.get_logger(__name__)
+
+
+class HandoverQueue:
+    """The handovers that wait to be indexed.
+
+    Args:
+        store: knows which were indexed and which were refused.
+        data_dir: the pipeline's directory.
+        max_backlog: with more waiting than this the newest is next, and the others are skipped.
+
+    Attributes:
+        last_refusal: which handover was refused last, and why; None since the start.
+    """
+
+    def __init__(self, store: ItemStore, data_dir: Path, max_backlog: int) -> None:
+        self._store = store
+        self._data_dir = data_dir
+        self._max_backlog = max_backlog
+        self.last_refusal: str | None = None
+
+    def pending(self) -> list[int]:
+        """Numbers of the handovers that are newer than what was indexed, ascending."""
+        done = self._store.newest("handover")
+        numbers = handover_numbers(self._data_dir)
+        return [n for n in numbers if n > done and self._store.refused_handover(n) is None]
+
+    def next(self) -> int | None:
+        """The handover to index now: the oldest that waits, or the newest where many do."""
+        waiting = self.pending()
+        return waiting[-1] if len(waiting) > self._max_backlog else min(waiting, default=None)
+
+    def has_items_of(self, number: int) -> bool:
+        """Whether every item that the trainer of a handover had read was read here, too."""
+        try:
+            manifest = read_manifest(handover_path(self._data_dir, number), KIND)
+        except ManifestError:
+            return True  # it is refused when it is indexed
+        mine = self._store.position
+        return all(mine.get(p, 0) >= offset for p, offset in items_position(manifest.facts).items())
+
+    def refuse(self, number: int, reason: str) -> None:
+        """Index a handover never, with the reason on record."""
+        log.error("handover refused", number=number, reason=reason)
+        self._store.refuse_handover(number, reason)
+        self.last_refusal = f"handover {number}: {reason}"
