@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import orjson
-import structlog
 
 from streaming.bounds import (
     LONGEST_NAME,
@@ -27,8 +26,6 @@ from streaming.bounds import (
     time_ms,
     times_ms,
 )
-
-log = structlog.get_logger(__name__)
 
 V = TypeVar("V")
 Parser = Callable[[bytes | None, bytes | None], V]
@@ -212,5 +209,8 @@ def parse(
     try:
         return parser(key, value)
     except EventError as error:
+        import structlog  # a published model reads events without it
+
+        log = structlog.get_logger(__name__)
         log.warning("poison record skipped", reason=str(error), **place)
         return None
