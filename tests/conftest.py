@@ -101,6 +101,16 @@ class JavaProcess:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self.process = None
+
+    def assert_not_ended(self, log: Path | None = None) -> None:
+        """Fail with the last of what it said, if it was started and has ended by itself."""
+        if self.process is not None and self.process.poll() is not None:
+            said = [p.read_text(errors="replace")[-3000:] for p in (self.output, log) if p]
+            raise AssertionError(
+                f"{self.output.stem} ended with code {self.process.returncode}; it said:\n"
+                + "\n".join(said)
+            )
 
     def stop(self) -> None:
         if self.process is None or not self.running:
@@ -109,7 +119,9 @@ class JavaProcess:
         try:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.process.kill()
+            self.process.wait()
+        self.process = None
 
 
 def _environment() -> dict[str, str]:
@@ -160,6 +172,11 @@ class Cluster:
     @property
     def tls(self) -> FlinkTls:
         return self.config.tls
+
+    def assert_not_ended(self) -> None:
+        """Fail where a process of it has ended that no test has killed."""
+        self.task_manager.assert_not_ended(self.config.task_manager_log)
+        self.job_manager.assert_not_ended(self.config.job_manager_log)
 
     @property
     def section(self) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class LiveStream:
     def wait(self, done: Callable[[], bool], seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not done():
+            self.cluster.assert_not_ended()
             assert self.error is None, self.error
             assert time.monotonic() < deadline, f"not in time; last: {self.reports[-1:]}"
             time.sleep(0.2)

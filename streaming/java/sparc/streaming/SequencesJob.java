@@ -6,10 +6,9 @@ import java.util.Properties;
 
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
 import org.apache.flink.api.common.typeinfo.Types;
+import org.apache.flink.api.connector.sink2.Sink;
 import org.apache.flink.connector.base.DeliveryGuarantee;
 import org.apache.flink.connector.kafka.sink.KafkaSink;
-import org.apache.flink.connector.kafka.sink.KafkaSinkBuilder;
-import org.apache.flink.connector.kafka.sink.TransactionNamingStrategy;
 import org.apache.flink.connector.kafka.source.KafkaSource;
 import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
@@ -73,25 +72,25 @@ public final class SequencesJob {
                 .uid("topics");
     }
 
-    private static KafkaSink<Message> sink(
-            Map<String, String> settings, Map<String, String> producer) {
-        KafkaSinkBuilder<Message> builder =
-                KafkaSink.<Message>builder()
-                        .setKafkaProducerConfig(properties(producer))
-                        .setBootstrapServers(settings.get("bootstrap"))
-                        .setRecordSerializer(
-                                new ToTopic(
-                                        settings.get("sequences"),
-                                        settings.get("late"),
-                                        settings.get("dead_letters")));
+    private static Sink<Message> sink(Map<String, String> settings, Map<String, String> producer) {
+        ToTopic toTopic =
+                new ToTopic(
+                        settings.get("sequences"),
+                        settings.get("late"),
+                        settings.get("dead_letters"));
         if (settings.get("delivery").equals("exactly-once")) {
-            return builder.setDeliveryGuarantee(DeliveryGuarantee.EXACTLY_ONCE)
-                    .setTransactionalIdPrefix(settings.get("name") + "-")
-                    // Takes over the transactions of a job that was killed, by asking the broker.
-                    .setTransactionNamingStrategy(TransactionNamingStrategy.POOLING)
-                    .build();
+            return new TransactionalSink(
+                    settings.get("bootstrap"),
+                    properties(producer),
+                    settings.get("name") + "-",
+                    toTopic);
         }
-        return builder.setDeliveryGuarantee(DeliveryGuarantee.AT_LEAST_ONCE).build();
+        return KafkaSink.<Message>builder()
+                .setKafkaProducerConfig(properties(producer))
+                .setBootstrapServers(settings.get("bootstrap"))
+                .setRecordSerializer(toTopic)
+                .setDeliveryGuarantee(DeliveryGuarantee.AT_LEAST_ONCE)
+                .build();
     }
 
     private static Properties properties(Map<String, String> settings) {
