@@ -27,14 +27,14 @@ from replay.exclusive import exclusive
 from replay.heartbeat import Pulse
 from replay.librdkafka_producer import LibrdkafkaProducer
 from replay.log_in_kafka import find_clicks
-from replay.producer import BOOTSTRAP_MS, KafkaPythonProducer, Patience, Producer, partition_of
+from replay.producer import KafkaPythonProducer, Patience, Producer, partition_of
 from replay.resumption import CHUNK, Stored
 from replay.staged_log import StagedLog
 from replay.staging import stage
 from streaming.events import Click
 from streaming.kafka_clients import KafkaConnection
-from streaming.topic_identity import TopicIdentity, check_before_creation
-from streaming.topics import Topics, create_topics
+from streaming.topic_identity import TopicIdentity
+from streaming.topics import Topics, create_missing
 
 logger = structlog.get_logger(__name__)
 BETWEEN_LOOKS = 256
@@ -207,14 +207,13 @@ class Replay:
 
     def _connect(self) -> Producer:
         def create() -> list[str]:
-            admin = self._kafka.admin(bootstrap_timeout_ms=BOOTSTRAP_MS)
-            try:
-                check_before_creation(self.data_dir, admin, f"the Kafka at {self._kafka.bootstrap}")
-                return create_topics(
-                    admin, self.topics, partitions=self._spread, replication=self._replication
-                )
-            finally:
-                admin.close()
+            return create_missing(
+                self._kafka,
+                self.data_dir,
+                self.topics,
+                partitions=self._spread,
+                replication=self._replication,
+            )
 
         if created := self._patience.until(create):
             logger.info("topics_created", topics=created)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+
+from streaming.errors import KafkaUnavailable
+from streaming.kafka_clients import KafkaConnection
+from streaming.topic_identity import check_before_creation
 
 KEEP_FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 # Kafka deletes by *record* time: with the event times of 2002-2014 its default retention would
@@ -17,6 +23,7 @@ COMPACTED = {"cleanup.policy": "compact"}
 # Who reads `items` from its beginning, however late, has to learn what was withdrawn: a century.
 KEEP_TOMBSTONES = {"delete.retention.ms": str(100 * 365 * 86_400_000)}
 LEADER_SECONDS = 30.0
+KAFKA_PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,61 @@ def create_topics(
             created.append(topic.name)
     _wait_for_leaders(admin, missing)
     return created
+
+
+def create_missing(
+    kafka: KafkaConnection,
+    data_dir: Path,
+    topics: Topics,
+    *,
+    partitions: int = 1,
+    replication: int = 1,
+) -> list[str]:
+    """Create the topics that do not exist yet, in the Kafka of a data directory; see above.
+
+    Raises:
+        KafkaError: if Kafka does not answer, or a topic could not be created.
+        ForeignKafkaError: if it is not the Kafka that the data directory's state comes from.
+    """
+    admin = kafka.admin()
+    try:
+        check_before_creation(data_dir, admin, f"the Kafka at {kafka.bootstrap}")
+        return create_topics(admin, topics, partitions=partitions, replication=replication)
+    finally:
+        admin.close()
+
+
+def await_topics(
+    kafka: KafkaConnection,
+    data_dir: Path,
+    topics: Topics,
+    stop: threading.Event,
+    waiting: Callable[[], object],
+    *,
+    partitions: int = 1,
+    replication: int = 1,
+) -> bool:
+    """Wait for Kafka and create the topics that are missing; False if told to stop meanwhile.
+
+    Raises:
+        KafkaUnavailable: if it does not answer for `KAFKA_PATIENCE_SECONDS`.
+        ForeignKafkaError: if it is not the Kafka that the data directory's state comes from.
+    """
+    began = time.monotonic()
+    while not stop.is_set():
+        try:
+            create_missing(kafka, data_dir, topics, partitions=partitions, replication=replication)
+            return True
+        except KafkaError as error:
+            waited = time.monotonic() - began
+            if waited > KAFKA_PATIENCE_SECONDS:
+                raise KafkaUnavailable(
+                    f"no Kafka at {kafka.bootstrap} for {waited:.0f} s ({error}); start it, or "
+                    "correct [kafka] bootstrap"
+                ) from error
+        waiting()
+        stop.wait(0.5)
+    return False
 
 
 def _wait_for_leaders(admin: KafkaAdminClient, topics: Sequence[NewTopic]) -> None:

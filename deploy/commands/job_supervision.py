@@ -21,7 +21,7 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
-from deploy.commands.parts import PartError, Report, await_topics
+from deploy.commands.parts import Report, topics_are_there
 from deploy.monitoring.part_status import read_status
 from deploy.settings import Settings
 from streaming.errors import StreamingError
@@ -64,21 +64,20 @@ def keep(
     """Keep the job running; whether it ended to be run anew.
 
     Raises:
-        PartError: if another keeper does so.
         ForeignKafkaError: if the topics are not those that the job's state comes from; the job
             is then cancelled.
-        StreamingError: with the root cause, when the job is given up.
+        StreamingError: if another one does so; or with the root cause, when the job is given up.
     """
     with only_keeper(settings.data_dir) as other:
         if other:
-            raise PartError(
+            raise StreamingError(
                 f"the keeper with pid {other} runs on {settings.data_dir} already; stop it, or "
                 "choose another directory with --data-dir"
             )
         identity = job_topics(settings)
         if restore == supervisor.NO_STATE:
             identity.forget()
-        if not await_topics(settings, stop, report):
+        if not topics_are_there(settings, stop, report):
             return False
         around = settings.job_environment()
         end = StreamEnd(

@@ -7,13 +7,11 @@ part that it runs.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from kafka.errors import KafkaError
 
 from deploy import settings as configuration
 from deploy.commands.console import errors_as_one_line, run_part
@@ -21,57 +19,23 @@ from deploy.commands.options import ConfigFile, DataDir
 from deploy.release.decisions import served_versions
 from deploy.release.ledger import aliased_versions, registered_versions
 from deploy.settings import Settings
-from streaming.topic_identity import check_before_creation
-from streaming.topics import create_topics
+from streaming.topics import await_topics
 
 Report = Callable[[dict[str, Any]], None]
 Part = Callable[..., None]
 
-KAFKA_PATIENCE_SECONDS = 300.0
 
-
-class PartError(RuntimeError):
-    """A part cannot run: what it depends on is not there."""
-
-
-def await_topics(settings: Settings, stop: threading.Event, report: Report) -> bool:
-    """Wait for Kafka and create the topics that are missing; False if told to stop meanwhile.
-
-    Raises:
-        PartError: if Kafka does not answer for `KAFKA_PATIENCE_SECONDS`.
-        ForeignKafkaError: if it is not the Kafka that the data directory's state comes from.
-    """
-    began = time.monotonic()
-    while not stop.is_set():
-        try:
-            admin = settings.kafka_connection.admin()
-        except KafkaError as error:
-            failure: Exception = error
-        else:
-            try:
-                check_before_creation(
-                    settings.data_dir, admin, f"the Kafka at {settings.bootstrap}"
-                )
-                create_topics(
-                    admin,
-                    settings.kafka.topics(),
-                    partitions=settings.kafka.partitions,
-                    replication=settings.kafka.replication,
-                )
-                return True
-            except KafkaError as error:
-                failure = error
-            finally:
-                admin.close()
-        waited = time.monotonic() - began
-        if waited > KAFKA_PATIENCE_SECONDS:
-            raise PartError(
-                f"no Kafka at {settings.bootstrap} for {waited:.0f} s ({failure}); start it, or "
-                "correct [kafka] bootstrap"
-            )
-        report({"state": "waiting for Kafka"})
-        stop.wait(0.5)
-    return False
+def topics_are_there(settings: Settings, stop: threading.Event, report: Report) -> bool:
+    """Wait for Kafka and create the topics that are missing; see `streaming.topics`."""
+    return await_topics(
+        settings.kafka_connection,
+        settings.data_dir,
+        settings.kafka.topics(),
+        stop,
+        lambda: report({"state": "waiting for Kafka"}),
+        partitions=settings.kafka.partitions,
+        replication=settings.kafka.replication,
+    )
 
 
 def replay(
@@ -152,7 +116,7 @@ def train_model(settings: Settings, stop: threading.Event, report: Report) -> No
     from indexer.search.soft_search import ServedPath
     from model.training import training_process
 
-    if await_topics(settings, stop, report):
+    if topics_are_there(settings, stop, report):
         training_process.run(
             settings.trainer_config(),
             settings.learner_config(),
@@ -177,7 +141,7 @@ def index_items(settings: Settings, stop: threading.Event, report: Report) -> No
         missing = on_disk - set(registered_versions(settings.data_dir))
         return missing | served_versions(settings.data_dir) | aliased_versions(settings.data_dir)
 
-    if await_topics(settings, stop, report):
+    if topics_are_there(settings, stop, report):
         process.run(
             settings.indexer,
             kafka=settings.kafka_connection,
