@@ -33,6 +33,7 @@ from replay.staged_log import StagedLog
 from replay.staging import stage
 from streaming.events import Click
 from streaming.kafka_clients import KafkaConnection
+from streaming.statuses import ReplayStatus, Report
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics, create_missing
 
@@ -69,7 +70,7 @@ class Replay:
         topics: Topics,
         data_dir: Path,
         stop: threading.Event,
-        report: Callable[[dict[str, Any]], None],
+        report: Report,
         *,
         librdkafka: Mapping[str, Any] | None = None,
         partitions: int = 1,
@@ -138,7 +139,7 @@ class Replay:
     def _tell(self, **totals: Any) -> None:
         self.totals |= totals
         self._reported = self._now()
-        self._report(dict(self.totals))
+        self._report(ReplayStatus(**self.totals))
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -148,7 +149,7 @@ class Replay:
         self._pause(0)
         if seconds >= 1:
             logger.warning("waiting_for_kafka", seconds=round(seconds))
-            self._report(self.totals | {"state": "waiting for Kafka"})
+            self._report(ReplayStatus(**self.totals | {"state": "waiting for Kafka"}))
 
     def _stage(self) -> StagedLog:
         config = self.config
@@ -203,7 +204,7 @@ class Replay:
         if self._now() - self._reported >= 1:
             self._reported = self._now()
             status = {"state": "downloading", "file": name, "bytes": done, "of_bytes": total}
-            self._report(self.totals | status)
+            self._report(ReplayStatus(**self.totals | status))
 
     def _connect(self) -> Producer:
         def create() -> list[str]:
@@ -313,7 +314,7 @@ def run(
     topics: Topics,
     data_dir: Path,
     stop: threading.Event,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     **options: Any,
 ) -> dict[str, Any]:
     """Replay a log into Kafka; see `Replay` for the arguments and `Replay.run` for the errors."""

@@ -16,10 +16,11 @@ import structlog
 import typer
 
 from deploy.monitoring import full_disk
-from deploy.monitoring.part_status import read_status, reporter
+from deploy.monitoring.part_status import read_statuses, reporter
 from deploy.private import keep_private
 from deploy.settings import Settings
 from streaming.secret import cleaned
+from streaming.statuses import Report
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +110,7 @@ def until_signalled() -> threading.Event:
 def run_part(
     name: str,
     settings: Settings,
-    body: Callable[[threading.Event, Callable[[dict[str, Any]], None]], Any],
+    body: Callable[[threading.Event, Report], Any],
     *,
     begins_anew: bool = True,
 ) -> None:
@@ -130,10 +131,10 @@ def run_part(
                 raise
             directory = full_disk.where(error, settings.data_dir)
             log.error("waiting for room", part=name, reason=full_disk.sentence(directory))
-            last = read_status(settings.data_dir, name) | {"caught_up": False}
+            last = read_statuses(settings.data_dir).of(name)
 
             def tell(sentence: str) -> None:
-                report({**last, "state": "waiting for room", "problem": sentence})
+                report(last.and_says(caught_up=False, state="waiting for room", problem=sentence))
 
             if full_disk.await_room(directory, stop, tell):
                 full_disk.begin_anew()

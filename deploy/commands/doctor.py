@@ -204,7 +204,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     from deploy.monitoring.part_status import is_alive, read_statuses
 
     now = moment.now()
-    running = any(is_alive(s, now) for s in read_statuses(settings.data_dir).values())
+    running = any(is_alive(s, now) for s in read_statuses(settings.data_dir).all().values())
     if running:
         yield Finding("ports", "good", "in use by this pipeline, which runs")
         return

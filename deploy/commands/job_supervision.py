@@ -21,7 +21,7 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
-from deploy.commands.parts import Report, topics_are_there
+from deploy.commands.parts import topics_are_there
 from deploy.monitoring.part_status import read_status
 from deploy.settings import Settings
 from streaming.errors import StreamingError
@@ -31,6 +31,7 @@ from streaming.job.committed_work import committed_work
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job.record import RecordFile
 from streaming.job.submission import submit_in_subprocess
+from streaming.statuses import PartStatus, Report, StreamStatus
 from streaming.topic_identity import TopicIdentity, recorded_cluster
 
 Say = Callable[[str], None]
@@ -88,8 +89,8 @@ def keep(
         )
         aside = Aside(settings.kafka_connection, around.topics)
 
-        def tell(status: dict[str, Any]) -> None:
-            report({**status, **aside.counts()})
+        def tell(status: PartStatus) -> None:
+            report(status.and_says(**aside.counts()))
 
         def lag() -> int | None:
             try:
@@ -212,10 +213,10 @@ def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: floa
     try:
         while time.monotonic() < deadline:
             seen = keeper.step()
-            if seen.get("job") not in (None, old) and seen.get("checkpoints"):
-                return str(seen["job"])
+            if seen.job is not None and seen.job != old and seen.checkpoints:
+                return seen.job
             time.sleep(0.3)
-        raise StreamingError(f"it has no checkpoint yet; {seen.get('problem') or 'see Flink'}")
+        raise StreamingError(f"it has no checkpoint yet; {seen.problem or 'see Flink'}")
     except StreamingError as error:
         raise StreamingError(
             f"the new version does not run; its state is in {savepoint}: mend what is wrong, then "
@@ -225,12 +226,12 @@ def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: floa
 
 def _follow(settings: Settings, flink: FlinkRest, old: str, deadline: float) -> str:
     """Wait until the keeper has replaced the job."""
-    before = read_status(settings.data_dir, "stream").get("refused")
+    before = read_status(settings.data_dir, StreamStatus).refused
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        status = read_status(settings.data_dir, "stream")
-        if (refused := status.get("refused")) and refused != before:
-            raise StreamingError(str(refused))
+        status = read_status(settings.data_dir, StreamStatus)
+        if status.refused and status.refused != before:
+            raise StreamingError(status.refused)
         with suppress(FlinkUnavailable):
             for job, state in flink.jobs(settings.streaming.name):
                 if job == old:
@@ -242,5 +243,5 @@ def _follow(settings: Settings, flink: FlinkRest, old: str, deadline: float) -> 
                 break
     raise StreamingError(
         "the new version has no checkpoint yet; see what the keeper says: `sparc status`, and its "
-        f"log ({status.get('problem') or status.get('state') or 'it says nothing'})"
+        f"log ({status.problem or status.state or 'it says nothing'})"
     )

@@ -19,9 +19,9 @@ from deploy.commands.options import ConfigFile, DataDir
 from deploy.release.decisions import served_versions
 from deploy.release.ledger import aliased_versions, registered_versions
 from deploy.settings import Settings
+from streaming.statuses import PartStatus, Report
 from streaming.topics import await_topics
 
-Report = Callable[[dict[str, Any]], None]
 Part = Callable[..., None]
 
 
@@ -32,7 +32,7 @@ def topics_are_there(settings: Settings, stop: threading.Event, report: Report) 
         settings.data_dir,
         settings.kafka.topics(),
         stop,
-        lambda: report({"state": "waiting for Kafka"}),
+        lambda: report(PartStatus(state="waiting for Kafka")),
         partitions=settings.kafka.partitions,
         replication=settings.kafka.replication,
     )

@@ -18,10 +18,11 @@ from deploy.commands.options import AsJson, ConfigFile, DataDir
 from deploy.monitoring import full_disk, moment
 from deploy.monitoring.delay_quantiles import quantiles
 from deploy.monitoring.moment import Moment
-from deploy.monitoring.part_status import PARTS, age_seconds, is_alive, read_statuses
+from deploy.monitoring.part_status import PARTS, TYPES, age_seconds, is_alive, read_statuses
 from deploy.service.config import ServiceError
 from deploy.settings import Settings
 from indexer.snapshots.pointer import read_pointer
+from streaming.statuses import PartStatus
 
 
 def status(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -50,10 +51,10 @@ def status_of(settings: Settings) -> dict[str, Any]:
 
     now, data_dir = moment.now(), settings.data_dir
     found = {}
-    for part, report in read_statuses(data_dir).items():
+    for part, report in read_statuses(data_dir).all().items():
         age = age_seconds(report, now)
         seen = None if age is None else round(age, 1)
-        found[part] = {"alive": is_alive(report, now), "age_seconds": seen, **report}
+        found[part] = {"alive": is_alive(report, now), "age_seconds": seen, **report.to_json()}
     return {
         "data_dir": str(data_dir.resolve()),
         "addresses": {
@@ -116,7 +117,7 @@ def show_status(facts: dict[str, Any]) -> None:
         if part == "replay" and report.get("done"):
             alive = "[cyan]done[/]"
         seen = "never" if age is None else f"{age:.0f} s ago"
-        says = describe(report, part)
+        says = describe(TYPES.get(part, PartStatus).read(report))
         if failure := failed.get(part):
             alive = f"[red]{failure['state']}[/]"
             since = datetime.fromtimestamp(failure["since"]).astimezone()

@@ -6,15 +6,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy import settings as configuration
 from deploy.commands.console import configure_logging, errors_as_one_line, run_part, show_json
 from deploy.commands.options import ConfigFile, DataDir
+from streaming.statuses import Report
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
@@ -66,7 +66,7 @@ def stream(
         settings = _settings(config, data_dir, flink)
     again = False
 
-    def body(stop: threading.Event, report: Callable[[dict[str, Any]], None]) -> None:
+    def body(stop: threading.Event, report: Report) -> None:
         from deploy.commands.job_supervision import keep
 
         nonlocal again

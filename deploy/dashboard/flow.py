@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,17 @@ import structlog
 from deploy.monitoring import full_disk, moment
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_failures import Failure, read_failures
-from deploy.monitoring.part_status import age_seconds, is_alive, read_statuses, reported_at
+from deploy.monitoring.part_figures import FIGURES, figures
+from deploy.monitoring.part_status import (
+    Statuses,
+    age_seconds,
+    is_alive,
+    read_statuses,
+    reported_at,
+)
 from deploy.monitoring.thinned_curve import Curve
 from streaming.durable_files import write_atomically
+from streaming.statuses import TrainerStatus
 
 if TYPE_CHECKING:
     from deploy.service.retrieval import RetrievalService
@@ -28,13 +36,6 @@ RECENT = 150
 """Points of the sparklines."""
 SAVE_SECONDS = 30.0
 
-COUNTERS = {
-    "replay": "clicks_produced",
-    "train": "trained_events",
-    "index": "indexed_items",
-    "register": "registered_versions",
-}
-"""What is counted per second, by part; the stream's rate and the service's are seen here."""
 TITLES = {
     "replay": "Replay",
     "stream": "Flink job",
@@ -43,25 +44,6 @@ TITLES = {
     "register": "Registrar",
     "serve": "Service",
 }
-FIGURES: dict[str, tuple[tuple[str, str], ...]] = {
-    "replay": (("clicks_produced", "clicks"), ("bad_lines", "bad lines")),
-    "stream": (
-        ("job_state", "job"),
-        ("checkpoints", "checkpoints"),
-        ("late", "late"),
-        ("dead_letters", "dead letters"),
-    ),
-    "train": (("trained_events", "learnt"), ("micro_batches", "micro-batches")),
-    "index": (
-        ("indexed_items", "items"),
-        ("codes_in_use", "codes in use"),
-        ("withdrawn_items", "withdrawn"),
-        ("items_refused", "refused"),
-    ),
-    "register": (("registered_versions", "versions"), ("pending", "waiting")),
-    "serve": (("users", "users"), ("swaps", "swaps")),
-}
-LAGS = {"stream": "lag", "train": "lag", "index": "items_lag", "serve": "history_lag_records"}
 
 
 class Flow:
@@ -86,14 +68,13 @@ class Flow:
         """Look at every part once."""
         now = self._clock()
         statuses = read_statuses(self._service.data_dir)
-        counts = {part: statuses[part].get(key) for part, key in COUNTERS.items() if statuses[part]}
-        counts["stream"] = self._service.sequences.stored_records
-        counts["serve"] = self._service.answered_by_all()
-        for part, count in counts.items():
-            said = now if part in ("stream", "serve") else reported_at(statuses[part])
-            if said is not None:
-                self.rates[part] = self._rate(part, count, said)
-        lags = {part: _finite(statuses[part].get(key)) for part, key in LAGS.items()}
+        for one in FIGURES:
+            if one.rate and (said := reported_at(statuses.of(one.part))) is not None:
+                self.rates[one.part] = self._rate(one.part, one.number(statuses), said)
+        # What the stream gives and the service answers is seen here.
+        self.rates["stream"] = self._rate("stream", self._service.sequences.stored_records, now)
+        self.rates["serve"] = self._rate("serve", self._service.answered_by_all(), now)
+        lags = {one.part: one.number(statuses) for one in FIGURES if one.lag}
         point = {
             "at_ms": int(now.wall * 1000),
             "rates": dict(self.rates),
@@ -101,13 +82,13 @@ class Flow:
             "snapshot_age_seconds": self._age(),
         }
         self.recent = [*self.recent, point][-RECENT:]
-        self._sample_quality(statuses["train"])
+        self._sample_quality(statuses.train)
         if now.seconds - self._saved_at > SAVE_SECONDS:
             self._saved_at = now.seconds
             self.save()
 
-    def _rate(self, part: str, count: object, at: Moment) -> float | None:
-        if not isinstance(count, (int, float)):
+    def _rate(self, part: str, count: float | None, at: Moment) -> float | None:
+        if count is None:
             return None
         before = self._before.get(part)
         if before is not None and at == before[1]:  # no new report since
@@ -117,13 +98,13 @@ class Flow:
             return None
         return (float(count) - before[0]) / seconds
 
-    def _sample_quality(self, train: Mapping[str, Any]) -> None:
-        metrics, at = train.get("prequential") or {}, train.get("event_time")
+    def _sample_quality(self, train: TrainerStatus) -> None:
+        metrics, at = train.prequential, train.event_time
         values = [
             metrics.get(name)
             for name in ("window_recall_at_50", "recall_at_50", "window_ndcg_at_50")
         ]
-        if not isinstance(at, int) or not isinstance(values[0], float):
+        if at is None or values[0] is None:
             return
         points = self.quality.points
         if not points or points[-1][0] != at:
@@ -140,10 +121,10 @@ class Flow:
         statuses, failed = read_statuses(data_dir), read_failures(data_dir, now)
         health = self._service.health()
         learnt, newest = health.trained_until_ms, health.latest_event_ms
-        register = statuses["register"]
+        train = statuses.train
         return {
             "now_ms": int(now.wall * 1000),
-            "parts": [self._part(part, statuses[part], now, failed.get(part)) for part in TITLES],
+            "parts": [self._part(part, statuses, now, failed.get(part)) for part in TITLES],
             "problems": [
                 *([] if full_disk.has_room(data_dir) else [full_disk.sentence(data_dir)]),
                 *(failure.sentence() for failure in failed.values()),
@@ -154,7 +135,7 @@ class Flow:
                 if learnt and newest
                 else None,
                 "history_lag_records": health.history_lag_records,
-                "training_lag_records": _finite(statuses["train"].get("lag")),
+                "training_lag_records": train.lag,
                 "event_time_ms": newest,
             },
             "serving": {
@@ -163,7 +144,7 @@ class Flow:
                 "pinned": health.pinned,
                 "items": health.items,
                 "users": health.users,
-                "registry_reachable": register.get("reachable"),
+                "registry_reachable": statuses.register.reachable,
                 "last_error": health.last_error,
             },
             "queries": {
@@ -174,46 +155,45 @@ class Flow:
                 **self._service.metrics.latency_ms(),
             },
             "quality": {
-                "recall_at_50": _finite(statuses["train"].get("recall_at_50")),
-                "window_recall_at_50": _finite(
-                    (statuses["train"].get("prequential") or {}).get("window_recall_at_50")
-                ),
-                "popularity_window_recall_at_50": self._popularity_at(
-                    statuses["train"].get("event_time")
-                ),
+                "recall_at_50": train.recall_at_50,
+                "window_recall_at_50": train.prequential.get("window_recall_at_50"),
+                "popularity_window_recall_at_50": self._popularity_at(train.event_time),
             },
             "recent": self.recent,
         }
 
-    def _popularity_at(self, event_time_ms: object) -> float | None:
+    def _popularity_at(self, event_time_ms: int | None) -> float | None:
         """The peer's recall when the log was where the trainer is now: it may be ahead of it."""
         points = self._service.popularity.curve.points
-        if not isinstance(event_time_ms, int) or not points:
+        if event_time_ms is None or not points:
             return None
         at = bisect.bisect_right([float(point[0] or 0) for point in points], event_time_ms)
         return points[max(0, at - 1)][1]
 
     def _part(
-        self, part: str, status: Mapping[str, Any], now: Moment, failure: Failure | None
+        self, part: str, statuses: Statuses, now: Moment, failure: Failure | None
     ) -> dict[str, Any]:
-        done = part == "replay" and bool(status.get("done"))
+        status, mine = statuses.of(part), figures(part)
+        done = part == "replay" and statuses.replay.done
         alive, age = is_alive(status, now), age_seconds(status, now)
-        state = "done" if done else "live" if alive else "silent" if status else "absent"
+        state = (
+            "done" if done else "live" if alive else "silent" if status.said_anything else "absent"
+        )
         if failure is not None:
             state = "failed"
         return {
             "name": part,
             "title": TITLES[part],
             "state": state,
-            "doing": str(status.get("state") or status.get("job_state") or ""),
-            "problem": failure.why if failure else str(status.get("problem") or ""),
+            "doing": status.state or (statuses.stream.job_state or "" if part == "stream" else ""),
+            "problem": failure.why if failure else status.problem or status.other_version,
             "age_seconds": None if age is None else round(age, 1),
             "rate": self.rates.get(part),
-            "lag": _finite(status.get(LAGS[part])) if part in LAGS else None,
+            "lag": next((one.number(statuses) for one in mine if one.lag), None),
             "figures": [
-                {"label": label, "value": status[key]}
-                for key, label in FIGURES[part]
-                if status.get(key) is not None
+                {"label": one.page, "value": value}
+                for one in mine
+                if one.page and (value := one.of(status)) is not None
             ],
         }
 

@@ -27,12 +27,13 @@ from deploy.local.supervision import ProcessState, Supervisor
 from deploy.monitoring import full_disk
 from deploy.monitoring.moment import boot
 from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status
-from deploy.monitoring.part_status import read_statuses, reported_at, reporter
+from deploy.monitoring.part_status import Statuses, read_statuses, reported_at, reporter
 from deploy.settings import Settings
 from model.training.log_end import write_log_end
 from streaming.errors import KafkaUnavailable
 from streaming.job.accounting import Accounts, StreamEnd, count
 from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
+from streaming.statuses import PartStatus
 
 
 class PipelineError(RuntimeError):
@@ -67,15 +68,11 @@ class Step:
     """One step of a drain: `done(statuses)` is asked until it holds."""
 
     name: str
-    done: Callable[[dict[str, dict[str, Any]]], bool]
+    done: Callable[[Statuses], bool]
     parts: tuple[str, ...]
 
 
-def _number(status: dict[str, Any], key: str) -> int:
-    return int(status.get(key) or 0)
-
-
-def _said_after(status: dict[str, Any], seconds: float) -> bool:
+def _said_after(status: PartStatus, seconds: float) -> bool:
     """Whether a part of this machine reported after a moment of its monotonic clock."""
     at = reported_at(status)
     return at is not None and at.boot == boot() and at.seconds > seconds
@@ -87,24 +84,24 @@ def drain_steps(sequences: Callable[[], int]) -> list[Step]:
     `sequences` gives the number of sequences of users that the topic holds.
     """
 
-    def trained(s: dict[str, dict[str, Any]]) -> bool:
+    def trained(s: Statuses) -> bool:
         # With at-least-once delivery some are repeats, which are read and not trained again.
-        read = _number(s["train"], "sequences_read") + _number(s["train"], "poison")
-        return bool(s["train"].get("caught_up")) and read >= sequences()
+        read = (s.train.sequences_read or 0) + (s.train.poison or 0)
+        return s.train.caught_up and read >= sequences()
 
-    def indexed(s: dict[str, dict[str, Any]]) -> bool:
-        handed_over = _number(s["train"].get("last_handover") or {}, "sequence")
-        return bool(s["index"].get("caught_up")) and _number(s["index"], "handover") >= handed_over
+    def indexed(s: Statuses) -> bool:
+        handed_over = s.train.last_handover.get("sequence", 0)
+        return s.index.caught_up and (s.index.handover or 0) >= handed_over
 
-    def registered(s: dict[str, dict[str, Any]]) -> bool:
-        return bool(s["register"].get("caught_up")) and (
-            _number(s["register"], "last_registered") >= _number(s["index"], "version")
+    def registered(s: Statuses) -> bool:
+        return s.register.caught_up and (
+            (s.register.last_registered or 0) >= (s.index.version or 0)
         )
 
-    def served(s: dict[str, dict[str, Any]]) -> bool:
+    def served(s: Statuses) -> bool:
         # A version that is not promoted is not served: what counts is that it was decided.
-        decided = max(_number(s["serve"], "version"), _number(s["serve"], "decided_version"))
-        return 0 < _number(s["index"], "version") <= decided
+        decided = max(s.serve.version or 0, s.serve.decided_version or 0)
+        return 0 < (s.index.version or 0) <= decided
 
     return [
         Step("training", trained, ("train",)),
@@ -133,7 +130,7 @@ class Pipeline:
         self.peak_memory = 0
         self._memory_at = 0.0
 
-    def _observe(self) -> dict[str, dict[str, Any]]:
+    def _observe(self) -> Statuses:
         """Look at every part once.
 
         Raises:
@@ -153,9 +150,7 @@ class Pipeline:
             if taken := taken_by_another(chosen(self.settings.ports), own):
                 raise taken
 
-    def _show(
-        self, states: Mapping[str, ProcessState], failures: Sequence[Failure]
-    ) -> dict[str, dict[str, Any]]:
+    def _show(self, states: Mapping[str, ProcessState], failures: Sequence[Failure]) -> Statuses:
         statuses = read_statuses(self.settings.data_dir)
         now = self.clock()
         if now - self._memory_at > 5:
@@ -215,7 +210,7 @@ class Pipeline:
             flink,
         )
 
-        def emitted(_: dict[str, dict[str, Any]]) -> bool:
+        def emitted(_: Statuses) -> bool:
             try:
                 if not end.reached(settings.streaming.name):
                     return False
@@ -241,7 +236,7 @@ class Pipeline:
     def _until(
         self,
         name: str,
-        done: Callable[[dict[str, dict[str, Any]]], bool],
+        done: Callable[[Statuses], bool],
         parts: tuple[str, ...],
     ) -> None:
         began = moved = self.clock()
@@ -252,12 +247,12 @@ class Pipeline:
                 raise PipelineError(f"stopped while waiting for {name}")
             statuses = self._observe()
             # Only words spoken after the step before this one count.
-            fresh = all(_said_after(statuses[p], began) for p in parts)
+            fresh = all(_said_after(statuses.of(p), began) for p in parts)
             if (fresh or name in ("replay", "streaming")) and done(statuses):
                 return
             seen = [
-                {k: v for k, v in s.items() if k not in ("updated_at", "clock", "pid")}
-                for s in statuses.values()
+                {k: v for k, v in s.to_json().items() if k not in ("updated_at", "clock", "pid")}
+                for s in statuses.all().values()
             ]
             if seen != last:
                 last, moved = seen, self.clock()
@@ -270,31 +265,30 @@ class Pipeline:
 
     def _summary(self, accounts: Accounts, seconds: float) -> dict[str, Any]:
         s = read_statuses(self.settings.data_dir)
-        replay, train, index, register = s["replay"], s["train"], s["index"], s["register"]
-        health = train.get("codebook") or {}
+        replay, train, index, register = s.replay, s.train, s.index, s.register
         return {
-            "events_read": replay.get("events_read", 0),
-            "bad_lines": replay.get("bad_lines", 0),
+            "events_read": replay.events_read or 0,
+            "bad_lines": replay.bad_lines or 0,
             "clicks_produced": accounts.clicks,
             "late": accounts.late,
             "dead_letters": accounts.dead_letters,
             "duplicates": accounts.duplicates,
             "sequences": accounts.sequences,
             "lost": accounts.lost,
-            "trained_events": train.get("trained_events", 0),
-            "quarantined": train.get("quarantined", 0),
-            "micro_batches": train.get("micro_batches", 0),
-            "snapshots_published": index.get("snapshots_published", 0),
-            "registered_versions": register.get("registered_versions", 0),
-            "champion_version": register.get("champion_version"),
-            "codes_in_use": index.get("codes_in_use", 0),
-            "codes": index.get("codes", 0),
-            "codebook": health,
-            "catalogue_items": index.get("catalogue_items", 0),
-            "indexed_items": index.get("indexed_items", 0),
-            "prequential_recall_at_50": train.get("recall_at_50"),
-            "prequential_ndcg_at_50": train.get("ndcg_at_50"),
-            "prequential_queries": train.get("queries"),
+            "trained_events": train.trained_events or 0,
+            "quarantined": train.quarantined or 0,
+            "micro_batches": train.micro_batches or 0,
+            "snapshots_published": index.snapshots_published or 0,
+            "registered_versions": register.registered_versions or 0,
+            "champion_version": register.champion_version,
+            "codes_in_use": index.codes_in_use or 0,
+            "codes": index.codes or 0,
+            "codebook": train.codebook,
+            "catalogue_items": index.catalogue_items or 0,
+            "indexed_items": index.indexed_items or 0,
+            "prequential_recall_at_50": train.recall_at_50,
+            "prequential_ndcg_at_50": train.ndcg_at_50,
+            "prequential_queries": train.queries,
             "peak_memory_gib": round(self.peak_memory / 2**30, 2),
             "seconds": round(seconds, 1),
         }

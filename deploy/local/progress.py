@@ -15,6 +15,9 @@ from rich.text import Text
 
 from deploy.local.supervision import ProcessState
 from deploy.monitoring.part_failures import Failure
+from deploy.monitoring.part_figures import figures
+from deploy.monitoring.part_status import PARTS, Statuses
+from streaming.statuses import PartStatus
 
 
 def _number(value: Any) -> str:
@@ -23,60 +26,24 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
-    "replay": (("events_read", "read"), ("clicks_produced", "clicks"), ("bad_lines", "bad lines")),
-    "stream": (
-        ("job_state", "job"),
-        ("checkpoints", "checkpoints"),
-        ("lag", "lag"),
-        ("late", "late"),
-        ("dead_letters", "dead letters"),
-    ),
-    "train": (
-        ("trained_events", "trained"),
-        ("lag", "lag"),
-        ("events_per_second", "per second"),
-        ("recall_at_50", "recall@50"),
-        ("quarantined", "set aside"),
-    ),
-    "index": (
-        ("version", "version"),
-        ("indexed_items", "items"),
-        ("codes_in_use", "codes in use"),
-        ("rebuilt_codes", "lists rebuilt"),
-        ("withdrawn_items", "withdrawn"),
-        ("items_refused", "refused"),
-    ),
-    "register": (("registered_versions", "versions"), ("champion_version", "champion")),
-    "serve": (
-        ("version", "serving version"),
-        ("requests", "requests"),
-        ("lag", "lag"),
-        ("kafka_problem", "histories stand still:"),
-    ),
-}
-
 LONGEST_PROBLEM = 200
 
 
-WHEN_ANY = frozenset({"quarantined", "withdrawn_items", "items_refused", "kafka_problem"})
-"""Not shown while it is 0, or empty."""
-
-
-def describe(status: Mapping[str, Any], part: str) -> str:
+def describe(status: PartStatus) -> str:
     """One part's counters in words, `trained 12,345 · lag 0`, and what troubles it.
 
     Empty before its first report.
     """
     shown = [
-        f"{word} {_number(status[key])}"
-        for key, word in SHOWN.get(part, ())
-        if status.get(key) is not None and (status[key] or key not in WHEN_ANY)
+        f"{one.terminal} {_number(value)}"
+        for one in figures(status.PART)
+        if one.terminal and (value := one.of(status)) is not None and (value or not one.if_any)
     ]
-    if problem := " ".join(str(status.get("problem") or "").split()):
-        shown.append(
-            problem if len(problem) <= LONGEST_PROBLEM else problem[:LONGEST_PROBLEM] + "…"
-        )
+    for words in (status.problem or "", status.other_version):
+        if problem := " ".join(words.split()):
+            shown.append(
+                problem if len(problem) <= LONGEST_PROBLEM else problem[:LONGEST_PROBLEM] + "…"
+            )
     return " · ".join(shown)
 
 
@@ -124,7 +91,7 @@ class Progress:
     def show(
         self,
         states: Mapping[str, ProcessState],
-        statuses: Mapping[str, Mapping[str, Any]],
+        statuses: Statuses,
         memory_bytes: int,
         failures: Sequence[Failure] = (),
         full_disk: str = "",
@@ -146,7 +113,7 @@ class Progress:
         if self._live:
             table = Table("part", "state", "what it says", expand=True)
             for name, state in states.items():
-                word, says = state.state.lower(), describe(statuses.get(name, {}), name)
+                word, says = state.state.lower(), describe(statuses.of(name))
                 colour = {"RUNNING": "green", "EXITED": "cyan"}.get(state.state, "yellow")
                 if failure := down.get(name):
                     word, colour, says = failure.state, "red", failure.why
@@ -159,8 +126,8 @@ class Progress:
         self._printed = self._clock()
         words = [
             f"{name}: {said}"
-            for name in SHOWN
-            if name in states and (said := describe(statuses.get(name, {}), name))
+            for name in PARTS
+            if name in states and (said := describe(statuses.of(name)))
         ]
         troubled = [
             f"{s.name} {s.state.lower()}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_status import is_alive, read_status
+from streaming.statuses import PartStatus
 
 SUPERVISION = "supervision"
 """Name of the status file that they are told in."""
@@ -40,14 +41,20 @@ class Failure:
         return f"{self.name} failed: {self.why} (log: {self.log})"
 
 
-def as_status(failures: list[Failure]) -> dict[str, Any]:
+class SupervisionStatus(PartStatus):
+    """What the pipeline tells that watches over the parts."""
+
+    PART: ClassVar[str] = SUPERVISION
+
+    failures: list[Failure] = []
+
+
+def as_status(failures: list[Failure]) -> SupervisionStatus:
     """What the status file holds."""
-    return {"failures": [asdict(one) for one in failures]}
+    return SupervisionStatus(failures=failures)
 
 
 def read_failures(data_dir: Path, now: Moment) -> dict[str, Failure]:
     """What the pipeline that runs on a data directory tells, by part; empty where none runs."""
-    status = read_status(data_dir, SUPERVISION)
-    if not is_alive(status, now):
-        return {}
-    return {one["name"]: Failure(**one) for one in status.get("failures", ())}
+    status = read_status(data_dir, SupervisionStatus)
+    return {one.name: one for one in status.failures} if is_alive(status, now) else {}

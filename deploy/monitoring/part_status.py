@@ -10,33 +10,74 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+import structlog
 
 from deploy.monitoring import moment
 from deploy.monitoring.moment import Moment
 from streaming.durable_files import write_atomically
 from streaming.secret import cleaned_facts
+from streaming.statuses import (
+    IndexerStatus,
+    PartStatus,
+    RegistrarStatus,
+    ReplayStatus,
+    Report,
+    ServiceStatus,
+    StreamStatus,
+    TrainerStatus,
+)
 
-PARTS = ("replay", "stream", "train", "index", "register", "serve")
+log = structlog.get_logger(__name__)
+
+S = TypeVar("S", bound=PartStatus)
+
 FRESH_SECONDS = 10.0
 """A status older than this is no sign of life."""
 
 
-def reporter(data_dir: Path, part: str) -> Callable[[dict[str, Any]], None]:
+@dataclass(frozen=True)
+class Statuses:
+    """The last report of every part, in the order of the flow."""
+
+    replay: ReplayStatus = ReplayStatus()
+    stream: StreamStatus = StreamStatus()
+    train: TrainerStatus = TrainerStatus()
+    index: IndexerStatus = IndexerStatus()
+    register: RegistrarStatus = RegistrarStatus()
+    serve: ServiceStatus = ServiceStatus()
+
+    def of(self, part: str) -> PartStatus:
+        """That of a part by its name; one that says nothing for what is no part."""
+        found: PartStatus = getattr(self, part) if part in PARTS else PartStatus()
+        return found
+
+    def all(self) -> dict[str, PartStatus]:
+        """By the names of the parts."""
+        return {part: self.of(part) for part in PARTS}
+
+
+TYPES: dict[str, type[PartStatus]] = {name: type(said) for name, said in vars(Statuses()).items()}
+PARTS = tuple(TYPES)
+
+
+def reporter(data_dir: Path, part: str) -> Report:
     """The callback that a part reports through; adds `part`, `pid`, and when it was.
 
     `updated_at` (seconds since 1970) is for people, `clock` is what ages are measured by.
     """
     path = data_dir / "status" / f"{part}.json"
+    version = TYPES.get(part, PartStatus).VERSION
 
-    def report(facts: dict[str, Any]) -> None:
+    def report(status: PartStatus) -> None:
         at = moment.now()
         said = {"part": part, "pid": os.getpid(), "updated_at": at.wall, "clock": at.to_json()}
-        body = {**cleaned_facts(facts), **said}
+        body = {**cleaned_facts(status.to_json()), **said, "schema_version": version}
         write_last_word(path, orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY))
 
     return report
@@ -52,35 +93,51 @@ def write_last_word(path: Path, content: bytes) -> None:
             file.write(content.ljust(path.stat().st_size))
 
 
-def read_status(data_dir: Path, part: str) -> dict[str, Any]:
-    """The last report of a part; empty where it never reported."""
+def read_status(data_dir: Path, kind: type[S], part: str = "") -> S:
+    """The last report of a part; where it never reported, one that says nothing.
+
+    Args:
+        data_dir: of the pipeline.
+        kind: the type of the report.
+        part: its name, where that is not the type's.
+    """
+    part = part or kind.PART
     try:
-        status = orjson.loads((data_dir / "status" / f"{part}.json").read_bytes())
+        body = orjson.loads((data_dir / "status" / f"{part}.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
-        return {}
-    return status if isinstance(status, dict) else {}
+        return kind()
+    status = kind.read(body) if isinstance(body, dict) else kind()
+    if words := status.other_version:
+        _note(part, words)
+    return status
 
 
-def read_statuses(data_dir: Path) -> dict[str, dict[str, Any]]:
+@cache
+def _note(part: str, words: str) -> None:
+    log.warning("report of another version", part=part, what=words)
+
+
+def read_statuses(data_dir: Path) -> Statuses:
     """The last report of every part."""
-    return {part: read_status(data_dir, part) for part in PARTS}
+    found: dict[str, Any] = {part: read_status(data_dir, kind) for part, kind in TYPES.items()}
+    return Statuses(**found)
 
 
-def reported_at(status: Mapping[str, Any]) -> Moment | None:
+def reported_at(status: PartStatus) -> Moment | None:
     """When a part reported last; None where it never did."""
     try:
-        return Moment.from_json(status["clock"])
-    except (KeyError, ValueError):
+        return Moment.from_json(status.clock or {})
+    except ValueError:
         return None
 
 
-def age_seconds(status: Mapping[str, Any], now: Moment) -> float | None:
+def age_seconds(status: PartStatus, now: Moment) -> float | None:
     """How long ago a part reported last; None where it never did."""
     at = reported_at(status)
     return None if at is None else now.since(at)
 
 
-def is_alive(status: Mapping[str, Any], now: Moment) -> bool:
+def is_alive(status: PartStatus, now: Moment) -> bool:
     """Whether a part reported within `FRESH_SECONDS` before `now`.
 
     A report from the future is a sign of life only as far as the clocks of two machines differ.

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from deploy.monitoring.part_status import read_statuses
-
-_FROM: tuple[tuple[str, str, str], ...] = (
-    ("train", "recall_at_50", "live/recall_at_50"),
-    ("train", "ndcg_at_50", "live/ndcg_at_50"),
-    ("train", "events_per_second", "live/trained_events_per_second"),
-    ("train", "lag", "live/training_lag_records"),
-    ("stream", "lag", "live/streaming_lag_records"),
-    ("stream", "late", "live/late_clicks"),
-    ("stream", "dead_letters", "live/dead_letters"),
-    ("index", "indexed_items", "live/indexed_items"),
-    ("index", "codes_in_use", "live/codes_in_use"),
-    ("serve", "history_lag_records", "live/history_lag_records"),
-    ("serve", "popularity_recall_at_50", "live/popularity_recall_at_50"),
-    ("serve", "pointer_age_seconds", "live/snapshot_age_seconds"),
-)
+from deploy.monitoring.part_figures import FIGURES
+from deploy.monitoring.part_status import Statuses, read_statuses
 
 
-def live_metrics(statuses: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Finite numbers of the parts' reports by the names they have in the run."""
-    found = {}
-    for part, key, name in _FROM:
-        value = statuses.get(part, {}).get(key)
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            found[name] = float(value)
-    window = (statuses.get("train", {}).get("prequential") or {}).get("window_recall_at_50")
-    if isinstance(window, float) and math.isfinite(window):
-        found["live/window_recall_at_50"] = window
-    return found
+def live_metrics(statuses: Statuses) -> dict[str, float]:
+    """Numbers of the parts' reports by the names they have in the run."""
+    return {
+        one.mlflow: value
+        for one in FIGURES
+        if one.mlflow and (value := one.number(statuses)) is not None
+    }
 
 
 class LiveMetrics:
@@ -69,9 +49,8 @@ class LiveMetrics:
             return
         self._sent_at = self._clock()
         statuses = read_statuses(self._data_dir)
-        trained = statuses["train"].get("trained_events")
-        event_time = statuses["train"].get("event_time")
-        if not isinstance(trained, int) or not isinstance(event_time, int) or trained == self._step:
+        trained, event_time = statuses.train.trained_events, statuses.train.event_time
+        if trained is None or event_time is None or trained == self._step:
             return
         self._send(live_metrics(statuses), trained, event_time)
         self._step = trained

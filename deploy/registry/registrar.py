@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from kafka.errors import KafkaError
@@ -40,6 +40,7 @@ from indexer.snapshots.published import require_published
 from model.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
 from streaming.errors import StreamingError
 from streaming.kafka_clients import KafkaConnection
+from streaming.statuses import RegistrarStatus, Report
 from streaming.topic_identity import TopicIdentity
 
 if TYPE_CHECKING:  # faiss would come along
@@ -202,26 +203,26 @@ class Registrar:
         self._ledger.add(version, announcement(version, manifest))
         log.info("snapshot registered", version=number, mlflow_version=version.mlflow_version)
 
-    def status(self) -> dict[str, Any]:
-        """Where registration stands, for the status file."""
+    def status(self) -> RegistrarStatus:
+        """Where registration stands."""
         versions = dict(self._ledger.versions)
         pending = self._pending()
-        return {
-            "registered_versions": len(versions),
-            "last_registered": max(versions, default=0),
-            "champion_version": self._ledger.aliases.get(CHAMPION),
-            "aliases": dict(self._ledger.aliases),
-            "pending": len(pending),
-            "refused": len(self._refused),
-            "unannounced": len(self._ledger.owed),
-            "reachable": self.reachable,
-            "last_error": self.last_error,
-            "problem": self.last_error,
-            "caught_up": self._opened
+        return RegistrarStatus(
+            registered_versions=len(versions),
+            last_registered=max(versions, default=0),
+            champion_version=self._ledger.aliases.get(CHAMPION),
+            aliases=dict(self._ledger.aliases),
+            pending=len(pending),
+            refused=len(self._refused),
+            unannounced=len(self._ledger.owed),
+            reachable=self.reachable,
+            last_error=self.last_error,
+            problem=self.last_error,
+            caught_up=self._opened
             and not pending
             and not self._ledger.owed
             and self._aliases.settled,
-        }
+        )
 
 
 class Backoff:
@@ -291,7 +292,7 @@ def run(
     topic: str,
     search: SearchConfig,
     stop: threading.Event,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
 ) -> None:
     """Register until `stop` is set.
 
@@ -314,7 +315,7 @@ def run(
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    report({"caught_up": False, "reachable": False})
+    report(RegistrarStatus(caught_up=False, reachable=False))
     from deploy.registry.mlflow_registry import Registry  # imports MLflow, which takes seconds
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)

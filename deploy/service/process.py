@@ -20,6 +20,7 @@ import structlog
 
 from deploy.http.connections import most_connections, raise_descriptors
 from deploy.service.config import ServiceConfig, ServiceError
+from streaming.statuses import Report, ServiceStatus
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -47,7 +48,7 @@ def run(
     topic: str,
     search: SearchConfig,
     stop: threading.Event,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     worker: int = 1,
     extension: Extension | None = None,
 ) -> None:
@@ -121,7 +122,7 @@ def _serve(
     topic: str,
     search: SearchConfig,
     stop: threading.Event,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     worker: int,
     extension: Extension | None,
 ) -> None:
@@ -243,16 +244,15 @@ def _serve(
         histories.close()
         if first:
             with contextlib.suppress(OSError):
-                report(_status(service, address) | {"ready": False})
+                report(_status(service, address).and_says(ready=False))
 
 
-def _status(service: Any, address: str) -> dict[str, Any]:
+def _status(service: RetrievalService, address: str) -> ServiceStatus:
     health = service.health().model_dump()
-    return {
-        **health,
-        "version": health["version"] or 0,
-        "address": address,
-        "requests": service.answered_by_all(),
-        "popularity_recall_at_50": service.popularity.recall,
-        "problem": service.follower.last_error or service.sequences.problem,
-    }
+    return ServiceStatus(
+        **health | {"version": health["version"] or 0},
+        address=address,
+        requests=service.answered_by_all(),
+        popularity_recall_at_50=service.popularity.recall,
+        problem=service.follower.last_error or service.sequences.problem,
+    )

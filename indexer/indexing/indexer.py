@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import structlog
@@ -44,6 +43,7 @@ from indexer.snapshots.snapshot import (
     remove_versions,
 )
 from indexer.snapshots.withdrawn import read_withdrawn, write_withdrawn
+from streaming.statuses import IndexerStatus
 
 log = structlog.get_logger(__name__)
 
@@ -233,35 +233,35 @@ class Indexer:
         if removed:
             log.info("old snapshots removed", versions=removed)
 
-    def status(self) -> dict[str, Any]:
-        """Counters and versions, as plain JSON values."""
+    def status(self) -> IndexerStatus:
+        """Counters and versions."""
         served = self.served_version
         facts = served.base.manifest.facts if served else {}
-        return {
-            "state": "serving" if served else "waiting for the first handover",
-            "version": served.base.version if served else None,
-            "handover": served.handover if served else None,
-            "handover_offsets": facts.get("offsets"),
-            "catalogue_items": self.listing.catalogue_items,
-            "indexed_items": len(served.snapshot.lists) if served else 0,
-            "waiting_items": len(self.listing.waiting),
-            "withdrawn_items": len(self.listing.withdrawn),
-            "appended_items": len(served.snapshot.appended_items) if served else 0,
-            "pending_handovers": len(self.handovers.pending()),
-            "rebuilt_codes": len(facts.get("rebuilt_codes", [])),
-            "shared_codes": facts.get("shared_codes", 0),
-            "drift": facts.get("code_drift", {}).get("summary"),
-            "rebuild_reasons": _counted(facts.get("reasons", {})),
-            "deferred_codes": len(facts.get("deferred_codes", [])),
-            "codebook_health": facts.get("codebook_health"),
-            "codes": facts.get("codes", 0),
-            "codes_in_use": facts.get("codes_in_use", 0),
-            "last_refusal": self.handovers.last_refusal,
-            "snapshots_published": self.store.snapshots_published,
-            "handovers_refused": self.store.count_refused_handovers(),
-            "handovers_skipped": self._skipped,
-            "items_refused": self.listing.refused,
-        }
+        return IndexerStatus(
+            state="serving" if served else "waiting for the first handover",
+            version=served.base.version if served else None,
+            handover=served.handover if served else None,
+            handover_offsets=facts.get("offsets"),
+            catalogue_items=self.listing.catalogue_items,
+            indexed_items=len(served.snapshot.lists) if served else 0,
+            waiting_items=len(self.listing.waiting),
+            withdrawn_items=len(self.listing.withdrawn),
+            appended_items=len(served.snapshot.appended_items) if served else 0,
+            pending_handovers=len(self.handovers.pending()),
+            rebuilt_codes=len(facts.get("rebuilt_codes", [])),
+            shared_codes=facts.get("shared_codes", 0),
+            drift=facts.get("code_drift", {}).get("summary"),
+            rebuild_reasons=_counted(facts.get("reasons", {})),
+            deferred_codes=len(facts.get("deferred_codes", [])),
+            codebook_health=facts.get("codebook_health"),
+            codes=facts.get("codes", 0),
+            codes_in_use=facts.get("codes_in_use", 0),
+            last_refusal=self.handovers.last_refusal,
+            snapshots_published=self.store.snapshots_published,
+            handovers_refused=self.store.count_refused_handovers(),
+            handovers_skipped=self._skipped,
+            items_refused=self.listing.refused,
+        )
 
 
 def _counted(reasons: dict[str, list[str]]) -> dict[str, int]:

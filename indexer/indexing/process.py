@@ -29,6 +29,7 @@ from streaming.committed_topic import CommittedTopic
 from streaming.dead_letters import DeadLetter, DeadLetterBox
 from streaming.errors import KafkaUnavailable
 from streaming.kafka_clients import KafkaConnection
+from streaming.statuses import IndexerStatus, Report
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
@@ -130,7 +131,7 @@ def run(
     topics: Topics,
     data_dir: Path,
     stop: threading.Event,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     load_model: ModelLoader | None = None,
     protected: Callable[[], Collection[int]] = tuple,
     clock: Callable[[], float] = time.monotonic,
@@ -144,8 +145,7 @@ def run(
         topics: `topics.items` is read; what is refused of it is written to `topics.items_dlq`.
         data_dir: handovers are read from it, snapshots and `current.json` written to it.
         stop: ends the loop.
-        report: is called about every second with plain JSON values, see `Indexer.status`, and
-            `items_lag`, `caught_up` and `position`.
+        report: is called about every second.
         load_model: reads weights, `RetrievalModel.load` by default.
         protected: versions that retention must spare.
         clock: monotonic seconds.
@@ -186,7 +186,7 @@ def _loop(
     indexer: Indexer,
     reader: ItemsReader,
     stop: threading.Event,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     clock: Callable[[], float],
 ) -> None:
     reported = float("-inf")
@@ -218,17 +218,16 @@ def _loop(
             if clock() - reported >= REPORT_S:
                 reported = clock()
                 status = _status(indexer, reader)
-                indexer.behind = indexer.behind and status["items_lag"] != 0
+                indexer.behind = indexer.behind and status.items_lag != 0
                 report(status)
-    report(_status(indexer, reader) | {"state": "stopped"})
+    report(_status(indexer, reader).and_says(state="stopped"))
 
 
-def _status(indexer: Indexer, reader: ItemsReader) -> dict[str, Any]:
+def _status(indexer: Indexer, reader: ItemsReader) -> IndexerStatus:
     status, lag = indexer.status(), reader.lag()
-    idle = not status["pending_handovers"] and not (status["version"] and status["waiting_items"])
-    return {
-        **status,
-        "state": status["state"] if lag is not None else "waiting for Kafka",
-        "items_lag": lag,
-        "caught_up": lag == 0 and idle,
-    }
+    idle = not status.pending_handovers and not (status.version and status.waiting_items)
+    return status.and_says(
+        state=status.state if lag is not None else "waiting for Kafka",
+        items_lag=lag,
+        caught_up=lag == 0 and idle,
+    )

@@ -30,7 +30,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
@@ -55,13 +55,13 @@ from model.training.quarantine import Quarantined
 from model.training.source import Source, SourceUnavailable
 from model.training.training_state import LearnerFactory, TrainingState
 from model.training.training_status import Status
+from streaming.statuses import Report
 
 if TYPE_CHECKING:
     from model.retrieval.retrieval_model import RetrievalModel
 
 log = structlog.get_logger(__name__)
 
-Report = Callable[[dict[str, Any]], None]
 AnswererFactory = Callable[["RetrievalModel"], Answerer]
 
 

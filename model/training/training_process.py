@@ -28,8 +28,9 @@ from model.training.micro_batch import ITEMS, SEQUENCES
 from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.sequence_source import SequenceSource
-from model.training.trainer import AnswererFactory, Report, Trainer, TrainerConfig
+from model.training.trainer import AnswererFactory, Trainer, TrainerConfig
 from streaming.kafka_clients import KafkaConnection
+from streaming.statuses import Report
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 

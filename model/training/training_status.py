@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 from model.training.micro_batch import Backlog
 from model.training.training_state import TrainingState
+from streaming.statuses import TrainerStatus
 
 REPORT_SECONDS = 1.0
 RATE_SECONDS = 10.0
@@ -28,8 +28,8 @@ class Status:
         """Whether the last report is old."""
         return now - self._reported >= REPORT_SECONDS
 
-    def describe(self, now: float, state: TrainingState, backlog: Backlog | None) -> dict[str, Any]:
-        """The status as JSON values; `backlog` is None before the trainer follows its source.
+    def describe(self, now: float, state: TrainingState, backlog: Backlog | None) -> TrainerStatus:
+        """The status; `backlog` is None before the trainer follows its source.
 
         `caught_up` says that everything that could be read is trained and published.
         """
@@ -42,37 +42,37 @@ class Status:
         events = progress.trained_events - self._rate[0][1]
         metrics = state.prequential.metrics()
         handover = progress.handover or {}
-        return {
-            "state": self.state,
-            "trained_events": progress.trained_events,
-            "sequences_read": progress.sequences_read,
-            "micro_batches": progress.micro_batches,
-            "repeated": progress.repeated,
-            "poison": progress.poison,
-            "quarantined": progress.quarantined,
-            "quarantined_batches": progress.quarantined_batches,
-            "last_quarantine": progress.last_quarantine,
-            "items_listed": progress.items_listed,
-            "unlisted_targets": progress.unlisted_targets,
-            "lag": None if backlog is None else backlog.lag(),
-            "offsets": progress.offsets_json(),
-            "handovers": progress.handovers,
-            "last_handover": {
+        return TrainerStatus(
+            state=self.state,
+            trained_events=progress.trained_events,
+            sequences_read=progress.sequences_read,
+            micro_batches=progress.micro_batches,
+            repeated=progress.repeated,
+            poison=progress.poison,
+            quarantined=progress.quarantined,
+            quarantined_batches=progress.quarantined_batches,
+            last_quarantine=progress.last_quarantine,
+            items_listed=progress.items_listed,
+            unlisted_targets=progress.unlisted_targets,
+            lag=None if backlog is None else backlog.lag(),
+            offsets=progress.offsets_json(),
+            handovers=progress.handovers,
+            last_handover={
                 key: handover[key]
                 for key in ("sequence", "reason", "offsets", "trained_events", "micro_batches")
                 if key in handover
             },
-            "unpublished_events": progress.unpublished_events,
-            "event_time": progress.event_time_range[1] if progress.event_time_range else None,
-            "queries": int(metrics["queries"]),
-            "recall_at_50": metrics.get("recall_at_50"),
-            "ndcg_at_50": metrics.get("ndcg_at_50"),
-            "prequential": metrics,
-            "codebook": state.health,
-            "losses": state.losses,
-            "events_per_second": round(events / seconds, 1) if seconds > 0 else 0.0,
-            "caught_up": backlog is not None
+            unpublished_events=progress.unpublished_events,
+            event_time=progress.event_time_range[1] if progress.event_time_range else None,
+            queries=int(metrics["queries"]),
+            recall_at_50=metrics.get("recall_at_50"),
+            ndcg_at_50=metrics.get("ndcg_at_50"),
+            prequential=metrics,
+            codebook=state.health,
+            losses=state.losses,
+            events_per_second=round(events / seconds, 1) if seconds > 0 else 0.0,
+            caught_up=backlog is not None
             and not backlog
             and backlog.exhausted()
             and progress.unpublished_events == 0,
-        }
+        )

@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import structlog
 from kafka.errors import KafkaError
@@ -42,11 +41,11 @@ from streaming.job.savepoints import (
 )
 from streaming.job.settings import JobConfig, JobEnvironment
 from streaming.job.submission import submit_in_subprocess
+from streaming.statuses import Report, StreamStatus
 from streaming.topic_identity import ForeignKafkaError
 
 log = structlog.get_logger(__name__)
 
-Report = Callable[[dict[str, Any]], None]
 
 POLL_SECONDS = 0.5
 SUBMIT_ATTEMPTS = 3
@@ -97,7 +96,7 @@ class Keeper:
         self._job: _Job | None = None
         self._refused = 0
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> StreamStatus:
         """Submit the job where it is missing; says how it is.
 
         Raises:
@@ -107,7 +106,7 @@ class Keeper:
         try:
             task_managers = self.flink.task_managers()
             if not task_managers and self._job is None:
-                return {"state": "waiting for a TaskManager", "job_state": "absent"}
+                return StreamStatus(state="waiting for a TaskManager", job_state="absent")
             running = [(j, s) for j, s in self.flink.jobs(self.config.name)]
             alive = [(j, s) for j, s in running if s not in FINAL_STATES]
             if not alive:
@@ -128,24 +127,24 @@ class Keeper:
             restarts = self.flink.restarts(job)
             problem = self._problem(self._job, state, restarts, counts.completed)
         except FlinkUnavailable as error:
-            return {"state": "waiting for Flink", "job_state": "unknown", "problem": str(error)}
+            return StreamStatus(state="waiting for Flink", job_state="unknown", problem=str(error))
         if counts.completed:
             self._remember(self._record.completed(job, checkpoint_number(counts.latest) or 0))
         if counts.completed and not self._job.alone:
             self._job.alone = True
             if removed := remove_other_states(self.around.checkpoints, job):
                 log.info("older states removed", names=removed)
-        return {
-            "state": _word(state, task_managers),
-            "job": job,
-            "job_state": state,
-            "checkpoints": counts.completed,
-            "failed_checkpoints": counts.failed,
-            "latest_checkpoint": counts.latest,
-            "submissions": self._job.submissions,
-            "restarts": restarts,
-            "problem": problem,
-        }
+        return StreamStatus(
+            state=_word(state, task_managers),
+            job=job,
+            job_state=state,
+            checkpoints=counts.completed,
+            failed_checkpoints=counts.failed,
+            latest_checkpoint=counts.latest,
+            submissions=self._job.submissions,
+            restarts=restarts,
+            problem=problem,
+        )
 
     def _problem(self, job: _Job, state: str, restarts: int, completed: int) -> str:
         """Why the job last failed, until it has completed a checkpoint since; gives it up.
@@ -169,7 +168,7 @@ class Keeper:
             job.troubled = None
         return "" if job.troubled is None else self.flink.root_cause(job.identity)
 
-    def _begin(self, before: list[str]) -> dict[str, Any]:
+    def _begin(self, before: list[str]) -> StreamStatus:
         """Submit the job; `before` are the ids of those that the cluster remembers."""
         if self._asked:
             self.go_on_from(self._asked)
@@ -177,7 +176,7 @@ class Keeper:
         try:
             restore = self._where_to_go_on(before)
         except KafkaUnavailable as error:
-            return {"state": "waiting for Kafka", "job_state": "absent", "problem": str(error)}
+            return StreamStatus(state="waiting for Kafka", job_state="absent", problem=str(error))
         place = "|".join(
             (
                 self.config.name,
@@ -197,11 +196,11 @@ class Keeper:
             if self._refused >= SUBMIT_ATTEMPTS:
                 raise
             log.warning("the job was not taken", attempt=self._refused, reason=str(error))
-            return {"state": "not taken", "job_state": "absent", "problem": str(error)}
+            return StreamStatus(state="not taken", job_state="absent", problem=str(error))
         self._refused = 0
         self._job = _Job(job, (self._job.submissions if self._job else 0) + 1)
         log.info("job submitted", job=job)
-        return {"state": "submitted", "job_state": "CREATED"}
+        return StreamStatus(state="submitted", job_state="CREATED")
 
     def _where_to_go_on(self, before: list[str]) -> str:
         """URI of the state to go on from; empty to begin anew.
@@ -371,7 +370,7 @@ def run(
         while not stop.is_set():
             if upgrade.is_set():
                 upgrade.clear()
-                report({"state": "upgrading", "job_state": "unknown"})
+                report(StreamStatus(state="upgrading", job_state="unknown"))
                 try:
                     keeper.stop_for_upgrade()
                     return True
@@ -381,23 +380,23 @@ def run(
             seen = _checked(keeper, check) or keeper.step()
             if clock() - reported >= 1.0:
                 reported = clock()
-                report({**seen, "lag": lag(), "refused": refused})
+                report(seen.and_says(lag=lag(), refused=refused))
             stop.wait(POLL_SECONDS)
         keeper.leave()
-        report({"state": "stopped", "job_state": "stopped"})
+        report(StreamStatus(state="stopped", job_state="stopped"))
         return False
     finally:
         flink.close()
 
 
-def _checked(keeper: Keeper, check: Callable[[], None]) -> dict[str, Any] | None:
+def _checked(keeper: Keeper, check: Callable[[], None]) -> StreamStatus | None:
     """Look at the topics; what to report where that has to be waited for, else None."""
     try:
         check()
     except KafkaError as error:
         if keeper.has_job:
             return None  # the job waits for Kafka itself
-        return {"state": "waiting for Kafka", "job_state": "absent", "problem": str(error)}
+        return StreamStatus(state="waiting for Kafka", job_state="absent", problem=str(error))
     except ForeignKafkaError:
         keeper.cancel()
         raise

@@ -28,6 +28,7 @@ from deploy.monitoring.delay_quantiles import buckets, quantile
 from deploy.monitoring.part_status import read_status
 from deploy.settings import ROOT, Settings
 from streaming.events import Item
+from streaming.statuses import ReplayStatus, ServiceStatus
 from tests.benchmarks.reports import begun, write
 
 TARGETS = {"item_retrievable": 2.0, "click_in_history": 2.0, "click_learnt": 60.0}
@@ -67,7 +68,7 @@ def ready(process: subprocess.Popen[bytes], data_dir: Path) -> Settings:
     while time.monotonic() < until:
         if process.poll() is not None:
             raise SystemExit(f"the pipeline ended with {process.returncode}; see {data_dir}/logs")
-        if read_status(data_dir, "serve").get("ready"):
+        if read_status(data_dir, ServiceStatus).ready:
             return configuration.load(data_dir=data_dir)
         time.sleep(0.5)
     raise SystemExit(f"no snapshot serves after {PATIENCE_SECONDS:.0f} s")
@@ -104,14 +105,14 @@ def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
         )
         try:
             settings = ready(process, data_dir)
-            address = read_status(data_dir, "serve")["address"]
+            address = read_status(data_dir, ServiceStatus).address
             first = listing(settings, options.warm_up, options.listing, FIRST_NEW_ITEM)
-            before, clicks = read(address), read_status(data_dir, "replay")["clicks_produced"]
+            before, clicks = read(address), read_status(data_dir, ReplayStatus).clicks_produced
             began = time.monotonic()
             listing(settings, options.seconds, options.listing, first)
             after = read(address)
             took = time.monotonic() - began
-            sent = read_status(data_dir, "replay")["clicks_produced"] - clicks
+            sent = read_status(data_dir, ReplayStatus).clicks_produced - clicks
         finally:
             process.send_signal(signal.SIGINT)
             try:

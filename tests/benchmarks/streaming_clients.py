@@ -21,6 +21,7 @@ from replay.replay import run
 from replay.resumption import CHUNK
 from streaming.events import Click, parse_sequence
 from streaming.kafka_clients import KafkaConnection
+from streaming.statuses import PartStatus
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 from tests.benchmarks.streaming_contenders import BASE, Ours
@@ -79,8 +80,8 @@ def replay(services: Services, client: str, events: int, users: int) -> dict[str
     topics = Topics().prefixed(f"replayed-{client}-")
     marks: dict[str, tuple[float, float]] = {}
 
-    def report(status: dict[str, Any]) -> None:
-        marks.setdefault(status["state"], (time.monotonic(), time.process_time()))
+    def report(status: PartStatus) -> None:
+        marks.setdefault(status.state, (time.monotonic(), time.process_time()))
 
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         log = Path(folder) / "events.csv"

@@ -25,6 +25,7 @@ from deploy.service.config import ServiceConfig, ServiceError
 from deploy.settings import SettingsError
 from streaming.secret import MASK, cleaned
 from streaming.security import Security, SecurityError
+from streaming.statuses import ServiceStatus
 from tests.deploy.snapshot_maker import Shelf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +195,9 @@ def test_texts_of_others_are_cleaned_of_secrets(tmp_path: Path) -> None:
     assert any("hunter2" in str(one) for one in spoken)
     for text in (*map(str, spoken), repr(spoken), f"https://me:{SECRET}@host", "hunter://a:b@c"):
         assert "hunter2" not in cleaned(text)
-    reporter(tmp_path, "serve")({"last_error": f"no {SECRET}", "parts": [{"a": SECRET}], "n": 5})
+    reporter(tmp_path, "serve")(
+        ServiceStatus(**{"last_error": f"no {SECRET}", "parts": [{"a": SECRET}], "n": 5})
+    )
     said = (tmp_path / "status" / "serve.json").read_text()
     assert "hunter2" not in said and '"n":5' in said
 

@@ -23,6 +23,7 @@ from indexer.indexing.process import run
 from indexer.snapshots.snapshot import load_served
 from streaming.events import Item
 from streaming.kafka_clients import KafkaConnection
+from streaming.statuses import PartStatus
 from streaming.topics import Topics, create_topics
 from tests.indexer.stand_in import StandIn
 
@@ -72,8 +73,8 @@ class Running:
             },
         )
 
-    def _report(self, status: dict[str, Any]) -> None:
-        self.status = orjson.loads(orjson.dumps(status))
+    def _report(self, status: PartStatus) -> None:
+        self.status = orjson.loads(orjson.dumps(status.to_json()))
 
     def __enter__(self) -> Running:
         self._thread.start()

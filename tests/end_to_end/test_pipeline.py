@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from deploy import settings as configuration
-from deploy.monitoring.part_status import read_status
+from deploy.monitoring.part_status import TYPES, read_status
 from deploy.settings import ROOT
 from tests.conftest import ODD_NAME
 
@@ -73,7 +73,7 @@ class Run:
         return json.loads(output.splitlines()[-1])
 
     def status(self, part: str) -> dict[str, Any]:
-        return read_status(self.data_dir, part)
+        return read_status(self.data_dir, TYPES[part]).to_json()
 
     def pids(self, *words: str) -> list[int]:
         """Processes of this run whose command line holds all the words."""

@@ -47,7 +47,7 @@ class Running:
 
     def _run(self, body: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         try:
-            body(*arguments, self.stop_event, self.reports.append)
+            body(*arguments, self.stop_event, lambda status: self.reports.append(status.to_json()))
         except (RuntimeError, ValueError) as error:
             self.error = error
 

@@ -30,6 +30,7 @@ from deploy.service import process
 from deploy.service.config import ServiceConfig
 from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
+from streaming.statuses import PartStatus
 from streaming.topics import Topics, create_topics
 from tests.conftest import ODD_NAME
 from tests.deploy.forging import forge
@@ -95,8 +96,8 @@ class Part:
         )
         self._thread.start()
 
-    def _report(self, status: dict[str, Any]) -> None:
-        self.status = orjson.loads(orjson.dumps(status))
+    def _report(self, status: PartStatus) -> None:
+        self.status = orjson.loads(orjson.dumps(status.to_json()))
 
     def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds

@@ -27,6 +27,7 @@ from replay.staging import stage
 from replay.synthetic import SyntheticConfig
 from streaming.events import CLICK, HEARTBEAT, Click, Item
 from streaming.kafka_clients import KafkaConnection
+from streaming.statuses import ReplayStatus
 from streaming.topics import Topics
 
 pytestmark = pytest.mark.end_to_end
@@ -47,7 +48,7 @@ config = ReplayConfig(
 )
 run(config, KafkaConnection(a["bootstrap"]), Topics().prefixed(a["prefix"]),
     Path(a["data_dir"]), threading.Event(),
-    lambda status: print(json.dumps(status), flush=True), partitions=a["partitions"])
+    lambda status: print(json.dumps(status.to_json()), flush=True), partitions=a["partitions"])
 """
 _numbers = itertools.count()
 
@@ -185,9 +186,9 @@ def test_killed_again_and_again_it_loses_nothing_and_sends_nothing_twice(target,
 def test_a_broker_that_is_killed_on_the_way_costs_nothing(target, log, kafka_broker, client):
     seen = list[str]()
 
-    def report(status: dict[str, Any]) -> None:
-        seen.append(status["state"])
-        if status["clicks_produced"] > 5_000 and kafka_broker.process.running:
+    def report(status: ReplayStatus) -> None:
+        seen.append(status.state)
+        if status.clicks_produced > 5_000 and kafka_broker.process.running:
             if "waiting for Kafka" not in seen:
                 kafka_broker.kill()
         elif seen.count("waiting for Kafka") == 3:
@@ -202,8 +203,8 @@ def test_a_broker_that_is_killed_on_the_way_costs_nothing(target, log, kafka_bro
 def test_stopped_and_started_again_it_goes_on(target, log):
     stop = threading.Event()
 
-    def report(status: dict[str, Any]) -> None:
-        if status["clicks_produced"] > 3000:
+    def report(status: ReplayStatus) -> None:
+        if status.clicks_produced > 3000:
             stop.set()
 
     totals = target.run(ReplayConfig(synthetic=SMALL), stop, report)
@@ -301,6 +302,6 @@ def test_kafka_that_is_not_there_is_a_clear_error(tmp_path, free_ports: Callable
             Topics(),
             tmp_path,
             threading.Event(),
-            lambda status: seen.append(status["state"]),
+            lambda status: seen.append(status.state),
         )
     assert "waiting for Kafka" in seen

@@ -45,6 +45,7 @@ config = TrainerConfig(
 stop = threading.Event()
 
 def report(status):
+    status = status.to_json()
     sys.stdout.buffer.write(orjson.dumps(status) + b"\\n")
     sys.stdout.flush()
     if status["caught_up"] and status["sequences_read"] >= int(sys.argv[3]):

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status
-from deploy.monitoring.part_status import reporter
+from deploy.monitoring.part_status import TYPES, reporter
 from deploy.release.decisions import Decision, decide
 from replay.staging import stage
 from streaming.events import UserSequence
@@ -52,7 +52,7 @@ def report_all(shelf: Shelf) -> None:
         "serve": {"users": 20, "history_lag_records": 0},
     }
     for part, body in facts.items():
-        reporter(shelf.data_dir, part)(body)
+        reporter(shelf.data_dir, part)(TYPES[part](**body))
 
 
 @pytest.fixture

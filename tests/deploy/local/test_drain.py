@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from deploy.local.drain import PipelineError, drain_steps, incomplete, only_one
 from deploy.local.launch import UpError, claim, log_name
+from deploy.monitoring.part_status import Statuses
 from streaming.job.record import NO_STATE, RecordFile
+from streaming.statuses import IndexerStatus, RegistrarStatus, ServiceStatus, TrainerStatus
 
 WHOLE: dict[str, Any] = {
     "events_read": 10,
@@ -49,30 +52,30 @@ def test_each_kind_of_loss_is_named(field: str, value: int, said: str) -> None:
 
 
 def test_a_drain_waits_for_each_part_in_turn() -> None:
-    statuses: dict[str, dict[str, Any]] = {p: {} for p in ("train", "index", "register", "serve")}
+    statuses = Statuses()
     steps = drain_steps(lambda: 9)
     assert [step.done(statuses) for step in steps] == [False] * 4
 
-    statuses["train"] = {
-        "caught_up": True,
-        "sequences_read": 9,
-        "last_handover": {"sequence": 3},
-    }
-    statuses["index"] = {"caught_up": True, "handover": 2, "version": 2}
+    train = TrainerStatus(caught_up=True, sequences_read=9, last_handover={"sequence": 3})
+    index = IndexerStatus(caught_up=True, handover=2, version=2)
+    statuses = Statuses(train=train, index=index)
     assert [step.done(statuses) for step in steps] == [True, False, False, False]
 
-    statuses["index"] = {"caught_up": True, "handover": 3, "version": 3}
-    statuses["register"] = {"caught_up": True, "last_registered": 2}
-    statuses["serve"] = {"version": 3}
+    statuses = replace(
+        statuses,
+        index=IndexerStatus(caught_up=True, handover=3, version=3),
+        register=RegistrarStatus(caught_up=True, last_registered=2),
+        serve=ServiceStatus(version=3),
+    )
     assert [step.done(statuses) for step in steps] == [True, True, True, False]
-    statuses["register"]["last_registered"] = 3
+    statuses = replace(statuses, register=RegistrarStatus(caught_up=True, last_registered=3))
     assert all(step.done(statuses) for step in steps)
 
 
 def test_a_trainer_that_is_idle_before_the_stream_has_ended_is_not_done() -> None:
     training = drain_steps(lambda: 9)[0]
-    idle = {"caught_up": True, "sequences_read": 5, "last_handover": {"sequence": 1}}
-    assert not training.done({"train": idle})
+    idle = TrainerStatus(caught_up=True, sequences_read=5, last_handover={"sequence": 1})
+    assert not training.done(Statuses(train=idle))
 
 
 def test_a_second_pipeline_on_the_same_directory_is_refused_with_the_pid(tmp_path: Path) -> None:

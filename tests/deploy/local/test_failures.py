@@ -22,6 +22,7 @@ from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status, rea
 from deploy.monitoring.part_metrics import PartMetrics
 from deploy.monitoring.part_status import reporter
 from deploy.settings import Settings
+from streaming.statuses import StreamStatus
 
 LAST_WORDS = "error: experiment 'sparc-stream' is deleted"
 
@@ -218,7 +219,7 @@ def test_status_and_metrics_name_what_is_down_and_why(
         Failure("train", "tried again", "loss is nan", "logs/train.log", time.time()),
     ]
     reporter(tmp_path, SUPERVISION)(as_status(down))
-    reporter(tmp_path, "stream")({"job_state": "RESTARTING", "problem": "no slot"})
+    reporter(tmp_path, "stream")(StreamStatus(job_state="RESTARTING", problem="no slot"))
     facts = status.status_of(Settings(data_dir=tmp_path))
     assert facts["failed"]["kafka"]["why"] == "no jars"
     monkeypatch.setattr(status, "console", Console(soft_wrap=True, width=400))

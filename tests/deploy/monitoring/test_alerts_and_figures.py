@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.monitoring import moment
 from deploy.monitoring.part_metrics import PartMetrics
 from deploy.monitoring.part_status import PARTS, reporter
+from streaming.statuses import IndexerStatus, ReplayStatus, StreamStatus, TrainerStatus
 from tests.deploy.service.test_service_limits import Serving
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
@@ -61,10 +62,10 @@ def test_every_metric_has_the_prefix_and_help(shelf) -> None:
 
 
 def test_parts_are_up_while_they_report(tmp_path: Path) -> None:
-    reporter(tmp_path, "train")({"lag": 7, "prequential": {"window_recall_at_50": 0.5}})
-    reporter(tmp_path, "replay")({"done": True})
-    reporter(tmp_path, "stream")({"late": 5, "dead_letters": None})
-    reporter(tmp_path, "index")({"items_refused": 2, "withdrawn_items": 1})
+    reporter(tmp_path, "train")(TrainerStatus(lag=7, prequential={"window_recall_at_50": 0.5}))
+    reporter(tmp_path, "replay")(ReplayStatus(done=True))
+    reporter(tmp_path, "stream")(StreamStatus(late=5, dead_letters=None))
+    reporter(tmp_path, "index")(IndexerStatus(items_refused=2, withdrawn_items=1))
     registry = CollectorRegistry()
     now = [moment.now()]
     registry.register(PartMetrics(tmp_path, lambda: now[0]))

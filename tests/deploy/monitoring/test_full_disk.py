@@ -21,6 +21,7 @@ from deploy.service.answer_log import AnswerLog, read_answers
 from deploy.service.config import AnswerLogConfig
 from deploy.service.user_histories import HistoryStoreError, UserHistories
 from streaming.durable_files import PARTIAL
+from streaming.statuses import IndexerStatus, TrainerStatus
 from tests.deploy.service.test_answer_log import ANSWER, Query
 from tests.deploy.service.test_user_histories import TOPIC, records, sequences_of
 
@@ -80,15 +81,15 @@ def test_it_is_recognised_whoever_says_it_and_however_deep(small_disk, tmp_path:
 def test_the_last_word_takes_the_place_of_the_one_before(small_disk) -> None:
     disk = small_disk(4)
     report = reporter(disk.path, "train")
-    report({"trained_events": 10**9, "state": "training"})
+    report(TrainerStatus(trained_events=10**9, state="training"))
     disk.fill()
-    report({"trained_events": 7})
-    assert read_status(disk.path, "train")["trained_events"] == 7
-    reporter(disk.path, "index")({"version": 1})  # there is no place for a first one
-    assert read_status(disk.path, "index").get("version") in (None, 1)
+    report(TrainerStatus(trained_events=7))
+    assert read_status(disk.path, TrainerStatus).trained_events == 7
+    reporter(disk.path, "index")(IndexerStatus(version=1))  # there is no place for a first one
+    assert read_status(disk.path, IndexerStatus).version in (None, 1)
     disk.clear()
-    report({"trained_events": 8})
-    assert read_status(disk.path, "train")["trained_events"] == 8
+    report(TrainerStatus(trained_events=8))
+    assert read_status(disk.path, TrainerStatus).trained_events == 8
     assert not list((disk.path / "status").glob(f"{PARTIAL}*"))
 
 
@@ -97,6 +98,7 @@ import sys
 from pathlib import Path
 from deploy.commands.console import run_part
 from deploy.settings import Settings
+from streaming.statuses import PartStatus
 
 data_dir = Path(sys.argv[1])
 def body(stop, report):
@@ -104,14 +106,14 @@ def body(stop, report):
         (data_dir / "work").write_bytes(bytes(1 << 20))
     except OSError as error:
         raise RuntimeError("the work cannot be written") from error
-    report({"done": True})
+    report(PartStatus(done=True))
 run_part("train", Settings(data_dir=data_dir), body)
 """
 
 
 def test_a_part_waits_for_room_says_so_once_and_begins_anew(small_disk, tmp_path: Path) -> None:
     disk = small_disk(8)
-    reporter(disk.path, "train")({"trained_events": 5})
+    reporter(disk.path, "train")(TrainerStatus(trained_events=5))
     disk.fill()
     part = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PART), str(disk.path)],
@@ -120,14 +122,14 @@ def test_a_part_waits_for_room_says_so_once_and_begins_anew(small_disk, tmp_path
         text=True,
     )
     try:
-        eventually(lambda: read_status(disk.path, "train").get("state") == "waiting for room")
+        eventually(lambda: read_status(disk.path, TrainerStatus).state == "waiting for room")
         time.sleep(2.5)
         assert part.poll() is None
-        status = read_status(disk.path, "train")
-        assert status["trained_events"] == 5
-        assert status["problem"].startswith(f"the disk is full: 0 bytes free in {disk.path}; free")
+        status = read_status(disk.path, TrainerStatus)
+        assert status.trained_events == 5
+        assert status.problem.startswith(f"the disk is full: 0 bytes free in {disk.path}; free")
         disk.clear()
-        eventually(lambda: bool(read_status(disk.path, "train").get("done")))
+        eventually(lambda: "done" in read_status(disk.path, TrainerStatus).to_json())
         said, _ = part.communicate(timeout=20)
     finally:
         part.kill()
@@ -138,12 +140,12 @@ def test_a_part_waits_for_room_says_so_once_and_begins_anew(small_disk, tmp_path
 
 def test_a_part_that_waits_for_room_ends_when_told_to(small_disk) -> None:
     disk = small_disk(8)
-    reporter(disk.path, "train")({})
+    reporter(disk.path, "train")(TrainerStatus())
     disk.fill()
     command = [sys.executable, "-c", textwrap.dedent(PART), str(disk.path)]
     part = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        eventually(lambda: read_status(disk.path, "train").get("state") == "waiting for room")
+        eventually(lambda: read_status(disk.path, TrainerStatus).state == "waiting for room")
         part.send_signal(signal.SIGTERM)
         part.communicate(timeout=10)
     finally:

@@ -21,6 +21,7 @@ from deploy.service.answer_log import AnswerLog, read_answers
 from deploy.service.config import AnswerLogConfig
 from deploy.service.workers import note, noted
 from indexer.search.retriever import Query
+from streaming.statuses import TrainerStatus
 from tests.deploy.monitoring.test_freshness import sequence, state, told
 from tests.deploy.service.test_answer_log import ANSWER, write_all
 
@@ -53,9 +54,9 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[WallClock]:
 def test_a_part_that_has_just_reported_is_alive_whatever_the_clock_does(
     tmp_path: Path, wall: WallClock, jump: float
 ) -> None:
-    reporter(tmp_path, "train")({"lag": 7})
+    reporter(tmp_path, "train")(TrainerStatus(lag=7))
     wall.ahead = jump
-    status = read_status(tmp_path, "train")
+    status = read_status(tmp_path, TrainerStatus)
     assert is_alive(status, moment.now())
     assert 0 <= age_seconds(status, moment.now()) < 5  # type: ignore[operator]
     registry = CollectorRegistry()
@@ -66,8 +67,8 @@ def test_a_part_that_has_just_reported_is_alive_whatever_the_clock_does(
 
 
 def test_a_part_that_is_silent_is_so_although_the_clock_was_put_back(tmp_path: Path) -> None:
-    reporter(tmp_path, "train")({})
-    status = read_status(tmp_path, "train")
+    reporter(tmp_path, "train")(TrainerStatus())
+    status = read_status(tmp_path, TrainerStatus)
     now = moment.now()
     later = Moment(now.boot, now.seconds + 60, now.wall - HOUR)
     assert not is_alive(status, later)
@@ -77,8 +78,8 @@ def test_a_part_that_is_silent_is_so_although_the_clock_was_put_back(tmp_path: P
 def test_reports_of_another_machine_or_of_before_a_boot_are_dated_by_the_wall_clock(
     tmp_path: Path,
 ) -> None:
-    reporter(tmp_path, "train")({})
-    status = read_status(tmp_path, "train")
+    reporter(tmp_path, "train")(TrainerStatus())
+    status = read_status(tmp_path, TrainerStatus)
     now = moment.now()
     elsewhere = Moment("another boot", 5.0, now.wall + 3)
     assert is_alive(status, elsewhere)
@@ -131,7 +132,7 @@ def test_a_drain_does_not_wait_for_the_hour_by_which_the_clock_was_put_back(
     def work() -> None:
         wall.ahead = -HOUR
         while not stop.wait(0.1):
-            report({"caught_up": True})
+            report(TrainerStatus(caught_up=True))
 
     part = threading.Thread(target=work)
     watchdog = threading.Timer(10, stop.set)
@@ -139,7 +140,7 @@ def test_a_drain_does_not_wait_for_the_hour_by_which_the_clock_was_put_back(
     drain = pipeline(tmp_path, 300.0, stop)
     threading.Timer(0.2, part.start).start()
     try:
-        drain._until("training", lambda s: bool(s["train"].get("caught_up")), ("train",))
+        drain._until("training", lambda s: s.train.caught_up, ("train",))
     finally:
         watchdog.cancel()
         stop.set()

@@ -34,6 +34,7 @@ from indexer.comparison.catalogue_changes import metrics_of
 from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
+from streaming.statuses import TrainerStatus
 from tests.deploy.forging import forge
 from tests.deploy.snapshot_maker import Shelf
 
@@ -161,9 +162,9 @@ def test_snapshots_are_registered_in_order_once_and_announced(registering: Regis
     assert registering.announced[2]["mlflow_version"] == 3
     assert registering.announced[2]["offsets"] == {"sequences": {"0": 72}, "items": {"0": 60}}
     status = registering.registrar.status()
-    assert (status["registered_versions"], status["last_registered"]) == (3, 3)
-    assert (status["champion_version"], status["pending"]) == (3, 0)
-    assert status["caught_up"]
+    assert (status.registered_versions, status.last_registered) == (3, 3)
+    assert (status.champion_version, status.pending) == (3, 0)
+    assert status.caught_up
     assert registered_versions(registering.shelf.data_dir) == {1: 1, 2: 2, 3: 3}
 
 
@@ -187,7 +188,7 @@ def test_while_the_registry_is_down_snapshots_wait_and_keep_their_order(
         registering.registrar.step()
     registering.shelf.publish(2)
     status = registering.registrar.status()
-    assert (status["pending"], status["caught_up"]) == (2, False)
+    assert (status.pending, status.caught_up) == (2, False)
     assert registered_versions(registering.shelf.data_dir) == {}  # retention must spare them
     registering.settle()
     assert registering.numbers == [1, 2]
@@ -203,7 +204,7 @@ def test_without_kafka_registration_goes_on_and_announcements_come_later(
     with pytest.raises(ConnectionError):
         registering.registrar.announce_next()
     assert registering.numbers == [1]
-    assert registering.registrar.status()["unannounced"] == 1
+    assert registering.registrar.status().unannounced == 1
     shutil.rmtree(registering.shelf.data_dir / snapshot_path(1))  # retention after registration
     registering.settle()
     assert [a["version"] for a in registering.announced] == [1]
@@ -217,10 +218,10 @@ def test_a_snapshot_newer_than_the_pointer_is_challenger_until_it_is_served(
     registering.settle()
     assert registering.registry.aliases == {CHAMPION: 1, CHALLENGER: 2}
     registering.shelf.point_at(2)
-    assert not registering.registrar.status()["caught_up"]
+    assert not registering.registrar.status().caught_up
     registering.settle()
     assert registering.registry.aliases == {CHAMPION: 2, PREVIOUS: 1}
-    assert registering.registrar.status()["caught_up"]
+    assert registering.registrar.status().caught_up
 
 
 def test_a_damaged_snapshot_is_refused_and_the_next_is_registered(
@@ -231,7 +232,7 @@ def test_a_damaged_snapshot_is_refused_and_the_next_is_registered(
     (registering.shelf.data_dir / snapshot_path(1) / "items.parquet").write_bytes(b"")
     registering.settle()
     assert registering.numbers == [2]
-    assert registering.registrar.status()["refused"] == 1
+    assert registering.registrar.status().refused == 1
 
 
 def test_a_registry_that_was_emptied_is_filled_again(registering: Registering) -> None:
@@ -255,7 +256,7 @@ def test_aliases_follow_what_serves(registering: Registering) -> None:
     registering.settle()
     assert registry.aliases == {CHAMPION: 1, CHALLENGER: 2}
     serve(shelf, 2)
-    assert not registering.registrar.status()["caught_up"]
+    assert not registering.registrar.status().caught_up
     registering.settle()
     assert registry.aliases == {CHAMPION: 2, PREVIOUS: 1}
     decide(shelf.data_dir, Decision(1, "pinned", "person", "back"))
@@ -352,7 +353,7 @@ def test_retention_deletes_the_oldest_that_no_alias_names_and_that_is_not_on_dis
 def test_live_metrics_are_sent_while_something_is_trained(registering: Registering) -> None:
     registering.start(RegistryConfig(alias_seconds=0.0, live_seconds=1e-9))
     report = reporter(registering.shelf.data_dir, "train")
-    report({"trained_events": 10, "event_time": 5, "recall_at_50": 0.25, "lag": None})
+    report(TrainerStatus(trained_events=10, event_time=5, recall_at_50=0.25, lag=None))
     registering.settle()
     registering.settle()
     assert registering.registry.live == [({"live/recall_at_50": 0.25}, 10, 5)]

@@ -334,7 +334,9 @@ class Process:
                 "topic": "sequences",
                 "search": SEARCH,
                 "stop": self.stop,
-                "report": lambda status: self.reports.append(orjson.loads(orjson.dumps(status))),
+                "report": lambda status: self.reports.append(
+                    orjson.loads(orjson.dumps(status.to_json()))
+                ),
             },
         )
         self._thread.start()

@@ -41,7 +41,7 @@ class Workers:
             "topic": "sequences",
             "search": SearchConfig(codes=4),
             "stop": stop,
-            "report": self.statuses.append,
+            "report": lambda status: self.statuses.append(status.to_json()),
             "worker": number,
             "extension": add_dashboard,
         }

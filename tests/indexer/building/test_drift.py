@@ -120,7 +120,7 @@ def test_drift_health_and_the_reason_of_every_rebuild_are_on_record_and_in_the_s
         assert len(facts["code_drift"][what]) == 8
     why = facts["reasons"]
     assert sorted(map(int, why)) == facts["rebuilt_codes"] and all(why.values())
-    assert status["rebuild_reasons"]["drift"] == sum("drift" in some for some in why.values())
-    assert status["codebook_health"] == facts["codebook_health"]
+    assert status.rebuild_reasons["drift"] == sum("drift" in some for some in why.values())
+    assert status.codebook_health == facts["codebook_health"]
     assert facts["codebook_health"]["codes_alive"] == 8
-    assert status["deferred_codes"] == len(facts.get("deferred_codes", []))
+    assert status.deferred_codes == len(facts.get("deferred_codes", []))

@@ -54,8 +54,8 @@ def test_before_any_handover_nothing_is_served_and_items_wait(tmp_path):
         catch_up(indexer)
         assert served(tmp_path) is None
         status = indexer.status()
-        assert status["state"] == "waiting for the first handover"
-        assert (status["catalogue_items"], status["indexed_items"]) == (20, 0)
+        assert status.state == "waiting for the first handover"
+        assert (status.catalogue_items, status.indexed_items) == (20, 0)
         model.hand_over(tmp_path, 1)
         catch_up(indexer)
         assert len(served(tmp_path).lists) == 20
@@ -74,8 +74,8 @@ def test_a_snapshot_says_what_it_holds(tmp_path):
     assert facts["offsets"] == {"items": {"0": 30}, "sequences": {"0": 3}}
     assert facts["catalogue_items"] == facts["indexed_items"] == 30
     assert facts["rebuilt_codes"] == list(range(8)) and facts["reasons"]["0"] == ["first"]
-    assert status["version"] == 1 and status["indexed_items"] == 30 and status["handover"] == 3
-    orjson.dumps(status)
+    assert status.version == 1 and status.indexed_items == 30 and status.handover == 3
+    orjson.dumps(status.to_json())
     one = snapshot.items.describe([int(model.item_ids_N[4]), -1])
     assert one[0]["title"] == f"title {model.item_ids_N[4]}" and one[0]["first_seen"] == 104
     assert one[0]["codes"] == model.codes_NQ[4].tolist() and one[0]["events"] == 1
@@ -126,7 +126,7 @@ def test_a_new_item_is_retrievable_at_once_and_stays_so_over_a_restart(tmp_path)
         serve_first(indexer, tmp_path, model)
         announce(indexer, [Item(999_001, "new", "", "", 5), Item(999_002, "newer", "", "", 6)])
         assert indexer.append_waiting() == 2
-        assert indexer.status()["indexed_items"] == 62
+        assert indexer.status().indexed_items == 62
     snapshot = served(tmp_path)
     answers = SoftSearch(snapshot.model, snapshot.lists).search(
         [History([], [])], np.zeros(1), 62, codes=8
@@ -203,7 +203,7 @@ def test_an_item_announced_again_unchanged_appends_nothing(tmp_path):
         serve_first(indexer, tmp_path, model)
         announce(indexer, items_of(model))
         assert indexer.append_waiting() == 0
-        assert indexer.status()["catalogue_items"] == 10
+        assert indexer.status().catalogue_items == 10
 
 
 def test_appended_items_are_in_the_next_version_even_where_the_code_did_not_drift(tmp_path):
@@ -246,8 +246,8 @@ def test_a_poison_record_is_refused_on_record_and_the_rest_goes_on(tmp_path):
             Item(7, listed_at=1).to_bytes(),
         ]
         indexer.listen([Announced(0, n, value) for n, value in enumerate(values)], {0: 5})
-        assert indexer.status()["items_refused"] == 4
-        assert indexer.status()["catalogue_items"] == 1
+        assert indexer.status().items_refused == 4
+        assert indexer.status().catalogue_items == 1
         assert indexer.store.position == {0: 5}
 
 
@@ -274,8 +274,8 @@ def test_a_corrupt_handover_is_refused_and_the_last_good_version_goes_on(tmp_pat
             (weights.parent / "manifest.json").unlink()
         catch_up(indexer)
         status = indexer.status()
-        assert status["version"] == 1 and status["handovers_refused"] == 1
-        assert "handover 2: " in status["last_refusal"]
+        assert status.version == 1 and status.handovers_refused == 1
+        assert "handover 2: " in status.last_refusal
         assert indexer.handovers.pending() == []
         model.hand_over(tmp_path, 3)
         catch_up(indexer)
@@ -299,7 +299,7 @@ def test_a_handover_that_is_removed_while_it_is_indexed_is_passed_over(tmp_path)
         indexer._builder._load_model = load_then_remove
         model.hand_over(tmp_path, 2)
         catch_up(indexer)
-        assert served(tmp_path).version == 1 and indexer.status()["handovers_refused"] == 0
+        assert served(tmp_path).version == 1 and indexer.status().handovers_refused == 0
         model.hand_over(tmp_path, 3)
         catch_up(indexer)
         assert served(tmp_path).manifest.facts["handover"] == 3
@@ -338,7 +338,7 @@ def test_every_handover_becomes_a_version_but_a_long_backlog_is_skipped(tmp_path
         catch_up(indexer)
         assert served(tmp_path).version == 4
         assert served(tmp_path).manifest.facts["handover"] == 11
-        assert indexer.status()["handovers_skipped"] == 7
+        assert indexer.status().handovers_skipped == 7
 
 
 def test_a_handover_waits_for_the_items_that_its_trainer_had_read(tmp_path):
@@ -394,7 +394,7 @@ def test_a_store_of_an_older_version_goes_on_without_the_families_that_are_gone(
     older.close()
     assert set(former) < set(Rdict.list_cf(str(directory)))
     with running(tmp_path) as indexer:
-        assert indexer.status()["catalogue_items"] == 20
+        assert indexer.status().catalogue_items == 20
         assert indexer.handovers.pending() == []
         model.hand_over(tmp_path, 2)
         catch_up(indexer)
@@ -479,7 +479,7 @@ def test_kill_9_at_any_step_leaves_the_index_that_is_built_from_scratch(
         drive(indexer, tmp_path, models, handovers)
         seen_versions(tmp_path, seen)
         healed = digest_of(tmp_path, indexer)
-        assert indexer.status()["snapshots_published"] == 3
+        assert indexer.status().snapshots_published == 3
     assert healed == expected
     numbers = [json.loads(text)["facts"]["handover"] for text in seen.values()]
     assert sorted(numbers) == [4, 5, 6]

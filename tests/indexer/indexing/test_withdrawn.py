@@ -53,8 +53,8 @@ def test_it_leaves_lists_and_store_at_once_and_the_next_version_does_not_hold_it
         assert not holds(served(indexer), gone)
         assert indexer.store.listed(gone) is None
         status = indexer.status()
-        assert status["withdrawn_items"] == 1 and status["items_refused"] == 0
-        assert status["catalogue_items"] == status["indexed_items"] == 39
+        assert status.withdrawn_items == 1 and status.items_refused == 0
+        assert status.catalogue_items == status.indexed_items == 39
         model.moved(0.1).hand_over(tmp_path, 2)  # the model knows it
         catch_up(indexer)
         assert not holds(load_served(tmp_path, StandIn.load), gone)
@@ -68,7 +68,7 @@ def test_an_item_that_was_only_appended_leaves_too(tmp_path, model):
         indexer.append_waiting()
         withdraw(indexer, 900_000)
         assert not holds(served(indexer), 900_000) and holds(served(indexer), 900_001)
-        assert indexer.status()["waiting_items"] == 0
+        assert indexer.status().waiting_items == 0
 
 
 def test_listed_and_withdrawn_in_one_breath_is_withdrawn_and_the_other_way_round_is_listed(
@@ -90,7 +90,7 @@ def test_listed_and_withdrawn_in_one_breath_is_withdrawn_and_the_other_way_round
         indexer.append_waiting()
         assert not holds(served(indexer), 900_000) and holds(served(indexer), known)
         assert read_withdrawn(tmp_path).tolist() == [123_456, 900_000]
-        assert indexer.status()["catalogue_items"] == 40
+        assert indexer.status().catalogue_items == 40
         [row] = served(indexer).items.describe([known])
         assert row["title"] == "again"
 
@@ -110,7 +110,7 @@ def test_listing_it_again_brings_it_back(tmp_path, model, changed):
         assert holds(load_served(tmp_path, StandIn.load), gone.item_id)
         [row] = load_served(tmp_path, StandIn.load).items.describe([gone.item_id])
         assert row["title"] == again.title
-        assert indexer.status()["catalogue_items"] == indexer.status()["indexed_items"] == 40
+        assert indexer.status().catalogue_items == indexer.status().indexed_items == 40
         model.moved(0.1).hand_over(tmp_path, 2)
         catch_up(indexer)
         assert holds(served(indexer), gone.item_id)
@@ -184,12 +184,12 @@ def test_an_item_that_an_older_version_stored_beyond_the_bounds_ends_nothing(tmp
     aside = []
     with running(tmp_path, keep_aside=aside.extend) as indexer:
         assert [(one.offset, one.key) for one, _ in aside] == [(0, b"900000"), (1, b"900001")]
-        assert indexer.status()["items_refused"] == 2
+        assert indexer.status().items_refused == 2
         serve_first(indexer, tmp_path, model)
-        assert indexer.status()["catalogue_items"] == indexer.status()["indexed_items"] == 40
+        assert indexer.status().catalogue_items == indexer.status().indexed_items == 40
     aside.clear()
     with running(tmp_path, keep_aside=aside.extend) as indexer:
-        assert not aside and indexer.status()["items_refused"] == 2
+        assert not aside and indexer.status().items_refused == 2
 
 
 @pytest.mark.parametrize(

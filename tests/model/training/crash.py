@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from streaming.statuses import TrainerStatus
+
 
 class Crash(BaseException):
     """Stands for kill -9: nothing in the trainer catches it."""
@@ -25,8 +27,8 @@ class Steps:
         self._crash = crash
         self.statuses: list[dict[str, Any]] = []
 
-    def report(self, status: dict[str, Any]) -> None:
-        self.statuses.append(status)
+    def report(self, status: TrainerStatus) -> None:
+        self.statuses.append(status.to_json())
 
     def step(self) -> None:
         self.count += 1

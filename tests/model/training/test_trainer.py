@@ -83,7 +83,7 @@ def live(
         TrainerConfig(batch_size=10, publish=publish, **config),
         clock,
     )
-    progress = trainer.run(stop, lambda s: statuses.append(s | {"at": clock.now()}))
+    progress = trainer.run(stop, lambda s: statuses.append(s.to_json() | {"at": clock.now()}))
     return progress, statuses, handovers
 
 
@@ -180,7 +180,11 @@ def _recorded(
         TrainerConfig(publish=QUIET, **config),
         SteppedClock(),
     )
-    return trainer.run(threading.Event(), statuses.append), handovers, statuses
+    return (
+        trainer.run(threading.Event(), lambda s: statuses.append(s.to_json())),
+        handovers,
+        statuses,
+    )
 
 
 def test_a_recorded_source_ends_with_everything_trained_and_published() -> None:

@@ -65,7 +65,7 @@ class LiveStream:
                     self.config,
                     self.surroundings,
                     self._stop,
-                    self.reports.append,
+                    lambda status: self.reports.append(status.to_json()),
                     RecordFile(self.folder),
                     lambda: committed_work(self.config, self.connection, self.topics),
                     restore=restore,

@@ -138,14 +138,14 @@ def state(folder, number=1, age=0.0):
 
 
 def test_a_missing_job_is_submitted_once(keeper):
-    assert keeper.step()["state"] == "submitted"
-    assert keeper.step()["state"] == "running"
+    assert keeper.step().state == "submitted"
+    assert keeper.step().state == "running"
     assert keeper.submitted == [""]
 
 
 def test_a_running_job_is_adopted(keeper, cluster):
     cluster.running["f" * 32] = "RUNNING"
-    assert keeper.step()["job"] == "f" * 32
+    assert keeper.step().job == "f" * 32
     assert keeper.submitted == []
 
 
@@ -198,7 +198,7 @@ def test_a_job_that_goes_on_from_elsewhere_or_after_another_has_an_id_of_its_own
 
 def test_a_cluster_that_is_killed_while_it_takes_the_job_is_asked_again(keeper):
     keeper.refusals += ["connection refused"] * 2
-    assert [keeper.step()["state"] for _ in range(3)] == ["not taken", "not taken", "submitted"]
+    assert [keeper.step().state for _ in range(3)] == ["not taken", "not taken", "submitted"]
 
 
 def test_a_job_that_flink_does_not_take_is_raised_with_the_reason(keeper):
@@ -270,7 +270,7 @@ def test_a_job_that_was_begun_as_asked_is_not_begun_so_again_where_nobody_can_lo
     elsewhere = replace(around, checkpoints="abfss://bucket/checkpoints")
     keeper = begin("none", around=elsewhere)
     keeper.refusals.append("connection refused")
-    assert [keeper.step()["state"] for _ in range(2)] == ["not taken", "submitted"]
+    assert [keeper.step().state for _ in range(2)] == ["not taken", "submitted"]
     keeper.committed.append("the topic 'sequences' is not empty")
     cluster.running.clear()
     for later in (keeper, begin(around=elsewhere)):
@@ -334,7 +334,7 @@ def test_while_kafka_does_not_say_what_was_committed_nothing_is_submitted(
         raise KafkaUnavailable("Kafka at kafka:1 does not answer")
 
     monkeypatch.setattr(keeper, "_committed", away)
-    assert keeper.step()["state"] == "waiting for Kafka"
+    assert keeper.step().state == "waiting for Kafka"
     assert keeper.submitted == []
 
 
@@ -398,7 +398,7 @@ def test_without_a_savepoint_there_is_no_upgrade(keeper, cluster):
 
 def test_while_the_job_manager_is_away_nothing_is_submitted(keeper, cluster):
     cluster.up = False
-    assert keeper.step()["state"] == "waiting for Flink"
+    assert keeper.step().state == "waiting for Flink"
     assert keeper.submitted == []
 
 
@@ -422,13 +422,13 @@ def test_waiting_for_a_slot_is_never_given_up(keeper, cluster):
     for _ in range(100):
         cluster.fail(NO_SLOT)
         seen = keeper.step()
-    assert seen["state"] == "waiting for a TaskManager"
-    assert seen["problem"] == NO_SLOT
+    assert seen.state == "waiting for a TaskManager"
+    assert seen.problem == NO_SLOT
     cluster.slots = 1
     cluster.running = dict.fromkeys(cluster.running, "RUNNING")
-    assert keeper.step()["problem"] == NO_SLOT  # it runs, and has shown nothing yet
+    assert keeper.step().problem == NO_SLOT  # it runs, and has shown nothing yet
     cluster.completed = 1
-    assert keeper.step()["problem"] == ""
+    assert keeper.step().problem == ""
     assert cluster.calls == []
 
 
@@ -439,7 +439,7 @@ def test_a_job_that_fails_by_its_own_cause_again_and_again_is_cancelled_with_the
     job = next(iter(cluster.running))
     for attempt in range(10):
         cluster.fail(BUG)
-        assert keeper.step()["problem"] == BUG, attempt
+        assert keeper.step().problem == BUG, attempt
         cluster.fail(NO_SLOT)  # counts for nothing
         keeper.step()
     cluster.fail(BUG)
@@ -453,7 +453,7 @@ def test_failures_of_long_ago_end_no_job_that_waits_now(keeper, cluster):
     for _ in range(15):
         cluster.fail(BUG)
     cluster.fail(NO_SLOT)
-    assert keeper.step()["problem"] == NO_SLOT
+    assert keeper.step().problem == NO_SLOT
 
 
 def test_the_states_of_earlier_submissions_go_once_the_job_has_its_own(keeper, cluster, tmp_path):
@@ -507,7 +507,7 @@ def test_it_returns_when_told_to_stop(around, tmp_path):
     stop.set()
     reports = []
     run(JobConfig(), around, stop, reports.append, RecordFile(tmp_path), list)
-    assert reports[-1]["state"] == "stopped"
+    assert reports[-1].state == "stopped"
 
 
 def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tmp_path):
@@ -525,7 +525,7 @@ def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tm
         file = RecordFile(tmp_path)
         run(JobConfig(), around, threading.Event(), said.append, file, list, check=check)
     assert cluster.calls == [("cancel", A)]
-    assert {s["state"] for s in said} == {"running"}  # while Kafka is away the job waits itself
+    assert {s.state for s in said} == {"running"}  # while Kafka is away the job waits itself
 
 
 def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
@@ -544,5 +544,5 @@ def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
 
     run(JobConfig(), around, stop, said.append, RecordFile(tmp_path), list, check=check)
     assert cluster.calls == []
-    assert said[0]["state"] == "waiting for Kafka"
-    assert said[0]["job_state"] == "absent"
+    assert said[0].state == "waiting for Kafka"
+    assert said[0].job_state == "absent"
