@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
-from indexer.search.code_choice import EncodedQueries, Excluded, log_sum_exp
+from indexer.search.code_choice import EncodedQueries, Excluded
 from indexer.search.evidence import Evidence
 from indexer.search.quota import quotas
 
@@ -29,8 +29,6 @@ class ListScores:
     Args:
         lists: of one version.
         quota: how many places a code gets.
-        normalise: lists are normalised by their softmax.
-        weigh_codes: log p(c|u) is part of a score.
         evidence: what is scored whatever its code, None for nothing.
     """
 
@@ -38,14 +36,10 @@ class ListScores:
         self,
         lists: CodeLists,
         quota: Quota,
-        normalise: bool,
-        weigh_codes: bool,
         evidence: Evidence | None,
     ) -> None:
         self._lists = lists
         self._quota = quota
-        self._normalise = normalise
-        self._weigh_codes = weigh_codes
         self._evidence = evidence
         self._positions = np.arange(len(lists.item_ids_N), dtype=np.int32)
 
@@ -112,8 +106,7 @@ class ListScores:
         flat = searched_BS.ravel()
         order = np.argsort(flat, kind="stable")
         users = asked.users_BSD.reshape(-1, asked.users_BSD.shape[-1])[order]
-        prior_BS = asked.log_p_BS if self._weigh_codes else np.zeros_like(asked.log_p_BS)
-        log_p, cut = prior_BS.ravel()[order, None], cut_BS.ravel()[order]
+        cut = cut_BS.ravel()[order]
         bounds = np.searchsorted(flat[order], np.arange(len(self._lists.lists) + 1))
         queries, starts = (order // S).tolist(), starts_BS.ravel()[order].tolist()
         for code in np.unique(flat[flat >= 0]).tolist():
@@ -122,7 +115,7 @@ class ListScores:
             positions = self._positions[first : first + size]
             if (cut[here] < 0).all():
                 for one, query, start in zip(
-                    self._list_scores(code, users[here]) + log_p[here],
+                    self._list_scores(code, users[here]),
                     queries[here],
                     starts[here],
                     strict=True,
@@ -131,10 +124,8 @@ class ListScores:
                     positions_BW[query, start : start + size] = positions
                 continue
             ranked = self._list_best(code, users[here], cut[here], hits, np.array(queries[here]))
-            for (one, rows), p, query, start in zip(
-                ranked, log_p[here, 0], queries[here], starts[here], strict=True
-            ):
-                scores_BW[query, start : start + len(rows)] = one + p
+            for (one, rows), query, start in zip(ranked, queries[here], starts[here], strict=True):
+                scores_BW[query, start : start + len(rows)] = one
                 positions_BW[query, start : start + len(rows)] = positions[rows]
         whole = cut_BS[hits.query, hits.slot] < 0
         query, slot, row = hits.query[whole], hits.slot[whole], hits.row[whole]
@@ -146,7 +137,7 @@ class ListScores:
         scores = one.scores(users)
         if len(one.gone):
             scores[:, one.gone] = -np.inf
-        return scores - log_sum_exp(scores) if self._normalise else scores
+        return scores
 
     def _list_best(
         self,
@@ -162,7 +153,7 @@ class ListScores:
             q: hits.row[here & (hits.query == q)] for q in np.unique(hits.query[here]).tolist()
         }
         none = np.empty(0, np.int64)
-        if len(users) == 1 and not self._normalise:
+        if len(users) == 1:
             without = unwanted.get(int(queries[0]), none)
             return [self._lists.lists[code].best(users[0], int(counts[0]), without)]
         scores_bn = self._list_scores(code, users)

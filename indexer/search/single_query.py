@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers
-from indexer.search.code_choice import CodeChoice, EncodedQueries, Excluded, log_sum_exp
+from indexer.search.code_choice import CodeChoice, EncodedQueries, Excluded
 from indexer.search.evidence import Evidence
 from indexer.search.reserved_places import ReservedPlaces
 
@@ -34,8 +34,6 @@ class SingleQuery:
         lists: of one version, of one item at least.
         choice: asks the model for codes and user vectors.
         reserved: fills the reserved places.
-        normalise: lists are normalised by their softmax.
-        weigh_codes: log p(c|u) is part of a score.
         evidence: what is scored whatever its code, None for nothing.
     """
 
@@ -44,16 +42,11 @@ class SingleQuery:
         lists: CodeLists,
         choice: CodeChoice,
         reserved: ReservedPlaces,
-        *,
-        normalise: bool,
-        weigh_codes: bool,
         evidence: Evidence | None,
     ) -> None:
         self._lists = lists
         self._choice = choice
         self._reserved = reserved
-        self._normalise = normalise
-        self._weigh_codes = weigh_codes
         self._evidence = evidence
 
     def answer(
@@ -103,24 +96,18 @@ class SingleQuery:
         k: int,
     ) -> Scored:
         """Scores and positions of the k best candidates, in no order; -inf where unwanted."""
-        searched_S, users_SD, log_p_S = (
-            x[0] for x in (asked.searched_BS, asked.users_BSD, asked.log_p_BS)
-        )
+        searched_S, users_SD = asked.searched_BS[0], asked.users_BSD[0]
         gone, hits = asked.everywhere, asked.hits
         lists, cut = self._lists, {}
         parts = []
         for slot, code in enumerate(searched_S.tolist()):
             one = lists.lists[code]
-            if one.is_long and not self._normalise:
+            if one.is_long:
                 scores, cut[slot] = one.best(users_SD[slot], k, gone.row[gone.code == code])
             else:
                 scores = one.scores(users_SD[slot : slot + 1])[0]
                 if len(one.gone):
                     scores[one.gone] = -np.inf
-                if self._normalise:
-                    scores -= log_sum_exp(scores[None])[0]
-            if self._weigh_codes:
-                scores += log_p_S[slot]
             parts.append(scores)
         if evident is not None:
             parts.append(evident[0])

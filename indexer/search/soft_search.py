@@ -2,11 +2,10 @@
 
 For a history the interest head gives log p(c|u) of every first-level code c. The K most probable
 codes that hold items are searched, each with the user vector of that code (SPARC, arXiv
-2508.09090), and their lists are merged. An item scores s(u, i, c), the inner product, where the
-model was trained so that it can be compared across codes; else log p(c|u) + s(u, i, c), or
-log p(c|u) + log p(i|u, c) where the model asks for lists normalised by their softmax.
-With joint quota a few items are scored whatever their code (`indexer.search.evidence`), and the
-last places of an answer can be reserved for exploration (`indexer.search.exploration`).
+2508.09090), and their lists are merged. An item scores s(u, i, c), the inner product, as it is: one
+softmax over all items is trained, so scores of different lists can be compared. With joint quota a
+few items are scored whatever their code (`indexer.search.evidence`), and the last places of an
+answer can be reserved for exploration (`indexer.search.exploration`).
 
     chosen_codes     which codes are searched, by which user vectors
     list_scores      the best items of their lists
@@ -111,16 +110,13 @@ class SoftSearch:
         self.model = model
         self.lists = lists
         self.config = config or SearchConfig()
-        quota, weigh_codes = self.config.quota, bool(getattr(model, "weigh_codes", True))
-        evidence = None
-        # only scores that compare across codes may be ranked beside those of other lists
-        if self.config.evidence and quota == "joint" and not weigh_codes:
+        quota, evidence = self.config.quota, None
+        if self.config.evidence and quota == "joint":
             evidence = Evidence(model, lists, self.config.evidence)
-        normalise = bool(getattr(model, "normalise_lists", False))
         self._choice = CodeChoice(
             model, lists, self.config.temperature, self.config.largest_share, evidence
         )
-        self._scores = ListScores(lists, quota, normalise, weigh_codes, evidence)
+        self._scores = ListScores(lists, quota, evidence)
         self._reserved = ReservedPlaces(lists, self.config.explore, listed_ms_N)
         self._single: SingleQuery | None = None
         if quota == "joint" and len(lists):
@@ -128,9 +124,7 @@ class SoftSearch:
                 lists,
                 self._choice,
                 self._reserved,
-                normalise=normalise,
-                weigh_codes=weigh_codes,
-                evidence=evidence,
+                evidence,
             )
 
     def search(

@@ -38,6 +38,8 @@ from streaming.events import Item
 WEIGHTS = "weights.safetensors"
 CHUNK = 65_536
 """Items embedded at once; bounds the memory."""
+FORMER_MERGES = ("normalise_lists", "weigh_codes")
+"""Other ways to merge lists, which facts of older models name; none was ever served."""
 MOST_KEYS = 4096
 """No list is helped by longer keys, and each item has one."""
 
@@ -93,14 +95,9 @@ class RetrievalModel:
         item_events_N: int64, events that each item has had.
         centroids_CD: float32 first-level codewords in quantizer space.
         first_level_codes, levels, dimension: C, Q and D (of `vectors_ND`).
-        normalise_lists: whether log Z(u, c) of a list is to be subtracted when lists are merged.
-        weigh_codes: whether log p(c | u) is to be added then. Neither is: one softmax over all
-            items is trained, so scores of different lists can be compared as they are.
         clock_ms: time to which the popularity features are brought forward.
     """
 
-    normalise_lists: bool
-    weigh_codes: bool
     clock_ms: int
 
     def __init__(
@@ -116,8 +113,13 @@ class RetrievalModel:
             self._config = config_from_dict(facts["config"])
             self._seed = int(facts["seed"])
             self._one_user_vector = bool(facts.get("one_user_vector", False))
-            self.normalise_lists = bool(facts["normalise_lists"])
-            self.weigh_codes = bool(facts["weigh_codes"])
+            for name in FORMER_MERGES:
+                if facts.get(name):
+                    raise ModelError(
+                        f"the model's facts ask for {name}, and scores of lists are merged as "
+                        "they are now: train the model anew, or serve it with the version of this "
+                        "program that made it"
+                    )
             self.clock_ms = int(facts["clock_ms"])
             self._build({name: value.to(self._device) for name, value in tensors.items()})
         except ModelError:
@@ -383,6 +385,4 @@ def model_facts(
         "clock_ms": clock_ms,
         "dimension": dimension,
         "items": items,
-        "normalise_lists": False,
-        "weigh_codes": False,
     }

@@ -72,9 +72,6 @@ class ClusteredModel:
     `users_BD`, whom the histories name, is each thread's own.
     """
 
-    normalise_lists = False
-    weigh_codes = False
-
     def __init__(self, centroids_CD: np.ndarray) -> None:
         self.first_level_codes, self.dimension = centroids_CD.shape
         self._centroids_CD = centroids_CD

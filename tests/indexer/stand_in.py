@@ -31,26 +31,20 @@ class StandIn:
         item_ids: np.ndarray,
         vectors: np.ndarray,
         centroids: np.ndarray,
-        normalise_lists: bool = False,
     ) -> None:
         self.item_ids_N = np.asarray(item_ids, np.int64)
         self.vectors_ND = np.asarray(vectors, np.float32)
         self.centroids_CD = np.asarray(centroids, np.float32)
         self.first_level_codes, self.dimension = self.centroids_CD.shape
-        self.normalise_lists = normalise_lists
         self.codes_NQ = self._codes(self.vectors_ND)
         self.item_events_N = np.ones(len(self.item_ids_N), np.int64)
         self._row = {int(i): n for n, i in enumerate(self.item_ids_N)}
 
     @classmethod
-    def make(
-        cls, items: int = 200, codes: int = 8, dimension: int = 6, seed: int = 0, **more: bool
-    ) -> StandIn:
+    def make(cls, items: int = 200, codes: int = 8, dimension: int = 6, seed: int = 0) -> StandIn:
         rng = np.random.default_rng(seed)
         ids = np.sort(rng.choice(items * 10, items, replace=False)) + 1
-        return cls(
-            ids, rng.normal(size=(items, dimension)), rng.normal(size=(codes, dimension)), **more
-        )
+        return cls(ids, rng.normal(size=(items, dimension)), rng.normal(size=(codes, dimension)))
 
     def _codes(self, vectors: np.ndarray) -> np.ndarray:
         far = ((vectors[:, None] - self.centroids_CD[None]) ** 2).sum(axis=2)
@@ -81,14 +75,18 @@ class StandIn:
     def user_vectors(self, encoded: np.ndarray, codes_BK: np.ndarray) -> np.ndarray:
         return encoded[:, None] + np.float32(0.5) * self.centroids_CD[codes_BK]
 
+    def hot_items(self, count: int) -> np.ndarray:
+        return self.item_ids_N[:0]
+
+    def near_items(self, encoded: np.ndarray) -> np.ndarray:
+        return np.empty((len(encoded), 0), np.int64)
+
     def moved(self, step: float, seed: int = 1, share: float = 1.0) -> StandIn:
         """The same model after some training: a share of the items' vectors has moved."""
         rng = np.random.default_rng(seed)
         move = rng.normal(size=self.vectors_ND.shape) * step
         move *= rng.random(len(move))[:, None] < share
-        return StandIn(
-            self.item_ids_N, self.vectors_ND + move, self.centroids_CD, self.normalise_lists
-        )
+        return StandIn(self.item_ids_N, self.vectors_ND + move, self.centroids_CD)
 
     def hand_over(self, data_dir: Path, number: int, offsets: dict | None = None) -> Path:
         """Publish as the trainer does."""
@@ -108,7 +106,7 @@ class StandIn:
             "vectors": self.vectors_ND,
             "centroids": self.centroids_CD,
         }
-        return tensors, {"normalise_lists": self.normalise_lists}
+        return tensors, {}
 
     def save(self, path: Path) -> None:
         save_file(self.export()[0], path)
@@ -121,5 +119,4 @@ class StandIn:
             raise ValueError(f"weights.safetensors: {error}") from error
         if not np.isfinite(t["vectors"]).all():
             raise ValueError("weights.safetensors holds NaN")
-        more = manifest.facts["model"]["normalise_lists"]
-        return cls(t["item_ids"], t["vectors"], t["centroids"], more)
+        return cls(t["item_ids"], t["vectors"], t["centroids"])

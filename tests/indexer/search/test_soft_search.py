@@ -54,11 +54,9 @@ def brute_force(
             break
         user = model.user_vectors(encoded, np.array([[c]]))[0, 0].astype(np.float64)
         s = np.array([user @ model.vectors_ND[n].astype(np.float64) for n in members[c]])
-        if model.normalise_lists:
-            s -= s.max() + np.log(np.exp(s - s.max()).sum())
         candidates[c] = sorted(
             (
-                (log_p[c] + one, int(model.item_ids_N[n]))
+                (one, int(model.item_ids_N[n]))
                 for one, n in zip(s, members[c], strict=True)
                 if int(model.item_ids_N[n]) not in seen
             ),
@@ -81,14 +79,13 @@ def brute_force(
     k=st.integers(1, 60),
     quota=st.sampled_from(["joint", "proportional", "equal"]),
     temperature=st.sampled_from([0.5, 1.0, 2.0]),
-    normalise=st.booleans(),
     long_list=st.sampled_from([0, 5, 2048]),
     faiss_from=st.sampled_from([1, 8192]),
 )
 def test_soft_search_equals_brute_force(
-    seed, items, codes, searched, k, quota, temperature, normalise, long_list, faiss_from
+    seed, items, codes, searched, k, quota, temperature, long_list, faiss_from
 ):
-    model = StandIn.make(items, codes, seed=seed, normalise_lists=normalise)
+    model = StandIn.make(items, codes, seed=seed)
     search = SoftSearch(
         model, lists_of(model), SearchConfig(searched, quota, temperature, explore=NOTHING)
     )
@@ -117,8 +114,6 @@ def test_soft_search_equals_brute_force(
 class WithEvidence(StandIn):
     """Some items are hot, and every user has neighbours, some of them unknown."""
 
-    weigh_codes = False
-
     def hot_items(self, count: int) -> np.ndarray:
         return self.item_ids_N[::3][:count]
 
@@ -143,15 +138,14 @@ def assert_equal(a: Answers, b: Answers) -> None:
     k=st.integers(1, 60),
     quota=st.sampled_from(["joint", "joint", "proportional", "equal"]),
     kind=st.sampled_from([StandIn, WithEvidence]),
-    normalise=st.booleans(),
     explore=st.sampled_from([0.0, 0.1, 0.6]),
     long_list=st.sampled_from([0, 5, 2048]),
     left_out=st.sampled_from(["history", "nothing", "much"]),
 )
 def test_a_query_alone_is_answered_as_a_batch_of_one(
-    seed, items, codes, searched, k, quota, kind, normalise, explore, long_list, left_out
+    seed, items, codes, searched, k, quota, kind, explore, long_list, left_out
 ):
-    model = kind.make(items, codes, seed=seed, normalise_lists=normalise)
+    model = kind.make(items, codes, seed=seed)
     config = SearchConfig(
         searched, quota, evidence=9, explore=ExplorationConfig(explore, explore / 2)
     )
@@ -189,14 +183,13 @@ def changed(lists: CodeLists, model: StandIn, rng: np.random.Generator) -> CodeL
     queries=st.integers(1, 3),
     quota=st.sampled_from(["joint", "proportional"]),
     kind=st.sampled_from([StandIn, WithEvidence]),
-    normalise=st.booleans(),
     long_list=st.sampled_from([0, 5, 2048]),
     faiss_from=st.sampled_from([1, 8192]),
 )
 def test_changed_lists_answer_as_those_built_from_scratch(
-    seed, items, codes, queries, quota, kind, normalise, long_list, faiss_from
+    seed, items, codes, queries, quota, kind, long_list, faiss_from
 ):
-    model = kind.make(items, codes, seed=seed, normalise_lists=normalise)
+    model = kind.make(items, codes, seed=seed)
     fresh, rng = lists_of(model), np.random.default_rng(seed)
     lists = changed(fresh, model, rng)
     np.testing.assert_array_equal(lists.sizes_C, fresh.sizes_C)
@@ -337,10 +330,10 @@ def test_quotas_give_all_places_and_never_more_than_a_list_holds(pairs, k):
     assert (given_BS <= room).all() and (given_BS >= 0).all()
 
 
-@given(st.integers(0, 1000), st.booleans(), st.integers(1, 9))
+@given(st.integers(0, 1000), st.integers(1, 9))
 @settings(max_examples=25, deadline=None)
-def test_the_candidates_rank_items_as_the_search_does(seed: int, normalise: bool, codes: int):
-    model = StandIn.make(items=90, codes=6, seed=seed, normalise_lists=normalise)
+def test_the_candidates_rank_items_as_the_search_does(seed: int, codes: int):
+    model = StandIn.make(items=90, codes=6, seed=seed)
     search = SoftSearch(model, lists_of(model), SearchConfig(temperature=1.3))
     histories = histories_of(model, 5, seed)
     now = np.zeros(5, np.int64)

@@ -138,6 +138,15 @@ def test_the_inner_product_carries_the_neighbours_of_the_code_and_no_other(
         assert float(elsewhere) == pytest.approx(float(want), abs=1e-4)
 
 
+def test_facts_of_older_models_load_unless_they_ask_for_another_merge(learner: Learner) -> None:
+    tensors, facts = learner.export()
+    older = facts | {"normalise_lists": False, "weigh_codes": False}
+    assert len(RetrievalModel(tensors, older).item_ids_N) == 90
+    for name in ("normalise_lists", "weigh_codes"):
+        with pytest.raises(ModelError, match=f"{name}.*train the model anew"):
+            RetrievalModel(tensors, older | {name: True})
+
+
 def test_corrupt_or_foreign_weights_are_refused_by_name(learner: Learner, tmp_path: Path) -> None:
     tensors, facts = learner.export()
     broken = dict(tensors)
