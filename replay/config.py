@@ -25,8 +25,6 @@ class ReplayConfig:
         rate: events per second; 0 for no limit.
         speedup: event seconds per second of real time; 0 for no limit.
         strict: stop at the first bad line instead of counting it.
-        watermark_delay_ms: out-of-orderness bound of the streaming job; the last heartbeat lies
-            that much after the last event, so that the job lets everything go.
         heartbeat_seconds: real time between heartbeats and between reports.
         patience_seconds: how long Kafka may take nothing before the replay gives up.
         client: what produces: "kafka-python", or "confluent-kafka" (the extra `fast`), which needs
@@ -41,7 +39,6 @@ class ReplayConfig:
     rate: float = 0.0
     speedup: float = 0.0
     strict: bool = False
-    watermark_delay_ms: int = 5000
     heartbeat_seconds: float = 1.0
     patience_seconds: float = 120.0
     client: str = CLIENTS[0]

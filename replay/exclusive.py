@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from replay.errors import ReplayError
+from streaming.sole_process import sole_process
 
 
 @contextmanager
@@ -18,16 +18,14 @@ def exclusive(data_dir: Path) -> Iterator[None]:
         ReplayError: if another replay holds it.
     """
     path = data_dir / "replay" / "lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise ReplayError(f"{path}: {error.strerror}; make the directory writable") from error
-    with file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            other = held.enter_context(sole_process(path))
+        except OSError as error:
+            raise ReplayError(f"{path}: {error.strerror}; make the directory writable") from error
+        if other:
             raise ReplayError(
-                f"another replay runs with the data directory {data_dir}; stop it, or use another"
-            ) from error
+                f"another replay runs with the data directory {data_dir}, with pid {other}; stop "
+                "it, or use another"
+            )
         yield

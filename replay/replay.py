@@ -59,6 +59,8 @@ class Replay:
         librdkafka: further settings of librdkafka, for `config.client` "confluent-kafka".
         partitions: of `clicks`, when it is created.
         replication: of the topics that are created.
+        out_of_orderness_ms: of the streaming job; the last heartbeat lies that much after the last
+            event, so that the job lets everything go.
         now: real time in seconds, from any origin.
         today: Unix time in seconds.
     """
@@ -75,6 +77,7 @@ class Replay:
         librdkafka: Mapping[str, Any] | None = None,
         partitions: int = 1,
         replication: int = 1,
+        out_of_orderness_ms: int = 5000,
         now: Callable[[], float] = time.monotonic,
         today: Callable[[], float] = time.time,
     ) -> None:
@@ -98,6 +101,7 @@ class Replay:
         self._librdkafka = dict(librdkafka or {})
         self._spread = partitions
         self._replication = replication
+        self._out_of_orderness_ms = out_of_orderness_ms
         self._now = now
         self._today = today
         self._reported = self._beaten = -1e9
@@ -285,7 +289,7 @@ class Replay:
             if clock and (position + 1) % BETWEEN_LOOKS == 0:
                 self._beat(log, pulse, position, click.event_time)
         producer.flush()
-        end_ms = log.last_time_ms + self.config.watermark_delay_ms
+        end_ms = log.last_time_ms + self._out_of_orderness_ms
         pulse.beat(log.events - 1, end_ms, stored.newest_ms)
         self._begun(log, log.events)
         self._tell(simulated_time_ms=log.last_time_ms)

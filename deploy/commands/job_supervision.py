@@ -8,15 +8,13 @@ it does the same itself.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from kafka.errors import KafkaError
@@ -31,28 +29,13 @@ from streaming.job.committed_work import committed_work
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job.record import RecordFile
 from streaming.job.submission import submit_in_subprocess
+from streaming.sole_process import sole_process
 from streaming.statuses import PartStatus, Report, StreamStatus
 from streaming.topic_identity import TopicIdentity, recorded_cluster
 
 Say = Callable[[str], None]
+LOCK = "stream.lock"
 BEGIN_ANEW = "`sparc stream --restore none` for the job alone"
-
-
-@contextmanager
-def only_keeper(data_dir: Path) -> Iterator[int]:
-    """Hold the place of the keeper; yields 0, or the pid of the one that holds it."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "stream.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            yield int(lock.read().strip() or -1)
-            return
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield 0
 
 
 def keep(
@@ -69,7 +52,7 @@ def keep(
             is then cancelled.
         StreamingError: if another one does so; or with the root cause, when the job is given up.
     """
-    with only_keeper(settings.data_dir) as other:
+    with sole_process(settings.data_dir / LOCK) as other:
         if other:
             raise StreamingError(
                 f"the keeper with pid {other} runs on {settings.data_dir} already; stop it, or "
@@ -173,7 +156,7 @@ def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
         say("planning the new version")
         submit_in_subprocess(settings.streaming, around, check_only=True)
         began = time.monotonic()
-        with only_keeper(settings.data_dir) as keeper:
+        with sole_process(settings.data_dir / LOCK) as keeper:
             if keeper:
                 say(f"asking the keeper, pid {keeper}")
                 os.kill(keeper, signal.SIGHUP)

@@ -108,6 +108,7 @@ def replay_log(settings: Settings, stop: threading.Event, report: Report) -> Non
         librdkafka=settings.kafka.security.librdkafka(),
         partitions=settings.kafka.partitions,
         replication=settings.kafka.replication,
+        out_of_orderness_ms=settings.streaming.out_of_orderness_ms,
     )
 
 

@@ -8,8 +8,6 @@ registered it -> the service answers from it -> the topics are counted.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +31,7 @@ from model.training.log_end import write_log_end
 from streaming.errors import KafkaUnavailable
 from streaming.job.accounting import Accounts, StreamEnd, count
 from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
+from streaming.sole_process import sole_process
 from streaming.statuses import PartStatus
 
 
@@ -47,19 +46,12 @@ def only_one(data_dir: Path) -> Iterator[None]:
     Raises:
         PipelineError: if another pipeline runs on it.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
+    with sole_process(data_dir / ".lock") as other:
+        if other:
             raise PipelineError(
-                f"{data_dir} is in use by the pipeline with pid {lock.read().strip() or '?'}; "
-                "stop it, or choose another directory with --data-dir"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+                f"{data_dir} is in use by the pipeline with pid {other}; stop it, or choose "
+                "another directory with --data-dir"
+            )
         yield
 
 

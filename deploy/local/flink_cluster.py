@@ -30,6 +30,8 @@ from streaming.job.flink_tls import PRIVATE_FOLDER, TLS_FOLDER, FlinkTls, write_
 if TYPE_CHECKING:
     from deploy.settings import Settings
 
+JOB_MANAGER_HEAP_MB = 256
+"""Of Java; it holds no state, and one job's graph takes a few megabytes."""
 METASPACE_MB = 192
 OVERHEAD_MB = 96
 """Threads, code cache and what else the JVM takes outside heap, direct memory and metaspace."""
@@ -116,7 +118,6 @@ class FlinkClusterConfig:
         task_manager_port: the TaskManager's RPC.
         data_port: the TaskManager's data exchange.
         slots: task slots; the job takes as many as its parallelism.
-        job_manager_heap_mb: Java heap of the JobManager in MiB.
         task_manager_heap_mb: Java heap of the TaskManager in MiB; it holds the job's state.
         managed_mb: memory for RocksDB in MiB, 0 with state on the heap.
     """
@@ -129,7 +130,6 @@ class FlinkClusterConfig:
     task_manager_port: int = 6122
     data_port: int = 6121
     slots: int = 2
-    job_manager_heap_mb: int = 256
     task_manager_heap_mb: int = 640
     managed_mb: int = 0
 
@@ -170,7 +170,6 @@ def cluster_of(settings: Settings) -> FlinkClusterConfig:
         task_manager_port=ports.flink_task_manager,
         data_port=ports.flink_data,
         slots=flink.slots,
-        job_manager_heap_mb=flink.job_manager_heap_mb,
         task_manager_heap_mb=flink.task_manager_heap_mb,
         managed_mb=flink.managed_mb,
     )
@@ -226,7 +225,7 @@ def settings(config: FlinkClusterConfig) -> dict[str, object]:
         "taskmanager.memory.jvm-metaspace.size": f"{METASPACE_MB}m",
         "taskmanager.memory.jvm-overhead.min": f"{OVERHEAD_MB}m",
         "taskmanager.memory.jvm-overhead.max": f"{OVERHEAD_MB}m",
-        "jobmanager.memory.heap.size": f"{config.job_manager_heap_mb}m",
+        "jobmanager.memory.heap.size": f"{JOB_MANAGER_HEAP_MB}m",
         "jobmanager.memory.off-heap.size": f"{FRAMEWORK_DIRECT_MB}m",
         "jobmanager.memory.jvm-metaspace.size": f"{METASPACE_MB}m",
         # A killed process is noticed within seconds.
@@ -304,7 +303,7 @@ def job_manager_command(config: FlinkClusterConfig) -> list[str]:
     return [
         *_java(
             JOB_MANAGER_LOG,
-            f"-Xmx{config.job_manager_heap_mb}m",
+            f"-Xmx{JOB_MANAGER_HEAP_MB}m",
             "-Xms64m",
             "-XX:+UseSerialGC",
             f"-XX:MaxMetaspaceSize={METASPACE_MB}m",

@@ -14,13 +14,9 @@ class JudgeConfig:
         events: at most so many recent events are asked.
         least_events: fewer than this are no evidence.
         patience_seconds: how long to wait for events, and no longer.
-        confidence: of the interval.
-        remembered: recent events kept in memory to judge by.
     """
 
     enabled: bool = True
     events: int = 1_000
     least_events: int = 200
     patience_seconds: float = 5.0
-    confidence: float = 0.95
-    remembered: int = 4_096

@@ -13,17 +13,16 @@ in between the decision is made again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 import structlog
+from filelock import FileLock
 
 from indexer.errors import SnapshotError
 from streaming.durable_files import sync_path, write_atomically
@@ -129,7 +128,8 @@ def decide(
     Returns:
         Whether it was decided.
     """
-    with _alone(data_dir):
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(data_dir / f".{SERVED}.lock", fallback_to_soft=False):
         served = read_served(data_dir)
         stale = served is not None and (served.version != if_served or served.pinned)
         if if_served is not None and stale:
@@ -193,11 +193,3 @@ def _append(path: Path, line: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_path(path.parent)
-
-
-@contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / f".{SERVED}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -31,10 +31,14 @@ class Verdict:
     evidence: dict[str, Any]
 
 
+REMEMBERED = 4_096
+"""Events in memory, four times what a verdict asks."""
+
+
 class RecentEvents:
     """The last sequences of users with a history, with where they lay; safe to share by threads."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int = REMEMBERED) -> None:
         self._events: deque[tuple[int, int, UserSequence]] = deque(maxlen=size)
         self._lock = threading.Lock()
 
@@ -84,7 +88,7 @@ class Judge:
                 f"within {self.config.patience_seconds:g} s, {self.config.least_events} are needed"
             )
             return Verdict(True, reason, {"queries": len(events)})
-        paired = compare(champion, challenger, events, self.config.confidence)
+        paired = compare(champion, challenger, events)
         worse = paired.high < 0
         reason = (
             f"recall@{DEPTH} {paired.recall_b:.4f} against {paired.recall_a:.4f} of version "

@@ -44,7 +44,6 @@ class ServiceConfig:
         workers: processes that answer on the port, see `deploy.service.workers`.
         threads: queries that each of them answers at the same time. They share an interpreter, so
             more than one helps little; further workers do.
-        torch_threads: threads of one query's model.
         poll_seconds: how often the pointer is looked at.
         body_limit_bytes: longest request body.
         queue: requests that may wait for a thread; further ones are answered 429.
@@ -62,7 +61,6 @@ class ServiceConfig:
     host: str = "127.0.0.1"
     workers: int = 1
     threads: int = 1
-    torch_threads: int = 1
     poll_seconds: float = 0.2
     body_limit_bytes: int = 262_144
     queue: int = 64

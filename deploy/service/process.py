@@ -143,7 +143,7 @@ def _serve(
 
     connections = most_connections(config.limits.connections, raise_descriptors())
     token = config.bearer()
-    torch.set_num_threads(config.torch_threads)
+    torch.set_num_threads(1)  # a query is small: further queries use further cores
     # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
     sys.setswitchinterval(SWITCH_SECONDS)
     # What was imported stays; to look through it again and again costs tens of milliseconds.
@@ -151,7 +151,7 @@ def _serve(
     gc.freeze()
     first = worker == 1
     folder = data_dir / "service" if first else data_dir / "service" / f"worker-{worker}"
-    recent = RecentEvents(config.judge.remembered)
+    recent = RecentEvents()
     judge = Judge(config.judge, recent, topic) if first else None
     follower = SnapshotFollower(data_dir, search, judge=judge, follow_decisions=not first)
     popularity = PopularityPeer(path=folder / "popularity.json")

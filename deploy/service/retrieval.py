@@ -69,7 +69,7 @@ class RetrievalService:
         self.histories = histories
         self.sequences = sequences
         self.popularity = popularity or PopularityPeer()
-        self.recent = recent or RecentEvents(4096)
+        self.recent = recent or RecentEvents()
         self.answers = answers
         self.answered = 0
         self.clock = clock

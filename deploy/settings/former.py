@@ -15,6 +15,11 @@ RENAMED: dict[str, str] = {
 """Names of today by former ones: `{"trainer.old": "trainer.new"}`."""
 
 REMOVED: dict[str, str] = {
+    "flink.job_manager_heap_mb": "it is 256 MiB, as the JobManager holds no state",
+    "replay.watermark_delay_ms": "it follows streaming.out_of_orderness_ms",
+    "service.torch_threads": "each query has one, and service.workers use further cores",
+    "service.judge.confidence": "it is 0.95",
+    "service.judge.remembered": "it is 4,096, four times what a verdict asks",
     "indexer.items_wait_s": "a handover waits 30 s for its items, always",
 }
 """Why there is none any more, by former name: `{"trainer.old": "it is always 5 now"}`."""

@@ -69,7 +69,6 @@ class Flink:
             or a URI; `file:` and the path as it is, as Flink does not percent-decode. Empty: a
             folder of the data directory.
         slots: task slots of the local cluster; the job takes as many as its parallelism.
-        job_manager_heap_mb: Java heap of the local JobManager in MiB.
         task_manager_heap_mb: Java heap of the local TaskManager in MiB; it holds the job's state.
         managed_mb: memory for RocksDB in the local TaskManager in MiB; 0 with state on the heap.
     """
@@ -78,7 +77,6 @@ class Flink:
     security: FlinkTls = FlinkTls()
     checkpoints: str = ""
     slots: int = 2
-    job_manager_heap_mb: int = 256
     task_manager_heap_mb: int = 640
     managed_mb: int = 0
 

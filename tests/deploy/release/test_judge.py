@@ -29,7 +29,7 @@ class Judging:
         self.shelf = shelf
         self.data_dir = shelf.data_dir
         self.now = 0.0
-        self.recent = RecentEvents(config.remembered)
+        self.recent = RecentEvents()
         self._config = config
         self.start()
 
