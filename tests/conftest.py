@@ -43,6 +43,7 @@ from deploy.local import kafka_broker as kafka
 from deploy.local.java import JARS, JavaError, find_jars, find_java
 from streaming.job.flink_tls import FlinkTls
 from streaming.kafka_clients import KafkaConnection
+from tests.local_servers import await_broker, await_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = ROOT / "deploy" / "pom.xml"
@@ -153,7 +154,7 @@ class Broker:
     def start(self) -> None:
         """Start after a kill, and wait until it answers."""
         self.process.start()
-        kafka.wait_until_ready(self.bootstrap, still_running=lambda: self.process.running)
+        await_broker(self.bootstrap, still_running=lambda: self.process.running)
 
 
 @dataclass
@@ -184,7 +185,7 @@ class Cluster:
         return {"address": self.address, "security": files}
 
     def wait_until_ready(self) -> None:
-        flink.wait_until_ready(
+        await_cluster(
             self.address,
             self.tls,
             still_running=lambda: self.job_manager.running and self.task_manager.running,

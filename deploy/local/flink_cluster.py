@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.local.cluster_identity import make_identity
 from deploy.local.java import class_path, empty_temporary, find_jars, find_java
-from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
 from streaming.job.flink_tls import PRIVATE_FOLDER, TLS_FOLDER, FlinkTls, write_private
 
 if TYPE_CHECKING:
@@ -338,44 +335,3 @@ def task_manager_command(config: FlinkClusterConfig) -> list[str]:
         "--configDir",
         CONF,
     ]
-
-
-def wait_until_ready(
-    address: str,
-    tls: FlinkTls,
-    timeout: float = 180.0,
-    *,
-    still_running: Callable[[], bool] = lambda: True,
-    sleep: Callable[[float], object] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Wait until the JobManager answers and has a TaskManager; `timeout` in seconds.
-
-    Raises:
-        FlinkClusterError: if it is not so in time, or `still_running` says that a process ended.
-    """
-    deadline = clock() + timeout
-    flink = FlinkRest(address, tls, timeout=3.0)
-    try:
-        while not (found := _task_managers(flink)):
-            if not still_running():
-                raise FlinkClusterError(
-                    f"a process of the Flink cluster at {address} ended; see log/"
-                )
-            if clock() > deadline:
-                what = "has no TaskManager" if found == 0 else "does not answer"
-                raise FlinkClusterError(
-                    f"the Flink cluster at {address} {what} after {timeout:.0f} s; check the "
-                    "address, and the files in log/ if it is the local one"
-                )
-            sleep(0.2)
-    finally:
-        flink.close()
-
-
-def _task_managers(flink: FlinkRest) -> int | None:
-    """How many TaskManagers have registered; None while the JobManager does not answer."""
-    try:
-        return flink.task_managers()
-    except FlinkUnavailable:
-        return None

@@ -14,16 +14,12 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
-
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
 
 from deploy.local.java import JARS, class_path, empty_temporary, find_jars, find_java
 
@@ -251,52 +247,3 @@ def command(config: KafkaBrokerConfig) -> list[str]:
         "kafka.Kafka",
         PROPERTIES,
     ]
-
-
-def is_ready(bootstrap: str, client: Mapping[str, Any] | None = None) -> bool:
-    """Whether a broker answers there, knows its cluster, and lets us in.
-
-    `client` are settings of kafka-python, such as those of `Security.kafka_python`.
-    """
-    settings: dict[str, Any] = {
-        "bootstrap_servers": bootstrap,
-        "request_timeout_ms": 3000,
-        "bootstrap_timeout_ms": 1000,
-        **(client or {}),
-    }
-    try:
-        admin = KafkaAdminClient(**settings)
-    except (KafkaError, OSError, ValueError):
-        return False
-    try:
-        return bool(admin.describe_cluster().get("brokers"))
-    except KafkaError:
-        return False
-    finally:
-        admin.close()
-
-
-def wait_until_ready(
-    bootstrap: str,
-    timeout: float = 180.0,
-    *,
-    still_running: Callable[[], bool] = lambda: True,
-    sleep: Callable[[float], object] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-    client: Mapping[str, Any] | None = None,
-) -> None:
-    """Wait until the broker answers; `timeout` in seconds, `client` as for `is_ready`.
-
-    Raises:
-        KafkaBrokerError: if it does not in time, or `still_running` says that it ended.
-    """
-    deadline = clock() + timeout
-    while not is_ready(bootstrap, client):
-        if not still_running():
-            raise KafkaBrokerError(f"the Kafka broker for {bootstrap} ended; see its broker.log")
-        if clock() > deadline:
-            raise KafkaBrokerError(
-                f"no Kafka broker answers at {bootstrap} after {timeout:.0f} s; check the address, "
-                "and broker.log if it is the local one"
-            )
-        sleep(0.2)

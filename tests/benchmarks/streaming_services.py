@@ -35,6 +35,7 @@ from streaming.events import HEARTBEAT, Click
 from streaming.job.flink_tls import FlinkTls
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import KEEP_FOREVER
+from tests.local_servers import await_broker, await_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "tests" / "benchmarks" / "streaming_peers" / "requirements.txt"
@@ -143,8 +144,8 @@ def services(partitions: int, heap_mb: int, managed_mb: int) -> Iterator[Service
             stack.callback(process.wait)
             stack.callback(process.kill)
             processes.append(process)
-        kafka.wait_until_ready(broker.bootstrap)
-        flink.wait_until_ready(cluster.address, cluster.tls)
+        await_broker(broker.bootstrap)
+        await_cluster(cluster.address, cluster.tls)
         yield Services(
             broker.bootstrap,
             cluster.address,

@@ -20,10 +20,11 @@ import pytest
 
 from deploy.local import flink_server
 from deploy.local.cluster_identity import make_identity
-from deploy.local.flink_cluster import FlinkClusterConfig, wait_until_ready
+from deploy.local.flink_cluster import FlinkClusterConfig
 from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
 from streaming.job.flink_tls import FlinkTls
 from tests.deploy.dashboard.test_page import CHROMIUM, FLAGS, PATIENCE_MS
+from tests.local_servers import await_cluster
 from tests.streaming.job.live_stream import LiveStream
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -221,7 +222,7 @@ def test_a_cluster_alone_is_closed_as_well_and_ends_whole(
         deadline = time.monotonic() + 120
         while not config.tls.key_file.is_file() and time.monotonic() < deadline:
             time.sleep(0.1)
-        wait_until_ready(config.address, config.tls, still_running=lambda: not failed)
+        await_cluster(config.address, config.tls, still_running=lambda: not failed)
         assert not is_let_in(("127.0.0.1", rest), trusting(FlinkTls()))
     finally:
         stop.set()

@@ -9,11 +9,11 @@ import psutil
 import pytest
 from kafka.errors import KafkaError
 
-from deploy.local import kafka_broker as kafka
 from replay.synthetic import SyntheticConfig
 from streaming.errors import StreamingError
 from streaming.job.accounting import Accounts, StreamEnd
 from streaming.job.flink_rest import FlinkRest
+from tests.local_servers import await_broker
 from tests.streaming.job.job_process import Sparc
 from tests.streaming.job.live_stream import LiveStream
 
@@ -76,6 +76,6 @@ def test_what_is_away_for_a_minute_ends_nothing(kafka_broker, flink_cluster, tmp
         keeper.kill()
         if not process.running:
             process.start()
-        kafka.wait_until_ready(kafka_broker.bootstrap)
+        await_broker(kafka_broker.bootstrap)
         flink_cluster.wait_until_ready()
         stream.cancel()

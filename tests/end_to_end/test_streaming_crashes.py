@@ -17,7 +17,6 @@ from contextlib import suppress
 import pytest
 from kafka.errors import KafkaError
 
-from deploy.local import kafka_broker as kafka
 from replay import synthetic
 from replay.staging import stage
 from replay.synthetic import SyntheticConfig
@@ -25,6 +24,7 @@ from streaming.errors import StreamingError
 from streaming.events import HISTORY_LENGTH, UserSequence
 from streaming.job.accounting import Accounts, StreamEnd
 from streaming.job.flink_rest import FlinkRest
+from tests.local_servers import await_broker
 from tests.streaming.job.job_process import Sparc
 from tests.streaming.job.live_stream import LiveStream
 
@@ -138,6 +138,6 @@ def test_nothing_is_lost_doubled_or_out_of_order(kafka_broker, flink_cluster, tm
         for service in ("broker", "JobManager", "TaskManager"):  # the next test needs them
             if not victims[service].running:
                 victims[service].start()
-        kafka.wait_until_ready(kafka_broker.bootstrap)
+        await_broker(kafka_broker.bootstrap)
         flink_cluster.wait_until_ready()
         stream.cancel()

@@ -18,6 +18,7 @@ from streaming.security import Security
 from streaming.topics import Topics
 from tests.conftest import JavaProcess
 from tests.deploy.test_secrets import found_in
+from tests.local_servers import await_broker, broker_answers
 from tests.streaming.job.job_process import Sparc
 
 pytestmark = [
@@ -109,9 +110,7 @@ def secure_broker(
     process = JavaProcess(kafka.command(config), config.data_dir, config.data_dir / "output.log")
     process.start()
     try:
-        kafka.wait_until_ready(
-            address, still_running=lambda: process.running, client=security.kafka_python()
-        )
+        await_broker(address, still_running=lambda: process.running, client=security.kafka_python())
         yield SecureBroker(address, security)
     finally:
         process.stop()
@@ -190,5 +189,5 @@ def test_a_broker_of_another_authority_is_not_trusted(secure_broker, certificate
         folder=tmp_path,
     )
     stranger = replace(secure_broker.security, ca_file=tmp_path / "other.pem")
-    assert kafka.is_ready(secure_broker.bootstrap, secure_broker.security.kafka_python())
-    assert not kafka.is_ready(secure_broker.bootstrap, stranger.kafka_python())
+    assert broker_answers(secure_broker.bootstrap, secure_broker.security.kafka_python())
+    assert not broker_answers(secure_broker.bootstrap, stranger.kafka_python())

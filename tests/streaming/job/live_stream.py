@@ -11,7 +11,6 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from deploy.local import kafka_broker as kafka
 from streaming.dead_letters import OURS
 from streaming.events import UserSequence
 from streaming.job import supervisor
@@ -23,6 +22,7 @@ from streaming.job.savepoints import local_uri
 from streaming.job.settings import JobConfig, JobEnvironment
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics, create_topics
+from tests.local_servers import await_broker
 from tests.streaming.oracle import Expected, Record
 
 
@@ -145,7 +145,7 @@ class LiveStream:
     def read(self, topic: str) -> list:
         """What a topic has got since it was read last, committed records only."""
         # On a busy machine a broker may be fenced for a moment, and is then in no metadata.
-        kafka.wait_until_ready(self.broker.bootstrap, client=self.client)
+        await_broker(self.broker.bootstrap, self.client)
         reader = self.connection.consumer()
         try:
             partitions = [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic)]
