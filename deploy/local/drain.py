@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kafka.errors import KafkaError
@@ -31,28 +29,11 @@ from model.training.log_end import write_log_end
 from streaming.errors import KafkaUnavailable
 from streaming.job.accounting import Accounts, StreamEnd, count
 from streaming.job.flink_rest import FlinkRest, FlinkUnavailable
-from streaming.sole_process import sole_process
 from streaming.statuses import PartStatus
 
 
 class PipelineError(RuntimeError):
     """A part failed, or the totals do not add up."""
-
-
-@contextmanager
-def only_one(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory for this process.
-
-    Raises:
-        PipelineError: if another pipeline runs on it.
-    """
-    with sole_process(data_dir / ".lock") as other:
-        if other:
-            raise PipelineError(
-                f"{data_dir} is in use by the pipeline with pid {other}; stop it, or choose "
-                "another directory with --data-dir"
-            )
-        yield
 
 
 @dataclass(frozen=True)

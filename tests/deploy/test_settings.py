@@ -7,7 +7,8 @@ import pytest
 
 from deploy import settings as configuration
 from deploy.local import flink_cluster, kafka_broker, mlflow_server
-from deploy.local.launch import claim, write_config
+from deploy.local.data_directory import claim
+from deploy.local.launch import write_config
 from deploy.settings import SettingsError, explanation, former
 
 

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from deploy import settings as configuration
-from deploy.local.launch import Wish, log_name, run
+from deploy.local.data_directory import log_name
+from deploy.local.launch import Wish, run
 from deploy.local.progress import Progress
 from deploy.settings import SettingsError
 from deploy.usable_path import PathError, require_usable

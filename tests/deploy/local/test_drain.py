@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from deploy.local.drain import PipelineError, drain_steps, incomplete, only_one
-from deploy.local.launch import UpError, claim, log_name
+from deploy.local.data_directory import UpError, claim, log_name, only_one
+from deploy.local.drain import drain_steps, incomplete
 from deploy.monitoring.part_status import Statuses
 from streaming.job.record import NO_STATE, RecordFile
 from streaming.statuses import IndexerStatus, RegistrarStatus, ServiceStatus, TrainerStatus
@@ -87,7 +87,7 @@ def test_a_second_pipeline_on_the_same_directory_is_refused_with_the_pid(tmp_pat
         try:
             with only_one(tmp_path):
                 pass
-        except PipelineError as error:
+        except UpError as error:
             problem.append(str(error))
 
     with only_one(tmp_path):
