@@ -1,9 +1,9 @@
 """The part of the pipeline that keeps the streaming job running, and its upgrade from outside.
 
-`sparc stream` is the keeper: there is one for each data directory. Told by SIGHUP, it stops the job
-with a savepoint and runs itself anew, so that code, jars and configuration are read again, and
-submits the job from the savepoint. `sparc stream upgrade` sends that signal; where no keeper runs
-it does the same itself.
+`sparc stream` runs the job's supervisor, which pages and messages call the keeper: there is one for
+each data directory. Told by SIGHUP, it stops the job with a savepoint and runs itself anew, so that
+code, jars and configuration are read again, and submits the job from the savepoint. `sparc stream
+upgrade` sends that signal; where no keeper runs it does the same itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streaming.job import supervisor
 from streaming.job.accounting import Aside, StreamEnd
 from streaming.job.committed_work import committed_work
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
-from streaming.job.record import RecordFile
+from streaming.job.record import NO_STATE, RecordFile
 from streaming.job.submission import submit_in_subprocess
 from streaming.sole_process import sole_process
 from streaming.statuses import PartStatus, Report, StreamStatus
@@ -59,18 +59,18 @@ def keep(
                 "choose another directory with --data-dir"
             )
         identity = job_topics(settings)
-        if restore == supervisor.NO_STATE:
+        if restore == NO_STATE:
             identity.forget()
         if not topics_are_there(settings, stop, report):
             return False
-        around = settings.job_environment()
+        environment = settings.job_environment()
         end = StreamEnd(
             settings.kafka_connection,
-            around.topics,
+            environment.topics,
             settings.streaming.name,
-            FlinkRest(around.flink, around.tls),
+            FlinkRest(environment.flink, environment.tls),
         )
-        aside = Aside(settings.kafka_connection, around.topics)
+        aside = Aside(settings.kafka_connection, environment.topics)
 
         def tell(status: PartStatus) -> None:
             report(status.and_says(**aside.counts()))
@@ -84,7 +84,7 @@ def keep(
         try:
             return supervisor.run(
                 settings.streaming,
-                around,
+                environment,
                 stop,
                 tell,
                 RecordFile(settings.data_dir),
@@ -148,18 +148,18 @@ def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
         ForeignKafkaError: if the topics are not those that the job's state comes from.
     """
     check_cluster(settings)
-    around = settings.job_environment()
-    flink = FlinkRest(around.flink, around.tls)
+    environment = settings.job_environment()
+    flink = FlinkRest(environment.flink, environment.tls)
     deadline = time.monotonic() + timeout
     try:
         old = _running(settings, flink)
         say("planning the new version")
-        submit_in_subprocess(settings.streaming, around, check_only=True)
+        submit_in_subprocess(settings.streaming, environment, check_only=True)
         began = time.monotonic()
-        with sole_process(settings.data_dir / LOCK) as keeper:
-            if keeper:
-                say(f"asking the keeper, pid {keeper}")
-                os.kill(keeper, signal.SIGHUP)
+        with sole_process(settings.data_dir / LOCK) as other:
+            if other:
+                say(f"asking the keeper, pid {other}")
+                os.kill(other, signal.SIGHUP)
                 new = _follow(settings, flink, old, deadline)
             else:
                 say("stopping the job with a savepoint")
@@ -185,17 +185,17 @@ def _running(settings: Settings, flink: FlinkRest) -> str:
 
 
 def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: float, say: Say) -> str:
-    around = settings.job_environment()
+    environment = settings.job_environment()
     file = RecordFile(settings.data_dir)
-    keeper = supervisor.Keeper(
-        settings.streaming, around, flink, file, lambda: _committed(settings)
+    here = supervisor.JobSupervisor(
+        settings.streaming, environment, flink, file, lambda: _committed(settings)
     )
-    savepoint = keeper.stop_for_upgrade()
+    savepoint = here.stop_for_upgrade()
     say(f"starting the new version from {savepoint}")
-    keeper.go_on_from(savepoint)
+    here.restore_point.ask_for(savepoint)
     try:
         while time.monotonic() < deadline:
-            seen = keeper.step()
+            seen = here.step()
             if seen.job is not None and seen.job != old and seen.checkpoints:
                 return seen.job
             time.sleep(0.3)
@@ -208,7 +208,7 @@ def _replace_here(settings: Settings, flink: FlinkRest, old: str, deadline: floa
 
 
 def _follow(settings: Settings, flink: FlinkRest, old: str, deadline: float) -> str:
-    """Wait until the keeper has replaced the job."""
+    """Wait until the supervisor has replaced the job."""
     before = read_status(settings.data_dir, StreamStatus).refused
     while time.monotonic() < deadline:
         time.sleep(0.5)

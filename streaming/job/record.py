@@ -1,4 +1,4 @@
-"""What the keeper remembers of its job, so that nothing committed is ever written again.
+"""What the supervisor remembers of its job, so that nothing committed is ever written again.
 
 One small file in the data directory. It says how far the job has come, which is more than its
 checkpoints tell once they are lost, and what an operator asked to go on from, until the job has a
@@ -52,7 +52,11 @@ class JobRecord:
 
 
 class RecordFile:
-    """The record on disk; written whole, and not synced: a killed process loses nothing."""
+    """The record on disk.
+
+    It is synced, about once a checkpoint: after a power cut an empty file would keep the job from
+    being submitted, and an older one would let it go on from a state that is not the newest.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self.path = data_dir / FILE
@@ -80,4 +84,4 @@ class RecordFile:
         Raises:
             OSError: if it cannot be written.
         """
-        write_atomically(self.path, json.dumps(asdict(record)).encode(), sync=False)
+        write_atomically(self.path, json.dumps(asdict(record)).encode())

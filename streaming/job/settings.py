@@ -155,10 +155,10 @@ class JavaSettings:
     producer: dict[str, str]
 
 
-def java_settings(config: JobConfig, around: JobEnvironment) -> JavaSettings:
+def java_settings(config: JobConfig, environment: JobEnvironment) -> JavaSettings:
     """The settings of the operators, all of them as text."""
-    topics = around.topics
-    own = around.client | config.properties
+    topics = environment.topics
+    own = environment.client | config.properties
     consumer = CONSUMER | {
         "partition.discovery.interval.ms": str(int(config.discovery_interval_s * 1000))
     }
@@ -167,7 +167,7 @@ def java_settings(config: JobConfig, around: JobEnvironment) -> JavaSettings:
         producer["transaction.timeout.ms"] = str(3600 * 1000)
     job = {
         "name": config.name,
-        "bootstrap": around.bootstrap,
+        "bootstrap": environment.bootstrap,
         "clicks": topics.clicks,
         "sequences": topics.sequences,
         "late": topics.clicks_late,
@@ -183,10 +183,10 @@ def java_settings(config: JobConfig, around: JobEnvironment) -> JavaSettings:
     return JavaSettings(job, consumer | own, producer | own)
 
 
-def flink_settings(config: JobConfig, around: JobEnvironment) -> dict[str, str]:
+def flink_settings(config: JobConfig, environment: JobEnvironment) -> dict[str, str]:
     """The settings of the job for Flink."""
-    host, _, port = around.flink.rpartition(":")
-    jars = ";".join(Path(jar).resolve().as_uri() for jar in around.jars)
+    host, _, port = environment.flink.rpartition(":")
+    jars = ";".join(Path(jar).resolve().as_uri() for jar in environment.jars)
     reset_ms = max(60_000, 10 * config.restart_delay_ms)
     settings = {
         "execution.target": "remote",
@@ -203,7 +203,7 @@ def flink_settings(config: JobConfig, around: JobEnvironment) -> dict[str, str]:
         "execution.checkpointing.interval": f"{config.checkpoint_interval_ms} ms",
         # A snapshot of much state must leave time for the work itself.
         "execution.checkpointing.min-pause": f"{config.checkpoint_interval_ms // 2} ms",
-        "execution.checkpointing.dir": around.checkpoints,
+        "execution.checkpointing.dir": environment.checkpoints,
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "3",
         "execution.checkpointing.timeout": "5 min",
@@ -211,8 +211,8 @@ def flink_settings(config: JobConfig, around: JobEnvironment) -> dict[str, str]:
         "state.backend.type": config.state_backend,
         # Clicks that wait are few whatever the state.
         "state.backend.rocksdb.timer-service.factory": "HEAP",
-        # Without an end: Flink cannot tell a cause that stays from a slot that is away. The keeper
-        # can, and gives the job up.
+        # Without an end: Flink cannot tell a cause that stays from a slot that is away. The
+        # supervisor can, and gives the job up.
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": f"{config.restart_delay_ms} ms",
         "restart-strategy.exponential-delay.max-backoff": f"{10 * config.restart_delay_ms} ms",
@@ -221,27 +221,27 @@ def flink_settings(config: JobConfig, around: JobEnvironment) -> dict[str, str]:
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
     }
-    if around.restore:
-        settings["execution.state-recovery.path"] = around.restore
+    if environment.restore:
+        settings["execution.state-recovery.path"] = environment.restore
         settings["execution.state-recovery.claim-mode"] = "NO_CLAIM"
-    if around.job_id:
-        settings["$internal.pipeline.job-id"] = around.job_id
+    if environment.job_id:
+        settings["$internal.pipeline.job-id"] = environment.job_id
     return settings
 
 
-def to_json(config: JobConfig, around: JobEnvironment) -> str:
+def to_json(config: JobConfig, environment: JobEnvironment) -> str:
     """What `python -m streaming.job.submission` reads."""
-    return json.dumps({"config": asdict(config), "around": asdict(around)}, default=str)
+    return json.dumps({"config": asdict(config), "environment": asdict(environment)}, default=str)
 
 
 def from_json(text: str) -> tuple[JobConfig, JobEnvironment]:
     """The inverse of `to_json`."""
     body = json.loads(text)
-    around = body["around"]
-    files = {name: path and Path(path) for name, path in around["tls"].items()}
+    environment = body["environment"]
+    files = {name: path and Path(path) for name, path in environment["tls"].items()}
     return JobConfig(**body["config"]), replace(
-        JobEnvironment(**around),
-        topics=Topics(**around["topics"]),
-        jars=tuple(around["jars"]),
+        JobEnvironment(**environment),
+        topics=Topics(**environment["topics"]),
+        jars=tuple(environment["jars"]),
         tls=FlinkTls(**files),
     )

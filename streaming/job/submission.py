@@ -29,7 +29,7 @@ from streaming.temporary import temporary
 SUBMIT_SECONDS = 180.0
 
 
-def submit(config: JobConfig, around: JobEnvironment, *, check_only: bool = False) -> str:
+def submit(config: JobConfig, environment: JobEnvironment, *, check_only: bool = False) -> str:
     """Submit the job and return its id; starts a JVM in this process.
 
     With `check_only` the job is planned and not submitted, and its id is empty.
@@ -43,20 +43,20 @@ def submit(config: JobConfig, around: JobEnvironment, *, check_only: bool = Fals
     from pyflink.java_gateway import get_gateway
     from pyflink.util.exceptions import JavaException
 
-    missing = [jar for jar in around.jars if not Path(jar).is_file()]
-    if missing or not around.jars:
+    missing = [jar for jar in environment.jars if not Path(jar).is_file()]
+    if missing or not environment.jars:
         raise StreamingError(
             f"{missing[0] if missing else 'the jar of the Kafka connector'} is not there; fetch "
             "what the job needs with: ./deploy/fetch_jars.sh"
         )
-    settings = java_settings(config, around)
+    settings = java_settings(config, environment)
     try:
         open_gateway()
         jvm = get_gateway().jvm
         with temporary("flink-client") as folder:
             configuration = Configuration()
-            of_tls = around.tls.java_settings(folder, "rest")
-            for name, value in (flink_settings(config, around) | of_tls).items():
+            of_tls = environment.tls.java_settings(folder, "rest")
+            for name, value in (flink_settings(config, environment) | of_tls).items():
                 configuration.set_string(name, value)
             # `get_execution_environment` would make one that runs the job in this process.
             java = jvm.StreamExecutionEnvironment(configuration._j_configuration)
@@ -70,12 +70,12 @@ def submit(config: JobConfig, around: JobEnvironment, *, check_only: bool = Fals
             return str(client.get_job_id())
     except (Py4JError, JavaException) as error:
         raise StreamingError(
-            f"Flink at {around.flink} refused the job: {innermost_cause(str(error))}"
+            f"Flink at {environment.flink} refused the job: {innermost_cause(str(error))}"
         ) from error
 
 
 def submit_in_subprocess(
-    config: JobConfig, around: JobEnvironment, *, check_only: bool = False
+    config: JobConfig, environment: JobEnvironment, *, check_only: bool = False
 ) -> str:
     """`submit` in a process of its own, so that the client's JVM does not stay.
 
@@ -84,7 +84,7 @@ def submit_in_subprocess(
     """
     spec = importlib.util.find_spec("pyflink")
     home = os.path.dirname(os.path.realpath((spec and spec.origin) or ""))
-    environment = {
+    variables = {
         **os.environ,
         # A JVM of a few seconds: quick to start, and no code is worth the second compiler.
         "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx512m",
@@ -103,8 +103,8 @@ def submit_in_subprocess(
                 "streaming.job.submission",
                 *(["check"] if check_only else []),
             ],
-            env=environment,
-            input=to_json(config, around),
+            env=variables,
+            input=to_json(config, environment),
             capture_output=True,
             text=True,
             timeout=SUBMIT_SECONDS,

@@ -5,20 +5,12 @@ is away. A JobManager that was killed has forgotten the job: it is submitted aga
 checkpoint on disk. A job that fails again and again by a cause of its own is cancelled; one that is
 given up, by us or by Flink, is not submitted again: its root cause is raised.
 
-Only the newest state may be gone on from: the transactions of its checkpoint are committed, and an
-older one would write them once more. So nothing here falls back to an older checkpoint, and those
-of earlier submissions are removed as soon as the job has one of its own. Nor is a missing state a
-reason to begin anew: once anything has been committed, by the record in the data directory or by
-what Kafka holds, the job is submitted only if an operator says from where.
-
-Nor may two jobs go on from one state. A keeper that is killed while it submits leaves a client
-behind that may still succeed; so the id of a job follows from what it goes on from and what ran
-before, and of two submissions that know the same Flink takes the first.
+Which state that is says `streaming.job.restore_point`. Older states, of earlier submissions, are
+removed as soon as the job has one of its own: from none of them may it be gone on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -31,14 +23,9 @@ from kafka.errors import KafkaError
 from streaming.errors import KafkaUnavailable, StreamingError
 from streaming.job.flink_rest import FINAL_STATES, FlinkRest, FlinkUnavailable
 from streaming.job.outage import OwnFailures
-from streaming.job.record import NO_STATE, JobRecord, RecordFile
-from streaming.job.savepoints import (
-    checkpoint_number,
-    newest_state,
-    remove_other_states,
-    savepoints,
-    states,
-)
+from streaming.job.record import RecordFile
+from streaming.job.restore_point import RestorePoint
+from streaming.job.savepoints import checkpoint_number, remove_other_states, savepoints
 from streaming.job.settings import JobConfig, JobEnvironment
 from streaming.job.submission import submit_in_subprocess
 from streaming.statuses import Report, StreamStatus
@@ -51,11 +38,6 @@ POLL_SECONDS = 0.5
 SUBMIT_ATTEMPTS = 3
 """A cluster that is killed while it takes the job fails the submission, and is back soon after."""
 UPGRADE_SECONDS = 300.0
-REMEDIES = (
-    "name the state to go on from with `sparc stream --restore URI`, or begin anew with "
-    "`sparc stream --restore none` once the topics of the job are emptied, as all of it is written "
-    "again (`sparc up --fresh` empties everything of its data directory)"
-)
 
 
 @dataclass
@@ -71,13 +53,13 @@ class _Job:
     """Completed checkpoints when it last failed; None once there is a newer one."""
 
 
-class Keeper:
+class JobSupervisor:
     """Watches one job; `step` looks once."""
 
     def __init__(
         self,
         config: JobConfig,
-        around: JobEnvironment,
+        environment: JobEnvironment,
         flink: FlinkRest,
         file: RecordFile,
         committed: Callable[[], list[str]],
@@ -85,14 +67,10 @@ class Keeper:
         restore: str = "",
     ) -> None:
         self.config = config
-        self.around = around
+        self.environment = environment
         self.flink = flink
-        self._file = file
-        self._record = file.read()
-        self._committed = committed
         self._submit = submit
-        # Named by the operator, and the job of before may still run.
-        self._asked = restore or ("" if self._record.job else self._record.restore)
+        self.restore_point = RestorePoint(config, environment, flink, file, committed, restore)
         self._job: _Job | None = None
         self._refused = 0
 
@@ -115,10 +93,10 @@ class Keeper:
                     raise StreamingError(f"Flink gave the job up: {cause}")
                 return self._begin([j for j, _ in running])
             job, state = alive[0]
-            if self._asked:
+            if asked := self.restore_point.asked:
                 raise StreamingError(
                     f"the job {self.config.name!r} runs already, as {job}: it is not begun from "
-                    f"{self._asked!r}; stop it first (SIGTERM to its keeper, or Flink's own stop)"
+                    f"{asked!r}; stop it first (SIGTERM to its keeper, or Flink's own stop)"
                 )
             if self._job is None or self._job.identity != job:
                 log.info("job found", job=job, state=state)
@@ -129,10 +107,10 @@ class Keeper:
         except FlinkUnavailable as error:
             return StreamStatus(state="waiting for Flink", job_state="unknown", problem=str(error))
         if counts.completed:
-            self._remember(self._record.completed(job, checkpoint_number(counts.latest) or 0))
+            self.restore_point.completed(job, checkpoint_number(counts.latest) or 0)
         if counts.completed and not self._job.alone:
             self._job.alone = True
-            if removed := remove_other_states(self.around.checkpoints, job):
+            if removed := remove_other_states(self.environment.checkpoints, job):
                 log.info("older states removed", names=removed)
         return StreamStatus(
             state=_word(state, task_managers),
@@ -170,27 +148,16 @@ class Keeper:
 
     def _begin(self, before: list[str]) -> StreamStatus:
         """Submit the job; `before` are the ids of those that the cluster remembers."""
-        if self._asked:
-            self.go_on_from(self._asked)
-            self._asked = ""
         try:
-            restore = self._where_to_go_on(before)
+            restore = self.restore_point.find(before, refused=self._refused > 0)
         except KafkaUnavailable as error:
             return StreamStatus(state="waiting for Kafka", job_state="absent", problem=str(error))
-        place = "|".join(
-            (
-                self.config.name,
-                self.around.checkpoints,
-                restore,
-                str(self._record.asked),
-                *sorted(before),
-            )
-        )
-        identity = hashlib.sha256(place.encode()).hexdigest()[:32]
-        self._remember(self._record.submitted_as(identity))
-        log.info("submitting the job", flink=self.around.flink, restore=restore or None)
+        identity = self.restore_point.submission(restore, before)
+        log.info("submitting the job", flink=self.environment.flink, restore=restore or None)
         try:
-            job = self._submit(self.config, replace(self.around, restore=restore, job_id=identity))
+            job = self._submit(
+                self.config, replace(self.environment, restore=restore, job_id=identity)
+            )
         except StreamingError as error:
             self._refused += 1
             if self._refused >= SUBMIT_ATTEMPTS:
@@ -202,67 +169,6 @@ class Keeper:
         log.info("job submitted", job=job)
         return StreamStatus(state="submitted", job_state="CREATED")
 
-    def _where_to_go_on(self, before: list[str]) -> str:
-        """URI of the state to go on from; empty to begin anew.
-
-        Raises:
-            StreamingError: if there is none, or not the newest, though something was committed.
-            KafkaUnavailable: if Kafka cannot say whether something was.
-        """
-        asked, last = self._record.restore, self._record.checkpoint
-        found, problem = None, f"none is in {self.around.checkpoints}"
-        try:
-            # Also when one was asked for: the job may have come further while no keeper watched.
-            found = newest_state(self.around.checkpoints, self._record.forgotten)
-        except StreamingError as error:
-            problem = str(error)
-            if (
-                self._record.job and not self._refused
-            ):  # submitted, and nobody knows how far it came
-                asked = ""
-        if found and found.number >= last:
-            return found.uri
-        if asked and not found:
-            return "" if asked == NO_STATE else asked
-        if found:
-            problem = f"the newest is number {found.number}, {found.uri}"
-        committed = [f"its checkpoint {last} was complete"] if last else []
-        if not (committed := committed + self._committed()):
-            return ""
-        for job in before:
-            with suppress(FlinkUnavailable):
-                if savepoint := self.flink.last_savepoint(job):
-                    problem += f"; Flink knows of {savepoint}"
-        raise StreamingError(
-            f"the job {self.config.name!r} has no state to go on from, and is not begun anew, as "
-            f"it would write again what it has committed ({', '.join(committed)}). Looked for the "
-            f"newest checkpoint or savepoint: {problem}. To go on, {REMEDIES}"
-        )
-
-    def _remember(self, record: JobRecord) -> None:
-        if record == self._record:
-            return
-        self._record = record
-        try:
-            self._file.write(record)
-        except OSError as error:  # the job goes on, on a full disk too
-            log.warning("the record of the job is not written", reason=str(error))
-
-    def go_on_from(self, state: str) -> None:
-        """Submit the job from this state the next time, or anew with "none"."""
-        try:
-            others = tuple(found.uri for found in states(self.around.checkpoints))
-        except StreamingError:  # not to be looked into: then nothing is found there later either
-            others = ()
-        if state == NO_STATE:
-            log.warning(
-                "beginning anew, as asked: all of the topic is read from its start, and what its "
-                "job has written stays and is written again",
-                topic=self.around.topics.clicks,
-                states_that_count_no_more=len(others),
-            )
-        self._remember(self._record.going_on_from(state, others))
-
     def stop_for_upgrade(self) -> str:
         """Stop the job with a savepoint, for another to go on from; empty if none was running.
 
@@ -272,7 +178,7 @@ class Keeper:
         running = [j for j, s in self.flink.jobs(self.config.name) if s not in FINAL_STATES]
         if not running:
             return ""
-        directory = savepoints(self.around.checkpoints)
+        directory = savepoints(self.environment.checkpoints)
         path = self.flink.stop_with_savepoint(running[0], directory, UPGRADE_SECONDS)
         log.info("job stopped for an upgrade", job=running[0], savepoint=path)
         return path
@@ -300,7 +206,7 @@ class Keeper:
                 if self.flink.state(job) == "RUNNING":
                     path = self.flink.stop_with_savepoint(
                         job,
-                        savepoints(self.around.checkpoints),
+                        savepoints(self.environment.checkpoints),
                         self.config.savepoint_timeout_s,
                     )
                     log.info("job stopped", savepoint=path)
@@ -323,7 +229,7 @@ def _word(state: str, task_managers: int) -> str:
 
 def run(
     config: JobConfig,
-    around: JobEnvironment,
+    environment: JobEnvironment,
     stop: threading.Event,
     report: Report,
     file: RecordFile,
@@ -338,7 +244,7 @@ def run(
 
     Args:
         config: the job.
-        around: where it runs.
+        environment: where it runs.
         stop: ends the run; the job is stopped with a savepoint.
         report: is called about once a second.
         file: the record of the job.
@@ -362,8 +268,8 @@ def run(
         ForeignKafkaError: from `check`.
     """
     upgrade = upgrade or threading.Event()
-    flink = FlinkRest(around.flink, around.tls)
-    keeper = Keeper(config, around, flink, file, committed, restore=restore)
+    flink = FlinkRest(environment.flink, environment.tls)
+    supervisor = JobSupervisor(config, environment, flink, file, committed, restore=restore)
     reported = float("-inf")
     refused = ""
     try:
@@ -372,32 +278,32 @@ def run(
                 upgrade.clear()
                 report(StreamStatus(state="upgrading", job_state="unknown"))
                 try:
-                    keeper.stop_for_upgrade()
+                    supervisor.stop_for_upgrade()
                     return True
                 except FlinkUnavailable as error:
                     refused = f"not upgraded: {error}"
                     log.warning("no upgrade; the job goes on", reason=str(error))
-            seen = _checked(keeper, check) or keeper.step()
+            seen = _checked(supervisor, check) or supervisor.step()
             if clock() - reported >= 1.0:
                 reported = clock()
                 report(seen.and_says(lag=lag(), refused=refused))
             stop.wait(POLL_SECONDS)
-        keeper.leave()
+        supervisor.leave()
         report(StreamStatus(state="stopped", job_state="stopped"))
         return False
     finally:
         flink.close()
 
 
-def _checked(keeper: Keeper, check: Callable[[], None]) -> StreamStatus | None:
+def _checked(supervisor: JobSupervisor, check: Callable[[], None]) -> StreamStatus | None:
     """Look at the topics; what to report where that has to be waited for, else None."""
     try:
         check()
     except KafkaError as error:
-        if keeper.has_job:
+        if supervisor.has_job:
             return None  # the job waits for Kafka itself
         return StreamStatus(state="waiting for Kafka", job_state="absent", problem=str(error))
     except ForeignKafkaError:
-        keeper.cancel()
+        supervisor.cancel()
         raise
     return None

@@ -68,7 +68,7 @@ class Ours:
         topics = replace(Topics().prefixed(f"{name}-"), clicks=log.topic)
         out = [topics.sequences, topics.clicks_late, topics.clicks_dlq]
         services.create(*out)
-        around = JobEnvironment(
+        environment = JobEnvironment(
             services.bootstrap,
             services.flink,
             services.jars,
@@ -76,7 +76,7 @@ class Ours:
             topics,
             tls=services.tls,
         )
-        job = submit_in_subprocess(replace(self.config, name=name), around)
+        job = submit_in_subprocess(replace(self.config, name=name), environment)
         rest = FlinkRest(services.flink, services.tls)
         try:
             yield RunningJob(out, rest=rest, job=job)

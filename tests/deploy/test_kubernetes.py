@@ -105,12 +105,12 @@ def test_the_configuration_is_one_and_fits_the_cluster(monkeypatch, tmp_path):
     (tmp_path / "sparc.toml").write_text(text)
     monkeypatch.setenv("SPARC_KAFKA__SECURITY__PASSWORD", "secret")
     settings = configuration.load(tmp_path / "sparc.toml", tmp_path)
-    around = settings.job_environment()
+    environment = settings.job_environment()
     cluster = read("flink.yaml")
     slots = int(cluster["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"])
     assert settings.streaming.parallelism <= slots * cluster["spec"]["taskManager"]["replicas"]
-    assert around.flink == f"{cluster['metadata']['name']}-rest:8081"
-    assert 'password="secret"' in around.client["sasl.jaas.config"]
+    assert environment.flink == f"{cluster['metadata']['name']}-rest:8081"
+    assert 'password="secret"' in environment.client["sasl.jaas.config"]
     grace = keeper()["terminationGracePeriodSeconds"]
     assert grace > settings.streaming.savepoint_timeout_s + 30
 

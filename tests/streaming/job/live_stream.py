@@ -27,7 +27,7 @@ from tests.streaming.oracle import Expected, Record
 
 
 class LiveStream:
-    """The job under its keeper, in this process; `reports` is what the keeper says."""
+    """The job under its supervisor, in this process; `reports` is what the supervisor says."""
 
     def __init__(self, broker, cluster, folder: Path, name: str, partitions: int = 1) -> None:
         self.broker, self.cluster, self.folder = broker, cluster, folder
@@ -44,7 +44,7 @@ class LiveStream:
         admin.close()
 
     @property
-    def surroundings(self) -> JobEnvironment:
+    def environment(self) -> JobEnvironment:
         return JobEnvironment(
             self.broker.bootstrap,
             self.cluster.address,
@@ -63,7 +63,7 @@ class LiveStream:
             try:
                 supervisor.run(
                     self.config,
-                    self.surroundings,
+                    self.environment,
                     self._stop,
                     lambda status: self.reports.append(status.to_json()),
                     RecordFile(self.folder),
@@ -86,7 +86,7 @@ class LiveStream:
         self._thread = None
 
     def cancel(self) -> None:
-        """Cancel a job that its keeper has left behind, so that its slots are free again."""
+        """Cancel a job that its supervisor has left behind, so that its slots are free again."""
         flink = FlinkRest(self.cluster.address, self.cluster.tls)
         for job, state in flink.jobs(self.config.name):
             if state not in FINAL_STATES:

@@ -57,5 +57,5 @@ def test_half_a_pair_and_an_unreadable_file_are_named(identity, tmp_path):
 
 
 def test_it_survives_the_way_to_the_submitting_process(identity):
-    around = JobEnvironment("k:1", "f:1", (), "file:///c", tls=identity)
-    assert from_json(to_json(JobConfig(), around)) == (JobConfig(), around)
+    environment = JobEnvironment("k:1", "f:1", (), "file:///c", tls=identity)
+    assert from_json(to_json(JobConfig(), environment)) == (JobConfig(), environment)

@@ -20,7 +20,7 @@ from streaming.job.savepoints import (
     remove_other_states,
 )
 from streaming.job.settings import JobConfig, JobEnvironment
-from streaming.job.supervisor import Keeper, run
+from streaming.job.supervisor import JobSupervisor, run
 from streaming.topic_identity import ForeignKafkaError
 
 A, B = "a" * 32, "b" * 32
@@ -94,13 +94,13 @@ def cluster():
 
 
 @pytest.fixture
-def around(tmp_path):
+def environment(tmp_path):
     return JobEnvironment("kafka:1", "flink:1", (), local_uri(tmp_path))
 
 
 @pytest.fixture
-def begin(cluster, around, tmp_path):
-    """Starts a keeper; `committed` is what Kafka holds."""
+def begin(cluster, environment, tmp_path):
+    """Starts a supervisor; `committed` is what Kafka holds."""
     submitted, identities, refusals, committed = [], [], [], []
 
     def submit(config, where):
@@ -112,20 +112,24 @@ def begin(cluster, around, tmp_path):
         cluster.running[job] = "RUNNING"
         return job
 
-    def start(restore="", around=around):
+    def start(restore="", environment=environment):
         record = RecordFile(tmp_path.parent / f"{tmp_path.name}-data")
-        keeper = Keeper(
-            JobConfig(), around, cluster, record, lambda: list(committed), submit, restore
+        supervisor = JobSupervisor(
+            JobConfig(), environment, cluster, record, lambda: list(committed), submit, restore
         )
-        keeper.submitted, keeper.identities, keeper.refusals = submitted, identities, refusals
-        keeper.committed = committed
-        return keeper
+        supervisor.submitted, supervisor.identities, supervisor.refusals = (
+            submitted,
+            identities,
+            refusals,
+        )
+        supervisor.committed = committed
+        return supervisor
 
     return start
 
 
 @pytest.fixture
-def keeper(begin):
+def supervisor(begin):
     return begin()
 
 
@@ -137,33 +141,33 @@ def state(folder, number=1, age=0.0):
     return folder
 
 
-def test_a_missing_job_is_submitted_once(keeper):
-    assert keeper.step().state == "submitted"
-    assert keeper.step().state == "running"
-    assert keeper.submitted == [""]
+def test_a_missing_job_is_submitted_once(supervisor):
+    assert supervisor.step().state == "submitted"
+    assert supervisor.step().state == "running"
+    assert supervisor.submitted == [""]
 
 
-def test_a_running_job_is_adopted(keeper, cluster):
+def test_a_running_job_is_adopted(supervisor, cluster):
     cluster.running["f" * 32] = "RUNNING"
-    assert keeper.step().job == "f" * 32
-    assert keeper.submitted == []
+    assert supervisor.step().job == "f" * 32
+    assert supervisor.submitted == []
 
 
-def test_a_forgotten_job_goes_on_from_its_newest_state(keeper, cluster, tmp_path):
-    keeper.step()
+def test_a_forgotten_job_goes_on_from_its_newest_state(supervisor, cluster, tmp_path):
+    supervisor.step()
     state(tmp_path / A / "chk-9", 9)
     newest = state(tmp_path / A / "chk-10", 10, age=5)  # the clock has been put back
     (tmp_path / A / "chk-11").mkdir()  # begun, not complete
     cluster.running.clear()
-    keeper.step()
-    assert keeper.submitted == ["", local_uri(newest)]
+    supervisor.step()
+    assert supervisor.submitted == ["", local_uri(newest)]
 
 
 @pytest.mark.parametrize("taken", ["chk-10", "savepoint"])
 def test_the_newest_state_is_the_one_of_the_highest_number_although_the_clock_was_put_back(
-    keeper, cluster, tmp_path, taken
+    supervisor, cluster, tmp_path, taken
 ):
-    keeper.step()
+    supervisor.step()
     state(tmp_path / A / "chk-9", 9)
     state(tmp_path / B / "chk-8", 8, age=-5)
     folder = tmp_path / A / "chk-10"
@@ -171,75 +175,75 @@ def test_the_newest_state_is_the_one_of_the_highest_number_although_the_clock_wa
         folder = tmp_path / "savepoints" / "savepoint-1a2b3c-4d5e6f"
     newest = state(folder, 10, age=500)
     cluster.running.clear()
-    keeper.step()
-    assert keeper.submitted == ["", local_uri(newest)]
+    supervisor.step()
+    assert supervisor.submitted == ["", local_uri(newest)]
 
 
-def test_of_two_keepers_that_know_the_same_flink_takes_one_job(keeper, cluster):
-    keeper.step()
+def test_of_two_supervisors_that_know_the_same_flink_takes_one_job(supervisor, cluster):
+    supervisor.step()
     cluster.running.clear()  # forgotten before its first checkpoint
-    keeper.step()
-    assert len(keeper.identities) == 2
-    assert len(set(keeper.identities)) == 1
-    assert len(keeper.identities[0]) == 32
+    supervisor.step()
+    assert len(supervisor.identities) == 2
+    assert len(set(supervisor.identities)) == 1
+    assert len(supervisor.identities[0]) == 32
 
 
 def test_a_job_that_goes_on_from_elsewhere_or_after_another_has_an_id_of_its_own(
-    keeper, cluster, tmp_path
+    supervisor, cluster, tmp_path
 ):
-    keeper.step()
+    supervisor.step()
     cluster.running = dict.fromkeys(cluster.running, "CANCELED")
-    keeper.step()
+    supervisor.step()
     cluster.running.clear()
     state(tmp_path / A / "chk-1")
-    keeper.step()
-    assert len(set(keeper.identities)) == 3
+    supervisor.step()
+    assert len(set(supervisor.identities)) == 3
 
 
-def test_a_cluster_that_is_killed_while_it_takes_the_job_is_asked_again(keeper):
-    keeper.refusals += ["connection refused"] * 2
-    assert [keeper.step().state for _ in range(3)] == ["not taken", "not taken", "submitted"]
+def test_a_cluster_that_is_killed_while_it_takes_the_job_is_asked_again(supervisor):
+    supervisor.refusals += ["connection refused"] * 2
+    assert [supervisor.step().state for _ in range(3)] == ["not taken", "not taken", "submitted"]
 
 
-def test_a_job_that_flink_does_not_take_is_raised_with_the_reason(keeper):
-    keeper.refusals += ["no such topic"] * 3
-    keeper.step()
-    keeper.step()
+def test_a_job_that_flink_does_not_take_is_raised_with_the_reason(supervisor):
+    supervisor.refusals += ["no such topic"] * 3
+    supervisor.step()
+    supervisor.step()
     with pytest.raises(StreamingError, match="no such topic"):
-        keeper.step()
+        supervisor.step()
 
 
 def test_a_state_that_was_asked_for_counts_until_the_job_has_one_of_its_own(
     begin, cluster, tmp_path
 ):
     state(tmp_path / A / "chk-7", 7)
-    keeper = begin("s3://elsewhere/savepoint-1")
-    keeper.step()
+    supervisor = begin("s3://elsewhere/savepoint-1")
+    supervisor.step()
     cluster.running.clear()
-    begin().step()  # the keeper was killed, too
-    assert keeper.submitted == ["s3://elsewhere/savepoint-1"] * 2
+    begin().step()  # the supervisor was killed, too
+    assert supervisor.submitted == ["s3://elsewhere/savepoint-1"] * 2
     job = next(iter(cluster.running))
     own = state(tmp_path / job / "chk-3", 3)
     cluster.completed, cluster.latest = 1, local_uri(own)
-    keeper = begin()
-    keeper.step()
+    supervisor = begin()
+    supervisor.step()
     cluster.running.clear()
-    keeper.step()
-    assert keeper.submitted[-1] == local_uri(own)
+    supervisor.step()
+    assert supervisor.submitted[-1] == local_uri(own)
 
 
 def test_begun_anew_it_never_goes_on_from_what_was_there_before(begin, cluster, tmp_path):
-    keeper = begin()
-    keeper.step()
+    supervisor = begin()
+    supervisor.step()
     old = state(tmp_path / A / "chk-50", 50)
     cluster.running.clear()
-    keeper.committed.append("the topic 'sequences' is not empty")
-    keeper = begin("none")
-    keeper.step()
+    supervisor.committed.append("the topic 'sequences' is not empty")
+    supervisor = begin("none")
+    supervisor.step()
     cluster.running.clear()
     begin().step()
-    assert keeper.submitted == ["", "", ""]
-    assert len(set(keeper.identities)) == 2  # its checkpoints lie in a directory of their own
+    assert supervisor.submitted == ["", "", ""]
+    assert len(set(supervisor.identities)) == 2  # its checkpoints lie in a directory of their own
     job = next(iter(cluster.running))
     own = state(tmp_path / job / "chk-1", 1)
     cluster.completed, cluster.latest = 1, local_uri(own)
@@ -248,59 +252,61 @@ def test_begun_anew_it_never_goes_on_from_what_was_there_before(begin, cluster, 
     state(tmp_path / A / "chk-50", 50)  # as if it could not be removed
     cluster.running.clear()
     begin().step()
-    assert keeper.submitted[-1] == local_uri(own)
+    assert supervisor.submitted[-1] == local_uri(own)
 
 
-def test_what_the_job_did_while_no_keeper_watched_counts_more_than_what_was_asked_for(
+def test_what_the_job_did_while_no_supervisor_watched_counts_more_than_what_was_asked_for(
     begin, cluster, tmp_path
 ):
     old = state(tmp_path / A / "chk-50", 50)
-    keeper = begin("none")
-    keeper.step()
+    supervisor = begin("none")
+    supervisor.step()
     own = state(tmp_path / next(iter(cluster.running)) / "chk-2", 2)
     cluster.running.clear()
     begin().step()
-    assert keeper.submitted == ["", local_uri(own)]
+    assert supervisor.submitted == ["", local_uri(own)]
     assert old.exists()
 
 
 def test_a_job_that_was_begun_as_asked_is_not_begun_so_again_where_nobody_can_look(
-    begin, cluster, around
+    begin, cluster, environment
 ):
-    elsewhere = replace(around, checkpoints="abfss://bucket/checkpoints")
-    keeper = begin("none", around=elsewhere)
-    keeper.refusals.append("connection refused")
-    assert [keeper.step().state for _ in range(2)] == ["not taken", "submitted"]
-    keeper.committed.append("the topic 'sequences' is not empty")
+    elsewhere = replace(environment, checkpoints="abfss://bucket/checkpoints")
+    supervisor = begin("none", environment=elsewhere)
+    supervisor.refusals.append("connection refused")
+    assert [supervisor.step().state for _ in range(2)] == ["not taken", "submitted"]
+    supervisor.committed.append("the topic 'sequences' is not empty")
     cluster.running.clear()
-    for later in (keeper, begin(around=elsewhere)):
+    for later in (supervisor, begin(environment=elsewhere)):
         with pytest.raises(StreamingError, match="abfss://bucket/checkpoints"):
             later.step()
 
 
-def test_no_state_is_no_reason_to_begin_anew_once_anything_was_committed(keeper, cluster, around):
-    keeper.committed.append("the topic 'sequences' is not empty")
+def test_no_state_is_no_reason_to_begin_anew_once_anything_was_committed(
+    supervisor, cluster, environment
+):
+    supervisor.committed.append("the topic 'sequences' is not empty")
     cluster.running[B] = "FINISHED"
     cluster.savepoint_elsewhere = "s3://elsewhere/savepoint-1"
     with pytest.raises(StreamingError) as refusal:
-        keeper.step()
+        supervisor.step()
     for part in (
         "the topic 'sequences' is not empty",
-        around.checkpoints,
+        environment.checkpoints,
         "s3://elsewhere/savepoint-1",
         "--restore URI",
         "--restore none",
         "--fresh",
     ):
         assert part in str(refusal.value)
-    assert keeper.submitted == []
+    assert supervisor.submitted == []
 
 
-def test_what_the_keeper_remembers_is_enough_to_refuse(begin, cluster, tmp_path):
-    keeper = begin()
-    keeper.step()
+def test_what_the_supervisor_remembers_is_enough_to_refuse(begin, cluster, tmp_path):
+    supervisor = begin()
+    supervisor.step()
     cluster.completed, cluster.latest = 1, f"file:{tmp_path}/{A}/chk-12"
-    keeper.step()
+    supervisor.step()
     cluster.running.clear()
     with pytest.raises(StreamingError, match="its checkpoint 12 was complete"):
         begin().step()
@@ -309,12 +315,12 @@ def test_what_the_keeper_remembers_is_enough_to_refuse(begin, cluster, tmp_path)
         begin().step()
     state(tmp_path / A / "chk-12", 12)
     begin().step()
-    assert keeper.submitted[-1].endswith("chk-12")
+    assert supervisor.submitted[-1].endswith("chk-12")
 
 
-def test_a_damaged_newest_state_is_not_replaced_by_an_older_one(keeper, cluster, tmp_path):
-    keeper.step()
-    keeper.committed.append("the topic 'sequences' is not empty")
+def test_a_damaged_newest_state_is_not_replaced_by_an_older_one(supervisor, cluster, tmp_path):
+    supervisor.step()
+    supervisor.committed.append("the topic 'sequences' is not empty")
     cluster.running.clear()
     state(tmp_path / A / "chk-9", 9)
     (state(tmp_path / A / "chk-8", 8) / "_metadata").write_bytes(b"")  # not the newest
@@ -323,31 +329,31 @@ def test_a_damaged_newest_state_is_not_replaced_by_an_older_one(keeper, cluster,
     for left in (b"", b"no checkpoint's bytes"):
         (damaged / "_metadata").write_bytes(left)
         with pytest.raises(StreamingError, match=f"{damaged} is damaged"):
-            keeper.step()
-    assert keeper.submitted == [""]
+            supervisor.step()
+    assert supervisor.submitted == [""]
 
 
 def test_while_kafka_does_not_say_what_was_committed_nothing_is_submitted(
-    begin, keeper, monkeypatch
+    begin, supervisor, monkeypatch
 ):
     def away():
         raise KafkaUnavailable("Kafka at kafka:1 does not answer")
 
-    monkeypatch.setattr(keeper, "_committed", away)
-    assert keeper.step().state == "waiting for Kafka"
-    assert keeper.submitted == []
+    monkeypatch.setattr(supervisor.restore_point, "_committed", away)
+    assert supervisor.step().state == "waiting for Kafka"
+    assert supervisor.submitted == []
 
 
 def test_a_directory_that_cannot_be_looked_into_matters_once_something_was_committed(
-    begin, around, cluster
+    begin, environment, cluster
 ):
-    elsewhere = replace(around, checkpoints="abfss://bucket/checkpoints")
-    keeper = begin(around=elsewhere)
-    keeper.step()
+    elsewhere = replace(environment, checkpoints="abfss://bucket/checkpoints")
+    supervisor = begin(environment=elsewhere)
+    supervisor.step()
     cluster.running.clear()
-    keeper.committed.append("the topic 'sequences' is not empty")
+    supervisor.committed.append("the topic 'sequences' is not empty")
     with pytest.raises(StreamingError, match=r"abfss://bucket/checkpoints.*--restore"):
-        keeper.step()
+        supervisor.step()
 
 
 def test_a_job_that_runs_is_not_begun_from_elsewhere(begin, cluster):
@@ -360,12 +366,12 @@ def test_states_of_a_version_that_encoded_the_path_are_gone_on_from(begin, clust
     own = tmp_path / "my shop" / "checkpoints"
     own.mkdir(parents=True)
     earlier = state(tmp_path / "my%20shop" / "checkpoints" / A / "chk-5", 5)
-    keeper = begin(around=JobEnvironment("kafka:1", "flink:1", (), local_uri(own)))
-    keeper.step()
-    assert keeper.submitted == [local_uri(earlier)]
+    supervisor = begin(environment=JobEnvironment("kafka:1", "flink:1", (), local_uri(own)))
+    supervisor.step()
+    assert supervisor.submitted == [local_uri(earlier)]
     state(own / next(iter(cluster.running)) / "chk-6", 6)
     cluster.completed = 1
-    keeper.step()
+    supervisor.step()
     assert not earlier.exists()
 
 
@@ -382,31 +388,31 @@ def test_a_local_path_is_taken_as_flink_takes_it(uri):
     assert local_path("s3://bucket/a") is None
 
 
-def test_an_upgrade_stops_the_job_with_a_savepoint(keeper, cluster):
-    assert keeper.stop_for_upgrade() == ""
-    keeper.step()
-    assert keeper.stop_for_upgrade().endswith("savepoints/savepoint-1")
+def test_an_upgrade_stops_the_job_with_a_savepoint(supervisor, cluster):
+    assert supervisor.stop_for_upgrade() == ""
+    supervisor.step()
+    assert supervisor.stop_for_upgrade().endswith("savepoints/savepoint-1")
 
 
-def test_without_a_savepoint_there_is_no_upgrade(keeper, cluster):
-    keeper.step()
+def test_without_a_savepoint_there_is_no_upgrade(supervisor, cluster):
+    supervisor.step()
     cluster.savepoints = False
     with pytest.raises(FlinkUnavailable):
-        keeper.stop_for_upgrade()
+        supervisor.stop_for_upgrade()
     assert cluster.calls == []
 
 
-def test_while_the_job_manager_is_away_nothing_is_submitted(keeper, cluster):
+def test_while_the_job_manager_is_away_nothing_is_submitted(supervisor, cluster):
     cluster.up = False
-    assert keeper.step().state == "waiting for Flink"
-    assert keeper.submitted == []
+    assert supervisor.step().state == "waiting for Flink"
+    assert supervisor.submitted == []
 
 
-def test_a_job_that_flink_gave_up_is_raised_with_its_root_cause(keeper, cluster):
-    keeper.step()
+def test_a_job_that_flink_gave_up_is_raised_with_its_root_cause(supervisor, cluster):
+    supervisor.step()
     cluster.running = dict.fromkeys(cluster.running, "FAILED")
     with pytest.raises(StreamingError, match=r"the disk is full$"):
-        keeper.step()
+        supervisor.step()
 
 
 NO_SLOT = (
@@ -416,55 +422,57 @@ NO_SLOT = (
 BUG = "java.lang.NullPointerException: null"
 
 
-def test_waiting_for_a_slot_is_never_given_up(keeper, cluster):
-    keeper.step()
+def test_waiting_for_a_slot_is_never_given_up(supervisor, cluster):
+    supervisor.step()
     cluster.slots = 0
     for _ in range(100):
         cluster.fail(NO_SLOT)
-        seen = keeper.step()
+        seen = supervisor.step()
     assert seen.state == "waiting for a TaskManager"
     assert seen.problem == NO_SLOT
     cluster.slots = 1
     cluster.running = dict.fromkeys(cluster.running, "RUNNING")
-    assert keeper.step().problem == NO_SLOT  # it runs, and has shown nothing yet
+    assert supervisor.step().problem == NO_SLOT  # it runs, and has shown nothing yet
     cluster.completed = 1
-    assert keeper.step().problem == ""
+    assert supervisor.step().problem == ""
     assert cluster.calls == []
 
 
 def test_a_job_that_fails_by_its_own_cause_again_and_again_is_cancelled_with_the_cause(
-    keeper, cluster
+    supervisor, cluster
 ):
-    keeper.step()
+    supervisor.step()
     job = next(iter(cluster.running))
     for attempt in range(10):
         cluster.fail(BUG)
-        assert keeper.step().problem == BUG, attempt
+        assert supervisor.step().problem == BUG, attempt
         cluster.fail(NO_SLOT)  # counts for nothing
-        keeper.step()
+        supervisor.step()
     cluster.fail(BUG)
     with pytest.raises(StreamingError, match="after 10 restarts: java.lang.NullPointerException"):
-        keeper.step()
+        supervisor.step()
     assert cluster.calls == [("cancel", job)]
 
 
-def test_failures_of_long_ago_end_no_job_that_waits_now(keeper, cluster):
+def test_failures_of_long_ago_end_no_job_that_waits_now(supervisor, cluster):
     cluster.running["f" * 32] = "RUNNING"
     for _ in range(15):
         cluster.fail(BUG)
     cluster.fail(NO_SLOT)
-    assert keeper.step().problem == NO_SLOT
+    assert supervisor.step().problem == NO_SLOT
 
 
-def test_the_states_of_earlier_submissions_go_once_the_job_has_its_own(keeper, cluster, tmp_path):
-    keeper.step()
+def test_the_states_of_earlier_submissions_go_once_the_job_has_its_own(
+    supervisor, cluster, tmp_path
+):
+    supervisor.step()
     job = next(iter(cluster.running))
     old, own = state(tmp_path / A / "chk-1"), state(tmp_path / job / "chk-1")
     savepoint = state(tmp_path / "savepoints" / "savepoint-1")
-    keeper.step()
+    supervisor.step()
     assert old.exists()
     cluster.completed = 1
-    keeper.step()
+    supervisor.step()
     assert not old.exists()
     assert not savepoint.exists()
     assert own.exists()
@@ -482,35 +490,35 @@ def test_a_file_system_that_cannot_be_looked_into_is_named():
         newest_state("abfss://bucket/checkpoints")
 
 
-def test_leaving_takes_a_savepoint(keeper, cluster, tmp_path):
-    keeper.step()
-    keeper.leave()
+def test_leaving_takes_a_savepoint(supervisor, cluster, tmp_path):
+    supervisor.step()
+    supervisor.leave()
     assert [call[0] for call in cluster.calls] == ["savepoint"]
 
 
-def test_leaving_cancels_where_no_savepoint_can_be_had(keeper, cluster):
-    keeper.step()
+def test_leaving_cancels_where_no_savepoint_can_be_had(supervisor, cluster):
+    supervisor.step()
     cluster.savepoints = False
-    keeper.leave()
+    supervisor.leave()
     assert [call[0] for call in cluster.calls] == ["cancel"]
 
 
-def test_leaving_cancels_a_job_that_is_restarting(keeper, cluster):
-    keeper.step()
+def test_leaving_cancels_a_job_that_is_restarting(supervisor, cluster):
+    supervisor.step()
     cluster.running = dict.fromkeys(cluster.running, "RESTARTING")
-    keeper.leave()
+    supervisor.leave()
     assert [call[0] for call in cluster.calls] == ["cancel"]
 
 
-def test_it_returns_when_told_to_stop(around, tmp_path):
+def test_it_returns_when_told_to_stop(environment, tmp_path):
     stop = threading.Event()
     stop.set()
     reports = []
-    run(JobConfig(), around, stop, reports.append, RecordFile(tmp_path), list)
+    run(JobConfig(), environment, stop, reports.append, RecordFile(tmp_path), list)
     assert reports[-1].state == "stopped"
 
 
-def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tmp_path):
+def test_topics_that_are_other_ones_end_the_job(cluster, environment, monkeypatch, tmp_path):
     monkeypatch.setattr("streaming.job.supervisor.FlinkRest", lambda address, tls: cluster)
     monkeypatch.setattr("streaming.job.supervisor.POLL_SECONDS", 0.01)
     cluster.running[A] = "RUNNING"
@@ -523,13 +531,13 @@ def test_topics_that_are_other_ones_end_the_job(cluster, around, monkeypatch, tm
 
     with pytest.raises(ForeignKafkaError, match="clicks"):
         file = RecordFile(tmp_path)
-        run(JobConfig(), around, threading.Event(), said.append, file, list, check=check)
+        run(JobConfig(), environment, threading.Event(), said.append, file, list, check=check)
     assert cluster.calls == [("cancel", A)]
     assert {s.state for s in said} == {"running"}  # while Kafka is away the job waits itself
 
 
 def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
-    cluster, around, monkeypatch, tmp_path
+    cluster, environment, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("streaming.job.supervisor.FlinkRest", lambda address, tls: cluster)
     monkeypatch.setattr("streaming.job.supervisor.POLL_SECONDS", 0.01)
@@ -542,7 +550,7 @@ def test_before_kafka_has_said_what_its_topics_are_nothing_is_submitted(
             stop.set()
         raise looks.pop() if looks else KafkaTimeoutError("away")
 
-    run(JobConfig(), around, stop, said.append, RecordFile(tmp_path), list, check=check)
+    run(JobConfig(), environment, stop, said.append, RecordFile(tmp_path), list, check=check)
     assert cluster.calls == []
     assert said[0].state == "waiting for Kafka"
     assert said[0].job_state == "absent"
