@@ -198,6 +198,20 @@ def _build(
     sync_path(directory)
 
 
+def _staged(root: Path, files: list[Path]) -> tuple[Path, dict[str, Any]] | None:
+    """What was staged of these files: of the same, untouched, or of some that are gone since."""
+    gone = not all(path.exists() for path in files)
+    wanted = [str(path.resolve()) for path in files] if gone else [_describe(p) for p in files]
+    for directory, found in _stages(root):
+        known = [
+            i["path"] if gone else {k: v for k, v in i.items() if k != "sha256"}
+            for i in found["inputs"]
+        ]
+        if known == wanted:
+            return directory, found
+    return None
+
+
 def stage(
     events: Path,
     items: Path | None,
@@ -227,15 +241,9 @@ def stage(
     """
     files = [events] if items is None else [events, items]
     root = data_dir / "replay"
-    if not all(path.exists() for path in files):
-        for directory, found in _stages(root):
-            if [i["path"] for i in found["inputs"]] == [str(path.resolve()) for path in files]:
-                return _open(directory, found, strict)  # what was read of them goes on
+    if staged := _staged(root, files):
+        return _open(*staged, strict)
     described = [_describe(path) for path in files]
-    for directory, found in _stages(root):
-        known = [{k: v for k, v in i.items() if k != "sha256"} for i in found["inputs"]]
-        if known == described:  # same files, untouched
-            return _open(directory, found, strict)
     inputs = [d | {"sha256": _sha256(path)} for d, path in zip(described, files, strict=True)]
     key = hashlib.sha256(
         json.dumps([SCHEMA_VERSION, *(i["sha256"] for i in inputs)]).encode()

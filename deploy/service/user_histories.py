@@ -173,8 +173,7 @@ class UserHistories:
         """
         if self._db is None or not self.writable:
             raise HistoryStoreError(f"{self._directory}: user histories cannot be written")
-        newest: dict[int, UserHistory] = {}
-        latest, taken = self.latest_event_time_ms, list[tuple[int, int, UserSequence]]()
+        taken = list[tuple[int, int, UserSequence]]()
         for record in records:
             place = {
                 "topic": record.topic, "partition": record.partition, "offset": record.offset
@@ -182,19 +181,12 @@ class UserHistories:
             sequence = parse(parse_sequence, None, record.value, place)
             if sequence is None:
                 self.poisoned += 1
-                continue
-            taken.append((record.partition, record.offset, sequence))
-            latest = max(latest, sequence.event_time)
-            known = newest.get(sequence.user_id)
-            if known is None or sequence.position >= known.position:
-                newest[sequence.user_id] = UserHistory(
-                    sequence.position,
-                    [*sequence.history_items, sequence.target][-HISTORY_LENGTH:],
-                    [*sequence.history_times, sequence.event_time][-HISTORY_LENGTH:],
-                )
+            else:
+                taken.append((record.partition, record.offset, sequence))
+        latest = max([self.latest_event_time_ms, *(s.event_time for _, _, s in taken)])
         batch = WriteBatch(raw_mode=True)
         added = 0
-        for user_id, history in newest.items():
+        for user_id, history in _newest(s for _, _, s in taken).items():
             key = _user_key(user_id)
             stored = self._users.get(key)
             if stored is None:
@@ -219,6 +211,20 @@ class UserHistories:
         for listener in self.listeners:
             listener(taken)
         return len(taken)
+
+
+def _newest(sequences: Iterable[UserSequence]) -> dict[int, UserHistory]:
+    """The history of each user, after the last of their clicks."""
+    newest: dict[int, UserHistory] = {}
+    for sequence in sequences:
+        known = newest.get(sequence.user_id)
+        if known is None or sequence.position >= known.position:
+            newest[sequence.user_id] = UserHistory(
+                sequence.position,
+                [*sequence.history_items, sequence.target][-HISTORY_LENGTH:],
+                [*sequence.history_times, sequence.event_time][-HISTORY_LENGTH:],
+            )
+    return newest
 
 
 def _options() -> Options:

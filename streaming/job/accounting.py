@@ -160,7 +160,6 @@ class StreamEnd:
     ) -> None:
         self._topics = topics
         self._flink = flink
-        self._group = group
         self._count = lambda: count(kafka, topics)
         self._clock = clock
         self._came_out: tuple[dict[Any, int], float] = ({}, 0.0)
