@@ -26,16 +26,15 @@ REMOVED: dict[str, str] = {
 
 
 def refuse_former(values: Mapping[str, Any]) -> None:
-    """Refuse settings of older versions.
+    """Refuse settings of older versions, all at once: a whole file may be of one.
 
     Raises:
-        ValueError: with the name of today, or the reason.
+        ValueError: with the name of today of each, or the reason why it is gone.
     """
-    for name in (*RENAMED, *REMOVED):
-        section, last = _place(values, name)
-        if last in section:
-            now = f"it is {RENAMED[name]} now" if name in RENAMED else REMOVED[name]
-            raise ValueError(f"there is no setting {name} any more: {now}")
+    told = REMOVED | {name: f"it is {now} now" for name, now in RENAMED.items()}
+    found = [f"{name} ({told[name]})" for name in told if _is_in(values, name)]
+    if found:
+        raise ValueError(f"there is no setting {', '.join(found)} any more")
 
 
 def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +62,11 @@ def _place(values: Any, name: str) -> tuple[Any, str]:
     for section in sections:
         values = values.get(section) if isinstance(values, Mapping) else None
     return (values if isinstance(values, Mapping) else {}), last
+
+
+def _is_in(values: Mapping[str, Any], name: str) -> bool:
+    section, last = _place(values, name)
+    return last in section
 
 
 def _copied(values: Any) -> Any:
