@@ -176,16 +176,15 @@ def serve_queries(
     """Answer queries over HTTP, and show the dashboard."""
     from deploy.dashboard.routes import add_dashboard
     from deploy.service import process
+    from deploy.service.config import Worker
 
-    process.run(
+    one = Worker(
         settings.service,
         settings.data_dir,
+        settings.kafka_connection,
+        settings.kafka.topics().sequences,
+        settings.search,
         settings.ports.service,
-        kafka=settings.kafka_connection,
-        topic=settings.kafka.topics().sequences,
-        search=settings.search,
-        stop=stop,
-        report=report,
-        worker=worker,
-        extension=add_dashboard,
+        worker,
     )
+    process.run(one, stop, report, add_dashboard)

@@ -24,6 +24,7 @@ from deploy.monitoring.part_status import (
     reported_at,
 )
 from deploy.monitoring.thinned_curve import Curve
+from deploy.service.health import health_of, since_pointer
 from streaming.durable_files import write_atomically
 from streaming.statuses import TrainerStatus
 
@@ -79,7 +80,7 @@ class Flow:
             "at_ms": int(now.wall * 1000),
             "rates": dict(self.rates),
             "lags": lags,
-            "snapshot_age_seconds": self._age(),
+            "snapshot_age_seconds": since_pointer(self._service),
         }
         self.recent = [*self.recent, point][-RECENT:]
         self._sample_quality(statuses.train)
@@ -110,16 +111,12 @@ class Flow:
         if not points or points[-1][0] != at:
             self.quality.add((float(at), *values))
 
-    def _age(self) -> float | None:
-        pointer = self._service.follower.pointer
-        return max(0.0, self._clock().wall - pointer.published_at / 1000) if pointer else None
-
     def view(self) -> dict[str, Any]:
         """The page's first section, as plain JSON values."""
         now = self._clock()
         data_dir = self._service.data_dir
         statuses, failed = read_statuses(data_dir), read_failures(data_dir, now)
-        health = self._service.health()
+        health = health_of(self._service)
         learnt, newest = health.trained_until_ms, health.latest_event_ms
         train = statuses.train
         return {
@@ -130,7 +127,7 @@ class Flow:
                 *(failure.sentence() for failure in failed.values()),
             ],
             "freshness": {
-                "snapshot_age_seconds": self._age(),
+                "snapshot_age_seconds": since_pointer(self._service),
                 "model_behind_seconds": max(0, newest - learnt) / 1000
                 if learnt and newest
                 else None,

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from deploy.http.door import Door
 from deploy.service import schema as schema
+from deploy.service.health import health_of
 from deploy.service.middleware import Edge
 from deploy.service.retrieval import RetrievalService
 from deploy.service.workers import Forwarding
@@ -119,7 +120,7 @@ def create_app(
     @app.get("/health", summary="Liveness, readiness, versions and lag", responses=_some())
     async def health() -> schema.Health:
         """Always 200 while the process lives; `ready` says whether it can answer."""
-        return service.health()
+        return health_of(service)
 
     @app.get("/ready", summary="Readiness", responses=_some(503))
     async def ready() -> schema.Ready:

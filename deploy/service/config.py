@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from deploy.http.connections import Limits
 from deploy.release.config import JudgeConfig
 from streaming.secret import MASK, remember
+
+if TYPE_CHECKING:
+    from indexer.search.soft_search import SearchConfig
+    from streaming.kafka_clients import KafkaConnection
 
 MOST_WORKERS = 64
 
@@ -101,3 +106,37 @@ class ServiceConfig:
             )
         remember(token)
         return token
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of the service: what it answers with, and where that comes from.
+
+    Attributes:
+        config: limits and threads.
+        data_dir: holds `snapshots/` and `current.json`; `service/` is the service's own.
+        kafka: where the sequences are.
+        topic: of the sequences.
+        search: how queries are searched.
+        port: to listen on; 0 picks a free one, which the status tells.
+        number: which of `config.workers` it is.
+    """
+
+    config: ServiceConfig
+    data_dir: Path
+    kafka: KafkaConnection
+    topic: str
+    search: SearchConfig
+    port: int = 0
+    number: int = 1
+
+    @property
+    def first(self) -> bool:
+        """The first one is the service: it judges, measures and reports, the others only answer."""
+        return self.number == 1
+
+    @property
+    def folder(self) -> Path:
+        """What it keeps on disk."""
+        folder = self.data_dir / "service"
+        return folder if self.first else folder / f"worker-{self.number}"

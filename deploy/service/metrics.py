@@ -8,14 +8,36 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import httpx
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from deploy.service.workers import AddedUp
+from deploy.service.health import since_pointer
+from deploy.service.workers import others
 
+if TYPE_CHECKING:
+    from deploy.service.retrieval import RetrievalService
+    from indexer.search.retriever import Retriever
+
+ADDED = frozenset(
+    f"sparc_service_{name}"
+    for name in (
+        "request_seconds",
+        "queries",
+        "retrieved_items",
+        "answers_logged",
+        "answers_not_logged",
+        "queue_requests",
+        "queue_refused",
+        "queue_timed_out",
+    )
+)
+"""Families that count what each worker does."""
 _DELAYS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 300.0)
 _LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -111,3 +133,117 @@ class ServiceMetrics:
         whole = CollectorRegistry()
         whole.register(AddedUp(self._registry.collect, texts))
         return generate_latest(whole)
+
+
+def readings(service: RetrievalService) -> list[Reading]:
+    """What is read of one worker's parts."""
+    follower, histories, sequences = service.follower, service.histories, service.sequences
+    answers = service.answers
+
+    def of_state(value: Callable[[Retriever], float]) -> Callable[[], float | None]:
+        return lambda: value(follower.state) if follower.state else None
+
+    def behind() -> float | None:
+        state, latest = follower.state, histories.latest_event_time_ms
+        return max(0, latest - state.event_time_ms) / 1000 if state and latest else None
+
+    return [
+        Reading("ready", "1 once a snapshot is loaded.", lambda: float(bool(follower.state))),
+        Reading("snapshot_version", "Snapshot that answers.", of_state(lambda s: s.version)),
+        Reading("snapshot_pinned", "1 while pinned.", lambda: float(follower.pinned)),
+        Reading("items", "Items that can be retrieved.", of_state(lambda s: len(s.snapshot.lists))),
+        Reading(
+            "snapshot_age_seconds",
+            "Since the pointer was last moved.",
+            lambda: since_pointer(service),
+        ),
+        Reading("snapshot_load_seconds", "Last load.", lambda: follower.load_seconds),
+        Reading("snapshot_swaps", "Snapshots swapped in.", lambda: follower.swaps, True),
+        Reading("snapshot_failures", "Snapshots refused.", lambda: follower.failures, True),
+        Reading(
+            "model_behind_seconds",
+            "Event time between the newest click known and the newest one learnt.",
+            behind,
+        ),
+        Reading("history_users", "Users with a history.", lambda: histories.users),
+        Reading("history_lag_records", "Not taken in yet.", lambda: sequences.lag_records),
+        Reading("history_records", "Taken in.", lambda: sequences.stored_records, True),
+        Reading("history_poisoned", "Skipped.", lambda: histories.poisoned, True),
+        Reading("kafka_connected", "1 while connected.", lambda: float(sequences.connected)),
+        Reading(
+            "history_event_time_seconds",
+            "Newest click known, seconds since 1970.",
+            lambda: histories.latest_event_time_ms / 1000,
+        ),
+        Reading(
+            "answers_logged",
+            "Answers in the log's files.",
+            lambda: answers.written if answers else 0,
+            True,
+        ),
+        Reading(
+            "answers_not_logged",
+            "Answers that the log lost.",
+            lambda: answers.lost if answers else 0,
+            True,
+        ),
+        Reading("queue_requests", "Waiting or being answered.", lambda: service.queue.waiting),
+        Reading("queue_refused", "Answered 429.", lambda: service.queue.refused, True),
+        Reading("queue_timed_out", "Answered 504.", lambda: service.queue.timed_out, True),
+        Reading(
+            "popularity_recall_at_50",
+            "Recall@50 of the popularity peer over its last queries, a ratio.",
+            lambda: service.popularity.window_recall,
+        ),
+    ]
+
+
+def read_metrics(data_dir: Path, token: str) -> list[str]:
+    """The metrics of the workers beside the first, as text; one that is away is left out."""
+    texts = []
+    for one in others(data_dir):
+        try:
+            answer = httpx.get(
+                f"http://127.0.0.1:{one['port']}/metrics",
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=1.0,
+                trust_env=False,
+            )
+            texts.append(answer.raise_for_status().text)
+        except httpx.HTTPError:
+            continue
+    return texts
+
+
+class AddedUp(Collector):
+    """Metrics whose `ADDED` families are the sums over workers.
+
+    Args:
+        collect: the families of the first worker.
+        texts: the metrics of the others.
+    """
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]], texts: Sequence[str]) -> None:
+        self._collect = collect
+        self._texts = texts
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, each once."""
+        more: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Any]] = {}
+        for text in self._texts:
+            for family in text_string_to_metric_families(text):
+                if family.name not in ADDED:
+                    continue
+                samples = more.setdefault(family.name, {})
+                for sample in family.samples:
+                    key = sample.name, frozenset(sample.labels.items())
+                    before = samples[key].value if key in samples else 0.0
+                    samples[key] = sample._replace(value=before + sample.value)
+        for metric in self._collect():
+            left = more.pop(metric.name, {})
+            for at, sample in enumerate(metric.samples):
+                other = left.pop((sample.name, frozenset(sample.labels.items())), None)
+                if other is not None and not sample.name.endswith("_created"):
+                    metric.samples[at] = sample._replace(value=sample.value + other.value)
+            metric.samples.extend(left.values())
+            yield metric

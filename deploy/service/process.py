@@ -13,22 +13,21 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from deploy.http.connections import most_connections, raise_descriptors
-from deploy.service.config import ServiceConfig, ServiceError
-from streaming.statuses import Report, ServiceStatus
+from deploy.http.connections import Limits, most_connections, raise_descriptors
+from deploy.service.config import ServiceError, Worker
+from deploy.service.health import status_of
+from streaming.statuses import Report
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
     from deploy.service.retrieval import RetrievalService
-    from indexer.search.soft_search import SearchConfig
     from streaming.events import UserSequence
-    from streaming.kafka_clients import KafkaConnection
 
 log = structlog.get_logger(__name__)
 
@@ -40,60 +39,33 @@ Extension = Callable[["FastAPI", "RetrievalService"], Callable[[threading.Event]
 
 
 def run(
-    config: ServiceConfig,
-    data_dir: Path,
-    port: int,
-    *,
-    kafka: KafkaConnection,
-    topic: str,
-    search: SearchConfig,
-    stop: threading.Event,
-    report: Report,
-    worker: int = 1,
-    extension: Extension | None = None,
+    worker: Worker, stop: threading.Event, report: Report, extension: Extension | None = None
 ) -> None:
     """Serve until `stop` is set.
 
     Args:
-        config: limits and threads.
-        data_dir: holds `snapshots/` and `current.json`; `service/` is this process's own.
-        port: to listen on; 0 picks a free one, which the status tells.
-        kafka: where the sequences are.
-        topic: of the sequences.
-        search: how queries are searched.
+        worker: what is served, and where.
         stop: ends the run.
         report: takes the status of the first worker, about once a second.
-        worker: which of `config.workers` this one is.
         extension: what the first worker shows besides.
 
     Raises:
         ServiceError: if the port is taken, or there is no such worker.
         HistoryStoreError: if another service uses the data directory.
     """
-    if not 1 <= worker <= config.workers:
+    config = worker.config
+    if not 1 <= worker.number <= config.workers:
         raise ServiceError(
-            f"worker {worker} of a service that has {config.workers}: raise service.workers"
+            f"worker {worker.number} of a service that has {config.workers}: raise service.workers"
         )
-    together = config.workers > 1
-    listeners = [_listen(config.host, port, shared=together)]
-    if together:
-        listeners.append(_listen("127.0.0.1", 0))
-    try:
-        _serve(
-            config,
-            data_dir,
-            listeners,
-            kafka,
-            topic,
-            search,
-            stop,
-            report,
-            worker,
-            extension,
-        )
-    finally:
-        for listener in listeners:
-            listener.close()
+    with contextlib.ExitStack() as open_listeners:
+        together = config.workers > 1
+        listeners = [_listen(config.host, worker.port, shared=together)]
+        open_listeners.callback(listeners[0].close)
+        if together:
+            listeners.append(_listen("127.0.0.1", 0))
+            open_listeners.callback(listeners[1].close)
+        _serve(worker, listeners, stop, report, extension)
 
 
 def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -115,100 +87,38 @@ def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 def _serve(
-    config: ServiceConfig,
-    data_dir: Path,
+    worker: Worker,
     listeners: list[socket.socket],
-    kafka: KafkaConnection,
-    topic: str,
-    search: SearchConfig,
     stop: threading.Event,
     report: Report,
-    worker: int,
     extension: Extension | None,
 ) -> None:
     import torch
-    import uvicorn
 
-    from deploy.http.bounded_protocol import bounded_protocol
-    from deploy.release.judge import Judge, RecentEvents
-    from deploy.service.answer_log import AnswerLog
-    from deploy.service.app import create_app
-    from deploy.service.popularity_baseline import PopularityPeer
-    from deploy.service.retrieval import RetrievalService
-    from deploy.service.sequence_follower import SequenceFollower
-    from deploy.service.snapshot_follower import SnapshotFollower
-    from deploy.service.user_histories import UserHistories
-    from deploy.service.workers import Forwarding, note
-    from streaming.topic_identity import TopicIdentity
+    from deploy.service.workers import note
 
+    config = worker.config
     connections = most_connections(config.limits.connections, raise_descriptors())
-    token = config.bearer()
     torch.set_num_threads(1)  # a query is small: further queries use further cores
     # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
     sys.setswitchinterval(SWITCH_SECONDS)
     # What was imported stays; to look through it again and again costs tens of milliseconds.
     gc.collect()
     gc.freeze()
-    first = worker == 1
-    folder = data_dir / "service" if first else data_dir / "service" / f"worker-{worker}"
-    recent = RecentEvents()
-    judge = Judge(config.judge, recent, topic) if first else None
-    follower = SnapshotFollower(data_dir, search, judge=judge, follow_decisions=not first)
-    popularity = PopularityPeer(path=folder / "popularity.json")
-
-    def learnt(events: list[tuple[int, int, UserSequence]]) -> None:
-        recent.add(events)
-        popularity.add(events)
-
-    histories = UserHistories(folder / "histories", learnt)
-    identity = TopicIdentity(
-        data_dir, str(folder.relative_to(data_dir)), kafka, {"sequences": topic}
-    )
-    sequences = SequenceFollower(histories, kafka, topic, identity=identity)
-    answers = AnswerLog(data_dir / "service" / "answers", config.answers, worker=worker)
-    service = RetrievalService(
-        data_dir,
-        follower,
-        histories,
-        sequences,
-        config.threads,
-        queue=config.queue,
-        timeout_seconds=config.timeout_seconds,
-        popularity=popularity,
-        recent=recent,
-        answers=answers,
-        token=token,
-        first=first,
-    )
+    service = _service(worker)
     own_port = listeners[-1].getsockname()[1]
-    app = create_app(
-        service,
-        config.body_limit_bytes,
-        token,
-        hosts=(config.host, *config.hosts),
-        forwarding=None if first else Forwarding(data_dir, own_port),
-    )
-    limits = replace(config.limits, connections=connections)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=bounded_protocol(limits),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-        )
-    )
+    app = _app(worker, service, own_port)
+    server = _server(app, replace(config.limits, connections=connections))
     # In a thread, because in the main one uvicorn would take the signals for itself.
     work: list[tuple[str, Callable[..., object], tuple[Any, ...]]] = [
         ("http", server.run, (listeners,)),
-        ("snapshots", follower.run, (stop, config.poll_seconds)),
-        ("sequences", sequences.run, (stop,)),
-        ("popularity", popularity.run, (stop,)),
-        ("answers", answers.run, (stop,)),
+        ("snapshots", service.follower.run, (stop, config.poll_seconds)),
+        ("sequences", service.sequences.run, (stop,)),
+        ("popularity", service.popularity.run, (stop,)),
     ]
-    if extension is not None and first:
+    if service.answers is not None:
+        work.append(("answers", service.answers.run, (stop,)))
+    if extension is not None and worker.first:
         work.append(("extension", extension(app, service), (stop,)))
     threads = [
         threading.Thread(target=target, args=arguments, name=name, daemon=True)
@@ -217,15 +127,15 @@ def _serve(
     for thread in threads:
         thread.start()
     address = "http://{}:{}".format(*listeners[0].getsockname()[:2])
-    log.info("service up", address=address, worker=worker)
+    log.info("service up", address=address, worker=worker.number)
     unsaid = ""
     try:
         while not stop.is_set():
             try:
                 if config.workers > 1:
-                    note(data_dir, worker, own_port, service.answered)
-                if first:
-                    report(_status(service, address))
+                    note(worker.data_dir, worker.number, own_port, service.answered)
+                if worker.first:
+                    report(status_of(service, address))
                 unsaid = ""
             except OSError as error:  # a full disk, say: answers go on
                 if str(error) != unsaid:
@@ -241,18 +151,72 @@ def _serve(
         for thread in threads:
             thread.join(timeout=10)
         service.close()
-        histories.close()
-        if first:
+        service.histories.close()
+        if worker.first:
             with contextlib.suppress(OSError):
-                report(_status(service, address).and_says(ready=False))
+                report(status_of(service, address).and_says(ready=False))
 
 
-def _status(service: RetrievalService, address: str) -> ServiceStatus:
-    health = service.health().model_dump()
-    return ServiceStatus(
-        **health | {"version": health["version"] or 0},
-        address=address,
-        requests=service.answered_by_all(),
-        popularity_recall_at_50=service.popularity.recall,
-        problem=service.follower.last_error or service.sequences.problem,
+def _service(worker: Worker) -> RetrievalService:
+    from deploy.release.judge import Judge, RecentEvents
+    from deploy.service.answer_log import AnswerLog
+    from deploy.service.popularity_baseline import PopularityPeer
+    from deploy.service.retrieval import RetrievalService
+    from deploy.service.sequence_follower import SequenceFollower
+    from deploy.service.snapshot_follower import SnapshotFollower
+    from deploy.service.user_histories import UserHistories
+    from streaming.topic_identity import TopicIdentity
+
+    config, data_dir, folder = worker.config, worker.data_dir, worker.folder
+    recent = RecentEvents()
+    judge = Judge(config.judge, recent, worker.topic) if worker.first else None
+    popularity = PopularityPeer(path=folder / "popularity.json")
+
+    def learnt(events: list[tuple[int, int, UserSequence]]) -> None:
+        recent.add(events)
+        popularity.add(events)
+
+    histories = UserHistories(folder / "histories", learnt)
+    owner = str(folder.relative_to(data_dir))
+    identity = TopicIdentity(data_dir, owner, worker.kafka, {"sequences": worker.topic})
+    return RetrievalService(
+        worker,
+        SnapshotFollower(data_dir, worker.search, judge=judge, follow_decisions=not worker.first),
+        histories,
+        SequenceFollower(histories, worker.kafka, worker.topic, identity=identity),
+        popularity=popularity,
+        recent=recent,
+        answers=AnswerLog(data_dir / "service" / "answers", config.answers, worker=worker.number),
+    )
+
+
+def _app(worker: Worker, service: RetrievalService, own_port: int) -> FastAPI:
+    from deploy.service.app import create_app
+    from deploy.service.workers import Forwarding
+
+    config = worker.config
+    return create_app(
+        service,
+        config.body_limit_bytes,
+        config.bearer(),
+        hosts=(config.host, *config.hosts),
+        forwarding=None if worker.first else Forwarding(worker.data_dir, own_port),
+    )
+
+
+def _server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    import uvicorn
+
+    from deploy.http.bounded_protocol import bounded_protocol
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=bounded_protocol(limits),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -19,14 +18,16 @@ from deploy.release.judge import RecentEvents
 from deploy.release.ledger import registered_versions
 from deploy.service import schema as schema
 from deploy.service.answer_log import AnswerLog
+from deploy.service.config import Worker
 from deploy.service.explanation import explained
-from deploy.service.metrics import Reading, ServiceMetrics
+from deploy.service.health import since_pointer
+from deploy.service.metrics import ServiceMetrics, read_metrics, readings
 from deploy.service.popularity_baseline import PopularityPeer
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
-from deploy.service.workers import others, read_metrics
+from deploy.service.workers import others
 from indexer.search.retriever import Answer, Query, Retriever
 from indexer.snapshots.snapshot import versions
 
@@ -43,28 +44,23 @@ NOT_READY = (
 class RetrievalService:
     """Answers from the snapshot that serves now.
 
-    `follower` and `histories` are brought up to date by threads of their own. Only the `first`
+    `follower` and `histories` are brought up to date by threads of their own. Only the first
     worker measures freshness, and shows the metrics of all.
     """
 
     def __init__(
         self,
-        data_dir: Path,
+        worker: Worker,
         follower: SnapshotFollower,
         histories: UserHistories,
         sequences: SequenceFollower,
-        threads: int,
         *,
-        queue: int = 64,
-        timeout_seconds: float = 2.0,
         popularity: PopularityPeer | None = None,
         recent: RecentEvents | None = None,
         answers: AnswerLog | None = None,
         clock: Callable[[], Moment] = moment.now,
-        token: str = "",
-        first: bool = True,
     ) -> None:
-        self.data_dir = data_dir
+        self.data_dir = data_dir = worker.data_dir
         self.follower = follower
         self.histories = histories
         self.sequences = sequences
@@ -73,19 +69,21 @@ class RetrievalService:
         self.answers = answers
         self.answered = 0
         self.clock = clock
-        self.queue = WorkQueue("retrieve", threads, queue, timeout_seconds)
-        if first:
+        config = worker.config
+        self.queue = WorkQueue("retrieve", config.threads, config.queue, config.timeout_seconds)
+        if worker.first:
+            token = config.bearer()
             self.freshness = Freshness(clock)
             histories.listeners.append(self.freshness.taken_in)
             sequences.measure(self.freshness)
             follower.swapped = self.freshness.serves
             self.metrics = ServiceMetrics(
-                self._readings(),
+                readings(self),
                 [PartMetrics(data_dir), self.freshness],
                 lambda: read_metrics(data_dir, token),
             )
         else:
-            self.metrics = ServiceMetrics(self._readings())
+            self.metrics = ServiceMetrics(readings(self))
         follower.withdrew = self.popularity.withdraw
         follower.served = self._began_to_serve
 
@@ -216,34 +214,6 @@ class RetrievalService:
         """Queries that all workers have answered."""
         return self.answered + sum(one["answered"] for one in others(self.data_dir))
 
-    def health(self) -> schema.Health:
-        """Where the service stands."""
-        state = self.follower.state
-        facts = state.snapshot.manifest.facts if state else {}
-        return schema.Health(
-            live=True,
-            ready=state is not None,
-            version=state.version if state else None,
-            challenger_version=self.follower.challenger,
-            decided_version=self.follower.decided,
-            pinned=self.follower.pinned,
-            digest=state.snapshot.manifest.digest if state else None,
-            codebook_generation=facts.get("codebook_generation"),
-            items=len(state.snapshot.lists) if state else 0,
-            appended_items=len(state.loaded.items) - facts.get("indexed_items", 0)
-            if state and "indexed_items" in facts
-            else 0,
-            pointer_age_seconds=self._since_pointer(),
-            trained_until_ms=state.event_time_ms if state else None,
-            latest_event_ms=self.histories.latest_event_time_ms or None,
-            users=self.histories.users,
-            history_lag_records=self.sequences.lag_records,
-            kafka_connected=self.sequences.connected,
-            kafka_problem=self.sequences.problem,
-            swaps=self.follower.swaps,
-            last_error=self.follower.last_error,
-        )
-
     def snapshots(self) -> list[schema.SnapshotVersion]:
         """Published snapshots on disk, newest first."""
         state = self.follower.state
@@ -261,80 +231,14 @@ class RetrievalService:
             for version in reversed(versions(self.data_dir))
         ]
 
-    def _since_pointer(self) -> float | None:
-        """Seconds since the pointer was moved, which it says of itself by the wall clock."""
-        pointer = self.follower.pointer
-        return max(0.0, self.clock().wall - pointer.published_at / 1000) if pointer else None
-
     def _began_to_serve(self, state: Retriever) -> None:
         """A version took over: note how long that took since it was published."""
-        pointer = self.follower.pointer
-        if pointer is not None and pointer.version == state.version:
-            seconds = self.clock().wall - pointer.published_at / 1000
-            self.metrics.publish_to_serve_seconds.observe(max(0.0, seconds))
+        pointer, seconds = self.follower.pointer, since_pointer(self)
+        if pointer is not None and pointer.version == state.version and seconds is not None:
+            self.metrics.publish_to_serve_seconds.observe(seconds)
 
     def close(self) -> None:
         """Wait for the answers under way."""
         self.queue.close()
         with suppress(OSError):  # a full disk: what was saved before is kept
             self.popularity.save()
-
-    def _readings(self) -> list[Reading]:
-        follower, histories, sequences = self.follower, self.histories, self.sequences
-
-        def of_state(value: Callable[[Retriever], float]) -> Callable[[], float | None]:
-            return lambda: value(follower.state) if follower.state else None
-
-        def behind() -> float | None:
-            state, latest = follower.state, histories.latest_event_time_ms
-            return max(0, latest - state.event_time_ms) / 1000 if state and latest else None
-
-        return [
-            Reading("ready", "1 once a snapshot is loaded.", lambda: float(bool(follower.state))),
-            Reading("snapshot_version", "Snapshot that answers.", of_state(lambda s: s.version)),
-            Reading("snapshot_pinned", "1 while pinned.", lambda: float(follower.pinned)),
-            Reading(
-                "items", "Items that can be retrieved.", of_state(lambda s: len(s.snapshot.lists))
-            ),
-            Reading(
-                "snapshot_age_seconds", "Since the pointer was last moved.", self._since_pointer
-            ),
-            Reading("snapshot_load_seconds", "Last load.", lambda: follower.load_seconds),
-            Reading("snapshot_swaps", "Snapshots swapped in.", lambda: follower.swaps, True),
-            Reading("snapshot_failures", "Snapshots refused.", lambda: follower.failures, True),
-            Reading(
-                "model_behind_seconds",
-                "Event time between the newest click known and the newest one learnt.",
-                behind,
-            ),
-            Reading("history_users", "Users with a history.", lambda: histories.users),
-            Reading("history_lag_records", "Not taken in yet.", lambda: sequences.lag_records),
-            Reading("history_records", "Taken in.", lambda: sequences.stored_records, True),
-            Reading("history_poisoned", "Skipped.", lambda: histories.poisoned, True),
-            Reading("kafka_connected", "1 while connected.", lambda: float(sequences.connected)),
-            Reading(
-                "history_event_time_seconds",
-                "Newest click known, seconds since 1970.",
-                lambda: histories.latest_event_time_ms / 1000,
-            ),
-            Reading(
-                "answers_logged",
-                "Answers in the log's files.",
-                lambda: self.answers.written if self.answers else 0,
-                True,
-            ),
-            Reading(
-                "answers_not_logged",
-                "Answers that the log lost.",
-                lambda: self.answers.lost if self.answers else 0,
-                True,
-            ),
-            Reading("queue_requests", "Waiting or being answered.", lambda: self.queue.waiting),
-            Reading("queue_refused", "Answered 429.", lambda: self.queue.refused, True),
-            Reading("queue_timed_out", "Answered 504.", lambda: self.queue.timed_out, True),
-            Reading(
-                "popularity_recall_at_50",
-                "Recall@50 of the popularity peer over its last queries, a ratio.",
-                lambda: self.popularity.window_recall,
-            ),
-        ]

@@ -9,15 +9,11 @@ of the others, and adds them to its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
-from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -29,20 +25,6 @@ from deploy.monitoring.part_status import write_last_word
 OWN = ("/v1/retrieve", "/v1/retrieve/batch", "/v1/explain", "/v1/popular", "/ready")
 """What every worker answers itself."""
 STALE_SECONDS = 10.0
-ADDED = frozenset(
-    f"sparc_service_{name}"
-    for name in (
-        "request_seconds",
-        "queries",
-        "retrieved_items",
-        "answers_logged",
-        "answers_not_logged",
-        "queue_requests",
-        "queue_refused",
-        "queue_timed_out",
-    )
-)
-"""Families that count what each worker does."""
 _LEFT_OUT = {b"host", b"content-length", b"connection", b"transfer-encoding"}
 
 
@@ -111,54 +93,3 @@ class Forwarding:
             if name.lower() not in _LEFT_OUT | {b"content-encoding"}
         ] + [(b"content-length", b"%d" % len(answer.content))]
         return passed
-
-
-def read_metrics(data_dir: Path, token: str) -> list[str]:
-    """The metrics of the workers beside the first, as text; one that is away is left out."""
-    texts = []
-    for one in others(data_dir):
-        try:
-            answer = httpx.get(
-                f"http://127.0.0.1:{one['port']}/metrics",
-                headers={"Authorization": f"Bearer {token}"} if token else {},
-                timeout=1.0,
-                trust_env=False,
-            )
-            texts.append(answer.raise_for_status().text)
-        except httpx.HTTPError:
-            continue
-    return texts
-
-
-class AddedUp(Collector):
-    """Metrics whose `ADDED` families are the sums over workers.
-
-    Args:
-        collect: the families of the first worker.
-        texts: the metrics of the others.
-    """
-
-    def __init__(self, collect: Callable[[], Iterable[Metric]], texts: Sequence[str]) -> None:
-        self._collect = collect
-        self._texts = texts
-
-    def collect(self) -> Iterable[Metric]:
-        """The families, each once."""
-        more: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Any]] = {}
-        for text in self._texts:
-            for family in text_string_to_metric_families(text):
-                if family.name not in ADDED:
-                    continue
-                samples = more.setdefault(family.name, {})
-                for sample in family.samples:
-                    key = sample.name, frozenset(sample.labels.items())
-                    before = samples[key].value if key in samples else 0.0
-                    samples[key] = sample._replace(value=before + sample.value)
-        for metric in self._collect():
-            left = more.pop(metric.name, {})
-            for at, sample in enumerate(metric.samples):
-                other = left.pop((sample.name, frozenset(sample.labels.items())), None)
-                if other is not None and not sample.name.endswith("_created"):
-                    metric.samples[at] = sample._replace(value=sample.value + other.value)
-            metric.samples.extend(left.values())
-            yield metric

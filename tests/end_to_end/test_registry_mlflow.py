@@ -27,7 +27,7 @@ from deploy.registry import registrar
 from deploy.registry.config import RegistryConfig
 from deploy.release.ledger import registered_versions
 from deploy.service import process
-from deploy.service.config import ServiceConfig
+from deploy.service.config import ServiceConfig, Worker
 from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from streaming.statuses import PartStatus
@@ -154,15 +154,9 @@ def start_registrar(shelf: Shelf, server: MlflowServer, kafka_broker, topics: To
 
 
 def start_service(shelf: Shelf, kafka_broker, topics: Topics) -> Part:
-    return Part(
-        process.run,
-        ServiceConfig(),
-        shelf.data_dir,
-        0,
-        kafka=kafka_broker.connection,
-        topic=topics.sequences,
-        search=SEARCH,
-    )
+    connection = kafka_broker.connection
+    worker = Worker(ServiceConfig(), shelf.data_dir, connection, topics.sequences, SEARCH)
+    return Part(process.run, worker)
 
 
 def announcements(kafka_broker, topic: str) -> list[dict[str, Any]]:

@@ -25,9 +25,7 @@ from starlette.types import Receive, Scope, Send
 from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
 from deploy.service import process
-from deploy.service.config import ServiceConfig
-from indexer.search.soft_search import SearchConfig
-from streaming.kafka_clients import KafkaConnection
+from tests.deploy.service.test_service import worker_on
 from tests.deploy.snapshot_maker import Shelf
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -302,14 +300,7 @@ def test_a_status_that_cannot_be_written_ends_no_service(shelf: Shelf, free_port
 
     thread = threading.Thread(
         target=process.run,
-        args=(ServiceConfig(), shelf.data_dir, free_ports(1)[0]),
-        kwargs={
-            "kafka": KafkaConnection("127.0.0.1:1"),
-            "topic": "sequences",
-            "search": SearchConfig(codes=4),
-            "stop": stop,
-            "report": report,
-        },
+        args=(worker_on(shelf.data_dir, free_ports(1)[0]), stop, report),
     )
     thread.start()
     try:

@@ -20,6 +20,7 @@ from indexer.search.exploration import ExplorationConfig
 from indexer.search.retriever import Answer, Query
 from indexer.search.soft_search import SearchConfig
 from streaming.kafka_clients import KafkaConnection
+from tests.deploy.service.test_service import worker_on
 from tests.deploy.snapshot_maker import Shelf
 
 ANSWER = Answer([5, 9], [0.5, 0.5], [1, 2], [0.4, 0.1], [1.0, 0.02], [], 70)
@@ -91,7 +92,7 @@ def test_the_service_says_and_logs_what_was_drawn(shelf: Shelf, tmp_path: Path) 
     sequences = SequenceFollower(histories, KafkaConnection("127.0.0.1:1"), "sequences")
     answers = AnswerLog(tmp_path / "answers", AnswerLogConfig())
     service = RetrievalService(
-        shelf.data_dir, follower, histories, sequences, threads=1, answers=answers
+        worker_on(shelf.data_dir), follower, histories, sequences, answers=answers
     )
     http = TestClient(create_app(service, 4096), "http://127.0.0.1")
 

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from deploy.service import process
 from deploy.service.app import create_app
-from deploy.service.config import ServiceConfig, ServiceError
+from deploy.service.config import ServiceConfig, ServiceError, Worker
 from deploy.service.retrieval import RetrievalService
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
@@ -31,6 +31,12 @@ SEARCH = SearchConfig(codes=4)
 BODY_LIMIT = 4096
 
 
+def worker_on(data_dir: Path, port: int = 0, **settings: Any) -> Worker:
+    """The only worker of a service that Kafka is away from."""
+    away = KafkaConnection("127.0.0.1:1", {"bootstrap_timeout_ms": 500})
+    return Worker(ServiceConfig(**settings), data_dir, away, "sequences", SEARCH, port)
+
+
 class Running:
     """A service whose parts a test moves by hand."""
 
@@ -41,7 +47,7 @@ class Running:
         self.histories = UserHistories(data_dir / "service" / "histories")
         sequences = SequenceFollower(self.histories, KafkaConnection("127.0.0.1:1"), "sequences")
         self._service = RetrievalService(
-            data_dir, self.follower, self.histories, sequences, threads=2
+            worker_on(data_dir, threads=2), self.follower, self.histories, sequences
         )
         self.http = TestClient(create_app(self._service, BODY_LIMIT), "http://127.0.0.1")
 
@@ -328,16 +334,11 @@ class Process:
         self.reports: list[dict[str, Any]] = []
         self._thread = threading.Thread(
             target=process.run,
-            args=(ServiceConfig(), data_dir, port),
-            kwargs={
-                "kafka": KafkaConnection("127.0.0.1:1", {"bootstrap_timeout_ms": 500}),
-                "topic": "sequences",
-                "search": SEARCH,
-                "stop": self.stop,
-                "report": lambda status: self.reports.append(
-                    orjson.loads(orjson.dumps(status.to_json()))
-                ),
-            },
+            args=(
+                worker_on(data_dir, port),
+                self.stop,
+                lambda status: self.reports.append(orjson.loads(orjson.dumps(status.to_json()))),
+            ),
         )
         self._thread.start()
 
@@ -377,13 +378,4 @@ def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServiceError, match=f"cannot listen on 127.0.0.1:{port}"):
-            process.run(
-                ServiceConfig(),
-                tmp_path,
-                port,
-                kafka=KafkaConnection("127.0.0.1:1"),
-                topic="sequences",
-                search=SEARCH,
-                stop=threading.Event(),
-                report=lambda _: None,
-            )
+            process.run(worker_on(tmp_path, port), threading.Event(), lambda _: None)

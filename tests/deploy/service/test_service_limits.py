@@ -27,6 +27,7 @@ from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from indexer.search.soft_search import SearchConfig
 from streaming.events import UserSequence
 from streaming.kafka_clients import KafkaConnection
+from tests.deploy.service.test_service import worker_on
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks
 
 SEARCH = SearchConfig(codes=4)
@@ -54,12 +55,10 @@ class Serving:
             shelf.publish(version)
             self.follower.poll()
         self.service = RetrievalService(
-            shelf.data_dir,
+            worker_on(shelf.data_dir, timeout_seconds=30.0),
             self.follower,
             self.histories,
             SequenceFollower(self.histories, KafkaConnection("127.0.0.1:1"), "s"),
-            threads=1,
-            timeout_seconds=30.0,
             popularity=self.popularity,
             recent=self.recent,
         )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.dashboard.routes import add_dashboard
 from deploy.release.decisions import Decision, decide
 from deploy.service import process
-from deploy.service.config import ServiceConfig, ServiceError
-from deploy.service.workers import AddedUp, note, noted
+from deploy.service.config import ServiceConfig, ServiceError, Worker
+from deploy.service.metrics import AddedUp
+from deploy.service.workers import note, noted
 from indexer.search.soft_search import SearchConfig
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import Shelf
@@ -28,24 +30,25 @@ class Workers:
     """Workers of one service, each in a thread."""
 
     def __init__(self, data_dir: Path, port: int, away: int, token: str = "") -> None:
-        self._arguments = (ServiceConfig(workers=2, poll_seconds=0.05, token=token), data_dir, port)
-        self._away = away
+        self._worker = Worker(
+            ServiceConfig(workers=2, poll_seconds=0.05, token=token),  # type: ignore[arg-type]
+            data_dir,
+            KafkaConnection(f"127.0.0.1:{away}"),
+            "sequences",
+            SearchConfig(codes=4),
+            port,
+        )
         self.address = f"http://127.0.0.1:{port}"
         self.statuses: list[dict[str, Any]] = []
 
     @contextmanager
     def running(self, number: int) -> Iterator[None]:
         stop = threading.Event()
-        more = {
-            "kafka": KafkaConnection(f"127.0.0.1:{self._away}"),
-            "topic": "sequences",
-            "search": SearchConfig(codes=4),
-            "stop": stop,
-            "report": lambda status: self.statuses.append(status.to_json()),
-            "worker": number,
-            "extension": add_dashboard,
-        }
-        thread = threading.Thread(target=process.run, args=self._arguments, kwargs=more)
+        one = replace(self._worker, number=number)
+        thread = threading.Thread(
+            target=process.run,
+            args=(one, stop, lambda s: self.statuses.append(s.to_json()), add_dashboard),
+        )
         thread.start()
         try:
             yield
@@ -154,17 +157,8 @@ def test_without_the_first_worker_queries_are_answered_and_the_rest_says_why(
 
 def test_a_worker_that_there_is_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"service\.workers"):
-        process.run(
-            ServiceConfig(),
-            tmp_path,
-            0,
-            kafka=KafkaConnection(""),
-            topic="",
-            search=SearchConfig(),
-            stop=threading.Event(),
-            report=lambda _: None,
-            worker=2,
-        )
+        one = Worker(ServiceConfig(), tmp_path, KafkaConnection(""), "", SearchConfig(), number=2)
+        process.run(one, threading.Event(), lambda _: None)
     with pytest.raises(ValueError, match="workers"):
         ServiceConfig(workers=0)
 

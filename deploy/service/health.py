@@ -1,0 +1,58 @@
+"""Where the service stands: `/health` over HTTP, and the report of the part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploy.service.schema import Health
+from streaming.statuses import ServiceStatus
+
+if TYPE_CHECKING:
+    from deploy.service.retrieval import RetrievalService
+
+
+def health_of(service: RetrievalService) -> Health:
+    """What it serves, and how far that is behind."""
+    state = service.follower.state
+    facts = state.snapshot.manifest.facts if state else {}
+    return Health(
+        live=True,
+        ready=state is not None,
+        version=state.version if state else None,
+        challenger_version=service.follower.challenger,
+        decided_version=service.follower.decided,
+        pinned=service.follower.pinned,
+        digest=state.snapshot.manifest.digest if state else None,
+        codebook_generation=facts.get("codebook_generation"),
+        items=len(state.snapshot.lists) if state else 0,
+        appended_items=len(state.loaded.items) - facts.get("indexed_items", 0)
+        if state and "indexed_items" in facts
+        else 0,
+        pointer_age_seconds=since_pointer(service),
+        trained_until_ms=state.event_time_ms if state else None,
+        latest_event_ms=service.histories.latest_event_time_ms or None,
+        users=service.histories.users,
+        history_lag_records=service.sequences.lag_records,
+        kafka_connected=service.sequences.connected,
+        kafka_problem=service.sequences.problem,
+        swaps=service.follower.swaps,
+        last_error=service.follower.last_error,
+    )
+
+
+def status_of(service: RetrievalService, address: str) -> ServiceStatus:
+    """The same as a report, and what all workers did; `address` is where it listens."""
+    health = health_of(service).model_dump()
+    return ServiceStatus(
+        **health | {"version": health["version"] or 0},
+        address=address,
+        requests=service.answered_by_all(),
+        popularity_recall_at_50=service.popularity.recall,
+        problem=service.follower.last_error or service.sequences.problem,
+    )
+
+
+def since_pointer(service: RetrievalService) -> float | None:
+    """Seconds since the pointer was moved, which it says of itself by the wall clock."""
+    pointer = service.follower.pointer
+    return max(0.0, service.clock().wall - pointer.published_at / 1000) if pointer else None
