@@ -20,7 +20,7 @@ from deploy.registry import pyfunc_model
 from deploy.registry.pyfunc_model import ARTIFACT, input_example
 
 if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.soft_search import SearchConfig
+    from indexer.search.config import SearchConfig
 
 _REQUIREMENTS = (
     "mlflow",

@@ -43,7 +43,7 @@ from model.artifacts.manifest import Manifest
 from streaming.temporary import temporary
 
 if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.soft_search import SearchConfig
+    from indexer.search.config import SearchConfig
 
 PLOTS = "plots"
 """Folder of a version's artifacts with its pictures."""

@@ -50,8 +50,8 @@ class SnapshotModel(PythonModel):
             SnapshotError: if a file of the snapshot is missing or altered.
         """
         # Late, because MLflow also runs this file where a model is only registered.
+        from indexer.search.config import SearchConfig
         from indexer.search.retriever import Retriever
-        from indexer.search.soft_search import SearchConfig
 
         given = (context.model_config or {}).get("search", {})
         search = TypeAdapter(SearchConfig).validate_python(given)

@@ -44,7 +44,7 @@ from streaming.statuses import RegistrarStatus, Report
 from streaming.topic_identity import TopicIdentity
 
 if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.soft_search import SearchConfig
+    from indexer.search.config import SearchConfig
 
 log = structlog.get_logger(__name__)
 

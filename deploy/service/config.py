@@ -13,7 +13,7 @@ from deploy.release.config import JudgeConfig
 from streaming.secret import MASK, remember
 
 if TYPE_CHECKING:
-    from indexer.search.soft_search import SearchConfig
+    from indexer.search.config import SearchConfig
     from streaming.kafka_clients import KafkaConnection
 
 MOST_WORKERS = 64

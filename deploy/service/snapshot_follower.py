@@ -29,8 +29,8 @@ from deploy.release.decisions import SERVED, Decision, Served, decide, decisions
 from deploy.release.judge import Judge
 from indexer.building.late_items import LateItems
 from indexer.errors import SnapshotError
+from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, Retriever
-from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from indexer.snapshots.withdrawn import NONE, WITHDRAWN, read_withdrawn

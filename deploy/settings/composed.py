@@ -24,7 +24,7 @@ from deploy.settings.servers import Flink, Kafka, Ports
 from deploy.usable_path import require_usable
 from indexer.evaluation.config import EvaluationConfig
 from indexer.indexing.config import IndexerConfig
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from replay.config import ReplayConfig
 from streaming.job import settings as job
 from streaming.job.flink_tls import TLS_FOLDER, FlinkTls

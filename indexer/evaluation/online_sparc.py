@@ -18,7 +18,7 @@ from indexer.evaluation.config import EvaluationConfig
 from indexer.evaluation.published_versions import Handover, Publisher, Served
 from indexer.indexing.config import IndexerConfig
 from indexer.search.answers import Answers as Found
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
 from model.evaluation.user_sequences import SequencesOfUsers

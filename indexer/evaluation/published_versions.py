@@ -20,7 +20,8 @@ from indexer.building.drift import Geometry
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.item_store import ListedItem
 from indexer.search.answers import Answers
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import SearchConfig
+from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.item_table import ItemTable
 from indexer.snapshots.snapshot import Snapshot
 from model.artifacts.manifest import Manifest

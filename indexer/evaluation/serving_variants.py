@@ -31,8 +31,8 @@ from typing import Protocol
 
 from indexer.evaluation.published_versions import Handover, Publisher, Served, ask
 from indexer.search.answers import Answers
-from indexer.search.exploration import NOTHING
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import RANKED_ONLY, SearchConfig
+from indexer.search.soft_search import SoftSearch
 from model.evaluation.protocol import Queries
 from model.retrieval.retrieval_model import RetrievalModel
 
@@ -128,10 +128,10 @@ class Mixed:
 def search_ways(search: SearchConfig) -> dict[str, Way]:
     """Controls that change the search alone."""
     return {
-        "hard_top_1": Searched(replace(search, codes=1, evidence=0, explore=NOTHING)),
-        "no_reserve": Searched(replace(search, explore=NOTHING)),
+        "hard_top_1": Searched(replace(search, codes=1, evidence=0, explore=RANKED_ONLY)),
+        "no_reserve": Searched(replace(search, explore=RANKED_ONLY)),
         **{
-            name: Searched(replace(search, explore=replace(NOTHING, untouched=share)))
+            name: Searched(replace(search, explore=replace(RANKED_ONLY, untouched=share)))
             for name, share in RESERVES.items()
         },
         "equal_quota": Searched(replace(search, quota="equal")),

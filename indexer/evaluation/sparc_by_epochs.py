@@ -17,7 +17,7 @@ import numpy as np
 from indexer.evaluation.online_sparc import WARM_UP_STEP, OnlineSparcConfig
 from indexer.evaluation.published_versions import Handover, Publisher, Served
 from indexer.indexing.config import IndexerConfig
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from model.evaluation.online_model import Answers
 from model.evaluation.protocol import LIST_LENGTH, Events, Queries
 from model.evaluation.user_sequences import SequencesOfUsers

@@ -5,13 +5,13 @@ together are longer than a query may cost. Where their lists hold fewer than k i
 answered, further codes follow in order of probability, so an answer is short only where the
 catalogue is.
 
-Shapes: B queries, S searched codes, C codes, D dimension, E items of evidence, n unwanted items.
+Shapes: B queries, S searched codes, C codes, D dimension, E items of evidence, n excluded items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,39 @@ if TYPE_CHECKING:  # torch is needed by the model only
 
 LEAST_LOG_P = np.float32(-1e30)
 """Stands for log 0, so that a code of probability 0 still comes before one without items."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries that want as much as each other.
+
+    Attributes:
+        histories: B of them, oldest item first.
+        now_ms_B: int64, time of each.
+        k: answers to each.
+        codes: how many codes are searched at least.
+        unwanted: ids of the items to leave out, one collection per query.
+    """
+
+    histories: Sequence[History]
+    now_ms_B: NDArray[np.int64]
+    k: int
+    codes: int
+    unwanted: Sequence[Collection[int]]
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def in_chunks(self, size: int) -> Iterator[Queries]:
+        """The same, so many at a time."""
+        for a in range(0, len(self), size):
+            part = slice(a, a + size)
+            yield replace(
+                self,
+                histories=self.histories[part],
+                now_ms_B=self.now_ms_B[part],
+                unwanted=self.unwanted[part],
+            )
 
 
 @dataclass(frozen=True)
@@ -50,22 +83,24 @@ class EncodedQueries:
     """Queries as the model sees them.
 
     Attributes:
+        queries: as they came.
         log_p_BC: log p(c|u).
         searched_BS: codes, most probable first, -1 padded.
         log_p_BS: of them, -inf at padding.
         users_BSD: user vectors for them.
-        hits: unwanted items in searched lists.
-        everywhere: unwanted items in any list.
+        excluded: unwanted items in any list.
+        excluded_in_slots: those of them in searched lists.
         evidence: positions and codes (B, E) and the user vectors of all codes (B, C, D); None
             where no evidence is ranked.
     """
 
+    queries: Queries
     log_p_BC: NDArray[np.float32]
     searched_BS: NDArray[np.int64]
     log_p_BS: NDArray[np.float32]
     users_BSD: NDArray[np.float32]
-    hits: Excluded
-    everywhere: Excluded
+    excluded: Excluded
+    excluded_in_slots: Excluded
     evidence: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]] | None
 
 
@@ -99,53 +134,50 @@ class CodeChoice:
         self._available = int(self._filled_C.sum())
         self._most_items = largest_share * len(lists)
 
-    def ask(
-        self,
-        histories: Sequence[History],
-        now_ms: NDArray[np.int64],
-        k: int,
-        codes: int,
-        unwanted: Sequence[Collection[int]],
-        *,
-        bounded: bool = True,
-    ) -> EncodedQueries:
-        """What the model says of some queries that want k items of `codes` codes or more.
+    def encode(self, queries: Queries, *, bounded: bool = True) -> EncodedQueries:
+        """What the model says of some queries.
 
         Unless `bounded`, lists may be as long as they like.
 
         Raises:
             IndexerError: for probabilities that are NaN and user vectors that are not finite.
         """
-        encoded = self._model.encode(histories, now_ms)
-        log_p_BC = self.log_interests(encoded)
-        everywhere = self.locate(unwanted)
+        users = self._model.encode(queries.histories, queries.now_ms_B)
+        log_p_BC = self.log_interests(users)
+        excluded = self.locate(queries.unwanted)
         most_items = self._most_items if bounded else len(self._lists)
-        searched_BS = self.choose(log_p_BC, everywhere, k, codes, most_items)
-        rows_B1 = np.arange(len(histories))[:, None]
+        searched_BS = self.choose(log_p_BC, excluded, queries.k, queries.codes, most_items)
+        rows_B1 = np.arange(len(queries))[:, None]
         valid_BS = searched_BS >= 0
         log_p_BS = np.where(valid_BS, log_p_BC[rows_B1, searched_BS], -np.inf)
         evidence = None
         if self._evidence is None:
-            users_BSD = self._model.user_vectors(encoded, np.where(valid_BS, searched_BS, 0))
+            users_BSD = self._model.user_vectors(users, np.where(valid_BS, searched_BS, 0))
         else:
             every_BC = np.broadcast_to(np.arange(log_p_BC.shape[1]), log_p_BC.shape)
-            users_BCD = self._model.user_vectors(encoded, every_BC)
+            users_BCD = self._model.user_vectors(users, every_BC)
             users_BSD = users_BCD[rows_B1, searched_BS]
-            evidence = (*self._evidence.positions(encoded), users_BCD)
+            evidence = (*self._evidence.positions(users), users_BCD)
         if not np.isfinite(users_BSD).all():
             raise IndexerError("the model answers user vectors that are not finite")
-        hits = everywhere.in_slots(searched_BS)
         return EncodedQueries(
-            log_p_BC, searched_BS, log_p_BS, users_BSD, hits, everywhere, evidence
+            queries,
+            log_p_BC,
+            searched_BS,
+            log_p_BS,
+            users_BSD,
+            excluded,
+            excluded.in_slots(searched_BS),
+            evidence,
         )
 
-    def log_interests(self, encoded: Any) -> NDArray[np.float32]:
+    def log_interests(self, users: Any) -> NDArray[np.float32]:
         """Log p(c|u) (B, C) of encoded histories, at the temperature; never less than the least.
 
         Raises:
             IndexerError: where it is NaN.
         """
-        log_p_BC = self._model.log_interests(encoded)
+        log_p_BC = self._model.log_interests(users)
         if self._temperature != 1.0:
             log_p_BC = log_p_BC / np.float32(self._temperature)
             log_p_BC = log_p_BC - log_sum_exp(log_p_BC)
@@ -169,7 +201,7 @@ class CodeChoice:
     def choose(
         self,
         log_p_BC: NDArray[np.float32],
-        unwanted: Excluded,
+        excluded: Excluded,
         k: int,
         codes: int,
         most_items: float,
@@ -180,14 +212,14 @@ class CodeChoice:
         sums_BS = np.cumsum(self._lists.sizes_C[searched_BS], axis=1)
         affordable_B = (sums_BS <= most_items).sum(axis=1).clip(min=1)
         fewest = int(affordable_B.min(initial=searched_BS.shape[1]))
-        unwanted_B = np.bincount(unwanted.query, minlength=len(log_p_BC))
+        excluded_B = np.bincount(excluded.query, minlength=len(log_p_BC))
         if (
             fewest == affordable_B.max(initial=fewest)
-            and (sums_BS[:, fewest - 1 : fewest].sum(axis=1) - unwanted_B >= k).all()
+            and (sums_BS[:, fewest - 1 : fewest].sum(axis=1) - excluded_B >= k).all()
         ):
-            return searched_BS[:, :fewest]  # they hold enough, wherever the unwanted items are
+            return searched_BS[:, :fewest]  # they hold enough, wherever the excluded items are
         room_BC = np.broadcast_to(self._lists.sizes_C, log_p_BC.shape).copy()
-        np.subtract.at(room_BC, (unwanted.query, unwanted.code), 1)
+        np.subtract.at(room_BC, (excluded.query, excluded.code), 1)
         sums_BC = np.cumsum(np.take_along_axis(room_BC, order_BC, axis=1), axis=1)
         needed_B = (sums_BC < k).sum(axis=1) + 1
         counts_B = np.minimum(np.maximum(needed_B, affordable_B), self._available)

@@ -25,47 +25,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
+from indexer.search.answers import Answers
+from indexer.search.code_choice import EncodedQueries, Queries
+from indexer.search.config import ExplorationConfig
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
 
 DAY_MS = 86_400_000
-
-
-@dataclass(frozen=True)
-class ExplorationConfig:
-    """What is reserved.
-
-    Attributes:
-        untouched: share of an answer's places for codes that no item of the history has; rounded
-            to whole places, so 0.02 is one place of 50 and none of 20.
-        young: share for items listed at most `young_days` ago, of whatever code.
-        young_days: by the wall clock, since the item was first announced.
-    """
-
-    untouched: float = 0.02
-    young: float = 0.0
-    young_days: float = 30.0
-
-    def __post_init__(self) -> None:
-        if not (self.untouched >= 0 and self.young >= 0 and self.untouched + self.young <= 1):
-            raise IndexerError(
-                f"explore: untouched is {self.untouched} and young {self.young}: use shares of the "
-                "answer, together at most 1"
-            )
-        if not self.young_days > 0:
-            raise IndexerError(f"explore: young_days is {self.young_days}, it must be positive")
-
-    def places(self, k: int) -> tuple[int, int]:
-        """How many of k places are reserved for untouched codes and for young items."""
-        untouched = int(k * self.untouched + 0.5)
-        return untouched, min(int(k * self.young + 0.5), k - untouched)
-
-
-NOTHING = ExplorationConfig(untouched=0.0)
-"""No place is reserved: the ranking alone."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +49,8 @@ class Drawn:
     propensities_BR: NDArray[np.float32]
 
 
-class Reserve:
-    """Draws for the reserved places; safe to share by threads.
+class ReservedPlaces:
+    """Draws for the reserved places of answers; safe to share by threads.
 
     Args:
         lists: what may be drawn.
@@ -108,59 +76,101 @@ class Reserve:
             self._young_N = order[lists.item_ids_N[order] >= 0]
             self._listed_N = listed_ms_N[self._young_N]
 
-    def draw(
-        self,
-        histories: Sequence[History],
-        now_ms: NDArray[np.int64],
-        log_p_BC: NDArray[np.float32],
-        taken: Sequence[NDArray[np.int64]],
-        k: int,
-    ) -> Drawn:
-        """Draw the reserved places of an answer of k.
+    def places(self, k: int) -> int:
+        """How many of k places are reserved."""
+        return sum(self._config.places(k))
+
+    def fill(
+        self, answers: Answers, positions_BK: NDArray[np.int64], encoded: EncodedQueries
+    ) -> None:
+        """Draw the last places of ranked answers, in place.
+
+        What is drawn has no rank, so it carries the score of the last item that has one. Where
+        nothing was eligible, what is ranked next takes the place. An answer that is short has no
+        reserved places: it holds the catalogue already.
 
         Args:
-            histories: B histories.
-            now_ms: (B,) time of each query.
+            answers: as ranked.
+            positions_BK: where in the lists the ranked items are, -1 at padding.
+            encoded: the queries.
+        """
+        log_p_BC, excluded = encoded.log_p_BC, encoded.excluded
+        kept, lists = encoded.queries.k - self.places(encoded.queries.k), self._lists
+        bounds = np.searchsorted(excluded.query, np.arange(len(encoded.queries) + 1))
+        unwanted = lists.starts_C[excluded.code] + excluded.row
+        taken = [
+            np.unique(np.concatenate([positions_BK[b, :kept], unwanted[bounds[b] : bounds[b + 1]]]))
+            for b in range(len(encoded.queries))
+        ]
+        drawn = self.draw(encoded.queries, log_p_BC, taken)
+        there_BR = (drawn.positions_BR >= 0) & (answers.items_BK[:, -1:] >= 0)
+        for b in np.flatnonzero(there_BR.any(axis=1)).tolist():
+            there_R = there_BR[b]
+            positions = drawn.positions_BR[b, there_R]
+            ranked = kept + np.flatnonzero(~np.isin(positions_BK[b, kept:], positions))
+            ranked = ranked[: np.count_nonzero(~there_R)]
+            first = kept + len(ranked)
+            answers.items_BK[b, kept:first] = answers.items_BK[b, ranked]
+            answers.scores_BK[b, kept:first] = answers.scores_BK[b, ranked]
+            answers.item_codes_BK[b, kept:first] = answers.item_codes_BK[b, ranked]
+            log_p_K = answers.item_log_probabilities_BK[b]
+            log_p_K[kept:first] = log_p_K[ranked]
+            codes = np.searchsorted(lists.starts_C, positions, side="right") - 1
+            answers.items_BK[b, first:] = lists.item_ids_N[positions]
+            answers.scores_BK[b, first:] = answers.scores_BK[b, first - 1] if first else 0.0
+            answers.item_codes_BK[b, first:] = codes
+            log_p_K[first:] = log_p_BC[b, codes]
+            answers.propensities_BK[b, first:] = drawn.propensities_BR[b, there_R]
+
+    def draw(
+        self,
+        queries: Queries,
+        log_p_BC: NDArray[np.float32],
+        taken: Sequence[NDArray[np.int64]],
+    ) -> Drawn:
+        """Draw the reserved places of answers.
+
+        Args:
+            queries: B of them.
             log_p_BC: log p(c|u).
             taken: for each query the distinct positions that must not be drawn, ascending.
-            k: places of the answer.
         """
-        untouched, young = self._config.places(k)
-        positions_BR = np.full((len(histories), untouched + young), -1, np.int64)
+        untouched, young = self._config.places(queries.k)
+        positions_BR = np.full((len(queries), untouched + young), -1, np.int64)
         propensities_BR = np.ones(positions_BR.shape, np.float32)
         young_by_code = self._young() if young else []
-        for b, history in enumerate(histories):
-            dice = _dice(history, int(now_ms[b]), untouched + young)
-            gone = taken[b]
+        for b, history in enumerate(queries.histories):
+            dice = _dice(history, int(queries.now_ms_B[b]), untouched + young)
+            out = taken[b]
             p_C = np.exp(log_p_BC[b].astype(np.float64))
             codes, _ = self._lists.locate(np.array(history.items, np.int64))
             p_new_C = p_C.copy()
             p_new_C[codes[codes >= 0]] = 0.0
             for r in range(untouched + young):
                 if r < untouched:
-                    found = self._from_codes(p_new_C, gone, dice[r])
+                    found = self._from_codes(p_new_C, out, dice[r])
                 else:
-                    found = self._from_young(p_C, young_by_code, gone, dice[r])
+                    found = self._from_young(p_C, young_by_code, out, dice[r])
                 if found is None:
                     continue
                 positions_BR[b, r], propensities_BR[b, r] = found
-                gone = np.insert(gone, np.searchsorted(gone, found[0]), found[0])
+                out = np.insert(out, np.searchsorted(out, found[0]), found[0])
         return Drawn(positions_BR, propensities_BR)
 
     def _from_codes(
-        self, weights_C: NDArray[np.float64], gone: NDArray[np.int64], dice: NDArray[np.float64]
+        self, weights_C: NDArray[np.float64], taken: NDArray[np.int64], dice: NDArray[np.float64]
     ) -> tuple[int, float] | None:
         starts, sizes = self._lists.starts_C, self._lists.sizes_C
-        first_C = np.searchsorted(gone, starts)
-        gone_C = np.searchsorted(gone, starts + self._lists.lengths_C) - first_C
-        chosen = _choose(np.where(sizes > gone_C, weights_C, 0.0), dice[0])
+        first_C = np.searchsorted(taken, starts)
+        taken_C = np.searchsorted(taken, starts + self._lists.lengths_C) - first_C
+        chosen = _choose(np.where(sizes > taken_C, weights_C, 0.0), dice[0])
         if chosen is None:
             return None
         code, p = chosen
-        left = int(sizes[code] - gone_C[code])
+        left = int(sizes[code] - taken_C[code])
         start, first = int(starts[code]), int(first_C[code])
         at = start + min(int(dice[1] * left), left - 1)
-        here = gone[first : first + gone_C[code]].tolist()
+        here = taken[first : first + taken_C[code]].tolist()
         for position in sorted([*here, *(start + self._lists.lists[code].gone).tolist()]):
             at += position <= at
         return at, p / left
@@ -175,10 +185,10 @@ class Reserve:
         self,
         weights_C: NDArray[np.float64],
         young_by_code: Sequence[NDArray[np.int64]],
-        gone: NDArray[np.int64],
+        taken: NDArray[np.int64],
         dice: NDArray[np.float64],
     ) -> tuple[int, float] | None:
-        left = [np.setdiff1d(young, gone, assume_unique=True) for young in young_by_code]
+        left = [np.setdiff1d(young, taken, assume_unique=True) for young in young_by_code]
         chosen = _choose(weights_C * np.array([len(one) > 0 for one in left]), dice[0])
         if chosen is None:
             return None

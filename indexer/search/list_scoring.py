@@ -8,17 +8,14 @@ places of an answer.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.code_choice import EncodedQueries, Excluded
+from indexer.search.config import Quota
 from indexer.search.evidence import Evidence
-from indexer.search.quota import quotas
 
-Quota = Literal["joint", "proportional", "equal"]
 LONG_LIST = 2048
 """Lists longer than this contribute their best k only, so that the score matrix stays narrow."""
 
@@ -32,27 +29,25 @@ class ListScores:
         evidence: what is scored whatever its code, None for nothing.
     """
 
-    def __init__(
-        self,
-        lists: CodeLists,
-        quota: Quota,
-        evidence: Evidence | None,
-    ) -> None:
+    def __init__(self, lists: CodeLists, quota: Quota, evidence: Evidence | None) -> None:
         self._lists = lists
         self._quota = quota
         self._evidence = evidence
         self._positions = np.arange(len(lists.item_ids_N), dtype=np.int32)
 
-    def best(self, asked: EncodedQueries, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def best(self, encoded: EncodedQueries) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and positions of the k best candidates of each query, in no order.
 
         Both are (B, k), or narrower where there are fewer; unwanted items score -inf.
         """
-        scores_BW, positions_BW = self._scored(asked, self._widths(asked, k))
-        if asked.evidence is not None:
-            scores_BE = self._evident(asked)
+        k = encoded.queries.k
+        scores_BW, positions_BW = self._scored(encoded, self._widths(encoded))
+        if encoded.evidence is not None:
+            scores_BE = self._evident(encoded)
             scores_BW = np.hstack([scores_BW, scores_BE])
-            positions_BW = np.hstack([positions_BW, asked.evidence[0].clip(min=0).astype(np.int32)])
+            positions_BW = np.hstack(
+                [positions_BW, encoded.evidence[0].clip(min=0).astype(np.int32)]
+            )
         W = scores_BW.shape[1]
         if k < W:
             best = np.argpartition(scores_BW, W - k, axis=1)[:, W - k :]
@@ -60,42 +55,39 @@ class ListScores:
             positions_BW = np.take_along_axis(positions_BW, best, axis=1)
         return scores_BW, positions_BW.astype(np.int64)
 
-    def every(self, asked: EncodedQueries) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def every(self, encoded: EncodedQueries) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Scores and positions (B, N) of all items of the searched lists, list by list."""
-        return self._scored(asked, np.full_like(asked.searched_BS, -1))
+        return self._scored(encoded, np.full_like(encoded.searched_BS, -1))
 
-    def _evident(self, asked: EncodedQueries) -> NDArray[np.float32]:
+    def _evident(self, encoded: EncodedQueries) -> NDArray[np.float32]:
         """Scores (B, E) of the evidence; -inf where its list is searched, or it is unwanted."""
-        assert self._evidence is not None and asked.evidence is not None  # noqa: S101 - see best
-        positions_BE, codes_BE, users_BCD = asked.evidence
+        assert self._evidence is not None and encoded.evidence is not None  # noqa: S101 - see best
+        positions_BE, codes_BE, users_BCD = encoded.evidence
         scores_BE = self._evidence.scores(positions_BE, codes_BE, users_BCD)
         searched_BC = np.zeros((len(scores_BE), len(self._lists.lists) + 1), bool)
-        np.put_along_axis(searched_BC, asked.searched_BS, True, axis=1)  # -1: the last column
+        np.put_along_axis(searched_BC, encoded.searched_BS, True, axis=1)  # -1: the last column
         searched_BC[:, -1] = False
         scores_BE[np.take_along_axis(searched_BC, codes_BE, axis=1)] = -np.inf
-        gone = asked.everywhere
-        at = self._lists.starts_C[gone.code] + gone.row
-        self._evidence.leave_out(scores_BE, positions_BE, gone.query, at)
+        excluded = encoded.excluded
+        at = self._lists.starts_C[excluded.code] + excluded.row
+        self._evidence.leave_out(scores_BE, positions_BE, excluded.query, at)
         return scores_BE
 
-    def _widths(self, asked: EncodedQueries, k: int) -> NDArray[np.int64]:
+    def _widths(self, encoded: EncodedQueries) -> NDArray[np.int64]:
         """How many candidates each list contributes, -1 for the whole list."""
-        sizes_BS = np.where(asked.searched_BS >= 0, self._lists.sizes_C[asked.searched_BS], 0)
-        room_BS = sizes_BS.copy()
-        np.subtract.at(room_BS, (asked.hits.query, asked.hits.slot), 1)
-        if self._quota == "joint":
-            return np.where(
-                self._lists.lengths_C[asked.searched_BS] > LONG_LIST, np.minimum(room_BS, k), -1
-            )
-        log_p_BS = asked.log_p_BS
-        weights_BS = np.exp(log_p_BS) if self._quota == "proportional" else np.ones_like(log_p_BS)
-        return quotas(weights_BS, room_BS, k)
+        searched_BS, k = encoded.searched_BS, encoded.queries.k
+        excluded = encoded.excluded_in_slots
+        room_BS = np.where(searched_BS >= 0, self._lists.sizes_C[searched_BS], 0)
+        np.subtract.at(room_BS, (excluded.query, excluded.slot), 1)
+        if self._quota == "equal":
+            return equal_quotas(room_BS, k)
+        return np.where(self._lists.lengths_C[searched_BS] > LONG_LIST, np.minimum(room_BS, k), -1)
 
     def _scored(
-        self, asked: EncodedQueries, cut_BS: NDArray[np.int64]
+        self, encoded: EncodedQueries, cut_BS: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Scores (B, W) of the candidates and their positions in the lists; -inf where unwanted."""
-        searched_BS, hits = asked.searched_BS, asked.hits
+        searched_BS, excluded = encoded.searched_BS, encoded.excluded_in_slots
         S = searched_BS.shape[1]
         lengths_BS = np.where(searched_BS >= 0, self._lists.lengths_C[searched_BS], 0)
         widths_BS = np.where(cut_BS < 0, lengths_BS, cut_BS)
@@ -105,7 +97,7 @@ class ListScores:
         positions_BW = np.zeros((len(searched_BS), W), np.int32)
         flat = searched_BS.ravel()
         order = np.argsort(flat, kind="stable")
-        users = asked.users_BSD.reshape(-1, asked.users_BSD.shape[-1])[order]
+        users = encoded.users_BSD.reshape(-1, encoded.users_BSD.shape[-1])[order]
         cut = cut_BS.ravel()[order]
         bounds = np.searchsorted(flat[order], np.arange(len(self._lists.lists) + 1))
         queries, starts = (order // S).tolist(), starts_BS.ravel()[order].tolist()
@@ -123,12 +115,14 @@ class ListScores:
                     scores_BW[query, start : start + size] = one
                     positions_BW[query, start : start + size] = positions
                 continue
-            ranked = self._list_best(code, users[here], cut[here], hits, np.array(queries[here]))
+            ranked = self._list_best(
+                code, users[here], cut[here], excluded, np.array(queries[here])
+            )
             for (one, rows), query, start in zip(ranked, queries[here], starts[here], strict=True):
                 scores_BW[query, start : start + len(rows)] = one
                 positions_BW[query, start : start + len(rows)] = positions[rows]
-        whole = cut_BS[hits.query, hits.slot] < 0
-        query, slot, row = hits.query[whole], hits.slot[whole], hits.row[whole]
+        whole = cut_BS[excluded.query, excluded.slot] < 0
+        query, slot, row = excluded.query[whole], excluded.slot[whole], excluded.row[whole]
         scores_BW[query, starts_BS[query, slot] + row] = -np.inf
         return scores_BW, positions_BW
 
@@ -144,13 +138,14 @@ class ListScores:
         code: int,
         users: NDArray[np.float32],
         counts: NDArray[np.int64],
-        hits: Excluded,
+        excluded: Excluded,
         queries: NDArray[np.int64],
     ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """For each query of this code its `counts` best wanted items: scores and rows."""
-        here = hits.code == code
+        here = excluded.code == code
         unwanted = {
-            q: hits.row[here & (hits.query == q)] for q in np.unique(hits.query[here]).tolist()
+            q: excluded.row[here & (excluded.query == q)]
+            for q in np.unique(excluded.query[here]).tolist()
         }
         none = np.empty(0, np.int64)
         if len(users) == 1:
@@ -167,3 +162,21 @@ class ListScores:
             rows = rows[np.argsort(-scores_n[rows], kind="stable")]
             ranked.append((scores_n[rows], rows))
         return ranked
+
+
+def equal_quotas(room_BS: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Shares k places equally among S lists, none above its room; the first get what is left over.
+
+    What a full list cannot take goes to the others; all of `room_BS` is given where it holds less.
+
+    >>> equal_quotas(np.array([[1, 9, 9], [9, 9, 9]]), 6).tolist()
+    [[1, 3, 2], [2, 2, 2]]
+    """
+    given_BS = np.zeros_like(room_BS)
+    while True:
+        open_BS = given_BS < room_BS
+        left_B1 = k - given_BS.sum(axis=1, keepdims=True)
+        share_B1 = left_B1 // open_BS.sum(axis=1, keepdims=True).clip(min=1)
+        if not (open_BS & (share_B1 > 0)).any():
+            return given_BS + (open_BS & (np.cumsum(open_BS, axis=1) <= left_B1))
+        given_BS += np.where(open_BS, np.minimum(share_B1, room_BS - given_BS), 0)

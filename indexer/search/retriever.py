@@ -16,7 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from indexer.search.answers import Answers
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import SearchConfig
+from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.item_table import ItemTable
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
 from indexer.snapshots.withdrawn import NONE, read_withdrawn

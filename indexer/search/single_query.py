@@ -9,20 +9,14 @@ Shapes: S searched codes, C codes, D dimension, E items of evidence, W candidate
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers
-from indexer.search.code_choice import CodeChoice, EncodedQueries, Excluded
+from indexer.search.code_choice import CodeChoice, EncodedQueries, Queries
 from indexer.search.evidence import Evidence
-from indexer.search.reserved_places import ReservedPlaces
-
-if TYPE_CHECKING:  # torch is needed by the model only
-    from model.histories import History
+from indexer.search.exploration import ReservedPlaces
 
 Scored = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -49,32 +43,20 @@ class SingleQuery:
         self._reserved = reserved
         self._evidence = evidence
 
-    def answer(
-        self,
-        history: History,
-        now_ms: NDArray[np.int64],
-        k: int,
-        codes: int,
-        unwanted: Collection[int],
-    ) -> Answers:
-        """As `SoftSearch.search` with one history; `now_ms` is (1,).
+    def answer(self, queries: Queries) -> Answers:
+        """As `SoftSearch.search` with one query.
 
         Raises:
             IndexerError: for a model that answers NaN.
         """
-        asked = self._choice.ask([history], now_ms, k, codes, [unwanted])
-        log_p_1C, gone = asked.log_p_BC, asked.everywhere
-        log_p_C, searched_S, log_p_S = log_p_1C[0], asked.searched_BS[0], asked.log_p_BS[0]
-        evident = None
-        if self._evidence is not None and asked.evidence is not None:
-            positions_1E, codes_1E, users_1CD = asked.evidence
-            scores_1E = self._evidence.scores(positions_1E, codes_1E, users_1CD)
-            evident = self._evident(scores_1E[0], positions_1E[0], codes_1E[0], searched_S, gone)
-        scores_W, positions_W = self._best(asked, evident, k)
+        encoded, k = self._choice.encode(queries), queries.k
+        log_p_C, searched_S = encoded.log_p_BC[0], encoded.searched_BS[0]
+        evident = self._evident(encoded)
+        scores_W, positions_W = self._best(encoded, evident)
         items_W = self._lists.item_ids_N[positions_W]
         order = np.lexsort((items_W, -scores_W))
         order = order[: np.count_nonzero(scores_W > -np.inf)]
-        answers, positions_1K = _nothing(searched_S, log_p_S, k)
+        answers, positions_1K = _nothing(searched_S, encoded.log_p_BS[0], k)
         here = (0, slice(len(order)))
         positions = positions_1K[here] = positions_W[order]
         item_codes = np.searchsorted(self._lists.starts_C, positions, side="right") - 1
@@ -83,27 +65,23 @@ class SingleQuery:
         answers.item_codes_BK[here] = item_codes
         answers.item_log_probabilities_BK[here] = log_p_C[item_codes]
         if self._reserved.places(k):
-            self._reserved.fill(answers, positions_1K, log_p_1C, gone, [history], now_ms)
+            self._reserved.fill(answers, positions_1K, encoded)
         item_codes = answers.item_codes_BK[0]
         filled_C = np.bincount(item_codes[item_codes >= 0], minlength=len(log_p_C))
         answers.quota_BS[0] = filled_C[searched_S]
         return answers
 
-    def _best(
-        self,
-        asked: EncodedQueries,
-        evident: Scored | None,
-        k: int,
-    ) -> Scored:
+    def _best(self, encoded: EncodedQueries, evident: Scored | None) -> Scored:
         """Scores and positions of the k best candidates, in no order; -inf where unwanted."""
-        searched_S, users_SD = asked.searched_BS[0], asked.users_BSD[0]
-        gone, hits = asked.everywhere, asked.hits
+        searched_S, users_SD, k = encoded.searched_BS[0], encoded.users_BSD[0], encoded.queries.k
+        excluded, in_slots = encoded.excluded, encoded.excluded_in_slots
         lists, cut = self._lists, {}
         parts = []
         for slot, code in enumerate(searched_S.tolist()):
             one = lists.lists[code]
             if one.is_long:
-                scores, cut[slot] = one.best(users_SD[slot], k, gone.row[gone.code == code])
+                leave_out = excluded.row[excluded.code == code]
+                scores, cut[slot] = one.best(users_SD[slot], k, leave_out)
             else:
                 scores = one.scores(users_SD[slot : slot + 1])[0]
                 if len(one.gone):
@@ -114,9 +92,9 @@ class SingleQuery:
         widths = [len(part) for part in parts]
         starts = np.cumsum(widths) - widths
         scores_W = np.concatenate(parts)
-        if len(hits.code):
-            whole = ~np.isin(hits.slot, list(cut)) if cut else ...
-            scores_W[starts[hits.slot[whole]] + hits.row[whole]] = -np.inf
+        if len(in_slots.code):
+            whole = ~np.isin(in_slots.slot, list(cut)) if cut else ...
+            scores_W[starts[in_slots.slot[whole]] + in_slots.row[whole]] = -np.inf
         W = len(scores_W)
         best = np.argpartition(scores_W, W - k)[W - k :] if k < W else np.arange(W)
         slots = np.searchsorted(starts, best, side="right") - 1
@@ -130,20 +108,18 @@ class SingleQuery:
             positions[here] = evident[1][rows[here]]
         return scores_W[best], positions
 
-    def _evident(
-        self,
-        scores_E: NDArray[np.float32],
-        positions_E: NDArray[np.int64],
-        codes_E: NDArray[np.int64],
-        searched_S: NDArray[np.int64],
-        gone: Excluded,
-    ) -> Scored:
+    def _evident(self, encoded: EncodedQueries) -> Scored | None:
         """The evidence, -inf where it is unwanted or in a searched list anyway."""
+        if self._evidence is None or encoded.evidence is None:
+            return None
+        positions_1E, codes_1E, users_1CD = encoded.evidence
+        scores_E = self._evidence.scores(positions_1E, codes_1E, users_1CD)[0]
+        positions_E, excluded = positions_1E[0], encoded.excluded
         searched_C = np.zeros(len(self._lists.lists), bool)
-        searched_C[searched_S] = True
-        scores_E[searched_C[codes_E]] = -np.inf
-        if len(gone.code):
-            unwanted = self._lists.starts_C[gone.code] + gone.row
+        searched_C[encoded.searched_BS[0]] = True
+        scores_E[searched_C[codes_1E[0]]] = -np.inf
+        if len(excluded.code):
+            unwanted = self._lists.starts_C[excluded.code] + excluded.row
             scores_E[np.isin(positions_E, unwanted)] = -np.inf
         return scores_E, positions_E.clip(min=0)
 

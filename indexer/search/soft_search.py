@@ -2,19 +2,15 @@
 
 For a history the interest head gives log p(c|u) of every first-level code c. The K most probable
 codes that hold items are searched, each with the user vector of that code (SPARC, arXiv
-2508.09090), and their lists are merged. An item scores s(u, i, c), the inner product, as it is: one
-softmax over all items is trained, so scores of different lists can be compared. With joint quota a
-few items are scored whatever their code (`indexer.search.evidence`), and the last places of an
-answer can be reserved for exploration (`indexer.search.exploration`).
+2508.09090), and their lists are merged. An item scores s(u, i, c), the inner product: one softmax
+over all items is trained, so scores of different lists can be compared as they are. With joint
+quota a few items are scored whatever their code (`indexer.search.evidence`), and the last places
+of an answer can be reserved for exploration (`indexer.search.exploration`).
 
-    chosen_codes     which codes are searched, by which user vectors
-    list_scores      the best items of their lists
-    reserved_places  the places that are drawn
+    code_choice      which codes are searched, by which user vectors
+    list_scoring     the best items of their lists
+    exploration      the places that are drawn
     single_query     the same for a query that comes alone
-
-How many places a code gets is the quota policy: "joint" ranks all candidates by score;
-"proportional" gives each code its share of k by probability (largest remainder, never more than
-it holds); "equal" gives every searched code the same share.
 
 But for the reserved places the result equals brute force over the searched lists. Shapes: B
 queries, K results, S searched codes, C codes, N items in the lists.
@@ -23,7 +19,7 @@ queries, K results, S searched codes, C codes, N items in the lists.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,11 +28,11 @@ from numpy.typing import NDArray
 from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers, Candidates, joined, padded
-from indexer.search.code_choice import CodeChoice, EncodedQueries
+from indexer.search.code_choice import CodeChoice, EncodedQueries, Queries
+from indexer.search.config import SearchConfig
 from indexer.search.evidence import Evidence
-from indexer.search.exploration import ExplorationConfig
-from indexer.search.list_scoring import ListScores, Quota
-from indexer.search.reserved_places import ReservedPlaces
+from indexer.search.exploration import ReservedPlaces
+from indexer.search.list_scoring import ListScores
 from indexer.search.single_query import SingleQuery
 
 if TYPE_CHECKING:  # torch is needed by the model only
@@ -45,43 +41,6 @@ if TYPE_CHECKING:  # torch is needed by the model only
 
 CHUNK = 256
 """Queries scored together; bounds the score matrix."""
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """How a query is answered.
-
-    Attributes:
-        codes: how many codes are searched for a query (K of the paper); docs/RESULTS.md has the
-            curve of recall against it.
-        quota: "joint", "proportional" or "equal", see the module.
-        temperature: of p(c|u): above 1 explores more codes, below 1 fewer; 1 is the head as learnt.
-        evidence: with joint quota so many items of the greatest recency prior are scored, too,
-            and the neighbours of the history, whatever their code; 0: the lists alone.
-        largest_share: share of the catalogue that the lists of these codes may hold together: the
-            least probable codes are left out where they hold more, so that no query costs more than
-            it may. 1: no bound.
-        explore: places that are reserved for what the ranking would not show.
-    """
-
-    codes: int = 9
-    quota: Quota = "joint"
-    temperature: float = 1.0
-    evidence: int = 256
-    largest_share: float = 1.0
-    explore: ExplorationConfig = field(default_factory=ExplorationConfig)
-
-    def __post_init__(self) -> None:
-        if self.codes < 1 or not self.temperature > 0:
-            raise IndexerError(
-                f"codes is {self.codes} and temperature {self.temperature}: both must be positive"
-            )
-        if not 0 < self.largest_share <= 1:
-            raise IndexerError(f"largest_share is {self.largest_share}: use more than 0, at most 1")
-        if self.evidence < 0:
-            raise IndexerError(f"evidence is {self.evidence}: use 0 or more")
-        if self.quota not in ("joint", "proportional", "equal"):
-            raise IndexerError(f"quota is {self.quota!r}: use joint, proportional or equal")
 
 
 class SoftSearch:
@@ -110,22 +69,17 @@ class SoftSearch:
         self.model = model
         self.lists = lists
         self.config = config or SearchConfig()
-        quota, evidence = self.config.quota, None
-        if self.config.evidence and quota == "joint":
+        joint, evidence = self.config.quota == "joint", None
+        if self.config.evidence and joint:
             evidence = Evidence(model, lists, self.config.evidence)
         self._choice = CodeChoice(
             model, lists, self.config.temperature, self.config.largest_share, evidence
         )
-        self._scores = ListScores(lists, quota, evidence)
+        self._scores = ListScores(lists, self.config.quota, evidence)
         self._reserved = ReservedPlaces(lists, self.config.explore, listed_ms_N)
         self._single: SingleQuery | None = None
-        if quota == "joint" and len(lists):
-            self._single = SingleQuery(
-                lists,
-                self._choice,
-                self._reserved,
-                evidence,
-            )
+        if joint and len(lists):
+            self._single = SingleQuery(lists, self._choice, self._reserved, evidence)
 
     def search(
         self,
@@ -155,49 +109,34 @@ class SoftSearch:
             unwanted: Sequence[Collection[int]] = [h.items if exclude else () for h in histories]
         else:
             unwanted = exclude
-        if len(histories) == 1 and self._single is not None:
-            now_ms = np.asarray(now_ms, np.int64).reshape(1)
-            return self._single.answer(histories[0], now_ms, k, codes, unwanted[0])
-        now_ms = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
-        parts = [
-            self._search(
-                histories[a : a + CHUNK], now_ms[a : a + CHUNK], k, codes, unwanted[a : a + CHUNK]
-            )
-            for a in range(0, len(histories), CHUNK)
-        ]
-        return joined(parts, k)
+        now_ms_B = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
+        queries = Queries(histories, now_ms_B, k, codes, unwanted)
+        if len(queries) == 1 and self._single is not None:
+            return self._single.answer(queries)
+        return joined([self._search(some) for some in queries.in_chunks(CHUNK)], k)
 
-    def _search(
-        self,
-        histories: Sequence[History],
-        now_ms: NDArray[np.int64],
-        k: int,
-        codes: int,
-        unwanted: Sequence[Collection[int]],
-    ) -> Answers:
-        asked = self._choice.ask(histories, now_ms, k, codes, unwanted)
-        found, positions_BK = self._ranked(asked, *self._scores.best(asked, k), k)
-        if self._reserved.places(k):
-            self._reserved.fill(
-                found, positions_BK, asked.log_p_BC, asked.everywhere, histories, now_ms
-            )
+    def _search(self, queries: Queries) -> Answers:
+        encoded = self._choice.encode(queries)
+        found, positions_BK = self._ranked(encoded, *self._scores.best(encoded))
+        if self._reserved.places(queries.k):
+            self._reserved.fill(found, positions_BK, encoded)
         return replace(found, quota_BS=_places(found.searched_BS, found.item_codes_BK))
 
     def _ranked(
         self,
-        asked: EncodedQueries,
+        encoded: EncodedQueries,
         scores_BW: NDArray[np.float32],
         positions_BW: NDArray[np.int64],
-        k: int,
     ) -> tuple[Answers, NDArray[np.int64]]:
         """Answers but for their quota, and the positions of their items, -1 at padding."""
+        k = encoded.queries.k
         ids_N = self.lists.item_ids_N if len(self.lists.item_ids_N) else np.array([-1])
         items = ids_N[positions_BW]
         order = np.lexsort((items, -scores_BW), axis=1)
         row_B1 = np.arange(len(order))[:, None]
         items, scores, positions = (x[row_B1, order] for x in (items, scores_BW, positions_BW))
         codes = np.searchsorted(self.lists.starts_C, positions, side="right") - 1
-        log_p = asked.log_p_BC[row_B1, codes]
+        log_p = encoded.log_p_BC[row_B1, codes]
         away = scores == -np.inf
         if away.any():
             items[away] = positions[away] = codes[away] = -1
@@ -207,9 +146,9 @@ class SoftSearch:
             padded(scores, k, -np.inf),
             padded(codes, k, -1),
             padded(log_p, k, -np.inf),
-            asked.searched_BS,
-            np.exp(asked.log_p_BS),
-            asked.searched_BS,
+            encoded.searched_BS,
+            np.exp(encoded.log_p_BS),
+            encoded.searched_BS,
             np.ones((len(codes), k), np.float32),
         )
         return answers, padded(positions, k, -1)
@@ -222,24 +161,22 @@ class SoftSearch:
         Items of the history are left out. The best of the lists of the first K codes are what
         `search` answers with K codes and joint quota, where K lists hold enough.
         """
-        now_ms = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
+        now_ms_B = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
         every = len(self.lists.lists)
-        for a in range(0, len(histories), CHUNK):
-            part = histories[a : a + CHUNK]
-            unwanted = [history.items for history in part]
-            now = now_ms[a : a + CHUNK]
-            asked = self._choice.ask(part, now, 1, every, unwanted, bounded=False)
-            lengths_BS = self.lists.lengths_C[asked.searched_BS]
-            scores_BN, positions_BN = self._scores.every(asked)
-            evidence_BN = np.zeros((len(part), len(self.lists) + 1), bool)
-            if asked.evidence is not None:
-                np.put_along_axis(evidence_BN, asked.evidence[0], True, axis=1)
+        unwanted = [history.items for history in histories]
+        for some in Queries(histories, now_ms_B, 1, every, unwanted).in_chunks(CHUNK):
+            encoded = self._choice.encode(some, bounded=False)
+            lengths_BS = self.lists.lengths_C[encoded.searched_BS]
+            scores_BN, positions_BN = self._scores.every(encoded)
+            evidence_BN = np.zeros((len(some), len(self.lists) + 1), bool)
+            if encoded.evidence is not None:
+                np.put_along_axis(evidence_BN, encoded.evidence[0], True, axis=1)
             yield Candidates(
                 self.lists.item_ids_N[positions_BN],
                 scores_BN,
-                asked.searched_BS,
+                encoded.searched_BS,
                 np.cumsum(lengths_BS, axis=1) - lengths_BS,
-                asked.log_p_BC,
+                encoded.log_p_BC,
                 np.take_along_axis(evidence_BN, positions_BN.astype(np.int64), axis=1),
             )
 

@@ -13,8 +13,8 @@ import numpy as np
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 
 from indexer.lists.code_lists import CodeLists
-from indexer.search.exploration import ExplorationConfig
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import ExplorationConfig, SearchConfig
+from indexer.search.soft_search import SoftSearch
 from model.histories import History
 from tests.benchmarks.clustered_items import Clustered, ClusteredModel
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from deploy.commands.app import app
 from deploy.release.decisions import Decision, decide
 from deploy.service.snapshot_follower import SnapshotFollower
+from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query
-from indexer.search.soft_search import SearchConfig
 from streaming.events import Item
 from streaming.topics import Topics, create_topics
 from tests.end_to_end.test_indexer_kafka import Running, catalogue

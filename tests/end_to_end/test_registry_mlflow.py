@@ -28,7 +28,7 @@ from deploy.registry.config import RegistryConfig
 from deploy.release.ledger import registered_versions
 from deploy.service import process
 from deploy.service.config import ServiceConfig, Worker
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from streaming.statuses import PartStatus
 from streaming.topics import Topics, create_topics

@@ -31,7 +31,7 @@ from deploy.release.ledger import (
     registered_versions,
 )
 from indexer.comparison.catalogue_changes import metrics_of
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
 from streaming.statuses import TrainerStatus

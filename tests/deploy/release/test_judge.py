@@ -12,8 +12,8 @@ from deploy.release.judge import Judge, RecentEvents, trained_to
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.comparison.paired_queries import compare
 from indexer.errors import SnapshotError
+from indexer.search.config import SearchConfig
 from indexer.search.retriever import Retriever
-from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from model.histories import History
 from streaming.events import Item, UserSequence

@@ -11,8 +11,8 @@ from deploy.release.decisions import decisions, read_served
 from deploy.release.ledger import Ledger, RegisteredVersion
 from deploy.release.promotion import SwitchError, resolve
 from indexer.comparison.versions import compare, usual_samples
+from indexer.search.config import SearchConfig
 from indexer.search.retriever import Retriever
-from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks
 

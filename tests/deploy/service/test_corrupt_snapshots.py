@@ -24,8 +24,8 @@ from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
 from indexer.lists import code_lists as lists_module
 from indexer.lists.code_lists import CodeList
+from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query
-from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, read_pointer, write_pointer
 from indexer.snapshots.snapshot import load_served, load_snapshot
 from model.artifacts.manifest import publish, read_manifest, sha256

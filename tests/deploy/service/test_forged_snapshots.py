@@ -18,7 +18,7 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import last_good
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import Pointer, snapshot_path, write_pointer
 from indexer.snapshots.published import PUBLISHED, published, record
 from indexer.snapshots.snapshot import load_version

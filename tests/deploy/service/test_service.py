@@ -20,8 +20,8 @@ from deploy.service.retrieval import RetrievalService
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, UserHistories
+from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, Retriever
-from indexer.search.soft_search import SearchConfig
 from indexer.snapshots.pointer import POINTER, snapshot_path
 from streaming.events import Item
 from streaming.kafka_clients import KafkaConnection

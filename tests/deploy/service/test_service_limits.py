@@ -24,7 +24,7 @@ from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from streaming.events import UserSequence
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.service.test_service import worker_on

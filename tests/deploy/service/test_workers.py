@@ -21,7 +21,7 @@ from deploy.service import process
 from deploy.service.config import ServiceConfig, ServiceError, Worker
 from deploy.service.metrics import AddedUp
 from deploy.service.workers import note, noted
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import Shelf
 

@@ -17,8 +17,8 @@ from indexer.evaluation.online_sparc import OnlineSparc
 from indexer.evaluation.published_versions import ask
 from indexer.evaluation.recall_cost_curve import EVERY, TradeOff
 from indexer.evaluation.serving_variants import Mixed, PublishedEvery, search_ways
-from indexer.search.exploration import NOTHING
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import RANKED_ONLY, SearchConfig
+from indexer.search.soft_search import SoftSearch
 from model.evaluation import metrics, predictions, runner
 from model.evaluation.weekly_curves import weekly
 from tests.deploy.evaluation_log import ITEMS, read
@@ -55,7 +55,7 @@ def test_the_indexes_answer_as_a_dense_scan_of_the_same_model(folder: Path, spar
     for day in list(data.log.days())[:3]:
         sparc.answer(day.queries)
         model, lists = sparc.served.handover.model, sparc.served.built.rebuild.lists
-        alone = SoftSearch(model, lists, replace(settings.search, evidence=0, explore=NOTHING))
+        alone = SoftSearch(model, lists, replace(settings.search, evidence=0, explore=RANKED_ONLY))
         answers = ask(alone, day.queries)
         dense = best(model, day.queries.histories, day.queries.now_ms, settings.search.codes)
         assert np.allclose(answers.scores_BK, dense.scores_BK, atol=1e-4)
@@ -119,11 +119,11 @@ def test_the_trade_off_ranks_targets_as_a_search_with_so_many_codes(
         trade_off.add(everything, day.query_R, day.targets_R)
         for codes, ranks in found.items():
             every = len(served.search.lists.lists)
-            config = replace(settings.search, codes=codes or every, explore=NOTHING)
+            config = replace(settings.search, codes=codes or every, explore=RANKED_ONLY)
             search = SoftSearch(served.handover.model, served.search.lists, config)
             answers = search.search(day.queries.histories, now_ms, 50)
             ranks.append(metrics.ranks(answers.items_BK[day.query_R], day.targets_R))
-            lists_only = replace(config, evidence=0, explore=NOTHING)
+            lists_only = replace(config, evidence=0, explore=RANKED_ONLY)
             search = SoftSearch(served.handover.model, served.search.lists, lists_only)
             alone = search.search(day.queries.histories, now_ms, 50)
             found_alone[codes].append(metrics.ranks(alone.items_BK[day.query_R], day.targets_R))

@@ -12,7 +12,7 @@ import torch
 from indexer.evaluation.ablations import TRAINED
 from indexer.evaluation.online_sparc import OnlineSparc, OnlineSparcConfig
 from indexer.indexing.config import IndexerConfig
-from indexer.search.soft_search import SearchConfig
+from indexer.search.config import SearchConfig
 from model.evaluation.protocol import EventLog, canonical_order, split
 from model.histories import History
 from model.learning.learner import Learner, LearnerConfig

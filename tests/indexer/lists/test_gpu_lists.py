@@ -9,8 +9,8 @@ from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
 from indexer.lists.gpu_lists import on_gpu, why_no_gpu
 from indexer.search import list_scoring
-from indexer.search.exploration import ExplorationConfig
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import ExplorationConfig, SearchConfig
+from indexer.search.soft_search import SoftSearch
 from model.histories import History
 from tests.indexer.stand_in import StandIn
 
@@ -26,7 +26,7 @@ def lists_of(model: StandIn) -> CodeLists:
 
 @with_gpu
 @pytest.mark.parametrize("long_list", [0, 2048])
-@pytest.mark.parametrize("quota", ["joint", "proportional"])
+@pytest.mark.parametrize("quota", ["joint", "equal"])
 def test_soft_search_answers_alike_on_cpu_and_gpu(monkeypatch, long_list, quota):
     monkeypatch.setattr(list_scoring, "LONG_LIST", long_list)
     model = StandIn.make(3000, 12, 32)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from indexer.errors import IndexerError
-from indexer.search.exploration import DAY_MS, NOTHING, ExplorationConfig, Reserve
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.code_choice import Queries
+from indexer.search.config import RANKED_ONLY, ExplorationConfig, SearchConfig
+from indexer.search.exploration import DAY_MS, ReservedPlaces
+from indexer.search.soft_search import SoftSearch
 from model.histories import History
 from tests.indexer.search.test_soft_search import histories_of, lists_of
 from tests.indexer.stand_in import StandIn
@@ -32,7 +34,7 @@ def codes_of(history: History) -> set[int]:
 
 
 def test_ranked_places_stay_and_reserved_ones_hold_items_of_untouched_codes():
-    plain, found = searched(NOTHING), searched(ExplorationConfig(untouched=0.1))
+    plain, found = searched(RANKED_ONLY), searched(ExplorationConfig(untouched=0.1))
     np.testing.assert_array_equal(found.items_BK[:, :18], plain.items_BK[:, :18])
     assert (found.propensities_BK[:, :18] == 1).all()
     assert (found.propensities_BK[:, 18:] < 1).all()
@@ -61,11 +63,10 @@ def test_the_same_question_has_the_same_answer_whoever_else_asks():
 def test_draws_come_as_often_as_their_propensity_says():
     history, times = HISTORIES[0], np.arange(20_000, dtype=np.int64)
     log_p_C = MODEL.log_interests(MODEL.encode([history], times[:1]))
-    reserve = Reserve(LISTS, ExplorationConfig(untouched=0.5))
+    reserve = ReservedPlaces(LISTS, ExplorationConfig(untouched=0.5))
     taken = np.arange(0, ITEMS, 3)
-    drawn = reserve.draw(
-        [history] * len(times), times, np.repeat(log_p_C, len(times), 0), [taken] * len(times), 2
-    )
+    queries = Queries([history] * len(times), times, 2, 1, [()] * len(times))
+    drawn = reserve.draw(queries, np.repeat(log_p_C, len(times), 0), [taken] * len(times))
     positions, propensities = drawn.positions_BR[:, 0], drawn.propensities_BR[:, 0]
     assert not set(positions.tolist()) & set(taken.tolist())
     said = dict(zip(positions.tolist(), propensities.tolist(), strict=True))
@@ -80,21 +81,22 @@ def test_young_items_have_places_of_their_own():
     young = np.arange(0, ITEMS, 10)
     listed[young] = 95 * DAY_MS
     config = ExplorationConfig(untouched=0.0, young=0.2, young_days=10)
-    reserve = Reserve(LISTS, config, listed, clock=lambda: 100 * DAY_MS / 1000)
+    reserve = ReservedPlaces(LISTS, config, listed, clock=lambda: 100 * DAY_MS / 1000)
     log_p_BC = MODEL.log_interests(MODEL.encode(HISTORIES, NOW))
-    drawn = reserve.draw(HISTORIES, NOW, log_p_BC, [young[:4]] * 40, K)
+    queries, taken = Queries(HISTORIES, NOW, K, 1, [()] * 40), [young[:4]] * 40
+    drawn = reserve.draw(queries, log_p_BC, taken)
     assert drawn.positions_BR.shape == (40, 4)
     assert set(drawn.positions_BR.ravel().tolist()) <= set(young[4:].tolist())
     assert all(len(set(row)) == 4 for row in drawn.positions_BR.tolist())
-    too_late = Reserve(LISTS, config, listed, clock=lambda: 106 * DAY_MS / 1000)
-    assert (too_late.draw(HISTORIES, NOW, log_p_BC, [young[:4]] * 40, K).positions_BR == -1).all()
-    nobody = Reserve(LISTS, config)
-    assert (nobody.draw(HISTORIES, NOW, log_p_BC, [young[:4]] * 40, K).positions_BR == -1).all()
+    too_late = ReservedPlaces(LISTS, config, listed, clock=lambda: 106 * DAY_MS / 1000)
+    assert (too_late.draw(queries, log_p_BC, taken).positions_BR == -1).all()
+    nobody = ReservedPlaces(LISTS, config)
+    assert (nobody.draw(queries, log_p_BC, taken).positions_BR == -1).all()
 
 
 def test_nothing_eligible_leaves_the_ranking_as_it_is():
     everywhere = History([int(one.item_ids[0]) for one in LISTS.lists], [0] * CODES)
-    plain = searched(NOTHING, [everywhere], NOW[:1])
+    plain = searched(RANKED_ONLY, [everywhere], NOW[:1])
     found = searched(ExplorationConfig(untouched=0.1), [everywhere], NOW[:1])
     np.testing.assert_array_equal(found.items_BK, plain.items_BK)
     assert (found.propensities_BK == 1).all()
@@ -105,7 +107,7 @@ def test_nothing_eligible_leaves_the_ranking_as_it_is():
 
 def test_ranked_items_take_the_places_for_which_nothing_was_drawn():
     explore = ExplorationConfig(untouched=0.1, young=0.1)
-    plain, found = searched(NOTHING), searched(explore)  # nobody says when items were listed
+    plain, found = searched(RANKED_ONLY), searched(explore)  # nobody says when items were listed
     assert ((found.propensities_BK < 1).sum(axis=1) == 2).all()
     assert (np.diff(found.scores_BK, axis=1) <= 0).all()
     for b in range(len(HISTORIES)):

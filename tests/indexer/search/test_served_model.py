@@ -11,8 +11,8 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
-from indexer.search.exploration import NOTHING
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import RANKED_ONLY, SearchConfig
+from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_served
 from model.artifacts.manifest import publish
 from model.histories import History
@@ -74,7 +74,7 @@ NOW = np.full(3, 3 * DAY)
 def test_all_codes_searched_is_the_exhaustive_ranking_of_the_model(snapshots):
     snapshot = snapshots[1][1]
     model, C = snapshot.model, snapshot.model.first_level_codes
-    answers = SoftSearch(model, snapshot.lists, SearchConfig(explore=NOTHING)).search(
+    answers = SoftSearch(model, snapshot.lists, SearchConfig(explore=RANKED_ONLY)).search(
         HISTORIES, NOW, 300, codes=C, exclude=False
     )
     encoded = model.encode(HISTORIES, NOW)

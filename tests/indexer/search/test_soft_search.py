@@ -12,9 +12,9 @@ from indexer.lists import code_lists as lists_module
 from indexer.lists.code_lists import CodeLists
 from indexer.search import list_scoring, soft_search
 from indexer.search.answers import Answers
-from indexer.search.exploration import NOTHING, ExplorationConfig
-from indexer.search.quota import quotas
-from indexer.search.soft_search import SearchConfig, SoftSearch
+from indexer.search.config import RANKED_ONLY, ExplorationConfig, SearchConfig
+from indexer.search.list_scoring import equal_quotas
+from indexer.search.soft_search import SoftSearch
 from model.histories import History
 from tests.indexer.stand_in import StandIn
 
@@ -56,16 +56,15 @@ def brute_force(
         s = np.array([user @ model.vectors_ND[n].astype(np.float64) for n in members[c]])
         candidates[c] = sorted(
             (
-                (one, int(model.item_ids_N[n]))
+                (float(one), int(model.item_ids_N[n]))
                 for one, n in zip(s, members[c], strict=True)
                 if int(model.item_ids_N[n]) not in seen
             ),
             reverse=True,
         )
     if quota != "joint":
-        p = np.exp(log_p[list(candidates)]) if quota == "proportional" else np.ones(len(candidates))
         room = np.array([len(v) for v in candidates.values()])
-        given = quotas(p[None], room[None], k)[0]
+        given = equal_quotas(room[None], k)[0]
         candidates = {c: v[:q] for (c, v), q in zip(candidates.items(), given, strict=True)}
     return sorted((x for v in candidates.values() for x in v), reverse=True)[:k], list(candidates)
 
@@ -77,7 +76,7 @@ def brute_force(
     codes=st.integers(1, 12),
     searched=st.integers(1, 14),
     k=st.integers(1, 60),
-    quota=st.sampled_from(["joint", "proportional", "equal"]),
+    quota=st.sampled_from(["joint", "equal"]),
     temperature=st.sampled_from([0.5, 1.0, 2.0]),
     long_list=st.sampled_from([0, 5, 2048]),
     faiss_from=st.sampled_from([1, 8192]),
@@ -87,7 +86,7 @@ def test_soft_search_equals_brute_force(
 ):
     model = StandIn.make(items, codes, seed=seed)
     search = SoftSearch(
-        model, lists_of(model), SearchConfig(searched, quota, temperature, explore=NOTHING)
+        model, lists_of(model), SearchConfig(searched, quota, temperature, explore=RANKED_ONLY)
     )
     histories = histories_of(model, 5, seed)
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +135,7 @@ def assert_equal(a: Answers, b: Answers) -> None:
     codes=st.integers(1, 12),
     searched=st.integers(1, 14),
     k=st.integers(1, 60),
-    quota=st.sampled_from(["joint", "joint", "proportional", "equal"]),
+    quota=st.sampled_from(["joint", "joint", "equal"]),
     kind=st.sampled_from([StandIn, WithEvidence]),
     explore=st.sampled_from([0.0, 0.1, 0.6]),
     long_list=st.sampled_from([0, 5, 2048]),
@@ -181,7 +180,7 @@ def changed(lists: CodeLists, model: StandIn, rng: np.random.Generator) -> CodeL
     items=st.integers(1, 200),
     codes=st.integers(1, 6),
     queries=st.integers(1, 3),
-    quota=st.sampled_from(["joint", "proportional"]),
+    quota=st.sampled_from(["joint", "equal"]),
     kind=st.sampled_from([StandIn, WithEvidence]),
     long_list=st.sampled_from([0, 5, 2048]),
     faiss_from=st.sampled_from([1, 8192]),
@@ -200,7 +199,7 @@ def test_changed_lists_answer_as_those_built_from_scratch(
         patch.setattr(list_scoring, "LONG_LIST", long_list)
         patch.setattr(lists_module, "FAISS_FROM", faiss_from)
         found, expected = (
-            SoftSearch(model, one, replace(config, explore=NOTHING)).search(
+            SoftSearch(model, one, replace(config, explore=RANKED_ONLY)).search(
                 histories, np.zeros(queries), 20
             )
             for one in (lists, fresh)
@@ -252,8 +251,8 @@ def test_no_query_searches_more_of_the_catalogue_than_it_may(share):
     lists = lists_of(model)
     histories = histories_of(model, 30, 0)
     now = np.zeros(30, np.int64)
-    most = SoftSearch(model, lists, SearchConfig(8, explore=NOTHING)).search(histories, now, 1)
-    search = SoftSearch(model, lists, SearchConfig(8, largest_share=share, explore=NOTHING))
+    most = SoftSearch(model, lists, SearchConfig(8, explore=RANKED_ONLY)).search(histories, now, 1)
+    search = SoftSearch(model, lists, SearchConfig(8, largest_share=share, explore=RANKED_ONLY))
     bound = search.search(histories, now, 1)
     for b, history in enumerate(histories):
         searched = bound.searched_BS[b][bound.searched_BS[b] >= 0]
@@ -318,16 +317,18 @@ def test_a_model_that_answers_nan_is_an_error_not_an_answer():
         search.search([History([], [])], np.zeros(1), 5)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30)), min_size=1, max_size=12),
-    st.integers(1, 60),
-)
-def test_quotas_give_all_places_and_never_more_than_a_list_holds(pairs, k):
-    weights = np.array([[w for w, _ in pairs]])
-    room = np.array([[r for _, r in pairs]])
-    given_BS = quotas(weights, room, k)
-    assert given_BS.sum() == min(k, room.sum())
-    assert (given_BS <= room).all() and (given_BS >= 0).all()
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(1, 60))
+def test_equal_quotas_give_all_places_and_never_more_than_a_list_holds(room, k):
+    given_S = equal_quotas(np.array([room, room]), k)[1]
+    assert given_S.sum() == min(k, sum(room))
+    assert (given_S <= room).all() and (given_S >= 0).all()
+    open_S = given_S[given_S < room]  # as many places each, but for the rest of a division
+    assert not len(open_S) or given_S.max() <= open_S.min() + 1
+
+
+def test_a_quota_that_is_none_any_more_is_refused_with_those_there_are():
+    with pytest.raises(IndexerError, match="'proportional': use joint, .* or equal"):
+        SearchConfig(quota="proportional")
 
 
 @given(st.integers(0, 1000), st.integers(1, 9))
