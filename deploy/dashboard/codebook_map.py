@@ -25,15 +25,15 @@ class CodebookMap:
         self._places: NDArray[np.float64] | None = None
         self._drawn: tuple[Retriever, dict[str, Any]] | None = None
 
-    def view(self, state: Retriever) -> dict[str, Any]:
+    def view(self, retriever: Retriever) -> dict[str, Any]:
         """Codes with place, items, traffic and drift, as plain JSON values."""
         with self._lock:
-            if self._drawn is None or self._drawn[0] is not state:
-                self._drawn = (state, self._draw(state))
+            if self._drawn is None or self._drawn[0] is not retriever:
+                self._drawn = (retriever, self._draw(retriever))
             return self._drawn[1]
 
-    def _draw(self, state: Retriever) -> dict[str, Any]:
-        snapshot = state.snapshot
+    def _draw(self, retriever: Retriever) -> dict[str, Any]:
+        snapshot = retriever.snapshot
         places = turned(plane(snapshot.model.centroids_CD), self._places)
         self._places = places
         C = len(places)
@@ -45,7 +45,7 @@ class CodebookMap:
         churn = _padded(drift.get("churn"), C)
         sizes = snapshot.lists.sizes_C
         return {
-            "version": state.version,
+            "version": retriever.version,
             "parent": snapshot.manifest.facts.get("parent"),
             "codes_in_use": int((sizes > 0).sum()),
             "codes": [
@@ -57,16 +57,16 @@ class CodebookMap:
                     "clicks": int(clicks[code]),
                     "movement": movement[code],
                     "churn": churn[code],
-                    "label": state.label(code),
+                    "label": retriever.label(code),
                 }
                 for code in range(C)
             ],
         }
 
 
-def items_of(state: Retriever, code: int, limit: int) -> list[dict[str, Any]]:
+def items_of(retriever: Retriever, code: int, limit: int) -> list[dict[str, Any]]:
     """Items of a first-level code, the most clicked first."""
-    items = state.snapshot.items
+    items = retriever.snapshot.items
     mine = np.flatnonzero(items.codes_NQ[:, 0] == code)
     events = items.rows["events"].to_numpy()[mine]
     order = mine[np.argsort(-events, kind="stable")[:limit]]

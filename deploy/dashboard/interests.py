@@ -16,13 +16,15 @@ NOW_SHOWN = 3
 """Of them, the most probable ones now; the others are those of the whole history."""
 
 
-def interests(state: Retriever, history: UserHistory | None, now_ms: int, k: int) -> dict[str, Any]:
+def interests(
+    retriever: Retriever, history: UserHistory | None, now_ms: int, k: int
+) -> dict[str, Any]:
     """Steps of a user's history with the probability of the codes that matter, and the answer.
 
     The first step is the prior, before any click; every further one follows a click.
 
     Args:
-        state: the served version.
+        retriever: of the served version.
         history: the user's clicks; None for an unknown user.
         now_ms: time of the answer.
         k: items of the answer.
@@ -30,18 +32,19 @@ def interests(state: Retriever, history: UserHistory | None, now_ms: int, k: int
     items, times = (history.items, history.times) if history else ([], [])
     prefixes = [History(items[:n], times[:n]) for n in range(len(items) + 1)]
     at = [*([times[0]] if times else [now_ms]), *times]
-    probabilities = state.interests(prefixes, np.array(at, np.int64))
-    codes, _ = state.snapshot.lists.locate(np.array(items, np.int64))
-    answer = state.answer(Query(items, times, now_ms=now_ms, k=k))
+    probabilities = retriever.interests(prefixes, np.array(at, np.int64))
+    codes, _ = retriever.snapshot.lists.locate(np.array(items, np.int64))
+    answer = retriever.answer(Query(items, times, now_ms=now_ms, k=k))
     touched = {code for code in codes.tolist() if code >= 0}
     shown = _worth_showing(probabilities)
-    titles = state.titles(items)
+    titles = retriever.titles(items)
     return {
         "known": history is not None,
-        "version": state.version,
+        "version": retriever.version,
         "clicks": history.position if history else 0,
         "codes": [
-            {"code": code, "label": state.label(code), "touched": code in touched} for code in shown
+            {"code": code, "label": retriever.label(code), "touched": code in touched}
+            for code in shown
         ],
         "steps": [
             {
@@ -57,7 +60,7 @@ def interests(state: Retriever, history: UserHistory | None, now_ms: int, k: int
         "searched": [
             {
                 "code": one.code,
-                "label": state.label(one.code),
+                "label": retriever.label(one.code),
                 "probability": one.probability,
                 "quota": one.quota,
                 "explored": one.code not in touched,
@@ -76,7 +79,7 @@ def interests(state: Retriever, history: UserHistory | None, now_ms: int, k: int
                 answer.items,
                 answer.scores,
                 answer.codes,
-                state.titles(answer.items),
+                retriever.titles(answer.items),
                 strict=True,
             )
         ],

@@ -120,8 +120,8 @@ def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: Work
     @route("/v1/codebook", "The first-level codes in the plane")
     async def codes() -> Response:
         """Place, items, clicks and drift of each code of the served version."""
-        state = service.state()
-        return await slowly(lambda: codebook.view(state))
+        retriever = service.retriever()
+        return await slowly(lambda: codebook.view(retriever))
 
     @route("/v1/codes/{code}/items", "Items of a code, most clicked first")
     async def code_items(
@@ -129,13 +129,13 @@ def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: Work
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> Response:
         """By title, of the served version; an empty list for a code without items."""
-        state = service.state()
+        retriever = service.retriever()
         return await slowly(
             lambda: {
                 "code": code,
-                "label": state.label(code),
-                "version": state.version,
-                "items": items_of(state, code, limit),
+                "label": retriever.label(code),
+                "version": retriever.version,
+                "items": items_of(retriever, code, limit),
             }
         )
 
@@ -149,12 +149,12 @@ def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: Work
         user_id: UserId, k: Annotated[int, Query(ge=1, le=100)] = 12
     ) -> Response:
         """p(code | clicks so far) after every click, the codes explored, and the answer."""
-        state = service.state()
-        now_ms = max(service.histories.latest_event_time_ms, state.event_time_ms)
+        retriever = service.retriever()
+        now_ms = max(service.histories.latest_event_time_ms, retriever.event_time_ms)
         return await slowly(
             lambda: {
                 "user_id": user_id,
-                **interests(state, service.histories.get(user_id), now_ms, k),
+                **interests(retriever, service.histories.get(user_id), now_ms, k),
             }
         )
 

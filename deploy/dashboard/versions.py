@@ -19,7 +19,7 @@ class LoadedVersions:
     def __init__(self, data_dir: Path, follower: SnapshotFollower) -> None:
         self._data_dir = data_dir
         self._follower = follower
-        self._states: OrderedDict[int, Retriever] = OrderedDict()
+        self._retrievers: OrderedDict[int, Retriever] = OrderedDict()
 
     def get(self, version: int) -> Retriever:
         """A version, able to answer.
@@ -27,22 +27,22 @@ class LoadedVersions:
         Raises:
             SnapshotError: if it is not on disk any more, or damaged.
         """
-        serving = self._follower.state
+        serving = self._follower.retriever
         if serving is not None and serving.version == version:
             return serving
-        if version not in self._states:
+        if version not in self._retrievers:
             directory = self._data_dir / snapshot_path(version)
             if not directory.is_dir():
                 raise SnapshotError(
                     f"version {version} is not on disk any more; it is in the registry: "
                     f"`sparc promote {version} --pin` brings it back"
                 )
-            self._states[version] = Retriever.of_version(
+            self._retrievers[version] = Retriever.of_version(
                 self._data_dir, version, self._follower.search
             )
-        state = self._states[version].withholding(self._follower.withdrawn)
-        self._states[version] = state
-        self._states.move_to_end(version)
-        while len(self._states) > KEPT:
-            self._states.popitem(last=False)
-        return state
+        retriever = self._retrievers[version].withholding(self._follower.withdrawn)
+        self._retrievers[version] = retriever
+        self._retrievers.move_to_end(version)
+        while len(self._retrievers) > KEPT:
+            self._retrievers.popitem(last=False)
+        return retriever

@@ -101,7 +101,8 @@ class Pipeline:
         self.stop = stop
         self.clock = clock
         self.peak_memory = 0
-        self._memory_at = 0.0
+        self._memory_at = self._room_at = 0.0
+        self._full = ""
 
     def _observe(self) -> Statuses:
         """Look at every part once.
@@ -129,9 +130,10 @@ class Pipeline:
         if now - self._memory_at > 5:
             self._memory_at = now
             self.peak_memory = max(self.peak_memory, self.supervisor.memory_bytes())
-        data_dir = self.settings.data_dir
-        full = "" if full_disk.has_room(data_dir) else full_disk.sentence(data_dir)
-        self.progress.show(states, statuses, self.peak_memory, failures, full)
+        if now - self._room_at >= 1:
+            self._room_at, data_dir = now, self.settings.data_dir
+            self._full = "" if full_disk.has_room(data_dir) else full_disk.sentence(data_dir)
+        self.progress.show(states, statuses, self.peak_memory, failures, self._full)
         return statuses
 
     def _replay_ended(self) -> bool:

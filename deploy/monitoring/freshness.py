@@ -1,9 +1,9 @@
 """How long the pipeline takes, measured by itself on what passes through it.
 
-    item withdrawn -> gone           from the item's tombstone on `items` to the first state of the
-                                     service that cannot answer with it
-    item listed -> retrievable       from the item's record on `items` to the first state of the
-                                     service that can answer with it
+    item withdrawn -> gone           from the item's tombstone on `items` until the service has
+                                     a retriever that cannot answer with it
+    item listed -> retrievable       from the item's record on `items` until the service has
+                                     a retriever that can answer with it
     click -> in history              from the click's record on `clicks` until the next answer to
                                      its user takes it into account
     click -> learnt in what serves   until a version answers that was trained on it
@@ -85,17 +85,17 @@ class Freshness(Collector):
     def listed(self, item_id: int, at_s: float) -> None:
         """An item was announced; an item that can be retrieved already is of no interest."""
         with self._alone:
-            state = self._serving
+            retriever = self._serving
             self._leaving.pop(item_id, None)
-            if state is None or int(_codes(state, [item_id])[0]) < 0:
+            if retriever is None or int(_codes(retriever, [item_id])[0]) < 0:
                 self._items.setdefault(item_id, self._began(at_s))
 
     def withdrawn(self, item_id: int, at_s: float) -> None:
         """An item was withdrawn; one that cannot be retrieved is of no interest."""
         with self._alone:
             self._items.pop(item_id, None)
-            state = self._serving
-            if state is not None and int(_codes(state, [item_id])[0]) >= 0:
+            retriever = self._serving
+            if retriever is not None and int(_codes(retriever, [item_id])[0]) >= 0:
                 self._leaving.setdefault(item_id, at_s)
 
     def clicked(self, event_id: str, at_s: float) -> None:
@@ -134,22 +134,22 @@ class Freshness(Collector):
         else:
             self._unlearnt[partition, offset] = at_s
 
-    def serves(self, state: Retriever) -> None:
-        """A state took over: another version, or the same with items appended."""
+    def serves(self, retriever: Retriever) -> None:
+        """A retriever took over: another version, or the same with items appended."""
         now = self._clock().seconds
         with self._alone:
-            self._serving = state
+            self._serving = retriever
             waiting = list(self._items)
-            for item_id, code in zip(waiting, _codes(state, waiting).tolist(), strict=True):
+            for item_id, code in zip(waiting, _codes(retriever, waiting).tolist(), strict=True):
                 if code >= 0:
                     seconds = now - self._items.pop(item_id)
                     self.item_retrievable.observe(max(0.0, seconds))
             leaving = list(self._leaving)
-            for item_id, code in zip(leaving, _codes(state, leaving).tolist(), strict=True):
+            for item_id, code in zip(leaving, _codes(retriever, leaving).tolist(), strict=True):
                 if code < 0:
                     seconds = now - self._leaving.pop(item_id)
                     self.item_withdrawn.observe(max(0.0, seconds))
-            offsets = state.snapshot.manifest.facts.get("offsets") or {}
+            offsets = retriever.snapshot.manifest.facts.get("offsets") or {}
             self._learnt_to = {int(p): int(o) for p, o in offsets.get("sequences", {}).items()}
             learnt = [p for p in self._unlearnt if p[1] < self._learnt_to.get(p[0], 0)]
             for place in learnt:
@@ -170,5 +170,5 @@ class Freshness(Collector):
             self.lost.labels(what).inc(len(old))
 
 
-def _codes(state: Retriever, item_ids: list[int]) -> np.ndarray:
-    return state.snapshot.lists.locate(np.array(item_ids, np.int64))[0]
+def _codes(retriever: Retriever, item_ids: list[int]) -> np.ndarray:
+    return retriever.snapshot.lists.locate(np.array(item_ids, np.int64))[0]

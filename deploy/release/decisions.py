@@ -44,7 +44,7 @@ SERVES: frozenset[str] = frozenset({"first", "promoted", "pinned", "released"})
 
 
 @dataclass(frozen=True)
-class Served:
+class ServingSwitch:
     """The switch.
 
     Attributes:
@@ -83,7 +83,7 @@ class Decision:
     at_ms: int = 0
 
 
-def read_served(data_dir: Path) -> Served | None:
+def read_served(data_dir: Path) -> ServingSwitch | None:
     """The switch of a data directory, None where nothing was decided yet.
 
     Raises:
@@ -93,7 +93,7 @@ def read_served(data_dir: Path) -> Served | None:
     try:
         body = orjson.loads(path.read_bytes())
         previous = body["previous"]
-        return Served(
+        return ServingSwitch(
             int(body["version"]),
             None if previous is None else int(previous),
             bool(body["pinned"]),
@@ -143,7 +143,7 @@ def decide(
         if decision.action in SERVES:
             moved = served is not None and served.version != decision.version
             previous = before if moved or served is None else served.previous
-            body = Served(decision.version, previous, decision.action == "pinned", at_ms)
+            body = ServingSwitch(decision.version, previous, decision.action == "pinned", at_ms)
             write_atomically(data_dir / SERVED, orjson.dumps(asdict(body)))
         log.info(decision.action, **{k: v for k, v in line.items() if k != "action"})
         return True
@@ -162,11 +162,6 @@ def decisions(data_dir: Path) -> list[Decision]:
         except (ValueError, TypeError):
             continue
     return found
-
-
-def decided_about(data_dir: Path, version: int) -> Decision | None:
-    """The last decision about a version."""
-    return next((d for d in reversed(decisions(data_dir)) if d.version == version), None)
 
 
 def served_versions(data_dir: Path) -> set[int]:

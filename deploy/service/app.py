@@ -125,8 +125,8 @@ def create_app(
     @app.get("/ready", summary="Readiness", responses=_some(503))
     async def ready() -> schema.Ready:
         """200 once a snapshot is loaded, 503 before."""
-        state = service.state()
-        return schema.Ready(version=state.version)
+        retriever = service.retriever()
+        return schema.Ready(version=retriever.version)
 
     @app.get(
         "/metrics",

@@ -11,11 +11,11 @@ from indexer.search.retriever import Answer, Query, Retriever
 
 
 def explained(
-    state: Retriever, query: Query, answer: Answer, response: schema.RetrieveResponse
+    retriever: Retriever, query: Query, answer: Answer, response: schema.RetrieveResponse
 ) -> schema.Explanation:
     """The answer with the clicks it rests on, and each searched code with its own items first."""
     clicked = list(query.items)[-50:]
-    codes, _ = state.snapshot.lists.locate(np.array(clicked, np.int64))
+    codes, _ = retriever.snapshot.lists.locate(np.array(clicked, np.int64))
     touched = Counter(code for code in codes.tolist() if code >= 0)
     probabilities = {one.code: one.probability for one in answer.searched}
     searched = set(probabilities)
@@ -28,7 +28,9 @@ def explained(
         answer=response,
         history=[
             schema.Click(item_id=item, code=code if code >= 0 else None, **text)
-            for item, code, text in zip(clicked, codes.tolist(), state.titles(clicked), strict=True)
+            for item, code, text in zip(
+                clicked, codes.tolist(), retriever.titles(clicked), strict=True
+            )
         ],
         codes=[
             schema.ExplainedCode(
@@ -38,8 +40,8 @@ def explained(
                 quota=brought[code],
                 clicks=touched[code],
                 explored=touched[code] == 0,
-                items_in_list=int(state.snapshot.lists.sizes_C[code]),
-                label=state.label(code),
+                items_in_list=int(retriever.snapshot.lists.sizes_C[code]),
+                label=retriever.label(code),
                 items=[item for item in response.items if item.code == code],
             )
             for code, probability in probabilities.items()

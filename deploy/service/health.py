@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 def health_of(service: RetrievalService) -> Health:
     """What it serves, and how far that is behind."""
-    state = service.follower.state
-    facts = state.snapshot.manifest.facts if state else {}
+    retriever = service.follower.retriever
+    facts = retriever.snapshot.manifest.facts if retriever else {}
     return Health(
         live=True,
-        ready=state is not None,
-        version=state.version if state else None,
+        ready=retriever is not None,
+        version=retriever.version if retriever else None,
         challenger_version=service.follower.challenger,
         decided_version=service.follower.decided,
         pinned=service.follower.pinned,
-        digest=state.snapshot.manifest.digest if state else None,
+        digest=retriever.snapshot.manifest.digest if retriever else None,
         codebook_generation=facts.get("codebook_generation"),
-        items=len(state.snapshot.lists) if state else 0,
-        appended_items=len(state.loaded.items) - facts.get("indexed_items", 0)
-        if state and "indexed_items" in facts
+        items=len(retriever.snapshot.lists) if retriever else 0,
+        appended_items=len(retriever.loaded.items) - facts.get("indexed_items", 0)
+        if retriever and "indexed_items" in facts
         else 0,
         pointer_age_seconds=since_pointer(service),
-        trained_until_ms=state.event_time_ms if state else None,
+        trained_until_ms=retriever.event_time_ms if retriever else None,
         latest_event_ms=service.histories.latest_event_time_ms or None,
         users=service.histories.users,
         history_lag_records=service.sequences.lag_records,

@@ -141,14 +141,14 @@ def readings(service: RetrievalService) -> list[Reading]:
     answers = service.answers
 
     def of_state(value: Callable[[Retriever], float]) -> Callable[[], float | None]:
-        return lambda: value(follower.state) if follower.state else None
+        return lambda: value(follower.retriever) if follower.retriever else None
 
     def behind() -> float | None:
-        state, latest = follower.state, histories.latest_event_time_ms
-        return max(0, latest - state.event_time_ms) / 1000 if state and latest else None
+        retriever, latest = follower.retriever, histories.latest_event_time_ms
+        return max(0, latest - retriever.event_time_ms) / 1000 if retriever and latest else None
 
     return [
-        Reading("ready", "1 once a snapshot is loaded.", lambda: float(bool(follower.state))),
+        Reading("ready", "1 once a snapshot is loaded.", lambda: float(bool(follower.retriever))),
         Reading("snapshot_version", "Snapshot that answers.", of_state(lambda s: s.version)),
         Reading("snapshot_pinned", "1 while pinned.", lambda: float(follower.pinned)),
         Reading("items", "Items that can be retrieved.", of_state(lambda s: len(s.snapshot.lists))),

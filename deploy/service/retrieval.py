@@ -87,16 +87,16 @@ class RetrievalService:
         follower.withdrew = self.popularity.withdraw
         follower.served = self._began_to_serve
 
-    def state(self) -> Retriever:
-        """The state to answer from, to be asked once per request.
+    def retriever(self) -> Retriever:
+        """What to answer from, to be asked once per request.
 
         Raises:
             HTTPException: 503 before the first snapshot.
         """
-        state = self.follower.state
-        if state is None:
+        retriever = self.follower.retriever
+        if retriever is None:
             raise HTTPException(503, NOT_READY, headers={"Retry-After": "5"})
-        return state
+        return retriever
 
     async def retrieve(self, request: schema.RetrieveRequest) -> schema.RetrieveResponse:
         """Answer one request.
@@ -105,31 +105,31 @@ class RetrievalService:
             HTTPException: 503 before the first snapshot, 429 where the queue is full, 504 where
                 the answer takes too long.
         """
-        state = self.state()
-        return (await self.queued(lambda: self._answers(state, [request])))[0]
+        retriever = self.retriever()
+        return (await self.queued(lambda: self._answers(retriever, [request])))[0]
 
     async def retrieve_batch(
         self, requests: Sequence[schema.RetrieveRequest]
     ) -> list[schema.RetrieveResponse]:
         """Answer several requests from one snapshot; raises as `retrieve`."""
-        state = self.state()
-        return await self.queued(lambda: self._answers(state, requests))
+        retriever = self.retriever()
+        return await self.queued(lambda: self._answers(retriever, requests))
 
     async def explain(self, request: schema.RetrieveRequest) -> schema.Explanation:
         """Answer one request and say where it comes from; raises as `retrieve`."""
-        state = self.state()
+        retriever = self.retriever()
 
         def work() -> schema.Explanation:
             query, known = self._query(request)
-            answer = state.answer(query, self.histories.latest_event_time_ms)
-            return explained(state, query, answer, self._response(state, answer, known))
+            answer = retriever.answer(query, self.histories.latest_event_time_ms)
+            return explained(retriever, query, answer, self._response(retriever, answer, known))
 
         return await self.queued(work)
 
     def popular(self, k: int) -> schema.PopularResponse:
-        """The k most popular items, the same for everybody; raises 503 as `state`."""
+        """The k most popular items, the same for everybody; raises 503 as `retriever`."""
         ids = self.popularity.best(k)
-        titles = self.state().titles(ids)
+        titles = self.retriever().titles(ids)
         return schema.PopularResponse(
             items=[
                 schema.PopularItem(item_id=item, **text)
@@ -167,25 +167,27 @@ class RetrievalService:
         return query, known
 
     def _answers(
-        self, state: Retriever, requests: Sequence[schema.RetrieveRequest]
+        self, retriever: Retriever, requests: Sequence[schema.RetrieveRequest]
     ) -> list[schema.RetrieveResponse]:
         asked = [self._query(request) for request in requests]
-        answers = state.answers([query for query, _ in asked], self.histories.latest_event_time_ms)
+        answers = retriever.answers(
+            [query for query, _ in asked], self.histories.latest_event_time_ms
+        )
         if self.answers is not None:
             for request, (query, _), answer in zip(requests, asked, answers, strict=True):
-                self.answers.add(state.version, request.user_id, query, answer)
+                self.answers.add(retriever.version, request.user_id, query, answer)
         return [
-            self._response(state, answer, known)
+            self._response(retriever, answer, known)
             for answer, (_, known) in zip(answers, asked, strict=True)
         ]
 
     def _response(
-        self, state: Retriever, answer: Answer, known: bool | None
+        self, retriever: Retriever, answer: Answer, known: bool | None
     ) -> schema.RetrieveResponse:
         self.metrics.retrieved_items.inc(len(answer.items))
         self.answered += 1
         return schema.RetrieveResponse(
-            version=state.version,
+            version=retriever.version,
             known_user=known,
             now_ms=answer.now_ms,
             items=[
@@ -203,7 +205,7 @@ class RetrievalService:
                     answer.codes,
                     answer.code_probabilities,
                     answer.propensities,
-                    state.titles(answer.items),
+                    retriever.titles(answer.items),
                     strict=True,
                 )
             ],
@@ -216,7 +218,7 @@ class RetrievalService:
 
     def snapshots(self) -> list[schema.SnapshotVersion]:
         """Published snapshots on disk, newest first."""
-        state = self.follower.state
+        retriever = self.follower.retriever
         try:
             registered = registered_versions(self.data_dir)
         except RegistryError as error:
@@ -225,16 +227,16 @@ class RetrievalService:
         return [
             schema.SnapshotVersion(
                 version=version,
-                serving=state is not None and state.version == version,
+                serving=retriever is not None and retriever.version == version,
                 mlflow_version=registered.get(version),
             )
             for version in reversed(versions(self.data_dir))
         ]
 
-    def _began_to_serve(self, state: Retriever) -> None:
+    def _began_to_serve(self, retriever: Retriever) -> None:
         """A version took over: note how long that took since it was published."""
         pointer, seconds = self.follower.pointer, since_pointer(self)
-        if pointer is not None and pointer.version == state.version and seconds is not None:
+        if pointer is not None and pointer.version == retriever.version and seconds is not None:
             self.metrics.publish_to_serve_seconds.observe(seconds)
 
     def close(self) -> None:

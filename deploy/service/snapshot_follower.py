@@ -3,7 +3,7 @@
 The pointer `current.json` (the newest version built) and the switch `served.json` (the version
 that answers) are looked at several times a second. What is to serve is verified, loaded and asked
 a first question before it takes over, and taking over is replacing one reference: a request under
-way ends with the state it began with. A damaged snapshot never takes over; the last good one
+way ends with what it began with. A damaged snapshot never takes over; the last good one
 stays, and it is tried again. At a start with a damaged snapshot the newest sound one answers.
 
 What was withdrawn is taken out of whatever answers, also of an older version that does not know of
@@ -25,7 +25,7 @@ import structlog
 from numpy.typing import NDArray
 
 from deploy.monitoring import full_disk
-from deploy.release.decisions import SERVED, Decision, Served, decide, decisions, read_served
+from deploy.release.decisions import SERVED, Decision, ServingSwitch, decide, decisions, read_served
 from deploy.release.judge import Judge
 from indexer.building.late_items import LateItems
 from indexer.errors import SnapshotError
@@ -45,18 +45,18 @@ class SnapshotFollower:
     `follow_decisions`, once the judge of another process has promoted it.
 
     Attributes:
-        state: to be read once per request; None before the first snapshot.
-        pointer: the newest version built; None where `state` is a substitute for it.
+        retriever: to be read once per request; None before the first snapshot.
+        pointer: the newest version built; None where `retriever` is a substitute for it.
         challenger: version that waits for its verdict, None if none does.
         decided: newest version about which there is a decision, or that serves.
-        swaps: how often a state took over.
+        swaps: how often a retriever took over.
         failures: how often loading failed.
         last_error: of the last attempt, empty if it went well.
         load_seconds: what the last load took.
         search: how queries are searched.
         served: is told of every version that takes over.
-        swapped: is told of every state that does: a version, or one with more items appended, or
-            withdrawn.
+        swapped: is told of every retriever that does: of a version, or of one with more items
+            appended, or withdrawn.
         withdrawn: ids of the items that are in no answer.
         withdrew: is told of what is withdrawn now, all of it.
     """
@@ -85,7 +85,7 @@ class SnapshotFollower:
         self._challenged_at = 0.0
         made = [d.version for d in decisions(data_dir) if d.by == "judge"]
         self._judged = made[-1] if made else 0
-        self.state: Retriever | None = None
+        self.retriever: Retriever | None = None
         self.pointer: Pointer | None = None
         self.pinned = False
         self.served: Callable[[Retriever], None] = lambda _: None
@@ -106,24 +106,24 @@ class SnapshotFollower:
     @property
     def decided(self) -> int:
         """Newest version about which there is a decision, or that serves."""
-        state = self.state
-        return max(self._judged, state.version if state else 0)
+        retriever = self.retriever
+        return max(self._judged, retriever.version if retriever else 0)
 
     def poll(self) -> bool:
-        """Look at pointer and switch, load and judge what is new; whether a state took over."""
+        """Look at pointer and switch, load and judge what is new; whether a retriever took over."""
         seen = self._fingerprint()
         waiting = self._challenging is not None
         if seen == self._seen and not waiting and self._clock() < self._retry_at:
             return False
         self._seen, self._retry_at = seen, float("inf")
-        before = self.state
+        before = self.retriever
         try:
             self._follow()
         except (ValueError, RuntimeError, OSError) as error:
             self._failed(error)
             return False
         self.last_error = ""
-        return self.state is not before
+        return self.retriever is not before
 
     def run(self, stop: threading.Event, poll_seconds: float) -> None:
         """Poll until `stop` is set."""
@@ -155,20 +155,20 @@ class SnapshotFollower:
             wanted = served.version
         if wanted == pointer.version:
             self._challenging = None
-            loaded = self.state.loaded if self.state else None
+            loaded = self.retriever.loaded if self.retriever else None
             self._serve(lambda: load_served(self._data_dir, self._load_model, loaded))
-        elif self.state is None or self.state.version != wanted:
+        elif self.retriever is None or self.retriever.version != wanted:
             self._serve(lambda: load_version(self._data_dir, wanted, self._load_model))
-        if self._judge is not None and self.state is not None:
+        if self._judge is not None and self.retriever is not None:
             if served is None:
                 first = Decision(wanted, "first", "judge", "the first version served")
                 decide(self._data_dir, first)
                 self._judged = max(self._judged, wanted)
             elif pointer.version not in (served.version, self._judged):
                 self._consider(pointer, served)
-        if self.state is not None and self.state.version != pointer.version:
-            with_new = self._newcomers.added_to(self.state.loaded, pointer)
-            if with_new is not self.state.loaded:
+        if self.retriever is not None and self.retriever.version != pointer.version:
+            with_new = self._newcomers.added_to(self.retriever.loaded, pointer)
+            if with_new is not self.retriever.loaded:
                 self._take_over(with_new)
 
     def _withdraw(self) -> None:
@@ -184,19 +184,21 @@ class SnapshotFollower:
         self.withdrew(withdrawn)
         if self._challenging is not None:
             self._challenging = self._ready(self._challenging.loaded)
-        if self.state is not None:
-            self._take_over(self.state.loaded)
+        if self.retriever is not None:
+            self._take_over(self.retriever.loaded)
 
     def _serve(self, load: Callable[[], Snapshot | None]) -> None:
         began = self._clock()
         snapshot = load()
-        if snapshot is not None and (self.state is None or snapshot is not self.state.loaded):
+        if snapshot is not None and (
+            self.retriever is None or snapshot is not self.retriever.loaded
+        ):
             self._take_over(snapshot)
             self.load_seconds = self._clock() - began
 
-    def _consider(self, pointer: Pointer, served: Served) -> None:
+    def _consider(self, pointer: Pointer, served: ServingSwitch) -> None:
         """Judge the newest version; it takes over, is kept, or waits for events."""
-        assert self._judge is not None and self.state is not None  # noqa: S101 - see _follow
+        assert self._judge is not None and self.retriever is not None  # noqa: S101 - see _follow
         challenging = self._challenging
         if challenging is None or challenging.version != pointer.version:
             if challenging is not None:
@@ -215,7 +217,7 @@ class SnapshotFollower:
             self.load_seconds = self._clock() - began
             self._challenged_at = self._clock()
         waited = self._clock() - self._challenged_at
-        verdict = self._judge.verdict(self.state, challenging, waited)
+        verdict = self._judge.verdict(self.retriever, challenging, waited)
         if verdict is None:
             return
         decision = Decision(
@@ -231,7 +233,7 @@ class SnapshotFollower:
         if decided and verdict.promote:
             self._swap(challenging)
 
-    def _decide(self, decision: Decision, served: Served | None) -> bool:
+    def _decide(self, decision: Decision, served: ServingSwitch | None) -> bool:
         decided = decide(
             self._data_dir, decision, if_served=served.version if served is not None else None
         )
@@ -242,29 +244,29 @@ class SnapshotFollower:
         self._swap(self._ready(snapshot))
 
     def _ready(self, snapshot: Snapshot) -> Retriever:
-        state = Retriever(snapshot, self.search, self.withdrawn)
-        state.answer(Query([]))  # a model that cannot answer must not take over
-        return state
+        retriever = Retriever(snapshot, self.search, self.withdrawn)
+        retriever.answer(Query([]))  # a model that cannot answer must not take over
+        return retriever
 
-    def _swap(self, state: Retriever) -> None:
-        before, self.state = self.state, state
+    def _swap(self, retriever: Retriever) -> None:
+        before, self.retriever = self.retriever, retriever
         self.swaps += 1
-        if before is None or before.version != state.version:
-            self.served(state)
-        self.swapped(state)
+        if before is None or before.version != retriever.version:
+            self.served(retriever)
+        self.swapped(retriever)
         log.info(
             "snapshot serves",
-            version=state.version,
+            version=retriever.version,
             before=before.version if before else None,
-            items=len(state.snapshot.lists),
-            appended=len(state.snapshot.appended_items),
-            withdrawn=len(state.withdrawn),
+            items=len(retriever.snapshot.lists),
+            appended=len(retriever.snapshot.appended_items),
+            withdrawn=len(retriever.withdrawn),
         )
 
     def _failed(self, error: Exception) -> None:
         self._retry_at = self._clock() + self._retry_seconds
         self.failures += 1
-        self.pointer = None if self.state is None else self.pointer
+        self.pointer = None if self.retriever is None else self.pointer
         reason, known = str(error), str(error) == self.last_error
         if full_disk.is_full(error):  # a decision that cannot be written
             reason = full_disk.sentence(full_disk.where(error, self._data_dir))
@@ -273,10 +275,10 @@ class SnapshotFollower:
             log.error(
                 "snapshot refused",
                 reason=reason,
-                serving=self.state.version if self.state else None,
+                serving=self.retriever.version if self.retriever else None,
             )
         self.last_error = reason
-        if self.state is None:
+        if self.retriever is None:
             self._fall_back()
 
     def _fall_back(self) -> None:

@@ -85,7 +85,7 @@ def asking(follower: SnapshotFollower, queries: list[Query], known: dict[int, An
         here = range(at, at + BATCH)
         at = (at + BATCH) % QUERIES
         try:
-            state = follower.state
+            state = follower.retriever
             assert state is not None
             answers = [(a.items, a.codes) for a in state.answers([queries[q] for q in here], 1_000)]
         except Exception as error:  # every error of a search is one that a user would see
@@ -156,7 +156,7 @@ def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
     before = 1 + (options.swaps - 1) % VERSIONS
     started = time.perf_counter()
     decide(data_dir, Decision(before, "pinned", "person", "rollback"))
-    while (state := follower.state) is None or state.version != before:
+    while (state := follower.retriever) is None or state.version != before:
         time.sleep(0.002)
     rollback = time.perf_counter() - started
     stop.set()

@@ -141,7 +141,7 @@ class Answers:
 
     def __call__(self, k: int = 500) -> set[int]:
         self.follower.poll()
-        state = self.follower.state
+        state = self.follower.retriever
         return set() if state is None else set(state.answer(Query([], k=k)).items)
 
     def until(self, done) -> float:
@@ -179,7 +179,7 @@ def test_a_withdrawn_item_is_gone_within_seconds_and_stays_so_until_it_is_listed
         assert process.status["items_refused"] == 0
         # back to the version that was built before, and to a service that has just begun
         decide(tmp_path, Decision(1, "pinned", "person", "back"))
-        answers.until(lambda _: answers.follower.state.version == 1)
+        answers.until(lambda _: answers.follower.retriever.version == 1)
         assert answers() == Answers(tmp_path)() == others
     with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
         process.wait_for(lambda s: s["caught_up"] and s["withdrawn_items"] == 20)
@@ -187,7 +187,7 @@ def test_a_withdrawn_item_is_gone_within_seconds_and_stays_so_until_it_is_listed
         model.moved(0.2).hand_over(tmp_path, 3, {"0": 120})
         process.wait_for(lambda s: s["caught_up"] and s["version"] == 3)
         decide(tmp_path, Decision(3, "promoted", "person", "and on"))
-        answers.until(lambda _: answers.follower.state.version == 3)
+        answers.until(lambda _: answers.follower.retriever.version == 3)
         assert answers() == Answers(tmp_path)() == others
         shop.list(items[0])
         answers.until(lambda found: found == others | {gone[0]})

@@ -41,7 +41,7 @@ class Judging:
 
     def look(self) -> int | None:
         self.follower.poll()
-        return self.follower.state.version if self.follower.state else None
+        return self.follower.retriever.version if self.follower.retriever else None
 
     def happens(self, sequences: list[UserSequence], offset: int = 10_000) -> None:
         self.recent.add([(0, offset + at, s) for at, s in enumerate(sequences)])
@@ -172,7 +172,7 @@ def test_new_items_are_found_while_an_older_version_serves(judging: Judging) -> 
     judging.shelf.publish(2)
     judging.shelf.append(2, [Item(1000, "Item 1000 of kind 3", "kind 3", "B1000", START_MS)])
     assert judging.look() == 1
-    state = judging.follower.state
+    state = judging.follower.retriever
     assert state is not None
     assert 1000 in state.snapshot.appended_items
     assert state.titles([1000])[0]["title"] == "Item 1000 of kind 3"

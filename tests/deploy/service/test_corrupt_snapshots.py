@@ -229,7 +229,7 @@ def test_a_wrong_version_is_refused_before_faiss_sees_it_and_the_last_good_one_a
     data_dir = Path(shutil.copytree(published, tmp_path / "data"))
     follower = SnapshotFollower(data_dir, SearchConfig(), load_model=StandIn.load)
     follower.poll()
-    before = follower.state
+    before = follower.retriever
     assert before is not None and before.version == 1
     good = load_snapshot(data_dir / NEW, StandIn.load)
     wrong(data_dir)
@@ -244,7 +244,7 @@ def test_a_wrong_version_is_refused_before_faiss_sees_it_and_the_last_good_one_a
     with pytest.raises(SnapshotError):
         load_served(data_dir, StandIn.load)
     assert not follower.poll() and follower.failures == 1 and follower.last_error
-    assert follower.state is before
+    assert follower.retriever is before
     assert len(before.answer(Query([], k=10)).items) == 10
 
 
@@ -307,7 +307,7 @@ def test_a_pointer_that_leaves_the_directory_or_names_another_version_moves_noth
     body = orjson.loads((data_dir / POINTER).read_bytes()) | change
     (data_dir / POINTER).write_bytes(orjson.dumps(body))
     assert not follower.poll() and follower.failures == 1
-    assert follower.state is not None and follower.state.version == 1
+    assert follower.retriever is not None and follower.retriever.version == 1
     write_pointer(data_dir, pointer_to(good, 9))
-    assert follower.poll() and follower.state.version == 2
+    assert follower.poll() and follower.retriever.version == 2
     assert read_pointer(data_dir).version == 2

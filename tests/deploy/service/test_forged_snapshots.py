@@ -65,15 +65,15 @@ def test_the_service_stays_on_the_last_good_version_and_starts_with_it(
 ) -> None:
     follower = SnapshotFollower(three.data_dir, SEARCH, follow_decisions=follows)
     decide(three.data_dir, Decision(1, "pinned", "person", "good"))
-    assert follower.poll() and follower.state is not None and follower.state.version == 1
+    assert follower.poll() and follower.retriever is not None and follower.retriever.version == 1
     forge(three.data_dir / snapshot_path(2))
     decide(three.data_dir, Decision(2, "pinned", "person", "forged"))
     assert not follower.poll()
-    assert follower.state.version == 1
+    assert follower.retriever.version == 1
     assert "is not what was published" in follower.last_error
     started = SnapshotFollower(three.data_dir, SEARCH, follow_decisions=follows)
     started.poll()
-    assert started.state is not None and started.state.version == 3  # the newest sound one
+    assert started.retriever is not None and started.retriever.version == 3  # the newest sound one
     assert "is not what was published" in started.last_error
 
 
@@ -83,7 +83,7 @@ def test_a_pointer_that_vouches_for_a_forged_version_moves_nothing(three: Shelf)
     manifest = forge(three.data_dir / snapshot_path(2))
     write_pointer(three.data_dir, Pointer(2, snapshot_path(2), manifest.digest, (), START_MS))
     assert not follower.poll()
-    assert follower.state is not None and follower.state.version == 3
+    assert follower.retriever is not None and follower.retriever.version == 3
 
 
 def test_the_indexer_starts_with_the_newest_version_that_it_published(three: Shelf) -> None:

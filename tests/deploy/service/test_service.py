@@ -205,7 +205,7 @@ def test_a_malformed_pointer_leaves_the_last_good_state(running: Running) -> Non
 
 def test_no_answer_mixes_versions_while_snapshots_are_swapped(running: Running) -> None:
     running.serve(1)
-    states = {1: running.follower.state}
+    states = {1: running.follower.retriever}
     expected = {1: running.retrieve(history=[1, 2], k=30, now_ms=START_MS)}
     failures: list[object] = []
     versions = set()
@@ -215,7 +215,7 @@ def test_no_answer_mixes_versions_while_snapshots_are_swapped(running: Running) 
         while not stop.is_set():
             answer = running.retrieve(history=[1, 2], k=30, now_ms=START_MS)
             versions.add(answer["version"])
-            state = states.get(answer["version"]) or running.follower.state
+            state = states.get(answer["version"]) or running.follower.retriever
             assert state is not None
             alone = state.answer(Query([1, 2], k=30, now_ms=START_MS))
             if state.version == answer["version"] and alone.items != [
@@ -228,7 +228,7 @@ def test_no_answer_mixes_versions_while_snapshots_are_swapped(running: Running) 
         thread.start()
     for version in (2, 3, 4):
         running.serve(version)
-        states[version] = running.follower.state
+        states[version] = running.follower.retriever
         time.sleep(0.1)
     stop.set()
     for thread in threads:

@@ -120,7 +120,7 @@ def test_work_that_waits_too_long_is_dropped() -> None:
 def test_too_many_requests_are_answered_429(serving: Serving) -> None:
     gate = threading.Event()
     serving.service.queue = WorkQueue("test", 1, 0, 10.0)
-    state = serving.follower.state
+    state = serving.follower.retriever
     assert state is not None
     real = state.answers
     state.answers = lambda *given: (gate.wait(10), real(*given))[1]  # type: ignore[method-assign]
@@ -199,7 +199,7 @@ def test_the_token_is_asked_of_everything_but_health_and_the_page(shelf: Shelf) 
 def test_readiness_follows_the_first_snapshot(shelf: Shelf, tmp_path: object) -> None:
     serving = Serving(shelf)
     assert serving.http.get("/ready").json() == {"version": 2}
-    serving.follower.state = None
+    serving.follower.retriever = None
     assert serving.http.get("/ready").status_code == 503
     serving.close()
 

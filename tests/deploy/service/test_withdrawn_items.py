@@ -65,7 +65,7 @@ def test_a_history_goes_on_to_hold_it_and_to_show_its_title(serving: Serving) ->
     write_withdrawn(serving.follower._data_dir, clicked)
     serving.follower.poll()
     assert know_history(serving) == clicked
-    state = serving.service.state()
+    state = serving.service.retriever()
     assert [row["title"] for row in state.titles(clicked)] == [
         f"Item {item} of kind {item % 7}" for item in clicked
     ]
@@ -85,7 +85,7 @@ def test_neither_a_restart_nor_an_older_version_nor_a_newer_one_brings_it_back(s
 
     assert 7 not in items()
     shelf.point_at(1)  # back to a version that does not know of it
-    assert running.follower.poll() and running.follower.state.version == 1
+    assert running.follower.poll() and running.follower.retriever.version == 1
     assert 7 not in items()
     running.close()
     running = Running(shelf)
@@ -106,10 +106,10 @@ def test_a_version_that_was_loaded_to_be_judged_answers_without_it_once_promoted
     assert judging.follower.challenger == 2
     judging.now = 100.0
     assert judging.look() == 2  # nobody came to be asked
-    assert 7 not in judging.follower.state.answer(query()).items
+    assert 7 not in judging.follower.retriever.answer(query()).items
     decide(shelf.data_dir, Decision(1, "pinned", "person", "the test"))
     assert judging.look() == 1
-    assert 7 not in judging.follower.state.answer(query()).items
+    assert 7 not in judging.follower.retriever.answer(query()).items
 
 
 def query(k: int = ITEMS) -> Query:
@@ -123,10 +123,10 @@ def test_listed_again_it_is_answered_by_an_older_version_that_serves(shelf: Shel
     running.follower.poll()
     shelf.append(1, [Item(7, "again"), Item(1000, "new")])
     running.follower.poll()
-    assert {1000} == {1000, 7} & set(running.follower.state.answer(query()).items)
+    assert {1000} == {1000, 7} & set(running.follower.retriever.answer(query()).items)
     write_withdrawn(shelf.data_dir, [])
     running.follower.poll()
-    assert {1000, 7} <= set(running.follower.state.answer(query(ITEMS + 1)).items)
+    assert {1000, 7} <= set(running.follower.retriever.answer(query(ITEMS + 1)).items)
     running.close()
 
 
@@ -137,9 +137,9 @@ def test_a_damaged_file_changes_nothing(shelf: Shelf):
     running.follower.poll()
     (shelf.data_dir / WITHDRAWN).write_bytes(b"{")
     running.follower.poll()
-    assert 7 not in running.follower.state.answer(query()).items
+    assert 7 not in running.follower.retriever.answer(query()).items
     running.serve(2)
-    assert 7 not in running.follower.state.answer(query()).items
+    assert 7 not in running.follower.retriever.answer(query()).items
     running.close()
 
 
