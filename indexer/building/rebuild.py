@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.building.drift import Drift
-from indexer.lists.code_lists import CodeList, CodeLists, members
+from indexer.lists.code_list import CodeList
+from indexer.lists.code_lists import CodeLists, members
 
 
 @dataclass(frozen=True)

@@ -32,22 +32,18 @@ class Changes:
     Attributes:
         items: items in both.
         new_items: items in the later one alone.
-        gone_items: items in the earlier one alone.
+        removed_items: items in the earlier one alone.
         moved_items: items in both whose first-level code differs.
         moves: the most frequent moves (from code, to code, items), most frequent first.
-        sizes_before: items of each code before, int64 (C,).
-        sizes_after: items of each code after, int64 (C,).
         examples: some moved items: (title or external id, from code, to code), the most clicked
             first.
     """
 
     items: int
     new_items: int
-    gone_items: int
+    removed_items: int
     moved_items: int
     moves: list[tuple[int, int, int]]
-    sizes_before: NDArray[np.int64]
-    sizes_after: NDArray[np.int64]
     examples: list[tuple[str, int, int]]
 
     @property
@@ -59,7 +55,7 @@ class Changes:
         """Markdown for a description."""
         found = [
             f"- items new: {self.new_items:,}"
-            + (f", gone: {self.gone_items:,}" if self.gone_items else ""),
+            + (f", gone: {self.removed_items:,}" if self.removed_items else ""),
             f"- items that changed code: {self.moved_items:,} ({self.moved_share:.1%})",
         ]
         if self.moves:
@@ -111,7 +107,6 @@ def changes(before: Path, after: Path) -> Changes:
         raise OSError(f"{before} or {after}: {error}") from error
     ids_a, ids_b = (t["item_id"].to_numpy() for t in (earlier, later))
     codes_a, codes_b = first_codes(earlier), first_codes(later)
-    width = int(max(codes_a.max(initial=0), codes_b.max(initial=0))) + 1
     _, at_a, at_b = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
     old, new = codes_a[at_a], codes_b[at_b]
     moved = np.flatnonzero(old != new)
@@ -123,11 +118,9 @@ def changes(before: Path, after: Path) -> Changes:
     return Changes(
         items=len(at_a),
         new_items=len(ids_b) - len(at_b),
-        gone_items=len(ids_a) - len(at_a),
+        removed_items=len(ids_a) - len(at_a),
         moved_items=len(moved),
         moves=[(int(pairs[0, i]), int(pairs[1, i]), int(counts[i])) for i in order],
-        sizes_before=np.bincount(codes_a, minlength=width),
-        sizes_after=np.bincount(codes_b, minlength=width),
         examples=_examples(rows, old[shown].tolist(), new[shown].tolist()),
     )
 

@@ -69,9 +69,9 @@ def compare(
     return Paired(len(events), count, recall_a, recall_b, ndcg_a, ndcg_b, difference, low, high)
 
 
-def gains(state: Retriever, events: Sequence[UserSequence]) -> NDArray[np.float64]:
+def gains(retriever: Retriever, events: Sequence[UserSequence]) -> NDArray[np.float64]:
     """Recall@50 and NDCG@50 of each event: float64 (events, 2)."""
-    items = state.items_for(
+    items = retriever.items_for(
         [History(s.history_items, s.history_times) for s in events],
         np.array([s.event_time for s in events], np.int64),
         DEPTH,

@@ -52,7 +52,7 @@ def compare(
         "items": {
             "in_both": changed.items,
             "new": changed.new_items,
-            "gone": changed.gone_items,
+            "gone": changed.removed_items,
             "moved": changed.moved_items,
             "moved_share": changed.moved_share,
             "moves": [
@@ -68,23 +68,23 @@ def compare(
     }
 
 
-def usual_samples(state: Retriever, count: int = 3) -> list[History]:
+def usual_samples(retriever: Retriever, count: int = 3) -> list[History]:
     """Histories to ask where no user is at hand: none, and the most clicked items one by one."""
-    items = state.snapshot.items
+    items = retriever.snapshot.items
     events = items.rows["events"].to_numpy()
     most = items.item_ids_N[np.argsort(-events, kind="stable")[: count - 1]].tolist()
-    now = state.event_time_ms
+    now = retriever.event_time_ms
     return [History([], []), *(History([item], [now]) for item in most)]
 
 
-def _facts(state: Retriever) -> dict[str, Any]:
-    facts = state.snapshot.manifest.facts
+def _facts(retriever: Retriever) -> dict[str, Any]:
+    facts = retriever.snapshot.manifest.facts
     return {
-        "version": state.version,
+        "version": retriever.version,
         "reason": facts.get("reason"),
         "trained_events": facts.get("trained_events"),
-        "trained_until_ms": state.event_time_ms,
-        "items": len(state.snapshot.lists),
+        "trained_until_ms": retriever.event_time_ms,
+        "items": len(retriever.snapshot.lists),
     }
 
 
@@ -143,7 +143,7 @@ def _codes(a: Retriever, b: Retriever) -> list[dict[str, Any]]:
 def _sample(a: Retriever, b: Retriever, history: History, k: int) -> dict[str, Any]:
     now = max(a.event_time_ms, b.event_time_ms, *history.times, 0)
     query = Query(history.items, history.times, now_ms=now, k=k)
-    answers = [_answer(state, query) for state in (a, b)]
+    answers = [_answer(retriever, query) for retriever in (a, b)]
     both = {one["item_id"] for one in answers[0]} & {one["item_id"] for one in answers[1]}
     recent = history.items[-5:]
     titles = b.titles(recent)
@@ -156,11 +156,11 @@ def _sample(a: Retriever, b: Retriever, history: History, k: int) -> dict[str, A
     }
 
 
-def _answer(state: Retriever, query: Query) -> list[dict[str, Any]]:
-    answer = state.answer(query)
+def _answer(retriever: Retriever, query: Query) -> list[dict[str, Any]]:
+    answer = retriever.answer(query)
     return [
         {"item_id": item, "code": code, **text}
         for item, code, text in zip(
-            answer.items, answer.codes, state.titles(answer.items), strict=True
+            answer.items, answer.codes, retriever.titles(answer.items), strict=True
         )
     ]

@@ -12,6 +12,10 @@ from model.artifacts.manifest import ManifestError, read_manifest
 
 log = structlog.get_logger(__name__)
 
+ITEMS_WAIT_S = 30.0
+"""So long a handover waits for the items that its trainer had read: they are read in seconds, and
+where Kafka is away the items that are known had better be served by the new model."""
+
 
 class HandoverQueue:
     """The handovers that wait to be indexed.
@@ -30,6 +34,7 @@ class HandoverQueue:
         self._data_dir = data_dir
         self._max_backlog = max_backlog
         self.last_refusal: str | None = None
+        self._waits: tuple[int, float] | None = None  # for its items: which one, since when
 
     def pending(self) -> list[int]:
         """Numbers of the handovers that are newer than what was indexed, ascending."""
@@ -41,6 +46,21 @@ class HandoverQueue:
         """The handover to index now: the oldest that waits, or the newest where many do."""
         waiting = self.pending()
         return waiting[-1] if len(waiting) > self._max_backlog else min(waiting, default=None)
+
+    def due(self, now_s: float) -> int | None:
+        """The next handover, once the items that its trainer had read were read here, too.
+
+        It waits `ITEMS_WAIT_S` for them, and no longer.
+        """
+        number = self.next()
+        if number is None or self.has_items_of(number):
+            return number
+        if self._waits is None or self._waits[0] != number:
+            self._waits = (number, now_s)
+        if now_s - self._waits[1] <= ITEMS_WAIT_S:
+            return None
+        log.warning("handover indexed before all its items were read", number=number)
+        return number
 
     def has_items_of(self, number: int) -> bool:
         """Whether every item that the trainer of a handover had read was read here, too."""

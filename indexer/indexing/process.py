@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import structlog
 from kafka.errors import KafkaError
 
 from indexer.errors import IndexerError
@@ -33,15 +32,10 @@ from streaming.statuses import IndexerStatus, Report
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 
-log = structlog.get_logger(__name__)
-
 STORE = "indexer/rocksdb"
 POLL_MS = 200
 MAX_RECORDS = 5000
 REPORT_S = 1.0
-ITEMS_WAIT_S = 30.0
-"""So long a handover waits for the items that its trainer had read: they are read in seconds, and
-where Kafka is away the items that are known had better be served by the new model."""
 KAFKA_PATIENCE_MS = 1000
 """Handovers go on being indexed while Kafka is away, so nothing waits for it for long."""
 
@@ -190,7 +184,6 @@ def _loop(
     clock: Callable[[], float],
 ) -> None:
     reported = float("-inf")
-    waiting_since: tuple[int, float] | None = None
     building: Future[Prepared | None] | None = None
     with ThreadPoolExecutor(1, "build") as builder:
         while building is not None or not stop.is_set():
@@ -205,16 +198,8 @@ def _loop(
                     if prepared is not None:
                         indexer.publish(prepared)
                     reported = float("-inf")
-            elif (number := indexer.handovers.next()) is not None:
-                if waiting_since is None or waiting_since[0] != number:
-                    waiting_since = (number, clock())
-                late = clock() - waiting_since[1] > ITEMS_WAIT_S
-                if late or indexer.handovers.has_items_of(number):
-                    if late:
-                        log.warning(
-                            "handover indexed before all its items were read", number=number
-                        )
-                    building = builder.submit(indexer.prepare, number)
+            elif (number := indexer.handovers.due(clock())) is not None:
+                building = builder.submit(indexer.prepare, number)
             if clock() - reported >= REPORT_S:
                 reported = clock()
                 status = _status(indexer, reader)

@@ -1,27 +1,21 @@
-"""The index: for each first-level code the items that carry it, ready for inner products.
+"""The index: for each first-level code the items that carry it.
 
-A list is a matrix of vectors and the item ids of its rows. Lists are immutable: a change makes
-a new `CodeLists` that shares every untouched list with the old one, so searches that are under
-way never see half a change. A list that changes shares its memory with the list that it was: new
-rows go behind the old ones, where the old list does not look, and a row whose item left stays, as
-*gone*, until there are too many of them. So a change costs what it changes. On disk a list is one
-file named by its code, holding ids and vectors; an untouched list is hard-linked from the parent
-snapshot.
+Lists are immutable: a change makes a new `CodeLists` that shares every untouched list with the old
+one, so searches that are under way never see half a change. On disk a list is one file named by its
+code, holding ids and vectors; an untouched list is hard-linked from the parent snapshot.
 
-Scores are matrix products, and faiss's flat search where that is quicker (one query, a long
-list). Faiss sees arrays that were checked here, and parses no file. Measured with 12,101 items, 66
-dimensions, 10 of 256 codes a query, one core, best 100 of the union: 512 queries take 7 ms so,
-23 ms by one faiss search per code, 28 ms by one IVF's `search_preassigned`; a single query 0.05,
-0.10 and 0.04 ms. Of 64 codes: 14, 51 and 66 ms; 0.06, 0.17 and 0.12 ms.
+Measured with 12,101 items, 66 dimensions, 10 of 256 codes a query, one core, best 100 of the union:
+512 queries take 7 ms by the lists' matrix products, 23 ms by one faiss search per code, 28 ms by
+one IVF's `search_preassigned`; a single query 0.05, 0.10 and 0.04 ms. Of 64 codes: 14, 51 and
+66 ms; 0.06, 0.17 and 0.12 ms.
 
-Shapes: N items of the catalogue, n items of a list, D dimension, C codes, b queries.
+Shapes: N items of the catalogue, n items of a list, D dimension, C codes.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -31,199 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from indexer.errors import IndexerError, SnapshotError
+from indexer.lists.code_list import NO_ROWS, CodeList, checked_rows
 from indexer.lists.item_locations import ItemLocations
-
-try:
-    import faiss
-except ImportError:  # a device machine without faiss still evaluates, by matrix products alone
-    faiss = None  # type: ignore[assignment]
-
-FAISS_FROM = 8192
-"""From this length on faiss answers a single query quicker than a product and a partition
-(16,000 x 66 dimensions on one core: 152 against 220 microseconds; 4,000: 29 against 31)."""
-GONE_SHARE = 0.25
-"""A list is copied without its gone rows when they are more than this share of its rows."""
-ROOM_SHARE = 0.25
-"""Room that a list is given to grow, of its rows."""
-MAX_DIMENSION = 4096
-MAX_ITEMS = 2**31 - 1
-
-
-def _checked(
-    item_ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Ids and vectors ascending by id, or an error that says what is wrong with them."""
-    ids = np.ascontiguousarray(item_ids, np.int64)
-    rows = np.ascontiguousarray(vectors, np.float32)
-    if ids.ndim != 1 or rows.ndim != 2 or len(ids) != len(rows):
-        raise IndexerError(f"{where}: ids {ids.shape} and vectors {rows.shape} do not match")
-    if not 1 <= rows.shape[1] <= MAX_DIMENSION or len(ids) > MAX_ITEMS:
-        raise IndexerError(f"{where}: absurd size {rows.shape}")
-    # Where the sum of a row is finite, all of it is, and a sum is quicker than as many questions.
-    if not np.isfinite(rows.sum(axis=1)).all() and not (finite := np.isfinite(rows).all(1)).all():
-        raise IndexerError(f"{where}: the vector of item {ids[~finite][0]} is not finite")
-    if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
-        order = np.argsort(ids, kind="stable")
-        ids, rows = ids[order], rows[order]
-        if (ids[1:] == ids[:-1]).any():
-            raise IndexerError(
-                f"{where}: item {ids[1:][ids[1:] == ids[:-1]][0]} is there more than once"
-            )
-    return ids, rows
-
-
-class _Memory:
-    """Room for the rows of a list and of those that grow from it."""
-
-    def __init__(self, room: int, dimension: int) -> None:
-        self.ids = np.empty(room, np.int64)
-        self.vectors = np.empty((room, dimension), np.float32)
-        self.read_ids, self.read_vectors = self.ids.view(), self.vectors.view()
-        self.read_ids.flags.writeable = self.read_vectors.flags.writeable = False
-        self._used = 0
-        self._alone = threading.Lock()
-
-    def claim(self, first: int, count: int) -> bool:
-        """Take the rows from `first` on; False if they are taken or there are too few."""
-        if not count:
-            return True
-        with self._alone:
-            if first != self._used or first + count > len(self.ids):
-                return False
-            self._used += count
-            return True
-
-
-def _room(count: int) -> int:
-    return count + int(count * ROOM_SHARE) + 16
-
-
-NO_ROWS = np.empty(0, np.int64)
-
-
-class CodeList:
-    """The items of one code: immutable ids (n,) int64 and vectors (n, D) float32 of its rows.
-
-    Ids ascend, but for items that were appended. The rows `gone`, in no order, hold items that have
-    left; `len` counts those that are there.
-    """
-
-    __slots__ = ("_memory", "gone", "item_ids", "vectors")
-
-    def __init__(
-        self, item_ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str = "list"
-    ) -> None:
-        self._fill(*_checked(item_ids, vectors, where))
-
-    @classmethod
-    def of_checked(cls, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> CodeList:
-        """A list of rows that are known to be distinct and finite."""
-        one = cls.__new__(cls)
-        one._fill(ids, rows)
-        return one
-
-    def _fill(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
-        """Copy rows into memory with room to grow."""
-        memory = _Memory(_room(len(ids)), rows.shape[1])
-        memory.claim(0, len(ids))
-        memory.ids[: len(ids)], memory.vectors[: len(ids)] = ids, rows
-        self._show(memory, len(ids), NO_ROWS)
-
-    def _show(self, memory: _Memory, count: int, gone: NDArray[np.int64]) -> None:
-        self._memory, self.gone = memory, gone
-        self.item_ids, self.vectors = memory.read_ids[:count], memory.read_vectors[:count]
-
-    def __len__(self) -> int:
-        return len(self.item_ids) - len(self.gone)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether `best` is quicker than the scores of all rows."""
-        return len(self.item_ids) >= FAISS_FROM
-
-    @property
-    def present_ids(self) -> NDArray[np.int64]:
-        """Ids by row, -1 where the item is gone."""
-        if not len(self.gone):
-            return self.item_ids
-        ids = self.item_ids.copy()
-        ids[self.gone] = -1
-        return ids
-
-    def packed(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ids and vectors without the rows that are gone."""
-        if not len(self.gone):
-            return self.item_ids, self.vectors
-        stay = np.delete(np.arange(len(self.item_ids)), self.gone)
-        return self.item_ids[stay], self.vectors[stay]
-
-    def changed(
-        self,
-        leaving: NDArray[np.int64],
-        ids: NDArray[np.int64],
-        vectors: NDArray[np.float32],
-    ) -> CodeList:
-        """The items of some rows leave, and others, with finite vectors, come behind the last.
-
-        Where the rows are copied, because too many are gone, the memory is full, or another list
-        grew from this one, those that stay are numbered anew and none is gone.
-        """
-        gone = np.concatenate([self.gone, leaving]) if len(leaving) else self.gone
-        before, after = len(self.item_ids), len(self.item_ids) + len(ids)
-        few = len(gone) <= before * GONE_SHARE
-        after_it = CodeList.__new__(CodeList)
-        if few and self._memory.claim(before, len(ids)):
-            self._memory.ids[before:after] = ids
-            self._memory.vectors[before:after] = vectors
-            after_it._show(self._memory, after, gone)
-            return after_it
-        stay = np.delete(np.arange(before), gone)
-        count = len(stay) + len(ids)
-        memory = _Memory(_room(count), self.vectors.shape[1])
-        memory.claim(0, count)
-        for to, kept, new in (
-            (memory.ids, self.item_ids, ids),
-            (memory.vectors, self.vectors, vectors),
-        ):
-            np.take(kept, stay, axis=0, out=to[: len(stay)], mode="clip")
-            to[len(stay) : count] = new
-        after_it._show(memory, count, NO_ROWS)
-        return after_it
-
-    def scores(self, users_bD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Inner products (b, n) of every user vector with every row of the list."""
-        if len(users_bD) == 1:  # a matrix-vector product spares BLAS the packing
-            return (self.vectors @ users_bD[0])[None]
-        return users_bD @ self.vectors.T
-
-    def best(
-        self, user_D: NDArray[np.float32], count: int, without: NDArray[np.int64] = NO_ROWS
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The `count` best scores of one user vector, best first, and their rows.
-
-        Rows that are gone are left out, and the rows `without`, which are not among those.
-        """
-        size, leave = len(self.item_ids), np.concatenate([self.gone, without])
-        count = min(count, size - len(leave))
-        if count < 1:
-            return np.empty(0, np.float32), NO_ROWS
-        scores, rows = self._first(user_D, count + len(leave))
-        if len(leave):
-            wanted = ~np.isin(rows, leave)
-            scores, rows = scores[wanted][:count], rows[wanted][:count]
-        return scores, rows
-
-    def _first(
-        self, user_D: NDArray[np.float32], count: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best scores of all rows, gone ones among them; `count` is 1 to the number of rows."""
-        if faiss is not None and self.is_long:
-            found = faiss.knn(user_D[None], self.vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
-            return found[0][0], found[1][0]
-        scores = self.vectors @ user_D
-        rows = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
-        rows = rows[np.argsort(-scores[rows], kind="stable")]
-        return scores[rows], rows
 
 
 class CodeLists:
@@ -236,14 +39,17 @@ class CodeLists:
         lists: C of them.
         dimension: of their vectors.
         sizes_C: int64, how many items each holds.
-        lengths_C: int64, how many rows each has; more than items where some are gone.
+        lengths_C: int64, how many rows each has; more than items where some were removed.
         starts_C: int64, the position of the first row of each.
-        item_ids_N: int64 by position, -1 where the item is gone.
-        places: where every item is.
+        item_ids_N: int64 by position, -1 where the item was removed.
+        item_locations: where every item is.
     """
 
     def __init__(
-        self, lists: Sequence[CodeList], dimension: int, places: ItemLocations | None = None
+        self,
+        lists: Sequence[CodeList],
+        dimension: int,
+        item_locations: ItemLocations | None = None,
     ) -> None:
         for code, one in enumerate(lists):
             if one.vectors.shape[1] != dimension:
@@ -253,14 +59,14 @@ class CodeLists:
         self.lists = tuple(lists)
         self.dimension = dimension
         self.lengths_C = np.array([len(one.item_ids) for one in lists], np.int64)
-        gone_C = np.array([len(one.gone) for one in lists], np.int64)
-        self.sizes_C = self.lengths_C - gone_C
+        removed_C = np.array([len(one.removed) for one in lists], np.int64)
+        self.sizes_C = self.lengths_C - removed_C
         self.starts_C = np.cumsum(self.lengths_C) - self.lengths_C
         self.item_ids_N = np.concatenate([NO_ROWS, *(one.item_ids for one in lists)])
-        gone = np.concatenate([NO_ROWS, *(one.gone for one in lists)])
-        self.item_ids_N[np.repeat(self.starts_C, gone_C) + gone] = -1
+        removed = np.concatenate([NO_ROWS, *(one.removed for one in lists)])
+        self.item_ids_N[np.repeat(self.starts_C, removed_C) + removed] = -1
         # those who change a few lists know where everything is without counting anew
-        self.places = places or ItemLocations.of([one.present_ids for one in lists])
+        self.item_locations = item_locations or ItemLocations.of([one.present_ids for one in lists])
 
     def __len__(self) -> int:
         return int(self.sizes_C.sum())
@@ -294,7 +100,7 @@ class CodeLists:
         return CodeLists(
             [lists.get(code, one) for code, one in enumerate(self.lists)],
             self.dimension,
-            self.places.replaced({code: one.present_ids for code, one in lists.items()}),
+            self.item_locations.replaced({code: one.present_ids for code, one in lists.items()}),
         )
 
     def with_items(
@@ -319,7 +125,7 @@ class CodeLists:
         order = np.argsort(item_ids, kind="stable")
         item_ids, codes_n = np.asarray(item_ids, np.int64)[order], codes_n[order]
         vectors = vectors[order]
-        _checked(item_ids, vectors, "appended items")
+        checked_rows(item_ids, vectors, "appended items")
         return self._moved(item_ids, codes_n, vectors)
 
     def without(self, item_ids: NDArray[np.int64]) -> CodeLists:
@@ -348,10 +154,10 @@ class CodeLists:
         firsts_C = np.zeros(len(lists), np.int64)
         for code in np.flatnonzero((np.diff(leaving) > 0) | (np.diff(coming) > 0)).tolist():
             a, b = coming[code], coming[code + 1]
-            old, gone = lists[code], going_rows[leaving[code] : leaving[code + 1]]
-            lists[code] = new = old.changed(gone, new_ids[a:b], new_vectors[a:b])
+            old, left = lists[code], going_rows[leaving[code] : leaving[code + 1]]
+            lists[code] = new = old.changed(left, new_ids[a:b], new_vectors[a:b])
             firsts_C[code] = len(new.item_ids) - (b - a)
-            if len(old.gone) + len(gone) > len(new.gone):
+            if len(old.removed) + len(left) > len(new.removed):
                 renumbered.append(code)
         new_codes = codes_n[to_n]
         new_rows = firsts_C[new_codes] + np.arange(len(new_codes)) - coming[new_codes]
@@ -362,12 +168,12 @@ class CodeLists:
             new_ids = np.concatenate([new_ids[others], *(lists[c].item_ids for c in renumbered)])
             new_codes = np.concatenate([new_codes[others], np.repeat(renumbered, sizes)])
             new_rows = np.concatenate([new_rows[others], *(np.arange(size) for size in sizes)])
-        places = self.places.moved(new_ids, new_codes, new_rows)
-        return CodeLists(lists, self.dimension, places)
+        moved = self.item_locations.moved(new_ids, new_codes, new_rows)
+        return CodeLists(lists, self.dimension, moved)
 
     def locate(self, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First-level code and row in its list of each item; -1, -1 for an unknown one."""
-        return self.places.locate(np.asarray(item_ids, np.int64))
+        return self.item_locations.locate(np.asarray(item_ids, np.int64))
 
     def vectors_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors (n, D) of items that are in the lists, as the lists hold them."""
@@ -430,8 +236,8 @@ class CodeLists:
                         raise SnapshotError(
                             f"{file_name(code)} does not hold the items that have its code"
                         )
-            places = ItemLocations.of([ids for ids, _ in read])
-            return cls([CodeList.of_checked(*one) for one in read], dimension, places)
+            locations = ItemLocations.of([ids for ids, _ in read])
+            return cls([CodeList.of_checked(*one) for one in read], dimension, locations)
         except (OSError, SafetensorError, IndexerError) as error:
             raise SnapshotError(f"{directory}: {error}") from error
 
@@ -456,7 +262,7 @@ def _read(path: Path, dimension: int) -> tuple[NDArray[np.int64], NDArray[np.flo
                 f"{path.name}: vectors of shape {vectors.get_shape()} for ids of shape "
                 f"{ids.get_shape()}, the model has dimension {dimension}"
             )
-        return _checked(file.get_tensor("item_ids"), file.get_tensor("vectors"), path.name)
+        return checked_rows(file.get_tensor("item_ids"), file.get_tensor("vectors"), path.name)
 
 
 def _codes(

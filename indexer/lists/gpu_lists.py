@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import IndexerError
-from indexer.lists.code_lists import CodeList, CodeLists
+from indexer.lists.code_list import CodeList
+from indexer.lists.code_lists import CodeLists
 
 MOST_AT_ONCE = 2048
 """Answers that faiss gives on a GPU; more are found on the CPU, where the vectors are, too."""
@@ -50,7 +51,7 @@ class GpuCodeList(CodeList):
         import faiss
         import torch
 
-        self._memory, self.gone = one._memory, one.gone
+        self._memory, self.removed = one._memory, one.removed
         self.item_ids, self.vectors = one.item_ids, one.vectors
         self._matrix = torch.from_numpy(one.vectors.copy()).cuda()
         self._index = faiss.GpuIndexFlatIP(_resources(), one.vectors.shape[1])
@@ -81,4 +82,6 @@ def on_gpu(lists: CodeLists) -> CodeLists:
     """
     if (reason := why_no_gpu()) is not None:
         raise IndexerError(f"lists cannot be put on a GPU: {reason}")
-    return CodeLists([GpuCodeList(one) for one in lists.lists], lists.dimension, lists.places)
+    return CodeLists(
+        [GpuCodeList(one) for one in lists.lists], lists.dimension, lists.item_locations
+    )

@@ -47,7 +47,7 @@ class Candidates:
     A row holds the lists that have items one after the other, the most probable code's first.
 
     Attributes:
-        items_BN: int64 item ids, -1 at rows whose item is gone.
+        items_BN: int64 item ids, -1 at rows whose item was removed.
         scores_BN: float32, -inf for what must not be answered.
         searched_BS: int64 codes in the order of the row.
         starts_BS: int64 where in the row each of their lists begins.

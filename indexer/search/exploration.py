@@ -171,7 +171,7 @@ class ReservedPlaces:
         start, first = int(starts[code]), int(first_C[code])
         at = start + min(int(dice[1] * left), left - 1)
         here = taken[first : first + taken_C[code]].tolist()
-        for position in sorted([*here, *(start + self._lists.lists[code].gone).tolist()]):
+        for position in sorted([*here, *(start + self._lists.lists[code].removed).tolist()]):
             at += position <= at
         return at, p / left
 

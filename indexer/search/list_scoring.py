@@ -129,8 +129,8 @@ class ListScores:
     def _list_scores(self, code: int, users: NDArray[np.float32]) -> NDArray[np.float32]:
         one = self._lists.lists[code]
         scores = one.scores(users)
-        if len(one.gone):
-            scores[:, one.gone] = -np.inf
+        if len(one.removed):
+            scores[:, one.removed] = -np.inf
         return scores
 
     def _list_best(

@@ -84,8 +84,8 @@ class SingleQuery:
                 scores, cut[slot] = one.best(users_SD[slot], k, leave_out)
             else:
                 scores = one.scores(users_SD[slot : slot + 1])[0]
-                if len(one.gone):
-                    scores[one.gone] = -np.inf
+                if len(one.removed):
+                    scores[one.removed] = -np.inf
             parts.append(scores)
         if evident is not None:
             parts.append(evident[0])

@@ -31,7 +31,8 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
-from indexer.lists.code_lists import CodeList, CodeLists, members
+from indexer.lists.code_list import CodeList
+from indexer.lists.code_lists import CodeLists, members
 from model.artifacts.manifest import Manifest
 from streaming.events import Item
 from tests.benchmarks.clustered_items import clustered

@@ -223,7 +223,7 @@ class CodeListsAlone(Searcher):
     def memory(self) -> int:
         lists = self.lists
         rows = sum(one.item_ids.nbytes + one.vectors.nbytes for one in lists.lists)
-        return int(rows + lists.item_ids_N.nbytes + lists.places.nbytes)
+        return int(rows + lists.item_ids_N.nbytes + lists.item_locations.nbytes)
 
     def _build(self) -> CodeLists:
         made = self.made

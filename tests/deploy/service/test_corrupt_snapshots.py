@@ -22,8 +22,8 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
-from indexer.lists import code_lists as lists_module
-from indexer.lists.code_lists import CodeList
+from indexer.lists import code_list as lists_module
+from indexer.lists.code_list import CodeList
 from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query
 from indexer.snapshots.pointer import POINTER, read_pointer, write_pointer

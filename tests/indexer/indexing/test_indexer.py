@@ -17,6 +17,7 @@ from rocksdict import Options, Rdict
 import indexer.snapshots.snapshot as snapshot_module
 from indexer.errors import IndexerError
 from indexer.indexing.config import IndexerConfig
+from indexer.indexing.handover_queue import ITEMS_WAIT_S
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.listing import Announced
 from indexer.search.soft_search import SoftSearch
@@ -345,9 +346,13 @@ def test_a_handover_waits_for_the_items_that_its_trainer_had_read(tmp_path):
     model = StandIn.make(20)
     with running(tmp_path) as indexer:
         model.hand_over(tmp_path, 1, {"0": 20})
-        assert not indexer.handovers.has_items_of(1)
+        assert indexer.handovers.due(0.0) is None
+        assert indexer.handovers.due(ITEMS_WAIT_S) is None
+        assert indexer.handovers.due(ITEMS_WAIT_S + 0.1) == 1  # and no longer
         announce(indexer, items_of(model))
-        assert indexer.handovers.has_items_of(1)
+        assert indexer.handovers.due(0.0) == 1
+        catch_up(indexer)
+        assert indexer.handovers.due(0.0) is None
 
 
 def test_version_numbers_are_not_reused_when_directories_were_deleted(tmp_path):

@@ -94,7 +94,7 @@ def test_items_leave_a_list_without_a_copy_until_many_are_gone():
         assert content(lists) == {i: (c, v.tobytes()) for i, (c, v) in known.items()}
         for old, new in zip(before.lists, lists.lists, strict=True):
             copied += not np.shares_memory(old.vectors, new.vectors)
-            assert len(new.gone) <= 0.25 * len(new.item_ids)
+            assert len(new.removed) <= 0.25 * len(new.item_ids)
         asked = np.array(sorted(known))
         codes_found, rows = lists.locate(asked)
         assert all(
@@ -116,7 +116,7 @@ def test_lists_with_rows_that_are_gone_are_written_without_them(tmp_path):
     lists, known = make()
     some = np.array(sorted(known))[:6]
     lists = lists.with_items(some, (lists.locate(some)[0] + 1) % C, np.ones((6, D), np.float32))
-    assert any(len(one.gone) for one in lists.lists)
+    assert any(len(one.removed) for one in lists.lists)
     lists.write(tmp_path)
     assert content(CodeLists.load(tmp_path, C, D)) == content(lists)
 

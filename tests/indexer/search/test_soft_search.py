@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import IndexerError
-from indexer.lists import code_lists as lists_module
+from indexer.lists import code_list as lists_module
 from indexer.lists.code_lists import CodeLists
 from indexer.search import list_scoring, soft_search
 from indexer.search.answers import Answers
