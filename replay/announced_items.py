@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 from kafka import TopicPartition
-from kafka.errors import KafkaTimeoutError
 
 from replay.producer import POSITION, Patience
-from replay.resumption import SETTLED_SECONDS, read_patiently
+from replay.resumption import SETTLED_SECONDS, poll_on, read_patiently
 from replay.staged_log import ITEMS, StagedLog
 from streaming.durable_files import write_atomically
 from streaming.events import Item
@@ -123,10 +122,7 @@ def _read(
     while (now := consumer.end_offsets(partitions)) != ends:
         ends = now
         while any(consumer.position(p) < ends[p] for p in partitions):
-            polled = consumer.poll(timeout_ms=patience_ms)
-            if not polled:
-                raise KafkaTimeoutError(f"no records of {topic}")
-            for records in polled.values():
+            for records in poll_on(consumer, partitions, patience_ms).values():
                 for record in records:
                     ours = any(name == POSITION for name, _ in record.headers)
                     found.add(record.key, record.value, ours=ours)

@@ -13,7 +13,7 @@ Records without a position (another producer's) are passed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ CHUNK = 8192
 is no setting; raise it only to a multiple."""
 FIRST_WINDOW = 64
 SETTLED_SECONDS = 0.5
+POLL_MS = 200
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,22 @@ def _position(headers: list[tuple[str, bytes]]) -> int | None:
     return None
 
 
+def poll_on(consumer: Any, partitions: Sequence[TopicPartition], patience_ms: int) -> Any:
+    """The next records, by partition; none where a transaction's marker was all there was.
+
+    Raises:
+        KafkaTimeoutError: if nothing comes in time.
+    """
+    before = [consumer.position(p) for p in partitions]
+    until = time.monotonic() + patience_ms / 1000
+    while True:
+        polled = consumer.poll(timeout_ms=POLL_MS)
+        if polled or [consumer.position(p) for p in partitions] != before:
+            return polled
+        if time.monotonic() >= until:
+            raise KafkaTimeoutError(f"no records of {partitions[0].topic} come")
+
+
 class _Reader:
     """Reads a topic backwards, in growing windows."""
 
@@ -91,9 +108,7 @@ class _Reader:
         self._consumer.seek(partition, start)
         found = []
         while self._consumer.position(partition) < end:
-            answer = self._consumer.poll(timeout_ms=self._patience_ms)
-            if not answer:
-                raise KafkaTimeoutError(f"no records of {partition} from offset {start} on")
+            answer = poll_on(self._consumer, [partition], self._patience_ms)
             for record in answer.get(partition, ()):
                 position = _position(record.headers)
                 if position is not None and record.offset < end:
@@ -117,11 +132,16 @@ class _Reader:
             window *= 4
 
 
-def read_patiently(patience: Patience, max_records: int, read: Callable[[KafkaConsumer], R]) -> R:
+def read_patiently(
+    patience: Patience, max_records: int, read: Callable[[KafkaConsumer], R], **particular: Any
+) -> R:
     """What `read` finds with a consumer of no group, tried again while Kafka is away.
 
-    It sees what is not committed, too: what is asked is what the log holds. Behind a transaction
-    that another producer has open lie records of ours, which must not be sent again.
+    Args:
+        patience: how long to wait for Kafka.
+        max_records: of one poll.
+        read: is called with the consumer.
+        particular: further settings of the consumer.
 
     Raises:
         ReplayError: if Kafka stays away for too long.
@@ -129,9 +149,7 @@ def read_patiently(patience: Patience, max_records: int, read: Callable[[KafkaCo
 
     def attempt() -> R:
         consumer = patience.kafka.consumer(
-            bootstrap_timeout_ms=BOOTSTRAP_MS,
-            isolation_level="read_uncommitted",
-            max_poll_records=max_records,
+            bootstrap_timeout_ms=BOOTSTRAP_MS, max_poll_records=max_records, **particular
         )
         try:
             return read(consumer)
@@ -163,6 +181,9 @@ def find_stored(
         patience,
         CHUNK,
         lambda consumer: _find(_Reader(consumer, reply_seconds), topic, mark, sleep),
+        # Behind a transaction that another producer has open lie records of ours, which must not
+        # be sent again.
+        isolation_level="read_uncommitted",
     )
 
 

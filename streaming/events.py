@@ -9,9 +9,7 @@ no other rule: whoever reads a topic parses it here, so that all refuse the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import orjson
 
@@ -26,10 +24,6 @@ from streaming.bounds import (
     time_ms,
     times_ms,
 )
-
-V = TypeVar("V")
-Parser = Callable[[bytes | None, bytes | None], V]
-"""Makes something of a record's key and value, or raises `EventError`."""
 
 SCHEMA_VERSION = 1
 HISTORY_LENGTH = 50
@@ -200,17 +194,3 @@ class UserSequence:
 def parse_sequence(_: bytes | None, value: bytes | None) -> UserSequence:
     """What a record of `sequences` says: its value says it all."""
     return UserSequence.from_bytes(value)
-
-
-def parse(
-    parser: Parser[V], key: bytes | None, value: bytes | None, place: Mapping[str, object]
-) -> V | None:
-    """Parse a record; poison becomes None and one log line that names its `place`."""
-    try:
-        return parser(key, value)
-    except EventError as error:
-        import structlog  # a published model reads events without it
-
-        log = structlog.get_logger(__name__)
-        log.warning("poison record skipped", reason=str(error), **place)
-        return None

@@ -23,7 +23,8 @@ import numpy as np
 from rocksdict import AccessType, Options, Rdict, WriteBatch
 
 from deploy.monitoring import full_disk
-from streaming.events import HISTORY_LENGTH, UserSequence, parse, parse_sequence
+from streaming.events import HISTORY_LENGTH, UserSequence, parse_sequence
+from streaming.poison import parse
 
 _KEY = ">i8"
 _NUMBERS = "<i8"

@@ -26,14 +26,13 @@ from streaming.committed_topic import CommittedTopic, TopicEndsBefore
 from streaming.errors import KafkaUnavailable
 from streaming.events import (
     Item,
-    Parser,
     UserSequence,
     Withdrawal,
     announcement,
-    parse,
     parse_sequence,
 )
 from streaming.kafka_clients import KafkaConnection
+from streaming.poison import Parser, parse
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
 

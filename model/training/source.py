@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
-from streaming.events import Item, UserSequence, Withdrawal, announcement, parse, parse_sequence
+from streaming.events import Item, UserSequence, Withdrawal, announcement, parse_sequence
+from streaming.poison import parse
 
 Offsets = Mapping[str, Mapping[int, int]]
 """Stream -> partition -> offset."""

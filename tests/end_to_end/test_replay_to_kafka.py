@@ -20,15 +20,18 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from replay import synthetic
+from replay.announced_items import read_announced
 from replay.config import CLIENTS, ReplayConfig
 from replay.errors import ReplayError
+from replay.producer import Patience
 from replay.replay import run
+from replay.resumption import Mark, find_stored
 from replay.staging import stage
 from replay.synthetic import SyntheticConfig
 from streaming.events import CLICK, HEARTBEAT, Click, Item
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import ReplayStatus
-from streaming.topics import Topics
+from streaming.topics import Topics, create_topics
 
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).resolve().parents[2]
@@ -305,3 +308,26 @@ def test_kafka_that_is_not_there_is_a_clear_error(tmp_path, free_ports: Callable
             lambda status: seen.append(status.state),
         )
     assert "waiting for Kafka" in seen
+
+
+def test_what_another_producer_has_aborted_is_no_last_word_about_an_item(
+    kafka_broker, target: Target
+) -> None:
+    topic, item = target.topics.items, Item(7, "a title", listed_at=5)
+    admin = kafka_broker.connection.admin()
+    create_topics(admin, target.topics)
+    admin.close()
+    shop = kafka_broker.connection.producer(transactional_id=topic)
+    shop.init_transactions()
+    shop.begin_transaction()
+    shop.send(topic, None, item.key()).get(10)
+    shop.abort_transaction()
+    patience = Patience(kafka_broker.connection, 5, lambda _: None)
+    assert item not in read_announced(topic, patience)
+    assert find_stored(topic, patience, lambda _: Mark(None, 0)).count == 0
+    shop.begin_transaction()
+    shop.send(topic, None, item.key()).get(10)
+    shop.commit_transaction()
+    shop.close()
+    assert item in read_announced(topic, patience)
+    assert find_stored(topic, patience, lambda _: Mark(None, 0)).count == 0

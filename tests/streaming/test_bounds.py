@@ -25,10 +25,10 @@ from streaming.events import (
     UserSequence,
     Withdrawal,
     announcement,
-    parse,
     parse_sequence,
 )
 from streaming.kafka_clients import KafkaConnection
+from streaming.poison import parse
 from streaming.topics import Topics
 from tests.indexer.driving import catch_up, running
 from tests.indexer.stand_in import StandIn
@@ -131,18 +131,18 @@ def test_indexer_trainer_and_freshness_agree_on_every_record_of_items(tmp_path_f
         assert [(one.key, one.value) for one, _ in aside] == [
             record for record, one in zip(records, said, strict=True) if one is None
         ]
-        assert indexer.status()["items_refused"] == len(aside)
+        assert indexer.status().items_refused == len(aside)
         model.moved(0.1).hand_over(data_dir, 2)
         catch_up(indexer)
-        assert indexer.status()["version"] == 2
-        assert indexer.status()["handovers_refused"] == 0
+        assert indexer.status().version == 2
+        assert indexer.status().handovers_refused == 0
         last = {one.item_id: one for one in said if one is not None}
         for item_id, one in last.items():
             there = indexer.store.listed(item_id)
             assert (there is None) == isinstance(one, Withdrawal)
             assert there is None or there.item == listed[item_id]
     with running(data_dir) as indexer:  # and nothing of it ends a start
-        assert indexer.status()["items_refused"] == len(aside)
+        assert indexer.status().items_refused == len(aside)
         assert indexer.store.listed(900_000) is not None
     place = {"topic": ITEMS, "partition": 0, "offset": 0}
     assert [parse(announcement, k, v, place) for k, v in records] == said
