@@ -1,4 +1,4 @@
-"""What popularity would have answered: the peer that a recommender must beat, alive.
+"""What popularity would have answered: the baseline that a recommender must beat, alive.
 
 Each click is first answered, then counted. The answer is the same for everybody, the items with
 the most clicks, each halved every `half_life` days of event time (the peer `popularity` of
@@ -39,7 +39,7 @@ SAVE_SECONDS = 30.0
 _LARGEST_EXPONENT = 200.0
 
 
-class PopularityPeer:
+class PopularityBaseline:
     """Answers, judges and counts; one thread feeds it, any may read.
 
     Attributes:

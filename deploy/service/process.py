@@ -160,7 +160,7 @@ def _serve(
 def _service(worker: Worker) -> RetrievalService:
     from deploy.release.judge import Judge, RecentEvents
     from deploy.service.answer_log import AnswerLog
-    from deploy.service.popularity_baseline import PopularityPeer
+    from deploy.service.popularity_baseline import PopularityBaseline
     from deploy.service.retrieval import RetrievalService
     from deploy.service.sequence_follower import SequenceFollower
     from deploy.service.snapshot_follower import SnapshotFollower
@@ -170,7 +170,7 @@ def _service(worker: Worker) -> RetrievalService:
     config, data_dir, folder = worker.config, worker.data_dir, worker.folder
     recent = RecentEvents()
     judge = Judge(config.judge, recent, worker.topic) if worker.first else None
-    popularity = PopularityPeer(path=folder / "popularity.json")
+    popularity = PopularityBaseline(path=folder / "popularity.json")
 
     def learnt(events: list[tuple[int, int, UserSequence]]) -> None:
         recent.add(events)

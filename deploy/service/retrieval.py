@@ -22,7 +22,7 @@ from deploy.service.config import Worker
 from deploy.service.explanation import explained
 from deploy.service.health import since_pointer
 from deploy.service.metrics import ServiceMetrics, read_metrics, readings
-from deploy.service.popularity_baseline import PopularityPeer
+from deploy.service.popularity_baseline import PopularityBaseline
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
@@ -55,7 +55,7 @@ class RetrievalService:
         histories: UserHistories,
         sequences: SequenceFollower,
         *,
-        popularity: PopularityPeer | None = None,
+        popularity: PopularityBaseline | None = None,
         recent: RecentEvents | None = None,
         answers: AnswerLog | None = None,
         clock: Callable[[], Moment] = moment.now,
@@ -64,7 +64,7 @@ class RetrievalService:
         self.follower = follower
         self.histories = histories
         self.sequences = sequences
-        self.popularity = popularity or PopularityPeer()
+        self.popularity = popularity or PopularityBaseline()
         self.recent = recent or RecentEvents()
         self.answers = answers
         self.answered = 0

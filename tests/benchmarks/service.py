@@ -29,7 +29,7 @@ from typing import Any
 
 import httpx
 
-from deploy.service.popularity_baseline import PopularityPeer
+from deploy.service.popularity_baseline import PopularityBaseline
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from deploy.service.workers import noted
 from indexer.snapshots.pointer import Pointer, snapshot_path, write_pointer
@@ -94,7 +94,7 @@ def learnt(data_dir: Path, items: list[Item], sequences: list[UserSequence]) -> 
 
 def remember(folder: Path, sequences: list[UserSequence]) -> None:
     """The histories of all users, and what is popular, as a service left them."""
-    popularity = PopularityPeer(path=folder / "popularity.json")
+    popularity = PopularityBaseline(path=folder / "popularity.json")
     popularity.add([(0, at, s) for at, s in enumerate(sequences)])
     popularity.save()
     histories = UserHistories(folder / "histories")

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploy.monitoring.arrivals import Arrivals
-from deploy.service.popularity_baseline import PopularityPeer
+from deploy.service.popularity_baseline import PopularityBaseline
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.indexing.listing import Announced
 from model.training.micro_batch import ITEMS, SEQUENCES
@@ -161,7 +161,7 @@ def test_indexer_trainer_and_freshness_agree_on_every_record_of_items(tmp_path_f
 def test_trainer_histories_and_popularity_agree_on_every_sequence(tmp_path_factory, values):
     said = [verdict(lambda v=v: UserSequence.from_bytes(v)) for v in values]
     taken = [one for one in said if one is not None]
-    popularity = PopularityPeer(window=10)
+    popularity = PopularityBaseline(window=10)
     histories = UserHistories(tmp_path_factory.mktemp("histories"), popularity.add)
     records = [HistoryRecord("s", 0, n, value) for n, value in enumerate(values)]
     assert histories.store(records, {("s", 0): len(records)}) == len(taken)

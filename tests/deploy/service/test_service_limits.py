@@ -18,7 +18,7 @@ from deploy.dashboard.routes import Dashboard
 from deploy.monitoring.thinned_curve import Curve
 from deploy.release.judge import RecentEvents
 from deploy.service.app import create_app
-from deploy.service.popularity_baseline import PopularityPeer
+from deploy.service.popularity_baseline import PopularityBaseline
 from deploy.service.retrieval import RetrievalService
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
@@ -40,7 +40,7 @@ class Serving:
         self, shelf: Shelf, token: str = "", sequences: Sequence[UserSequence] | None = None
     ) -> None:
         self.recent = RecentEvents(1000)
-        self.popularity = PopularityPeer(window=1000)
+        self.popularity = PopularityBaseline(window=1000)
 
         def taken(events: list[tuple[int, int, UserSequence]]) -> None:
             self.recent.add(events)
@@ -220,7 +220,7 @@ def test_the_page_needs_no_other_host(serving: Serving) -> None:
 
 
 def test_popularity_answers_before_it_counts() -> None:
-    peer = PopularityPeer(window=4)
+    peer = PopularityBaseline(window=4)
     day = 86_400_000
 
     def click(user: int, target: int, history: list[int], at: int) -> tuple[int, int, UserSequence]:
@@ -242,7 +242,7 @@ def test_popularity_answers_before_it_counts() -> None:
 
 
 def test_popularity_makes_room_for_every_item() -> None:
-    peer = PopularityPeer()
+    peer = PopularityBaseline()
     click = UserSequence("e", 1, 0, 1, [], [], 0)
     peer.add([(0, n, replace(click, target=n)) for n in range(5_000)])
     peer.add([(0, 0, replace(click, target=4_321))] * 300)
@@ -264,16 +264,16 @@ def test_popularity_goes_on_after_a_restart(tmp_path: object) -> None:
 
     path = Path(str(tmp_path)) / "popularity.json"
     log = [(0, at, s) for at, s in enumerate(clicks())]
-    whole, first = PopularityPeer(window=50), PopularityPeer(window=50, path=path)
+    whole, first = PopularityBaseline(window=50), PopularityBaseline(window=50, path=path)
     whole.add(log)
     first.add(log[:64])
     first.save()
-    second = PopularityPeer(window=50, path=path)
+    second = PopularityBaseline(window=50, path=path)
     second.add(log[64:])
     assert second.queries == whole.queries
     assert second.recall == pytest.approx(whole.recall, abs=0.1)
     path.write_text("{}")
-    assert PopularityPeer(path=path).queries == 0
+    assert PopularityBaseline(path=path).queries == 0
 
 
 def test_a_curve_stays_small_over_the_whole_time() -> None:
