@@ -194,3 +194,12 @@ def test_every_command_shows_an_example_in_its_help() -> None:
         shown = CliRunner().invoke(app, [command, "--help"])
         assert shown.exit_code == 0
         assert "Example" in shown.output, command
+
+
+def test_the_command_starts_without_what_only_its_parts_need() -> None:
+    heavy = ("torch", "mlflow", "pyflink", "scipy", "sklearn", "matplotlib", "fastapi", "rocksdict")
+    code = f"import sys, deploy.commands.app; print([m for m in {heavy} if m in sys.modules])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
