@@ -15,7 +15,6 @@ from deploy.commands.client import NoServiceError, ask, console
 from deploy.commands.console import configure_logging, errors_as_one_line, show_json
 from deploy.commands.options import AsJson, ConfigFile, DataDir
 from deploy.private import keep_private
-from deploy.release import promotion
 from deploy.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def rollback(
 
     Examples: `sparc rollback`, `sparc rollback 12`
     """
+    from deploy.release import promotion
+
     configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
@@ -76,6 +77,8 @@ def promote(
 
     Examples: `sparc promote challenger`, `sparc promote newest`, `sparc promote 12 --pin`
     """
+    from deploy.release import promotion
+
     configure_logging("warning")
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
@@ -158,7 +161,9 @@ def _compared(settings: Settings, a: str, b: str, user: int | None, k: int) -> d
         SnapshotError: if one is not on disk or damaged.
         QuestionError: if the service refuses, or a user is given and no service runs.
     """
-    first, second = (promotion.resolve(settings.data_dir, name) for name in (a, b))
+    from deploy.release.promotion import resolve
+
+    first, second = (resolve(settings.data_dir, name) for name in (a, b))
     question = {"a": first, "b": second, "k": k} | ({} if user is None else {"user_id": user})
     try:
         return ask(settings, "/v1/compare", timeout=120.0, params=question)

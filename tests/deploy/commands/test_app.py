@@ -197,7 +197,17 @@ def test_every_command_shows_an_example_in_its_help() -> None:
 
 
 def test_the_command_starts_without_what_only_its_parts_need() -> None:
-    heavy = ("torch", "mlflow", "pyflink", "scipy", "sklearn", "matplotlib", "fastapi", "rocksdict")
+    heavy = (
+        "torch",
+        "mlflow",
+        "pyflink",
+        "scipy",
+        "sklearn",
+        "matplotlib",
+        "fastapi",
+        "faiss",
+        "pyarrow",
+    )
     code = f"import sys, deploy.commands.app; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
