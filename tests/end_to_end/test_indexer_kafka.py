@@ -55,14 +55,12 @@ def produce(kafka_broker, topics) -> Iterator[Callable[[list[Item]], None]]:
 class Running:
     """The process in a thread, and the status that it reported last."""
 
-    def __init__(
-        self, bootstrap: str, topics: Topics, data_dir: Path, config: IndexerConfig | None = None
-    ) -> None:
+    def __init__(self, bootstrap: str, topics: Topics, data_dir: Path) -> None:
         self.status: dict[str, Any] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=run,
-            args=(config or IndexerConfig(),),
+            args=(IndexerConfig(),),
             kwargs={
                 "kafka": KafkaConnection(bootstrap),
                 "topics": topics,
@@ -118,8 +116,9 @@ def test_items_and_handovers_become_what_is_served_and_new_items_follow_in_secon
 
 
 def test_items_of_an_aborted_transaction_are_none_and_nothing_waits_for_them(
-    kafka_broker, topics, tmp_path
+    kafka_broker, topics, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("indexer.indexing.handover_queue.ITEMS_WAIT_S", 1e9)
     model = StandIn.make(50)
     producer = KafkaProducer(
         bootstrap_servers=kafka_broker.bootstrap, transactional_id=topics.items
@@ -136,8 +135,7 @@ def test_items_of_an_aborted_transaction_are_none_and_nothing_waits_for_them(
         end()
     producer.close()
     model.hand_over(tmp_path, 1, {"0": 53})  # the trainer's position is behind the markers
-    waits = IndexerConfig(items_wait_s=1e9)
-    with Running(kafka_broker.bootstrap, topics, tmp_path, waits) as process:
+    with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
         process.wait_for(lambda s: s["version"] == 1 and s["caught_up"])
         assert (process.status["catalogue_items"], process.status["indexed_items"]) == (50, 50)
 
