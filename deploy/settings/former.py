@@ -11,6 +11,8 @@ from typing import Any
 
 RENAMED: dict[str, str] = {
     "evaluation.rehearsals": "evaluation.replay_epochs",
+    "learner.hurried_candidates": "learner.catch_up_candidates",
+    "trainer.hurry_from": "trainer.catch_up_from",
 }
 """Names of today by former ones: `{"trainer.old": "trainer.new"}`."""
 

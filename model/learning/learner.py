@@ -63,7 +63,7 @@ class LearnerConfig:
         chunk: consecutive examples that share a clock.
         candidates: most items scored in a step; a larger catalogue is sampled, with the log-Q
             correction.
-        hurried_candidates: the same where learning is to be quick.
+        catch_up_candidates: the same where learning is to be quick.
         session_dropout: share of examples whose history loses the events of the last
             `session_hours`. Who is asked after a day's pause has no session to go by, and a model
             that always had one learns little else.
@@ -81,7 +81,7 @@ class LearnerConfig:
     replay_recency: float = 3.0
     chunk: int = 32
     candidates: int = 16_384
-    hurried_candidates: int = 4_096
+    catch_up_candidates: int = 4_096
     session_dropout: float = 0.0
     session_hours: float = 24.0
 
@@ -152,7 +152,7 @@ class Learner:
         self._events_N = np.pad(self._events_N, (0, more))
 
     def learn(
-        self, batch: Sequence[UserSequence], replay: float | None = None, hurried: bool = False
+        self, batch: Sequence[UserSequence], replay: float | None = None, catching_up: bool = False
     ) -> dict[str, float]:
         """Learn one micro-batch, and replay. Returns the losses by name.
 
@@ -161,7 +161,7 @@ class Learner:
         Args:
             batch: new examples.
             replay: older examples for each of them; None: as configured.
-            hurried: without replay, and against few candidates: twice as quick.
+            catching_up: without replay, and against few candidates: twice as quick.
 
         Raises:
             NotFiniteError: if a loss, a gradient or a weight is not; the state is then useless.
@@ -183,8 +183,10 @@ class Learner:
         self._clock_ms = max(self._clock_ms, int(times_B.max()))
         results = []
         config = self.config
-        share = 0.0 if hurried else config.replay if replay is None else replay
-        most = min(config.candidates, config.hurried_candidates) if hurried else config.candidates
+        share = 0.0 if catching_up else config.replay if replay is None else replay
+        most = config.candidates
+        if catching_up:
+            most = min(most, config.catch_up_candidates)
         for part in fresh.split(max(1, round(config.step / (1 + share)))):
             replayed = self._draw_replay(share * len(part.targets_B), config.replay_recency)
             results.append(self._step([part] if replayed is None else [part, replayed], most))

@@ -65,18 +65,6 @@ class Checkpoints(Protocol):
         """Keep a state; returns the entry of the oldest one that is still kept."""
 
 
-class MemoryCheckpoints:
-    """Keeps nothing: for recorded runs, which begin anew anyway."""
-
-    def newest(self) -> Saved | None:
-        """Nothing."""
-        return None
-
-    def save(self, saved: Saved) -> int:
-        """Drop the state."""
-        return saved.entry
-
-
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a safetensors file from tensors on any device.
 

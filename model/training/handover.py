@@ -46,27 +46,6 @@ class Handovers(Protocol):
         """The model of a published state, or None if it is not to be had any more."""
 
 
-class MemoryHandovers:
-    """Counts publications and keeps none: for recorded runs, whose `answerer` is all they need."""
-
-    def __init__(self) -> None:
-        self.facts: list[dict[str, Any]] = []
-
-    def newest(self) -> int:
-        """The highest number so far."""
-        return len(self.facts)
-
-    def publish(
-        self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
-    ) -> None:
-        """Keep the facts."""
-        self.facts.append(facts)
-
-    def model(self, number: int) -> RetrievalModel | None:
-        """Nothing is kept."""
-        return None
-
-
 class HandoverDirectory:
     """Handovers on disk, the last `keep` of them; `load` reads a verified one."""
 

@@ -74,29 +74,6 @@ class Journal(Protocol):
         """Let go of files and locks."""
 
 
-class MemoryJournal:
-    """A journal that lasts as long as the object: for recorded runs, which begin anew anyway."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, bytes] = {}
-
-    def append(self, number: int, entry: Entry) -> None:
-        """Add an entry."""
-        self._entries[number] = _encode(entry)
-
-    def entries(self, after: int) -> Iterator[tuple[int, Entry]]:
-        """The entries with a greater number, in order."""
-        for number in sorted(n for n in self._entries if n > after):
-            yield number, _decode(self._entries[number])
-
-    def prune(self, through: int) -> None:
-        """Forget old entries."""
-        self._entries = {n: e for n, e in self._entries.items() if n > through}
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
 class RocksJournal:
     """A journal in a rocksdict directory (raw mode, every write synced).
 

@@ -84,14 +84,14 @@ class Plan:
         sequences, items: partition -> [start, end).
         events: sequences in it, poison not counted.
         checksum: CRC-32 over the sequences in training order.
-        hurried: too many sequences waited when it was cut, so it is learnt quickly.
+        catching_up: too many sequences waited when it was cut, so it is learnt quickly.
     """
 
     sequences: Ranges
     items: Ranges
     events: int
     checksum: int
-    hurried: bool = False
+    catching_up: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -100,7 +100,7 @@ class Plan:
             ITEMS: {str(p): r for p, r in self.items.items()},
             "events": self.events,
             "checksum": self.checksum,
-            "hurried": self.hurried,
+            "hurried": self.catching_up,  # the journal's first name of it
         }
 
     @classmethod
@@ -175,7 +175,7 @@ class Backlog:
     """What has been fetched and not yet trained, and the rule that cuts micro-batches off it.
 
     `start` holds the offsets at which the next plan begins: stream -> partition -> offset. With
-    more than `hurry_from` sequences left behind it a micro-batch is hurried; 0: none is.
+    more than `catch_up_from` sequences left behind it a micro-batch catches up; 0: none does.
     `repeatable` makes what is cut a function of the records alone.
     """
 
@@ -184,11 +184,11 @@ class Backlog:
         start: Mapping[str, Mapping[int, int]],
         batch_size: int,
         items_per_plan: int,
-        hurry_from: int = 0,
+        catch_up_from: int = 0,
         repeatable: bool = False,
     ) -> None:
         self._polled = False
-        self._hurry_from = 0 if repeatable else hurry_from
+        self._catch_up_from = 0 if repeatable else catch_up_from
         self._repeatable = repeatable
         self._log_ends: dict[int, int] = {}
         self._batch_size = batch_size
@@ -306,7 +306,7 @@ class Backlog:
             self._advance(ITEMS, item_ends, self._items),
             len(merged.sequences),
             checksum(merged.sequences),
-            hurried=0 < self._hurry_from < (self.lag() or 0),
+            catching_up=0 < self._catch_up_from < (self.lag() or 0),
         )
         return MicroBatch(plan, listed, merged.sequences, poison)
 

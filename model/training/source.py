@@ -1,14 +1,12 @@
-"""Where the trainer's records come from: the interface, and a source made of recorded lists."""
+"""Where the trainer's records come from."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
-from streaming.events import Item, UserSequence, Withdrawal, announcement, parse_sequence
-from streaming.poison import parse
+from model.training.micro_batch import Plan, Polled, Record
+from streaming.events import Item, UserSequence, Withdrawal
 
 Offsets = Mapping[str, Mapping[int, int]]
 """Stream -> partition -> offset."""
@@ -47,89 +45,3 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
-
-
-class RecordedSource:
-    """Records that are all there from the beginning: lists in memory, or files of JSON lines.
-
-    `sequences` holds one list per partition, as parsed records or as bytes still to be parsed;
-    the offset of a record is its index. `items` is one partition.
-    """
-
-    def __init__(
-        self,
-        sequences: Sequence[Sequence[UserSequence | bytes]],
-        items: Sequence[Item | bytes] = (),
-        poll_records: int = 2048,
-    ) -> None:
-        self._sequences = sequences
-        self._items = items
-        self._poll_records = poll_records
-        self.seek({})
-
-    @classmethod
-    def from_files(cls, sequences: Path, items: Path | None = None) -> RecordedSource:
-        """One JSON object per line, as on the topics; the offset is the line number from 0.
-
-        Raises:
-            OSError: if a file cannot be read.
-        """
-        return cls(
-            [sequences.read_bytes().splitlines()], items.read_bytes().splitlines() if items else ()
-        )
-
-    def seek(self, offsets: Offsets) -> None:
-        """Make `poll` go on at these offsets."""
-        self._next = dict(offsets.get(SEQUENCES, {}))
-        self._next_item = offsets.get(ITEMS, {}).get(0, 0)
-
-    def _sequence(self, partition: int, offset: int) -> Record[UserSequence]:
-        value = self._sequences[partition][offset]
-        if isinstance(value, bytes):
-            place = {"topic": SEQUENCES, "partition": partition, "offset": offset}
-            return Record(offset, parse(parse_sequence, None, value, place))
-        return Record(offset, value)
-
-    def _item(self, offset: int) -> Record[Item | Withdrawal]:
-        value = self._items[offset]
-        if isinstance(value, bytes):
-            place = {"topic": ITEMS, "partition": 0, "offset": offset}
-            return Record(offset, parse(announcement, None, value, place))
-        return Record(offset, value)
-
-    def poll(self, enough: Collection[int]) -> Polled:
-        """Read on, up to `poll_records` of each partition, and all items."""
-        polled = Polled(final=True)
-        for partition, records in enumerate(self._sequences):
-            start = self._next.get(partition, 0)
-            end = start if partition in enough else min(start + self._poll_records, len(records))
-            polled.sequences[partition] = [self._sequence(partition, o) for o in range(start, end)]
-            self._next[partition] = end
-        item_end = min(self._next_item + self._poll_records, len(self._items))
-        polled.items[0] = [self._item(o) for o in range(self._next_item, item_end)]
-        self._next_item = item_end
-        polled.next_offsets = {SEQUENCES: dict(self._next), ITEMS: {0: item_end}}
-        polled.ends = {
-            SEQUENCES: {p: len(records) for p, records in enumerate(self._sequences)},
-            ITEMS: {0: len(self._items)},
-        }
-        polled.log_ends = dict(polled.ends[SEQUENCES])
-        return polled
-
-    def read(
-        self, plan: Plan
-    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
-        """Read exactly the ranges of a plan."""
-        return (
-            {
-                p: [self._item(o) for o in range(a, min(b, len(self._items)))]
-                for p, (a, b) in plan.items.items()
-            },
-            {
-                p: [self._sequence(p, o) for o in range(a, min(b, len(self._sequences[p])))]
-                for p, (a, b) in plan.sequences.items()
-            },
-        )
-
-    def close(self) -> None:
-        """Nothing to let go of."""

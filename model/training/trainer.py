@@ -72,13 +72,13 @@ class TrainerConfig:
     Attributes:
         batch_size: sequences in a full micro-batch.
         items_per_plan: at most so many new items are listed with one micro-batch.
-        hurry_from: while more sequences than this wait, they are learnt without replay and against
-            fewer candidates, and fewer of them are answered first, so that what is served stays
-            fresh; 0: never.
+        catch_up_from: while more sequences than this wait, they are learnt without replay and
+            against fewer candidates, and fewer of them are answered first, so that what is served
+            stays fresh; 0: never.
         linger_seconds: a micro-batch that does not fill up is trained after this time.
         repeatable: what is learnt together, and when a handover is due, is a function of the
             records alone, never of a clock or of how they arrive; `sparc up --drain` sets
-            it. Nothing is hurried then, handovers are due by events, event time and drift
+            it. Nothing catches up then, handovers are due by events, event time and drift
             only, and the last micro-batch waits for the end of the log (`model.training.log_end`).
         publish: when handovers are due.
         checkpoint_events, checkpoint_seconds: a checkpoint is written at every publication, and
@@ -96,7 +96,7 @@ class TrainerConfig:
 
     batch_size: int = 256
     items_per_plan: int = 10_000
-    hurry_from: int = 4096
+    catch_up_from: int = 4096
     linger_seconds: float = 1.0
     repeatable: bool = False
     publish: publish_schedule.PublishConfig = field(default_factory=publish_schedule.PublishConfig)
@@ -120,7 +120,7 @@ class TrainerConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("hurry_from", "quarantine_in_a_row"):
+        for name in ("catch_up_from", "quarantine_in_a_row"):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"trainer.{name} is {getattr(self, name)}, it must not be negative"
@@ -234,7 +234,7 @@ class Trainer:
             progress.offsets,
             self._config.batch_size,
             self._config.items_per_plan,
-            self._config.hurry_from,
+            self._config.catch_up_from,
             self._config.repeatable,
         )
         self._schedule = Schedule(self._config.publish, self._clock.now(), self._config.repeatable)
@@ -251,7 +251,7 @@ class Trainer:
                 self._decide(batch.plan, batch)
                 self._schedule.trained(self._clock.now())
                 filling_since = self._clock.now()
-                self._tend("catching up" if batch.plan.hurried else "training")
+                self._tend("catching up" if batch.plan.catching_up else "training")
                 continue
             ended = final and self._backlog.exhausted()
             if ended or (self._config.repeatable and self._backlog.log_ended()):

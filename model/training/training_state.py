@@ -28,8 +28,8 @@ LearnerFactory = Callable[[tuple[dict[str, torch.Tensor], dict[str, Any]] | None
 """Makes a new learner from None, or goes on from what `Learner.state()` gave."""
 
 
-HURRIED_SHARE = 4
-"""Of a hurried micro-batch one sequence in so many is answered before it is learnt."""
+CATCH_UP_SHARE = 4
+"""Of a micro-batch that catches up one sequence in so many is answered before it is learnt."""
 
 
 class TrainingState:
@@ -74,10 +74,10 @@ class TrainingState:
         """
         fresh = self._take(batch)
         unlisted = sum(not self.prequential.knows(s.target) for s in fresh)
-        hurried = batch.plan.hurried
-        self._answer(fresh[::HURRIED_SHARE] if hurried else fresh)
+        catching_up = batch.plan.catching_up
+        self._answer(fresh[::CATCH_UP_SHARE] if catching_up else fresh)
         if fresh:
-            self.losses = self.learner.learn(fresh, hurried=hurried)
+            self.losses = self.learner.learn(fresh, catching_up=catching_up)
         self.prequential.learn(fresh)
         self.progress.count(batch, [s.event_time for s in fresh])
         self.progress.unlisted_targets += unlisted

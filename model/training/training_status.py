@@ -15,7 +15,7 @@ RATE_SECONDS = 10.0
 class Status:
     """Puts the status together, about once a second, with the rate of the last ten seconds.
 
-    `state` is one of "recovering", "training", "catching up" (hurried), "idle", "waiting for the
+    `state` is one of "recovering", "training", "catching up", "idle", "waiting for the
     source", "stopped".
     """
 

@@ -17,7 +17,6 @@ from deploy.service.popularity_baseline import PopularityBaseline
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.indexing.listing import Announced
 from model.training.micro_batch import ITEMS, SEQUENCES
-from model.training.source import RecordedSource
 from streaming.bounds import LATEST_MS, LONGEST_TEXT, EventError, in_milliseconds
 from streaming.events import (
     Click,
@@ -32,6 +31,7 @@ from streaming.poison import parse
 from streaming.topics import Topics
 from tests.indexer.driving import catch_up, running
 from tests.indexer.stand_in import StandIn
+from tests.model.training.in_memory import RecordedSource
 
 NOW = 1_700_000_000_000
 ITEM = Item(7, "a title", "a > category", "B7", NOW)

@@ -21,7 +21,7 @@ ASK = """
 from deploy import settings
 found = settings.load()
 replay = found.replay
-print(replay.events, replay.rate, found.trainer["hurry_from"], found.data_dir, flush=True)
+print(replay.events, replay.rate, found.trainer["catch_up_from"], found.data_dir, flush=True)
 """
 
 
@@ -57,7 +57,7 @@ def test_what_a_flag_says_is_what_every_part_does(
     state = tmp_path / "state"
     state.mkdir()
     settings = configuration.load(
-        None, state, written=False, replay=section, trainer={"hurry_from": 0}
+        None, state, written=False, replay=section, trainer={"catch_up_from": 0}
     )
     write_config(settings)
     given = part_environment(settings)

@@ -64,14 +64,14 @@ class StandInLearner:
             self.popularity.setdefault(item.item_id, 0.0)
         self.weights_C[items[-1].item_id % CODES] += 0.01 * len(self.popularity)
 
-    def learn(self, batch: Sequence[UserSequence], hurried: bool = False) -> dict[str, float]:
+    def learn(self, batch: Sequence[UserSequence], catching_up: bool = False) -> dict[str, float]:
         noise_C = torch.randn(CODES, generator=self.generator)
         for sequence in batch:
             assert sequence.target in self.popularity, "trained before it was listed"
             self.popularity[sequence.target] = self.popularity[sequence.target] * 0.99 + 1
         # Weights by place in the batch make the order matter.
         step = sum((n + 1) * (s.user_id % 13 - 6) for n, s in enumerate(batch)) / len(batch)
-        step *= 0.5 if hurried else 1.0
+        step *= 0.5 if catching_up else 1.0
         self.momentum_C = 0.9 * self.momentum_C + 0.1 * noise_C * step
         self.weights_C = torch.tanh(self.weights_C + 0.05 * self.momentum_C)
         self.steps += 1

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.training.journal import Entry, MemoryJournal, Publication, RocksJournal
+from model.training.journal import Entry, Publication, RocksJournal
 from model.training.micro_batch import Plan, TrainerError
+from tests.model.training.in_memory import MemoryJournal
 
 _offset = st.integers(0, 2**62)
 _ranges = st.dictionaries(st.integers(0, 100), st.tuples(_offset, _offset), max_size=4)

@@ -18,8 +18,8 @@ from model.training.micro_batch import (
     assemble,
     checksum,
 )
-from model.training.source import RecordedSource
 from streaming.events import Item, UserSequence
+from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import make_log
 
 
@@ -157,13 +157,13 @@ def test_a_partial_batch_is_cut_only_after_waiting() -> None:
     assert backlog.exhausted()
 
 
-def test_a_plan_remembers_that_it_was_hurried() -> None:
+def test_a_plan_remembers_that_it_catches_up() -> None:
     (sequences,), _ = make_log(12, partitions=1)
-    backlog = Backlog({}, 4, 100, hurry_from=5)
+    backlog = Backlog({}, 4, 100, catch_up_from=5)
     records = {0: [Record(n, s) for n, s in enumerate(sequences)]}
     backlog.offer(Polled(records, {}, {SEQUENCES: {0: 12}}, {SEQUENCES: {0: 12}}))
     plans = [batch.plan for _ in range(3) if (batch := backlog.cut(waited=False))]
-    assert [plan.hurried for plan in plans] == [True, False, False]
+    assert [plan.catching_up for plan in plans] == [True, False, False]
     for plan in plans:
         assert Plan.from_json(plan.to_json()) == plan
     old = {name: value for name, value in plans[1].to_json().items() if name != "hurried"}

@@ -30,8 +30,10 @@ def refusing(*events: int) -> Callable[[Any], StandInLearner]:
     ids = {f"{n:032x}" for n in events}
 
     class Refusing(StandInLearner):
-        def learn(self, batch: Sequence[UserSequence], hurried: bool = False) -> dict[str, float]:
-            losses = super().learn(batch, hurried)
+        def learn(
+            self, batch: Sequence[UserSequence], catching_up: bool = False
+        ) -> dict[str, float]:
+            losses = super().learn(batch, catching_up)
             if ids & {s.event_id for s in batch} or not bool(self.weights_C.isfinite().all()):
                 self.weights_C = torch.full_like(self.weights_C, torch.nan)
                 raise NotFiniteError("the loss is not finite (items nan)")
@@ -71,10 +73,12 @@ def test_what_follows_is_as_if_its_events_had_never_come(tmp_path: Path) -> None
     """The state of before goes on: no trace of the attempt is left in it."""
 
     class Skipping(StandInLearner):
-        def learn(self, batch: Sequence[UserSequence], hurried: bool = False) -> dict[str, float]:
+        def learn(
+            self, batch: Sequence[UserSequence], catching_up: bool = False
+        ) -> dict[str, float]:
             if f"{70:032x}" in {s.event_id for s in batch}:
                 return {}
-            return super().learn(batch, hurried)
+            return super().learn(batch, catching_up)
 
     broken = train(tmp_path / "broken", kit=Kit(refusing(70)))
     skipped = train(tmp_path / "skipped", kit=Kit(Skipping))

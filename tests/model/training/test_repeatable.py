@@ -23,9 +23,9 @@ from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.log_end import forget_log_end, read_log_end, write_log_end
 from model.training.micro_batch import Backlog, MicroBatch, Polled
-from model.training.source import RecordedSource
 from model.training.trainer import Trainer, TrainerConfig
 from streaming.events import Item, UserSequence
+from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.test_trainer_learner import KIT
 
@@ -91,7 +91,7 @@ def cut_all(source: Arriving, batch_size: int, repeatable: bool) -> list[MicroBa
 
 def content(batches: list[MicroBatch]) -> list[Any]:
     return [
-        ([s.event_id for s in b.sequences], [i.item_id for i in b.items], b.plan.hurried)
+        ([s.event_id for s in b.sequences], [i.item_id for i in b.items], b.plan.catching_up)
         for b in batches
     ]
 
@@ -124,7 +124,7 @@ def run(data: Path, seed: int, repeatable: bool = True, partitions: int = 1) -> 
     stop, clock = threading.Event(), SteppedClock()
     config = TrainerConfig(
         batch_size=32,
-        hurry_from=50,
+        catch_up_from=50,
         repeatable=repeatable,
         publish=publish_schedule.PublishConfig(
             events=80, drift_every=2, drift=0.3, pause_seconds=0.0

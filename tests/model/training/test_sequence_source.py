@@ -9,9 +9,9 @@ import orjson
 import pytest
 import structlog
 
-from model.training.source import RecordedSource
 from streaming.bounds import EventError
 from streaming.events import Item, UserSequence, announcement
+from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import make_log
 
 GOOD = UserSequence("e" * 32, 7, 1000, 3, [1, 2], [10, 20], 5)

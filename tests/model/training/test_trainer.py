@@ -14,14 +14,17 @@ import pytest
 import torch
 
 from model.training import publish_schedule
-from model.training.checkpoint import MemoryCheckpoints
-from model.training.handover import MemoryHandovers
-from model.training.journal import MemoryJournal
 from model.training.micro_batch import Polled, TrainerError
 from model.training.progress import Progress
-from model.training.source import RecordedSource, SourceUnavailable
+from model.training.source import SourceUnavailable
 from model.training.trainer import Trainer, TrainerConfig
 from streaming.events import Item, UserSequence
+from tests.model.training.in_memory import (
+    MemoryCheckpoints,
+    MemoryHandovers,
+    MemoryJournal,
+    RecordedSource,
+)
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.stand_in_learner import StandInAnswerer, StandInLearner
 
@@ -139,22 +142,24 @@ def test_a_partial_batch_is_trained_after_lingering() -> None:
     assert 5 <= seen[14] < 7
 
 
-def test_it_hurries_while_much_waits_and_takes_its_time_again() -> None:
-    hurries: list[bool] = []
+def test_it_catches_up_while_much_waits_and_takes_its_time_again() -> None:
+    caught_up: list[bool] = []
 
     class Noting(StandInLearner):
-        def learn(self, batch: Sequence[UserSequence], hurried: bool = False) -> dict[str, float]:
-            hurries.append(hurried)
-            return super().learn(batch, hurried)
+        def learn(
+            self, batch: Sequence[UserSequence], catching_up: bool = False
+        ) -> dict[str, float]:
+            caught_up.append(catching_up)
+            return super().learn(batch, catching_up)
 
     arrivals = [(0.0, 10), (20.0, 70), (60.0, 80)]
-    progress, _, _ = live(arrivals, learner=Noting, hurry_from=30)
+    progress, _, _ = live(arrivals, learner=Noting, catch_up_from=30)
     assert progress.trained_events == 80
     # 50 and 40 wait behind the second and the third
-    assert hurries == [False] + 2 * [True] + 5 * [False]
-    hurries.clear()
-    live(arrivals, learner=Noting, hurry_from=0)
-    assert hurries == 8 * [False]
+    assert caught_up == [False] + 2 * [True] + 5 * [False]
+    caught_up.clear()
+    live(arrivals, learner=Noting, catch_up_from=0)
+    assert caught_up == 8 * [False]
 
 
 def test_a_repeated_sequence_is_counted_and_not_trained() -> None:
@@ -216,9 +221,9 @@ def test_only_poison_leaves_no_lag_behind() -> None:
 
 def test_an_event_on_an_unlisted_item_is_trained_and_counted() -> None:
     class Tolerant(StandInLearner):
-        def learn(self, batch: Any, hurried: bool = False) -> dict[str, float]:
+        def learn(self, batch: Any, catching_up: bool = False) -> dict[str, float]:
             self.list_items([Item(s.target) for s in batch])
-            return super().learn(batch, hurried)
+            return super().learn(batch, catching_up)
 
     (log,), items = make_log(30, partitions=1)
     progress, _, _ = _recorded(log, items[1:], Tolerant)
@@ -256,7 +261,7 @@ def test_a_source_that_stays_away_ends_the_trainer_with_the_reason() -> None:
 
 def test_weights_that_are_not_finite_are_never_handed_over() -> None:
     class Exploding(StandInLearner):
-        def learn(self, batch: Any, hurried: bool = False) -> dict[str, float]:
+        def learn(self, batch: Any, catching_up: bool = False) -> dict[str, float]:
             self.weights_C = torch.full_like(self.weights_C, torch.nan)
             return {}
 

@@ -21,16 +21,16 @@ from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
-from model.training.source import RecordedSource
 from model.training.trainer import Trainer, TrainerConfig
 from tests.model.training.crash import Steps, Watched
+from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.stand_in_learner import StandInAnswerer, StandInLearner, StandInModel
 
 EVENTS = 150
 CONFIG = TrainerConfig(
     batch_size=16,
-    hurry_from=60,  # the first half of the log
+    catch_up_from=60,  # the first half of the log
     items_per_plan=30,
     publish=publish_schedule.PublishConfig(events=40, seconds=1e9, drift=1e9),
     checkpoint_events=32,
