@@ -170,6 +170,29 @@ class ResidualQuantizer(nn.Module):
         return self.decoder(sum_SD) * scale_D + self.mean_D
 
     @torch.no_grad()
+    def health(self, z_ND: Tensor) -> dict[str, float]:
+        """How well the codebooks serve these items.
+
+        `codes_in_use` is the share of first-level codes that hold one, `perplexity` that of all
+        codes, over their number, `largest_to_mean` compares the fullest code with the mean,
+        `cosine` is the mean of items to their centroid, `relative_error` the share of variance
+        that the reconstruction misses.
+        """
+        result = self(z_ND)
+        load_C = torch.bincount(result.codes_SQ[:, 0], minlength=self.config.codes).double()
+        share_C = load_C / load_C.sum()
+        entropy = -(share_C * share_C.clamp(min=1e-12).log()).sum()
+        error = (self.reconstruct(result.sum_SD) - z_ND).square().mean()
+        cosine = torch.cosine_similarity(result.input_SD, result.first_SD).mean()
+        return {
+            "codes_in_use": float((load_C > 0).double().mean()),
+            "perplexity": float(entropy.exp() / self.config.codes),
+            "largest_to_mean": float(load_C.max() / load_C.mean()),
+            "cosine": float(cosine),
+            "relative_error": float(error / z_ND.var(0).mean().clamp(min=1e-12)),
+        }
+
+    @torch.no_grad()
     def start(self, z_SD: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
         """First codebooks: k-means of the given items, level by level."""
         self.mean_D.copy_(z_SD.mean(0))

@@ -1,0 +1,88 @@
+"""Training steps of examples: their candidates, and everything else in the candidates' positions.
+
+Shapes: B examples, S candidates, G clocks, N items, H half-lives, K neighbours, L history length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.histories import NO_ROW
+from model.learning.item_tables import ItemTables
+from model.network.losses import log_inclusion
+from model.network.sparc import Batch, neighbour_features
+from model.tables.decayed_counts import log_counts
+from model.tables.replay_buffer import Examples, concatenate
+
+
+def make_batch(
+    tables: ItemTables,
+    parts: list[Examples],
+    *,
+    chunk: int,
+    most: int,
+    clock_ms: int,
+    generator: torch.Generator,
+) -> Batch:
+    """One step on all parts.
+
+    Args:
+        tables: rows and counts.
+        parts: new examples and replayed ones.
+        chunk: consecutive examples of a part that share a clock.
+        most: candidates; a larger catalogue is sampled.
+        clock_ms: time of the newest event.
+        generator: draws the sample.
+    """
+    clocks: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
+    for part in parts:
+        events = np.arange(len(part.times_B))
+        groups.append(events // chunk + sum(len(c) for c in clocks))
+        clocks.append(np.minimum.reduceat(part.times_B, events[::chunk]))
+    examples, clocks_G, tensor = concatenate(parts), np.concatenate(clocks), tables.tensor
+    size = len(tables)
+    given = np.unique(np.concatenate([examples.targets_B, examples.histories.rows_BL.ravel()]))
+    given = given[given != NO_ROW]
+    if size <= most:
+        rows_S, share = np.arange(size), 1.0
+    else:
+        drawn = torch.randint(size, (most,), generator=generator).numpy()
+        rows_S, share = np.union1d(given, drawn), -np.expm1(most * np.log1p(-1 / size))
+    position_N = np.full(size + 1, NO_ROW)  # the last one answers for NO_ROW
+    position_N[rows_S] = np.arange(len(rows_S))
+    counts_GSH = tables.popularity.before(clocks_G, rows_S)
+    code_counts_GCH = tables.code_popularity.before(
+        clocks_G, np.arange(tables.model.quantizer.codes)
+    )
+    frequency_S = _frequency(tables, rows_S, clock_ms)
+    events_in_step = len(examples.targets_B)
+    age_BL = examples.times_B[:, None] - examples.histories.times_BL
+    age_BL = np.where(examples.histories.known_BL, age_BL, 0).astype(np.float32)
+    codes_N = np.append(tables.codes_N, NO_ROW)
+    near = examples.neighbours
+    return Batch(
+        items=tables.inputs_to_learn(rows_S),
+        item_rows_S=tensor(rows_S),
+        negative_S=tensor(tables.popularity.seen(rows_S)),
+        log_q_S=log_inclusion(frequency_S, events_in_step, share).to(tables.device),
+        log_frequency_S=torch.log(frequency_S * events_in_step + 1e-6).to(tables.device),
+        target_B=tensor(position_N[examples.targets_B]),
+        history_BL=tensor(position_N[examples.histories.rows_BL]),
+        age_BL=tensor(age_BL),
+        clock_B=tensor(np.concatenate(groups)),
+        popularity_GSP=tensor(log_counts(counts_GSH)),
+        code_popularity_GCP=tensor(log_counts(code_counts_GCH)),
+        neighbour_BK=tensor(position_N[near.rows_BK]),
+        neighbour_code_BK=tensor(codes_N[near.rows_BK]),
+        neighbour_score_BKH=neighbour_features(tensor(near.scores_BKH)),
+        history_code_BL=tensor(codes_N[examples.histories.rows_BL]),
+    )
+
+
+def _frequency(tables: ItemTables, rows_S: np.ndarray, clock_ms: int) -> Tensor:
+    """Share of recent events on each candidate, by the longest half-life."""
+    counts_S, total = tables.popularity.latest(rows_S, clock_ms)
+    return torch.from_numpy((counts_S / max(total, 1.0)).clip(1e-9, 1.0))

@@ -1,0 +1,137 @@
+"""What the learner keeps of items and codes beside the weights of its network.
+
+Shapes: N items, S rows at hand, T title words, W words at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.histories import NO_ROW
+from model.network.item_tower import ItemInputs, initial_ids, initial_words
+from model.network.sparc import SparcConfig
+from model.tables.catalogue import Catalogue
+from model.tables.cooccurrence import Cooccurrence
+from model.tables.decayed_counts import Popularity
+from model.tables.list_slots import ListSlots
+from model.tables.row_table import RowTable
+from streaming.events import Item
+
+
+class ItemTables:
+    """Rows, counts and codes that grow with the catalogue.
+
+    Args:
+        model: sizes.
+        seed: of the initial rows.
+        log_size: events whose counts can be looked up at their time.
+        device: of the rows that are learnt.
+
+    Attributes:
+        model, device: as given.
+        catalogue: ids and hashed features.
+        ids, words: rows that are learnt.
+        popularity, code_popularity: decayed counts of items and of codes.
+        neighbours: co-occurrence.
+        places: places in the lists of codes.
+        codes_N: int64 first-level code of each item when it was last looked at; `NO_ROW`: never.
+        events_N: int64 events of each item.
+    """
+
+    def __init__(self, model: SparcConfig, seed: int, log_size: int, device: torch.device) -> None:
+        self.model, self.device, self._seed = model, device, seed
+        self.catalogue = Catalogue(model.item_tower.features)
+        self.ids = RowTable(model.item_tower.dimension, self._initial_ids, device)
+        self.words = initial_words(seed, model.item_tower, device)
+        self.popularity = Popularity(model.popularity_half_lives_days, log_size)
+        self.code_popularity = Popularity(model.popularity_half_lives_days, log_size)
+        self.code_popularity.grow(model.quantizer.codes)
+        self.neighbours = Cooccurrence(model.neighbours)
+        self.places = ListSlots(model.key_dimension)
+        self.codes_N = np.zeros(0, dtype=np.int64)
+        self.events_N = np.zeros(0, dtype=np.int64)
+
+    def _initial_ids(self, first: int, end: int) -> Tensor:
+        ids = self.catalogue.item_ids_N[first:end]
+        return initial_ids(self._seed, ids, self.model.item_tower)
+
+    def __len__(self) -> int:
+        return len(self.catalogue)
+
+    def list_items(self, items: Sequence[Item]) -> None:
+        """Make items known; one listed again takes its new title and category."""
+        self.catalogue.add(items)
+        size = len(self)
+        self.ids.grow(size)
+        self.popularity.grow(size)
+        self.neighbours.grow(size)
+        more = size - len(self.codes_N)
+        self.codes_N = np.pad(self.codes_N, (0, more), constant_values=NO_ROW)
+        self.events_N = np.pad(self.events_N, (0, more))
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """An array on the device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def inputs_to_learn(self, rows_S: np.ndarray) -> ItemInputs:
+        """What the item tower reads of rows; gradients of ids and words come back to the tables."""
+        words_ST = self.catalogue.words_NT[rows_S]
+        used_W, inverse = np.unique(words_ST, return_inverse=True)
+        if len(used_W) == 0 or used_W[0] != 0:  # position 0 must mean "no word"
+            used_W, inverse = np.append(0, used_W), inverse + 1
+        return ItemInputs(
+            self.ids.gather(self.tensor(rows_S)),
+            self.tensor(inverse.reshape(words_ST.shape)),
+            self.words.gather(self.tensor(used_W)),
+            self.tensor(self.catalogue.idf_W[used_W]),
+            self.tensor(self.catalogue.category_N[rows_S]),
+        )
+
+    def inputs(self, rows_S: np.ndarray) -> ItemInputs:
+        """The same without gradients."""
+        return ItemInputs(
+            self.ids.look_up(self.tensor(rows_S)),
+            self.tensor(self.catalogue.words_NT[rows_S]),
+            self.words.weight_ND,
+            self.tensor(self.catalogue.idf_W),
+            self.tensor(self.catalogue.category_N[rows_S]),
+        )
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that `load` needs, by group."""
+        return {
+            "catalogue": self.catalogue.state(),
+            "ids": self.ids.state(),
+            "words": self.words.state(),
+            "popularity": self.popularity.state(),
+            "code_popularity": self.code_popularity.state(),
+            "neighbours": self.neighbours.state(),
+            "learner": {
+                "codes_N": torch.from_numpy(self.codes_N),
+                "events_N": torch.from_numpy(self.events_N),
+                "place_codes_N": torch.from_numpy(self.places.codes_N),
+                "places_N": torch.from_numpy(self.places.places_N),
+            },
+        }
+
+    def load(self, groups: Mapping[str, dict[str, Tensor]]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            KeyError: if a group or a tensor is missing.
+        """
+        self.catalogue.load(groups["catalogue"])
+        self.ids.load(groups["ids"])
+        self.words.load(groups["words"])
+        self.popularity.load(groups["popularity"])
+        self.code_popularity.load(groups["code_popularity"])
+        self.neighbours.load(groups["neighbours"])
+        own = groups["learner"]
+        self.codes_N = own["codes_N"].numpy().copy()
+        self.events_N = own["events_N"].numpy().copy()
+        self.places.codes_N = own["place_codes_N"].numpy().copy()
+        self.places.places_N = own["places_N"].numpy().copy()
