@@ -17,14 +17,15 @@ class Health:
 
     Attributes:
         codes_alive: codes that hold items.
-        perplexity: exp of the entropy of the codes' shares of the items; C where all are equal.
+        effective_codes: exp of the entropy of the codes' shares of the items; C where all are
+            equal. Over C it is what the learner reports as `perplexity`.
         largest_share: of the items, in the fullest code.
         item_cosine: mean cosine of an item and its centroid; 1 where codes say all.
         centroid_cosine: mean cosine of two different centroids in use; near 0 where they differ.
     """
 
     codes_alive: int
-    perplexity: float
+    effective_codes: float
     largest_share: float
     item_cosine: float
     centroid_cosine: float
@@ -40,7 +41,7 @@ class Health:
 
         >>> square = np.array([[1, 0], [0, 1]], np.float32)
         >>> Health.measure(square, square, np.array([0, 1]))
-        Health(codes_alive=2, perplexity=2.0, largest_share=0.5, item_cosine=1.0, \
+        Health(codes_alive=2, effective_codes=2.0, largest_share=0.5, item_cosine=1.0, \
 centroid_cosine=0.0)
         """
         counts_C = np.bincount(codes_N, minlength=len(centroids_CD))

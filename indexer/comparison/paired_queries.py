@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.search.retriever import Retriever
+from model.evaluation.gains import ndcg_gain, ranks, recall_gain
 from model.histories import History
 from streaming.events import UserSequence
 
@@ -77,10 +78,8 @@ def gains(retriever: Retriever, events: Sequence[UserSequence]) -> NDArray[np.fl
         DEPTH,
     )
     targets = np.array([s.target for s in events], np.int64)
-    hits = items == targets[:, None]
-    found = hits.any(axis=1)
-    ranks = np.where(found, hits.argmax(axis=1) + 1, 1)
-    return np.stack([found, found / np.log2(ranks + 1.0)], axis=1).astype(np.float64)
+    found = ranks(items, targets)
+    return np.stack([recall_gain(found, DEPTH), ndcg_gain(found, DEPTH)], axis=1)
 
 
 def interval(

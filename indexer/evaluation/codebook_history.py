@@ -36,7 +36,7 @@ class CodebookLog:
         entry |= {
             "codes_with_items": int((sizes_C > 0).sum()),
             "largest_list": int(sizes_C.max()),
-            "centroid_cosine": _mean_cosine(served.handover.model.centroids_CD),
+            "centroid_cosine": built.health.centroid_cosine,
             "lists_rebuilt": len(built.rebuild.reasons),
             "same_code_as_first": float((codes_N == self._first_codes_N).mean()),
         }
@@ -58,14 +58,3 @@ class CodebookLog:
             if values:
                 means[f"{name}_per_version"] = float(np.mean(values))
         return {"means": means, "daily": self._days, "list_sizes": self._sizes}
-
-
-def _mean_cosine(centroids_CD: np.ndarray) -> float:
-    """Mean cosine of two different centroids; far from each other means low."""
-    norms_C1 = np.linalg.norm(centroids_CD, axis=1, keepdims=True)
-    unit_CD = centroids_CD / np.maximum(norms_C1, 1e-12)
-    count = len(unit_CD)
-    if count < 2:
-        return 0.0
-    together = float(np.square(unit_CD.sum(axis=0)).sum())
-    return (together - float(np.square(unit_CD).sum())) / (count * (count - 1))

@@ -17,7 +17,7 @@ import numpy as np
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers
-from model.evaluation import metrics
+from model.evaluation import gains
 from model.evaluation.weekly_curves import DAYS
 from model.histories import History
 
@@ -62,7 +62,7 @@ class Exploration:
         known_BC = _codes_of(lists, histories, log_p_BC.shape[1])
         p_BC = np.exp(log_p_BC)
         target_R = lists.locate(targets_R)[0]
-        rank_R = metrics.ranks(found.items_BK[query_R], targets_R)
+        rank_R = gains.ranks(found.items_BK[query_R], targets_R)
         hit_R, into_known_R = rank_R > 0, known_BC[query_R, target_R]
         brought_BK = np.take_along_axis(known_BC, np.maximum(found.item_codes_BK, 0), axis=1)
         asked_BS = np.take_along_axis(known_BC, np.maximum(found.searched_BS, 0), axis=1)

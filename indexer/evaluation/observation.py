@@ -14,7 +14,7 @@ from indexer.evaluation.online_sparc import OnlineSparc
 from indexer.evaluation.recall_cost_curve import TradeOff
 from indexer.evaluation.serving_variants import Way
 from indexer.search.answers import Answers as Found
-from model.evaluation import metrics, predictions
+from model.evaluation import gains, predictions
 from model.evaluation.online_model import Answers
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import Day, ProtocolError
@@ -101,7 +101,7 @@ class Observation:
         """Cost of retrieval, exploration and codebook, as plain JSON values."""
         curve = self._trade_off.report()
         exhaustive = curve[-1] if curve else {}
-        recall = metrics.recall_gain(metrics.ranks(served.items_RK, served.targets_R), 50)
+        recall = gains.recall_gain(gains.ranks(served.items_RK, served.targets_R), 50)
         kept = None
         if exhaustive.get("recall@50"):
             kept = float(recall.mean()) / exhaustive["recall@50"]

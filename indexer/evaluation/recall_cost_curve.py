@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from indexer.search.answers import Candidates
-from model.evaluation import metrics
+from model.evaluation import gains
 from model.evaluation.protocol import LIST_LENGTH
 
 EVERY = 0
@@ -104,7 +104,7 @@ class TradeOff:
         if not self._ranks:
             return []
         rank_RK, share_RK = np.concatenate(self._ranks), np.concatenate(self._shares)
-        exhaustive = float(metrics.recall_gain(rank_RK[:, -1], 50).mean())
+        exhaustive = float(gains.recall_gain(rank_RK[:, -1], 50).mean())
         alone_RK = np.concatenate(self._ranks_alone)
         share_alone_RK = np.concatenate(self._shares_alone)
         return [
@@ -121,11 +121,11 @@ def _within(rank_RK: np.ndarray, answerable_RK: np.ndarray) -> np.ndarray:
 
 
 def _figures(rank_R: np.ndarray, share_R: np.ndarray, exhaustive: float) -> dict[str, Any]:
-    recall = float(metrics.recall_gain(rank_R, 50).mean())
+    recall = float(gains.recall_gain(rank_R, 50).mean())
     return {
-        "recall@20": float(metrics.recall_gain(rank_R, 20).mean()),
+        "recall@20": float(gains.recall_gain(rank_R, 20).mean()),
         "recall@50": recall,
-        "ndcg@50": float(metrics.ndcg_gain(rank_R, 50).mean()),
+        "ndcg@50": float(gains.ndcg_gain(rank_R, 50).mean()),
         "share_scored": float(share_R.mean(dtype=np.float64)),
         "kept": recall / exhaustive if exhaustive else None,
     }

@@ -19,7 +19,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import structlog
 
-from model.evaluation import metrics
+from model.evaluation import gains
 from model.evaluation.online_model import Answers, OnlineModel
 from model.evaluation.protocol import (
     MS_PER_DAY,
@@ -162,13 +162,13 @@ def with_features(data: Sequences, listed: Sequence[Item]) -> Sequences:
 def evaluate(model: Answering, data: Sequences, split: Split) -> dict[str, float]:
     """HR and NDCG at 5, 10, 20 and 50 over all users."""
     ranks = [
-        metrics.ranks(model.answer(queries).items_BK, targets_B)
+        gains.ranks(model.answer(queries).items_BK, targets_B)
         for queries, targets_B in data.queries(split)
     ]
     rank_B = np.concatenate(ranks)
     return {
         f"{name}@{k}": float(gain(rank_B, k).mean())
-        for name, gain in (("hr", metrics.recall_gain), ("ndcg", metrics.ndcg_gain))
+        for name, gain in (("hr", gains.recall_gain), ("ndcg", gains.ndcg_gain))
         for k in CUTOFFS
     }
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model.evaluation import gains
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import Events
 from streaming.events import Item
@@ -34,7 +35,7 @@ def report(events: Events, items: Sequence[Item], predictions: Predictions) -> R
         predictions: answers that keep the protocol.
     """
     ids_N = np.array([item.item_id for item in items], dtype=np.int64)
-    rank_R = ranks(predictions.items_RK, predictions.targets_R)
+    rank_R = gains.ranks(predictions.items_RK, predictions.targets_R)
     seen_R, head_R = target_popularity(events, ids_N, predictions)
     tail_R = ~head_R
     cold_user_R = predictions.history_lengths_R <= COLD_EVENTS
@@ -46,13 +47,13 @@ def report(events: Events, items: Sequence[Item], predictions: Predictions) -> R
         "queries": len(predictions),
         "days": len(np.unique(predictions.days_R)),
     }
-    for name, gain in (("recall", recall_gain), ("ndcg", ndcg_gain)):
+    for name, gain in (("recall", gains.recall_gain), ("ndcg", gains.ndcg_gain)):
         result |= {f"{name}@{k}": _mean(gain(rank_R, k), everything_R) for k in CUTOFFS}
-    recall_R = recall_gain(rank_R, last)
+    recall_R = gains.recall_gain(rank_R, last)
     return result | {
         f"long_tail_recall@{last}": _mean(recall_R, tail_R),
         f"cold_user_recall@{last}": _mean(recall_R, cold_user_R),
-        f"cold_user_ndcg@{last}": _mean(ndcg_gain(rank_R, last), cold_user_R),
+        f"cold_user_ndcg@{last}": _mean(gains.ndcg_gain(rank_R, last), cold_user_R),
         f"cold_item_recall@{last}": _mean(recall_R, cold_item_R),
         f"coverage@{last}": float(np.count_nonzero(shown_N) / len(ids_N)),
         f"ild@{last}": intra_list_diversity(predictions.items_RK, items, ids_N),
@@ -62,26 +63,6 @@ def report(events: Events, items: Sequence[Item], predictions: Predictions) -> R
         "cold_item_queries": int(cold_item_R.sum()),
         "never_seen_item_queries": int((seen_R == 0).sum()),
     }
-
-
-def ranks(items_RK: np.ndarray, targets_R: np.ndarray) -> np.ndarray:
-    """Rank of each target in its answer, from 1; 0 where it is absent.
-
-    >>> ranks(np.array([[5, 3, 9], [5, 3, 9]]), np.array([3, 4]))
-    array([2, 0])
-    """
-    hit_RK = items_RK == targets_R[:, None]
-    return np.where(hit_RK.any(axis=1), hit_RK.argmax(axis=1) + 1, 0)
-
-
-def recall_gain(rank_R: np.ndarray, cutoff: int) -> np.ndarray:
-    """1 where the target is ranked within `cutoff`."""
-    return ((rank_R > 0) & (rank_R <= cutoff)).astype(np.float64)
-
-
-def ndcg_gain(rank_R: np.ndarray, cutoff: int) -> np.ndarray:
-    """1 / log2(rank + 1) where the target is ranked within `cutoff`, else 0."""
-    return recall_gain(rank_R, cutoff) / np.log2(np.maximum(rank_R, 1) + 1)
 
 
 def target_popularity(

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 import structlog
 
-from model.evaluation import metrics, predictions, protocol, weekly_curves
+from model.evaluation import gains, metrics, predictions, protocol, weekly_curves
 from model.evaluation.online_model import Answers, OnlineModel
 from model.evaluation.protocol import REPLAY_BUDGET, Day, EventLog, ProtocolError
 from streaming.events import Item
@@ -148,7 +148,7 @@ def log_progress(name: str) -> Callable[[Day, Answers], None]:
 
     def watch(day: Day, answers: Answers) -> None:
         nonlocal hits, asked, next_day
-        rank_R = metrics.ranks(answers.items_BK[day.query_R], day.targets_R)
+        rank_R = gains.ranks(answers.items_BK[day.query_R], day.targets_R)
         hits, asked = hits + float(np.count_nonzero(rank_R)), asked + len(rank_R)
         if day.queries.day >= next_day:
             recall = round(hits / asked, 4)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.evaluation import metrics
+from model.evaluation import gains, metrics
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import Events
 from streaming.events import Item
@@ -26,14 +26,14 @@ def weekly(events: Events, items: Sequence[Item], predictions: Predictions) -> d
     if not len(predictions):
         return {}
     ids_N = np.array([item.item_id for item in items], dtype=np.int64)
-    rank_R = metrics.ranks(predictions.items_RK, predictions.targets_R)
+    rank_R = gains.ranks(predictions.items_RK, predictions.targets_R)
     seen_R, head_R = metrics.target_popularity(events, ids_N, predictions)
     cold_user_R = predictions.history_lengths_R <= metrics.COLD_EVENTS
     every_R = np.ones(len(predictions), dtype=bool)
-    recall_R, ndcg_R = metrics.recall_gain(rank_R, 50), metrics.ndcg_gain(rank_R, 50)
+    recall_R, ndcg_R = gains.recall_gain(rank_R, 50), gains.ndcg_gain(rank_R, 50)
     days_R = predictions.days_R
     return {
-        "recall@20": by_week(days_R, metrics.recall_gain(rank_R, 20), every_R),
+        "recall@20": by_week(days_R, gains.recall_gain(rank_R, 20), every_R),
         "recall@50": by_week(days_R, recall_R, every_R),
         "ndcg@50": by_week(days_R, ndcg_R, every_R),
         "long_tail_recall@50": by_week(days_R, recall_R, ~head_R),

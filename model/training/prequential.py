@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
+from model.evaluation.gains import ndcg_gain, recall_gain
 from model.histories import History
 from streaming.events import UserSequence
 
@@ -49,10 +50,9 @@ class Answerer(Protocol):
 
 def _gains(ranks: np.ndarray) -> np.ndarray:
     """Ranks from 1, 0 for a miss (queries,) -> the four measures, float64 (queries, 4)."""
-    hit = ranks > 0
-    discount = np.where(hit, 1.0 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
-    early = hit & (ranks <= 20)
-    return np.stack([early, hit, early * discount, discount], axis=1).astype(np.float64)
+    return np.stack(
+        [gain(ranks, cutoff) for gain in (recall_gain, ndcg_gain) for cutoff in (20, DEPTH)], axis=1
+    )
 
 
 class Prequential:

@@ -19,7 +19,7 @@ from indexer.evaluation.recall_cost_curve import EVERY, TradeOff
 from indexer.evaluation.serving_variants import Mixed, PublishedEvery, search_ways
 from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
-from model.evaluation import metrics, predictions, runner
+from model.evaluation import gains, predictions, runner
 from model.evaluation.weekly_curves import weekly
 from tests.deploy.evaluation_log import ITEMS, read
 from tests.model.dense_search import best
@@ -122,11 +122,11 @@ def test_the_trade_off_ranks_targets_as_a_search_with_so_many_codes(
             config = replace(settings.search, codes=codes or every, explore=RANKED_ONLY)
             search = SoftSearch(served.handover.model, served.search.lists, config)
             answers = search.search(day.queries.histories, now_ms, 50)
-            ranks.append(metrics.ranks(answers.items_BK[day.query_R], day.targets_R))
+            ranks.append(gains.ranks(answers.items_BK[day.query_R], day.targets_R))
             lists_only = replace(config, evidence=0, explore=RANKED_ONLY)
             search = SoftSearch(served.handover.model, served.search.lists, lists_only)
             alone = search.search(day.queries.histories, now_ms, 50)
-            found_alone[codes].append(metrics.ranks(alone.items_BK[day.query_R], day.targets_R))
+            found_alone[codes].append(gains.ranks(alone.items_BK[day.query_R], day.targets_R))
             if codes == 2:
                 sizes_BS = served.search.lists.sizes_C[np.maximum(answers.searched_BS, 0)]
                 scored_B = (sizes_BS * (answers.searched_BS >= 0)).sum(axis=1)

@@ -96,11 +96,11 @@ def test_health_says_whether_a_codebook_is_of_use():
     centroids = 10 * np.eye(4, dtype=np.float32)
     even = np.arange(400) % 4
     good = Health.measure(centroids, centroids[even] + rng.normal(size=(400, 4)), even)
-    assert good.codes_alive == 4 and good.perplexity == pytest.approx(4)
+    assert good.codes_alive == 4 and good.effective_codes == pytest.approx(4)
     assert good.largest_share == 0.25 and good.item_cosine > 0.97 and good.centroid_cosine == 0
     uneven = np.where(np.arange(400) < 388, 0, 1)
     bad = Health.measure(centroids + 50, rng.normal(size=(400, 4)), uneven)
-    assert bad.codes_alive == 2 and bad.perplexity < 1.2 and bad.largest_share == 0.97
+    assert bad.codes_alive == 2 and bad.effective_codes < 1.2 and bad.largest_share == 0.97
     assert abs(bad.item_cosine) < 0.2 and bad.centroid_cosine > 0.9
 
 
