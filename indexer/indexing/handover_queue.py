@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from indexer.indexing.handovers import KIND, handover_numbers, handover_path, items_position
+from indexer.indexing.handovers import KIND, handovers, items_position
 from indexer.indexing.item_store import ItemStore
 from model.artifacts.manifest import ManifestError, read_manifest
 
@@ -39,7 +39,7 @@ class HandoverQueue:
     def pending(self) -> list[int]:
         """Numbers of the handovers that are newer than what was indexed, ascending."""
         done = self._store.newest("handover")
-        numbers = handover_numbers(self._data_dir)
+        numbers = handovers(self._data_dir).numbers()
         return [n for n in numbers if n > done and self._store.refused_handover(n) is None]
 
     def next(self) -> int | None:
@@ -65,7 +65,7 @@ class HandoverQueue:
     def has_items_of(self, number: int) -> bool:
         """Whether every item that the trainer of a handover had read was read here, too."""
         try:
-            manifest = read_manifest(handover_path(self._data_dir, number), KIND)
+            manifest = read_manifest(handovers(self._data_dir).path(number), KIND)
         except ManifestError:
             return True  # it is refused when it is indexed
         mine = self._store.position

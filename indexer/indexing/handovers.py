@@ -10,6 +10,7 @@ from indexer.errors import IndexerError
 from indexer.snapshots.pointer import positions
 from indexer.snapshots.snapshot import WEIGHTS, ModelLoader, Source, load_weights
 from model.artifacts.manifest import Manifest, verify
+from model.artifacts.numbered import NumberedDirectories
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.retrieval.retrieval_model import RetrievalModel
@@ -32,17 +33,9 @@ class ModelExport:
         return items_position(self.manifest.facts)
 
 
-def handover_path(data_dir: Path, number: int) -> Path:
-    """Where a handover lies."""
-    return data_dir / KIND / f"{number:08d}"
-
-
-def handover_numbers(data_dir: Path) -> list[int]:
-    """Published handovers, ascending."""
-    directory = data_dir / KIND
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+def handovers(data_dir: Path) -> NumberedDirectories:
+    """The published handovers of a data directory."""
+    return NumberedDirectories(data_dir / KIND)
 
 
 def load_handover(
@@ -54,7 +47,7 @@ def load_handover(
         ManifestError: if a file is missing or altered.
         IndexerError: if the weights make no model.
     """
-    directory = handover_path(data_dir, number)
+    directory = handovers(data_dir).path(number)
     manifest = verify(directory, KIND)
     if WEIGHTS not in manifest.files:
         raise IndexerError(f"{directory}: holds no {WEIGHTS}")

@@ -12,7 +12,7 @@ from indexer.building.build import Build, build
 from indexer.errors import IndexerError, SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import HandoverQueue
-from indexer.indexing.handovers import ModelExport, handover_path, load_handover
+from indexer.indexing.handovers import ModelExport, handovers, load_handover
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Listing
 from indexer.indexing.served_version import ServedVersion
@@ -101,7 +101,7 @@ class VersionBuilder:
                 if snapshot is not None:
                     return Prepared(snapshot, number, made, skipped)
         except (ValueError, OSError) as error:
-            if not handover_path(self._data_dir, number).is_dir():
+            if not handovers(self._data_dir).path(number).is_dir():
                 log.warning("handover was removed before it was indexed", number=number)
                 return None
             if isinstance(error, OSError):

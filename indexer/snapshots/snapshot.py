@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from indexer.snapshots.pointer import (
 )
 from indexer.snapshots.published import begin_with, published, record, require_published
 from model.artifacts.manifest import Manifest, ManifestError, publish, read_manifest, sha256, verify
+from model.artifacts.numbered import NumberedDirectories
 from streaming.durable_files import PARTIAL, appear, make_folder
 from streaming.events import Item
 
@@ -305,23 +305,16 @@ def write_appended(
 
 def versions(data_dir: Path) -> list[int]:
     """Published versions, ascending."""
-    directory = data_dir / SNAPSHOTS
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+    return NumberedDirectories(data_dir / SNAPSHOTS).numbers()
 
 
 def remove_versions(data_dir: Path, keep: int, protected: set[int]) -> list[int]:
     """Remove all but the last `keep` versions and the protected ones, and what was appended.
 
-    A directory disappears in one step (it is renamed first). Returns the removed versions.
+    Returns the removed versions.
     """
-    removed = [v for v in versions(data_dir)[:-keep] if v not in protected]
+    removed = NumberedDirectories(data_dir / SNAPSHOTS).keep(keep, protected)
     for version in removed:
-        path = data_dir / SNAPSHOTS / f"{version:08d}"
-        doomed = path.with_name(f"{PARTIAL}removed-{path.name}")
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
         for file in (data_dir / APPENDED).glob(f"{version:08d}-*.parquet"):
             file.unlink(missing_ok=True)
     return removed

@@ -25,4 +25,5 @@ def recall_gain(rank_R: np.ndarray, cutoff: int) -> np.ndarray:
 
 def ndcg_gain(rank_R: np.ndarray, cutoff: int) -> np.ndarray:
     """1 / log2(rank + 1) where the target is ranked within `cutoff`, else 0."""
-    return recall_gain(rank_R, cutoff) / np.log2(np.maximum(rank_R, 1) + 1.0)  # of any integers
+    # 1.0: the logarithm of small integers would be of small floats
+    return recall_gain(rank_R, cutoff) / np.log2(np.maximum(rank_R, 1) + 1.0)

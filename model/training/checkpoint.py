@@ -27,8 +27,9 @@ import torch
 from safetensors import SafetensorError
 
 from model.artifacts.manifest import ManifestError, publish, verify
+from model.artifacts.numbered import NumberedDirectories
 from model.training.micro_batch import TrainerError
-from streaming.durable_files import PARTIAL, remove_partial
+from streaming.durable_files import remove_partial
 
 log = structlog.get_logger(__name__)
 
@@ -78,28 +79,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         raise OSError(f"{path}: {error}") from error
 
 
-def retire(path: Path) -> None:
-    """Remove a published directory so that no reader finds half of it under its name."""
-    gone = path.with_name(PARTIAL + path.name)
-    path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
 class CheckpointDirectory:
     """Checkpoints on disk, the last `keep` of them."""
 
     def __init__(self, directory: Path, keep: int) -> None:
-        self._directory = directory
+        self._directories = NumberedDirectories(directory, digits=12)
         self._keep = keep
         remove_partial(directory)
-
-    def _entries(self) -> list[int]:
-        if not self._directory.is_dir():
-            return []
-        return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
-
-    def _path(self, entry: int) -> Path:
-        return self._directory / f"{entry:012d}"
 
     def newest(self) -> Saved | None:
         """The newest state whose files verify, or None if there is no checkpoint at all.
@@ -110,8 +96,8 @@ class CheckpointDirectory:
             TrainerError: if there are checkpoints and all are damaged.
         """
         damaged: list[Path] = []
-        for entry in reversed(self._entries()):
-            path = self._path(entry)
+        for entry in reversed(self._directories.numbers()):
+            path = self._directories.path(entry)
             try:
                 saved = self._read(entry)
             except (ManifestError, SafetensorError, ValueError, OSError, KeyError) as error:
@@ -125,13 +111,13 @@ class CheckpointDirectory:
             return saved
         if damaged:
             raise TrainerError(
-                f"{self._directory}: none of the {len(damaged)} checkpoints is readable; restore "
-                "the directory from a backup, or begin anew with --fresh"
+                f"{self._directories.folder}: none of the {len(damaged)} checkpoints is readable; "
+                "restore the directory from a backup, or begin anew with --fresh"
             )
         return None
 
     def _read(self, entry: int) -> Saved:
-        path = self._path(entry)
+        path = self._directories.path(entry)
         verify(path, "checkpoint")
         return Saved(
             entry,
@@ -146,7 +132,7 @@ class CheckpointDirectory:
         Raises:
             TrainerError: if it cannot be written; nothing of it is then visible.
         """
-        path = self._path(saved.entry)
+        path = self._directories.path(saved.entry)
 
         def write(directory: Path) -> None:
             write_tensors(directory / LEARNER, saved.tensors)
@@ -161,7 +147,5 @@ class CheckpointDirectory:
                     f"{path}: the checkpoint cannot be written ({error}); free some space or "
                     "make the directory writable, then start again: nothing was lost"
                 ) from error
-        entries = self._entries()
-        for old in entries[: -self._keep]:
-            retire(self._path(old))
-        return entries[-self._keep :][0]
+        self._directories.keep(self._keep)
+        return self._directories.numbers()[0]

@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError
 
 from model.artifacts.manifest import Manifest, publish, verify
-from model.training.checkpoint import retire, write_tensors
+from model.artifacts.numbered import NumberedDirectories
+from model.training.checkpoint import write_tensors
 from model.training.micro_batch import TrainerError
 from streaming.durable_files import remove_partial
 
@@ -52,22 +53,14 @@ class HandoverDirectory:
     def __init__(
         self, directory: Path, keep: int, load: Callable[[Path, Manifest], RetrievalModel]
     ) -> None:
-        self._directory = directory
+        self._directories = NumberedDirectories(directory)
         self._keep = keep
         self._load = load
         remove_partial(directory)
 
-    def _numbers(self) -> list[int]:
-        if not self._directory.is_dir():
-            return []
-        return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
-
-    def _path(self, number: int) -> Path:
-        return self._directory / f"{number:08d}"
-
     def newest(self) -> int:
         """The highest number on disk, 0 if none."""
-        return max(self._numbers(), default=0)
+        return self._directories.newest()
 
     def publish(
         self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
@@ -77,7 +70,7 @@ class HandoverDirectory:
         Raises:
             TrainerError: if it cannot be written; nothing of it is then visible.
         """
-        path = self._path(number)
+        path = self._directories.path(number)
         try:
             publish(path, "handover", facts, lambda d: write_tensors(d / WEIGHTS, tensors))
         except OSError as error:
@@ -85,12 +78,11 @@ class HandoverDirectory:
                 f"{path}: the handover cannot be written ({error}); free some space or make the "
                 "directory writable, then start again: nothing was lost"
             ) from error
-        for old in self._numbers()[: -self._keep]:
-            retire(self._path(old))
+        self._directories.keep(self._keep)
 
     def model(self, number: int) -> RetrievalModel | None:
         """The model of handover `number`; None, with a log line, if it is gone or damaged."""
-        path = self._path(number)
+        path = self._directories.path(number)
         if not path.is_dir():
             return None
         try:
