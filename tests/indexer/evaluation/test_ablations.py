@@ -179,4 +179,4 @@ def test_items_without_content_are_known_by_id_alone() -> None:
     model = warmed_up("no_content")
     retrieval = model.learner.retrieval_model()
     assert set(retrieval.item_ids_N.tolist()) == {item.item_id for item in ITEMS}
-    assert model.learner._catalogue.words_NT.max() == 0
+    assert model.learner._tables.catalogue.words_NT.max() == 0
