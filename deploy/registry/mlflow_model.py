@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow.pyfunc
 from mlflow.models import Model, ModelSignature
@@ -18,9 +18,7 @@ from mlflow.types.schema import Array
 
 from deploy.registry import pyfunc_model
 from deploy.registry.pyfunc_model import ARTIFACT, input_example
-
-if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.config import SearchConfig
+from indexer.search.config import SearchConfig
 
 _REQUIREMENTS = (
     "mlflow",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow import MlflowClient
@@ -39,11 +38,9 @@ from deploy.release.errors import RegistryError
 from deploy.release.ledger import RegisteredVersion
 from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
 from indexer.comparison.catalogue_changes import metrics_of
+from indexer.search.config import SearchConfig
 from model.artifacts.manifest import Manifest
 from streaming.temporary import temporary
-
-if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.config import SearchConfig
 
 PLOTS = "plots"
 """Folder of a version's artifacts with its pictures."""

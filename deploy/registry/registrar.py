@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import structlog
 from kafka.errors import KafkaError
@@ -35,6 +35,7 @@ from deploy.release.decisions import CHAMPION, decisions
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import Ledger, RegisteredVersion
 from indexer.errors import SnapshotError
+from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import SNAPSHOTS, snapshot_path
 from indexer.snapshots.published import require_published
 from model.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
@@ -42,9 +43,6 @@ from streaming.errors import StreamingError
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import RegistrarStatus, Report
 from streaming.topic_identity import TopicIdentity
-
-if TYPE_CHECKING:  # faiss would come along
-    from indexer.search.config import SearchConfig
 
 log = structlog.get_logger(__name__)
 
