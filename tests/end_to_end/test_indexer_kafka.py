@@ -55,12 +55,18 @@ def produce(kafka_broker, topics) -> Iterator[Callable[[list[Item]], None]]:
 class Running:
     """The process in a thread, and the status that it reported last."""
 
-    def __init__(self, bootstrap: str, topics: Topics, data_dir: Path) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Topics,
+        data_dir: Path,
+        config: IndexerConfig = IndexerConfig(),  # noqa: B008 - frozen
+    ) -> None:
         self.status: dict[str, Any] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=run,
-            args=(IndexerConfig(),),
+            args=(config,),
             kwargs={
                 "kafka": KafkaConnection(bootstrap),
                 "topics": topics,
