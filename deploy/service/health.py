@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from deploy.service.schema import Health
 from streaming.statuses import ServiceStatus
 
 if TYPE_CHECKING:
-    from deploy.service.retrieval import RetrievalService
+    from collections.abc import Callable
+
+    from deploy.monitoring.moment import Moment
+    from deploy.service.answer_log import AnswerLog
+    from deploy.service.popularity_baseline import PopularityBaseline
+    from deploy.service.sequence_follower import SequenceFollower
+    from deploy.service.snapshot_follower import SnapshotFollower
+    from deploy.service.user_histories import UserHistories
+    from deploy.service.work_queue import WorkQueue
 
 
-def health_of(service: RetrievalService) -> Health:
+class Answering(Protocol):
+    """What is looked at of a `RetrievalService`."""
+
+    follower: SnapshotFollower
+    histories: UserHistories
+    sequences: SequenceFollower
+    popularity: PopularityBaseline
+    answers: AnswerLog | None
+    queue: WorkQueue
+    clock: Callable[[], Moment]
+
+    def answered_by_all(self) -> int:
+        """Queries that all workers have answered."""
+
+
+def health_of(service: Answering) -> Health:
     """What it serves, and how far that is behind."""
     retriever = service.follower.retriever
     facts = retriever.snapshot.manifest.facts if retriever else {}
@@ -40,7 +63,7 @@ def health_of(service: RetrievalService) -> Health:
     )
 
 
-def status_of(service: RetrievalService, address: str) -> ServiceStatus:
+def status_of(service: Answering, address: str) -> ServiceStatus:
     """The same as a report, and what all workers did; `address` is where it listens."""
     health = health_of(service).model_dump()
     return ServiceStatus(
@@ -52,7 +75,7 @@ def status_of(service: RetrievalService, address: str) -> ServiceStatus:
     )
 
 
-def since_pointer(service: RetrievalService) -> float | None:
+def since_pointer(service: Answering) -> float | None:
     """Seconds since the pointer was moved, which it says of itself by the wall clock."""
     pointer = service.follower.pointer
     return max(0.0, service.clock().wall - pointer.published_at / 1000) if pointer else None

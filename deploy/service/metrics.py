@@ -17,11 +17,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from deploy.service.health import since_pointer
+from deploy.service.health import Answering, since_pointer
 from deploy.service.workers import others
 
 if TYPE_CHECKING:
-    from deploy.service.retrieval import RetrievalService
     from indexer.search.retriever import Retriever
 
 ADDED = frozenset(
@@ -135,7 +134,7 @@ class ServiceMetrics:
         return generate_latest(whole)
 
 
-def readings(service: RetrievalService) -> list[Reading]:
+def readings(service: Answering) -> list[Reading]:
     """What is read of one worker's parts."""
     follower, histories, sequences = service.follower, service.histories, service.sequences
     answers = service.answers
