@@ -47,7 +47,7 @@ def test_what_a_flag_says_is_what_every_part_does(
         monkeypatch,
         SPARC_REPLAY__EVENTS=variable,
         sparc_replay__rate=5.0,
-        SPARC_TRAINER__HURRY_FROM=77,
+        SPARC_TRAINER__CATCH_UP_FROM=77,
         SPARC_DATA_DIR=tmp_path / "elsewhere",
         SPARC_CONFIG=tmp_path / "none.toml",
         SPARC_REVISION="kept",
