@@ -1,4 +1,4 @@
-"""How long the pipeline takes, measured by itself on what passes through it.
+"""Freshness: how long the pipeline takes, measured by itself on what passes through it.
 
     item withdrawn -> gone           from the item's tombstone on `items` until the service has
                                      a retriever that cannot answer with it

@@ -1,4 +1,4 @@
-"""Which snapshot is served, and every decision that led to it.
+"""Which snapshot is served, the champion, and every decision that led to it.
 
 `current.json` is the indexer's: the newest version that is built. `served.json` is the switch of
 the service: the version that answers, the one before it, and whether a person pinned it. Where it

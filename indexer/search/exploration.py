@@ -1,4 +1,4 @@
-"""Places of an answer that are reserved for what its ranking would not show.
+"""Exploration: places of an answer that are reserved for what its ranking would not show.
 
 A system that learns from its own answers never hears of what it does not show. So the last places
 of an answer can be reserved: some for items of codes that the user has never touched, some for

@@ -11,6 +11,9 @@ or has been read to its end (else a slower partition's older events could be ove
 only when the caller has waited long enough. New items are read to their end first, and travel in
 the plan before whose sequences they are listed; many new items make plans of their own.
 
+Where too many sequences wait, a plan says that its micro-batch is to catch up: it is learnt with
+less work (`Learner.learn`).
+
 A repeatable backlog knows no waiting, and no end but that of the log: what a micro-batch holds
 then follows from the records alone, however they arrive. Items are listed with the first sequences
 behind them, so those that a log announces before its clicks are always listed at the same place.

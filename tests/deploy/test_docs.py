@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -87,6 +88,30 @@ def test_the_examples_of_the_service_are_answered(running: str, shelf: Shelf) ->
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+WORDS = """soft search, drift, handover, promote, catch up, exploration, dead letters, prequential,
+champion, freshness, journal, evidence"""
+
+
+def test_a_newcomer_gets_from_each_word_to_one_place() -> None:
+    """From the README to the table, from the table to a file whose first words are about it."""
+    page = ROOT / "docs" / "ARCHITECTURE.md"
+    assert "docs/ARCHITECTURE.md#where-is-" in (ROOT / "README.md").read_text()
+    table = dict(re.findall(r"^\| ([a-z ]+) \| \[[^]]+\]\(([^)]+)\)", page.read_text(), re.M))
+    words = [word.strip() for word in WORDS.split(",")]
+    assert sorted(table) == sorted(words)
+    for word, target in table.items():
+        docstring = ast.get_docstring(ast.parse((page.parent / target).read_text())) or ""
+        assert re.sub(r"e?s?$", "", word) in docstring.lower(), f"{target} does not say {word}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+def test_every_file_that_is_named_exists(page: Path) -> None:
+    for target in re.findall(
+        r"`((?:deploy|streaming|model|indexer|replay|docs)/[\w./]*)`", page.read_text()
+    ):
+        assert (ROOT / target).exists(), target
 
 
 def test_the_settings_that_are_named_exist() -> None:
