@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from model.artifacts.former_settings import CONSTANT, without_constants
+
 RENAMED: dict[str, str] = {
     "evaluation.rehearsals": "evaluation.replay_epochs",
-    "learner.hurried_candidates": "learner.catch_up_candidates",
     "trainer.hurry_from": "trainer.catch_up_from",
 }
 """Names of today by former ones: `{"trainer.old": "trainer.new"}`."""
@@ -23,6 +24,7 @@ REMOVED: dict[str, str] = {
     "service.judge.confidence": "it is 0.95",
     "service.judge.remembered": "it is 4,096, four times what a verdict asks",
     "indexer.items_wait_s": "a handover waits 30 s for its items, always",
+    **{name: f"it is {value}, always" for name, value in CONSTANT.items()},
 }
 """Why there is none any more, by former name: `{"trainer.old": "it is always 5 now"}`."""
 
@@ -42,12 +44,15 @@ def refuse_former(values: Mapping[str, Any]) -> None:
 def up_to_date(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that an older version wrote, under the names of today and without what is gone.
 
+    Raises:
+        ValueError: as `without_constants`.
+
     >>> RENAMED["kafka.old"] = "kafka.new"
     >>> up_to_date({"kafka": {"old": 5, "prefix": ""}})
     {'kafka': {'prefix': '', 'new': 5}}
     >>> del RENAMED["kafka.old"]
     """
-    found = _copied(values)
+    found = without_constants(values)
     for name in (*RENAMED, *REMOVED):
         section, last = _place(found, name)
         if last in section:
@@ -69,7 +74,3 @@ def _place(values: Any, name: str) -> tuple[Any, str]:
 def _is_in(values: Mapping[str, Any], name: str) -> bool:
     section, last = _place(values, name)
     return last in section
-
-
-def _copied(values: Any) -> Any:
-    return {k: _copied(v) for k, v in values.items()} if isinstance(values, Mapping) else values

@@ -72,12 +72,16 @@ def content_of(config: Path | None) -> dict[str, Any]:
     """What a configuration file holds, under the names of today where `sparc up` wrote it.
 
     Raises:
-        SettingsError: if there is no such file, or it is no TOML.
+        SettingsError: if there is no such file, it is no TOML, or of a version that this one cannot
+            go on from.
     """
     if config is None:
         return {}
     content = sources.read_toml(config)
-    return up_to_date(content) if is_written(config) else content
+    try:
+        return up_to_date(content) if is_written(config) else content
+    except ValueError as error:
+        raise SettingsError(f"{config}: {error}") from error
 
 
 def is_written(file: Path) -> bool:

@@ -17,7 +17,7 @@ import orjson
 
 from deploy.settings import Settings
 from deploy.studies import machine_facts
-from deploy.studies.runs import SPARC, sparc_config
+from deploy.studies.runs import SPARC, recorded_plan, sparc_config
 from indexer.evaluation.sparc_by_epochs import SparcByEpochs
 from model.evaluation import leave_one_out as protocol
 from model.evaluation.leave_one_out import Sequences
@@ -127,4 +127,4 @@ def _finished(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         report: dict[str, Any] = orjson.loads((directory / REPORT).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return report if report.get("run") == plan else None
+    return report if recorded_plan(report) == plan else None

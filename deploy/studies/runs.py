@@ -32,6 +32,7 @@ from indexer.evaluation.serving_variants import (
     search_ways,
     stale_ways,
 )
+from model.artifacts.former_settings import without_constants
 from model.evaluation import metrics, predictions, protocol, runner, weekly_curves
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import EventLog
@@ -126,10 +127,19 @@ def finished(directory: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
         report: dict[str, Any] = orjson.loads((directory / REPORT).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    played = report.get("run")
-    if not isinstance(played, dict) or not set(plan.get("ways", ())) <= set(played.get("ways", ())):
+    played = recorded_plan(report)
+    if played is None or not set(plan.get("ways", ())) <= set(played.get("ways", ())):
         return None
     return report if {**played, "ways": None} == {**plan, "ways": None} else None
+
+
+def recorded_plan(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plan of a report, without what is a constant now; None where nothing can be like it."""
+    played = report.get("run")
+    try:
+        return without_constants(played) if isinstance(played, dict) else None
+    except ValueError:  # of a model that this version does not make
+        return None
 
 
 def sparc_config(settings: Settings, seed: int) -> OnlineSparcConfig:

@@ -44,7 +44,7 @@ class ItemTables:
 
     def __init__(self, model: SparcConfig, seed: int, log_size: int, device: torch.device) -> None:
         self.model, self.device, self._seed = model, device, seed
-        self.catalogue = Catalogue(model.item_tower.features)
+        self.catalogue = Catalogue()
         self.ids = RowTable(model.item_tower.dimension, self._initial_ids, device)
         self.words = initial_words(seed, model.item_tower, device)
         self.popularity = Popularity(model.popularity_half_lives_days, log_size)

@@ -39,6 +39,15 @@ from model.tables.replay_buffer import Examples, ReplayBuffer
 from streaming.events import Item, UserSequence
 
 EMBED_CHUNK = 65_536
+LARGEST_GRADIENT = 5.0
+"""Norm that a gradient is scaled down to: no micro-batch of odd events moves the model further."""
+REPLAY_RECENCY = 3.0
+"""1 would draw evenly from the replay buffer; more prefers newer ones, nearer to what is asked."""
+CATCH_UP_CANDIDATES = 4096
+"""Most items scored in a step where learning is to be quick; without replay, too, it is then about
+twice as quick."""
+SESSION_MS = 24 * 3_600_000
+"""An event of this age is of another session: a day."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +61,15 @@ class LearnerConfig:
         table_learning_rate: of rows of ids and words (row-wise Adam).
         step: most examples in an optimizer step, new and replayed; a micro-batch takes as many
             steps as it needs, so that its size does not change how much is learnt.
-        clip: largest norm of the gradient.
         replay: older examples learnt again for each new one. A half lets a micro-batch of 256 be
             one step; the protocol of evaluation allows 4, and more is better.
         replay_capacity: examples kept for replay.
-        replay_recency: 1 draws evenly from the buffer, more prefers newer ones.
         chunk: consecutive examples that share a clock.
         candidates: most items scored in a step; a larger catalogue is sampled, with the log-Q
             correction.
-        catch_up_candidates: the same where learning is to be quick.
         session_dropout: share of examples whose history loses the events of the last
-            `session_hours`. Who is asked after a day's pause has no session to go by, and a model
-            that always had one learns little else.
-        session_hours: length of a session.
+            day. Who is asked after a day's pause has no session to go by, and a model that always
+            had one learns little else.
     """
 
     seed: int = 0
@@ -72,15 +77,11 @@ class LearnerConfig:
     learning_rate: float = 3e-3
     table_learning_rate: float = 3e-3
     step: int = 400
-    clip: float = 5.0
     replay: float = 0.5
     replay_capacity: int = 131_072
-    replay_recency: float = 3.0
     chunk: int = 32
     candidates: int = 16_384
-    catch_up_candidates: int = 4_096
     session_dropout: float = 0.0
-    session_hours: float = 24.0
 
 
 class Learner:
@@ -162,9 +163,9 @@ class Learner:
         share = 0.0 if catching_up else config.replay if replay is None else replay
         most = config.candidates
         if catching_up:
-            most = min(most, config.catch_up_candidates)
+            most = min(most, CATCH_UP_CANDIDATES)
         for part in fresh.split(max(1, round(config.step / (1 + share)))):
-            replayed = self._draw_replay(share * len(part.targets_B), config.replay_recency)
+            replayed = self._draw_replay(share * len(part.targets_B), REPLAY_RECENCY)
             results.append(self._step([part] if replayed is None else [part, replayed], most))
         self._tables.code_popularity.add(self._tables.codes_N[rows_B], times_B)
         self._tables.neighbours.add(histories, rows_B, times_B)
@@ -197,7 +198,7 @@ class Learner:
         """New examples; some histories lose their current session."""
         draws_B = torch.rand(len(rows_B), generator=self._generator).numpy()
         age_BL = times_B[:, None] - histories.times_BL
-        session_BL = age_BL < self.config.session_hours * 3_600_000
+        session_BL = age_BL < SESSION_MS
         drop_BL = session_BL & (draws_B < self.config.session_dropout)[:, None]
         owner_E, column_E = np.nonzero(histories.known_BL & ~drop_BL)
         kept = scatter_right(
@@ -257,7 +258,7 @@ class Learner:
         norm = float(torch.stack(squares).sum().sqrt())
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient is not finite (its norm is {norm})")
-        scale = min(1.0, self.config.clip / max(norm, 1e-12))
+        scale = min(1.0, LARGEST_GRADIENT / max(norm, 1e-12))
         if scale < 1:
             torch._foreach_mul_(dense, scale)
         return scale

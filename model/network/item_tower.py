@@ -12,7 +12,7 @@ Shapes: S items at hand, T title words, D dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.tables import item_features
+from model.tables.item_features import CATEGORY_BUCKETS, TITLE_BUCKETS
 from model.tables.row_table import RowTable
 from model.tables.stable_random import stable_uniform
+
+CONTENT_SCALE = 0.035
+"""Half width of the uniform initial word and category vectors: a deviation of 0.02, as is usual."""
+ID_SCALE = 0.035
+"""The same of the id part: no larger than a word, and enough to break ties of equal contents."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +37,14 @@ class ItemTowerConfig:
     Attributes:
         dimension: D of z.
         id_dropout: share of items whose id part is hidden in a training step.
-        content_scale: half width of the uniform initial word and category vectors.
-        id_scale: half width of the uniform initial id part; breaks ties of equal contents.
         length: length that z is brought to, each member's part by itself; 0 leaves z as it is.
             Then a score is a cosine, and an item is not found for having been seen often (CORE,
             Hou et al., SIGIR 2022).
-        features: the hashed feature spaces.
     """
 
     dimension: int = 128
     id_dropout: float = 0.3
-    content_scale: float = 0.035
-    id_scale: float = 0.035
     length: float = 0.0
-    features: item_features.ItemFeaturesConfig = field(
-        default_factory=item_features.ItemFeaturesConfig
-    )
 
 
 class ItemInputs(NamedTuple):
@@ -70,7 +67,7 @@ class ItemInputs(NamedTuple):
 
 def initial_ids(seed: int, item_ids: np.ndarray, config: ItemTowerConfig) -> Tensor:
     """Id parts of items nobody has clicked, from (seed, item id) alone: (N, D) float32."""
-    return torch.from_numpy(stable_uniform(seed, item_ids, config.dimension) * config.id_scale)
+    return torch.from_numpy(stable_uniform(seed, item_ids, config.dimension) * ID_SCALE)
 
 
 class ItemTower(nn.Module):
@@ -83,8 +80,8 @@ class ItemTower(nn.Module):
         super().__init__()
         d = config.dimension
         self._length, self._members = config.length, members
-        self.category = nn.Embedding(config.features.category_buckets, d)
-        nn.init.uniform_(self.category.weight, -config.content_scale, config.content_scale)
+        self.category = nn.Embedding(CATEGORY_BUCKETS, d)
+        nn.init.uniform_(self.category.weight, -CONTENT_SCALE, CONTENT_SCALE)
         self.no_title_D = nn.Parameter(torch.zeros(d))
 
     def content(self, inputs: ItemInputs) -> Tensor:
@@ -122,8 +119,8 @@ def initial_words(seed: int, config: ItemTowerConfig, device: torch.device) -> R
     def initial(first: int, end: int) -> Tensor:
         buckets = np.arange(first, end)
         uniform_WD = stable_uniform(seed + 1, buckets, config.dimension)
-        return torch.from_numpy(uniform_WD * config.content_scale)
+        return torch.from_numpy(uniform_WD * CONTENT_SCALE)
 
     table = RowTable(config.dimension, initial, device)
-    table.grow(config.features.title_buckets)
+    table.grow(TITLE_BUCKETS)
     return table

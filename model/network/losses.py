@@ -3,7 +3,7 @@
 The softmax that ranks is in `candidate_softmax`.
 
 Pure functions of tensors, each a mean over the batch. The paper gives only the weight of the
-code-shuffle BPR; the other weights are in `sparc.Config`.
+code-shuffle BPR; the other weights are in `sparc.LossWeights`.
 Shapes: B users (each with a positive item), S candidates, C codes, D dim.
 """
 
@@ -12,6 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+COMMITMENT = 0.1
+"""Share of the commitment in the quantizer's loss: a strong pull would freeze the assignments."""
+CONTRAST_TEMPERATURE = 0.1
+"""Of the reconstruction contrast: cosines, all within 1 of 0, are too near each other without."""
 
 
 def log_inclusion(frequency_S: Tensor, draws: int, uniform_share: float) -> Tensor:
@@ -51,12 +56,12 @@ def contrastive(
 
 
 def reconstruction_contrastive(
-    z_BD: Tensor, reconstruction_BD: Tensor, item_ids_B: Tensor, temperature: float
+    z_BD: Tensor, reconstruction_BD: Tensor, item_ids_B: Tensor
 ) -> Tensor:
     """Item-item contrast between z and its reconstruction, by cosine (SPARC)."""
     left_BD = F.normalize(z_BD.float(), dim=1)
     right_BD = F.normalize(reconstruction_BD.float(), dim=1)
-    return _in_batch(left_BD @ right_BD.T / temperature, item_ids_B)
+    return _in_batch(left_BD @ right_BD.T / CONTRAST_TEMPERATURE, item_ids_B)
 
 
 def _in_batch(logits_BB: Tensor, item_ids_B: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ def shuffled_code_ranking(right_BD: Tensor, shuffled_BD: Tensor, item_BD: Tensor
 
 
 def quantization(
-    z_SD: Tensor, reconstruction_SD: Tensor, input_SD: Tensor, sum_SD: Tensor, commitment: float
+    z_SD: Tensor, reconstruction_SD: Tensor, input_SD: Tensor, sum_SD: Tensor
 ) -> Tensor:
     """RQ-VAE: reconstruction of z, relative to its variance, and commitment to the codewords.
 
@@ -83,4 +88,4 @@ def quantization(
     spread_D = z_SD.detach().var(0) if len(z_SD) > 1 else z_SD.detach().square()
     scale = spread_D.mean().clamp(min=1e-6)
     reconstruction = (reconstruction_SD - z_SD.detach()).square().mean() / scale
-    return reconstruction + commitment * (input_SD - sum_SD.detach()).square().mean()
+    return reconstruction + COMMITMENT * (input_SD - sum_SD.detach()).square().mean()

@@ -29,6 +29,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+DECAY = 0.95
+"""Memory of the moving averages, about twenty steps; shorter in the first ones, when items still
+move fast."""
+
 
 @dataclass(frozen=True)
 class QuantizerConfig:
@@ -37,8 +41,6 @@ class QuantizerConfig:
     Attributes:
         codes: codes of each level (the paper names 256 and 64).
         levels: residual levels.
-        decay: memory of the moving averages, per micro-batch; shorter in the first ones, when
-            items still move fast.
         balance: s of the balance factor; 0 switches it off.
         balance_floor: lower bound of the factor.
         dead_share: a code whose average load is below this share of the mean is revived.
@@ -47,7 +49,6 @@ class QuantizerConfig:
 
     codes: int = 64
     levels: int = 3
-    decay: float = 0.95
     balance: float = 2.0
     balance_floor: float = 0.7
     dead_share: float = 0.1
@@ -223,7 +224,7 @@ class ResidualQuantizer(nn.Module):
         all-reduced here.
         """
         done = int(self.updates)
-        decay = min(self.config.decay, (1 + done) / (10 + done))
+        decay = min(DECAY, (1 + done) / (10 + done))
         self.updates += 1
         z_SD = z_SD.detach().float()
         residual_SD = self.standardise(z_SD)

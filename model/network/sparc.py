@@ -57,7 +57,6 @@ class LossWeights:
         distillation: cross-entropy of the interest head against the codes' shares of p(i | u).
         binary: binary cross-entropy of (user, item).
         quantization: RQ reconstruction and commitment.
-        commitment: share of the commitment in it.
         shuffled_code: BPR of right against shuffled code (10 in the paper, whose other losses
             have unknown scales).
         contrast: user-item contrastive.
@@ -69,7 +68,6 @@ class LossWeights:
     distillation: float = 1.0
     binary: float = 0.02
     quantization: float = 0.1
-    commitment: float = 0.1
     shuffled_code: float = 0.02
     contrast: float = 0.2
     reconstruction_contrast: float = 0.02
@@ -93,7 +91,6 @@ class SparcConfig:
             weights stay as they start.
         key_dimension: places in a list, one dimension each, that carry neighbour scores through
             the inner-product index; best above the length of most lists.
-        contrast_temperature: of the reconstruction contrast (cosines).
         losses: weights.
     """
 
@@ -109,7 +106,6 @@ class SparcConfig:
     neighbour_start: float = 0.25
     evidence_dropout: float = 0.0
     key_dimension: int = 256
-    contrast_temperature: float = 0.1
     losses: LossWeights = field(default_factory=LossWeights)
 
     @property
@@ -385,11 +381,7 @@ class Sparc(nn.Module):
                 (right_BD * wrong_BD).sum(1) + self.binary_bias,
             ),
             "quantization": losses.quantization(
-                positive_BD,
-                reconstruction_BD,
-                quantized.input_SD,
-                quantized.sum_SD,
-                weights.commitment,
+                positive_BD, reconstruction_BD, quantized.input_SD, quantized.sum_SD
             ),
             "shuffled_code": losses.shuffled_code_ranking(right_BD, shuffled_BD, positive_BD),
             "contrast": losses.contrastive(
@@ -403,7 +395,6 @@ class Sparc(nn.Module):
                 positive_BD.index_select(0, subset),
                 reconstruction_BD.index_select(0, subset),
                 rows_B[subset],
-                self.config.contrast_temperature,
             ),
         }
         parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()

@@ -24,6 +24,8 @@ from streaming.events import HISTORY_LENGTH
 
 AGES = 44
 HOUR_MS = 3_600_000.0
+HEADS = 4
+"""Heads that pool the history: several look at different events."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,11 @@ class UserTowerConfig:
     """Shape of the user tower.
 
     Attributes:
-        heads: heads that pool the history.
-        hidden: width of the network that mixes them.
+        hidden: width of the network that mixes what the heads read.
         dropout: of history vectors in training, and in the mixing network.
         scale: initial gain of the final LayerNorm.
     """
 
-    heads: int = 4
     hidden: int = 128
     dropout: float = 0.5
     scale: float = 1.0
@@ -74,7 +74,7 @@ class UserTower(nn.Module):
 
     def __init__(self, dimension: int, codeword: int, config: UserTowerConfig) -> None:
         super().__init__()
-        d, a = dimension, config.heads
+        d, a = dimension, HEADS
         self.start_D = nn.Parameter(torch.randn(d) * 0.02)
         self.content = nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, a))
         # one head more: that of the codes

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.tables.item_features import ItemFeaturesConfig, hash_features
+from model.tables.item_features import CATEGORY_BUCKETS, hash_features
 from streaming.events import Item
 
 
@@ -36,14 +36,13 @@ class ItemTable(nn.Module):
         self._id_dropout = id_dropout if content else 0.0
         self._content = content
         if content:
-            config = ItemFeaturesConfig()
-            features = hash_features(items, config)
+            features = hash_features(items)
             titles_NW = _titles(torch.from_numpy(features.words_NT))
             category_N = torch.from_numpy(features.category_N)
             self.register_buffer("titles_NW", titles_NW, persistent=False)
             self.register_buffer("category_N", category_N, persistent=False)
             self.words_WD = nn.Parameter(torch.randn(titles_NW.shape[1], dimension) * 0.02)
-            self.categories = nn.Embedding(config.category_buckets, dimension)
+            self.categories = nn.Embedding(CATEGORY_BUCKETS, dimension)
             nn.init.normal_(self.categories.weight, std=0.02)
 
     def forward(self) -> Tensor:

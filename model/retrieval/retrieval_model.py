@@ -24,13 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.artifacts.former_settings import without_constants
 from model.artifacts.manifest import Manifest
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.network.item_tower import ItemInputs, initial_ids
 from model.network.sparc import Sparc, neighbour_features
 from model.retrieval.single_user import SingleUser
-from model.tables import cooccurrence, item_features
+from model.tables import cooccurrence
 from model.tables.cooccurrence import Neighbours, look_up
 from model.tables.item_features import hash_features
 from streaming.events import Item
@@ -67,15 +68,16 @@ class Encoded(NamedTuple):
 
 
 def config_from_dict(value: dict[str, Any]) -> sparc.SparcConfig:
-    """`sparc.Config` from what `dataclasses.asdict` made of it, also after JSON."""
-    fields = dict(value)
-    tower = dict(fields.pop("item_tower"))
+    """`SparcConfig` from what `dataclasses.asdict` made of it, also after JSON or long ago.
+
+    Raises:
+        ValueError: as `without_constants`.
+    """
+    fields = without_constants(dict(value), "learner.model.")
     neighbours = dict(fields.pop("neighbours"))
     neighbours["half_lives_days"] = tuple(neighbours["half_lives_days"])
     return sparc.SparcConfig(
-        item_tower=item_tower.ItemTowerConfig(
-            **tower | {"features": item_features.ItemFeaturesConfig(**tower["features"])}
-        ),
+        item_tower=item_tower.ItemTowerConfig(**fields.pop("item_tower")),
         quantizer=quantizer.QuantizerConfig(**fields.pop("quantizer")),
         user_tower=user_tower.UserTowerConfig(**fields.pop("user_tower")),
         neighbours=cooccurrence.CooccurrenceConfig(**neighbours),
@@ -244,7 +246,7 @@ class RetrievalModel:
         parts = [torch.zeros(0, config.dimension, device=self._device)]
         for a in range(0, len(items), CHUNK):
             here = slice(a, a + CHUNK)
-            hashed = hash_features(items[here], config.features)
+            hashed = hash_features(items[here])
             id_nD = initial_ids(self._seed, ids_n[here], config).to(self._device)
             known = torch.from_numpy(np.flatnonzero(known_n[here])).to(self._device)
             old = torch.from_numpy(rows_n[here][known_n[here]]).to(self._device)

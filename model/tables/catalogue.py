@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
-from model.tables.item_features import ItemFeaturesConfig, hash_features
+from model.tables.item_features import TITLE_BUCKETS, TITLE_WORDS, hash_features
 from streaming.events import Item
 
 
@@ -22,14 +22,13 @@ class Catalogue:
     Arrays double when they are full, so that listing an item costs amortised O(1).
     """
 
-    def __init__(self, config: ItemFeaturesConfig) -> None:
-        self._config = config
+    def __init__(self) -> None:
         self._size = 0
         self._row_of: dict[int, int] = {}
         self._ids = np.zeros(1024, dtype=np.int64)
-        self._words = np.zeros((1024, config.title_words), dtype=np.int64)
+        self._words = np.zeros((1024, TITLE_WORDS), dtype=np.int64)
         self._category = np.zeros(1024, dtype=np.int64)
-        self._items_with_W = np.zeros(config.title_buckets, dtype=np.int64)
+        self._items_with_W = np.zeros(TITLE_BUCKETS, dtype=np.int64)
 
     def __len__(self) -> int:
         return self._size
@@ -75,7 +74,7 @@ class Catalogue:
             if row == self._size:
                 self._size += 1
         self._reserve(self._size)
-        features = hash_features(items, self._config)
+        features = hash_features(items)
         for n, item in enumerate(items):  # in order: the last listing of an item wins
             self._ids[rows[n]] = item.item_id
             self._count(self._words[rows[n]][None], -1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
@@ -18,22 +17,14 @@ import numpy as np
 
 from streaming.events import Item
 
+TITLE_WORDS = 16
+"""Words of a title that are read; further ones are dropped, so that an item's row is short."""
+TITLE_BUCKETS = 16_384
+"""Buckets that words are hashed into: words of one bucket share a vector, and with 128 dimensions
+all vectors take 8 MiB."""
+CATEGORY_BUCKETS = 1_024
+"""Buckets that categories are hashed into; a shop has far fewer of them than words."""
 _WORD = re.compile(r"[^\W_]+")
-
-
-@dataclass(frozen=True)
-class ItemFeaturesConfig:
-    """Sizes of the hashed feature spaces.
-
-    Attributes:
-        title_words: words of a title that are read; further ones are dropped.
-        title_buckets: buckets that words are hashed into.
-        category_buckets: buckets that categories are hashed into.
-    """
-
-    title_words: int = 16
-    title_buckets: int = 16_384
-    category_buckets: int = 1_024
 
 
 class Features(NamedTuple):
@@ -54,16 +45,16 @@ def bucket(text: str, buckets: int) -> int:
     return 1 + int.from_bytes(digest, "little") % (buckets - 1)
 
 
-def hash_features(items: Sequence[Item], config: ItemFeaturesConfig) -> Features:
+def hash_features(items: Sequence[Item]) -> Features:
     """Hash titles (lower case, alphanumeric words, in order) and categories.
 
     A category "0" is the data sets' word for none and counts as absent.
     """
-    words_NT = np.zeros((len(items), config.title_words), dtype=np.int64)
+    words_NT = np.zeros((len(items), TITLE_WORDS), dtype=np.int64)
     category_N = np.zeros(len(items), dtype=np.int64)
     for n, item in enumerate(items):
-        for t, word in enumerate(_WORD.findall(item.title.lower())[: config.title_words]):
-            words_NT[n, t] = bucket(word, config.title_buckets)
+        for t, word in enumerate(_WORD.findall(item.title.lower())[:TITLE_WORDS]):
+            words_NT[n, t] = bucket(word, TITLE_BUCKETS)
         if item.category not in ("", "0"):
-            category_N[n] = bucket(item.category.lower(), config.category_buckets)
+            category_N[n] = bucket(item.category.lower(), CATEGORY_BUCKETS)
     return Features(words_NT, category_N)

@@ -81,8 +81,8 @@ class TrainerConfig:
             it. Nothing catches up then, handovers are due by events, event time and drift
             only, and the last micro-batch waits for the end of the log (`model.training.log_end`).
         publish: when handovers are due.
-        checkpoint_events, checkpoint_seconds: a checkpoint is written at every publication, and
-            after so many events or so much time without one.
+        checkpoint_events: a checkpoint is written at every publication, and after so many events
+            or a minute without one.
         keep_checkpoints: how many to keep, for the case that the newest is damaged.
         keep_handovers: how many to keep; at least as many as checkpoints, which refer to them.
         window_queries: length of the sliding window of the prequential metrics.
@@ -101,7 +101,6 @@ class TrainerConfig:
     repeatable: bool = False
     publish: publish_schedule.PublishConfig = field(default_factory=publish_schedule.PublishConfig)
     checkpoint_events: int = 20_000
-    checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 2
     keep_handovers: int = 3
     window_queries: int = 10_000
@@ -140,6 +139,8 @@ class _NotLearnt(Exception):
         self.entry = number, Quarantine(plan, reason)
 
 
+CHECKPOINT_SECONDS = 60.0
+"""Who goes on from the newest checkpoint learns at most so much again from the journal."""
 POLL_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 
@@ -383,7 +384,7 @@ class Trainer:
         _, events, at = self._saved
         if (
             progress.trained_events - events >= self._config.checkpoint_events
-            or self._clock.now() - at >= self._config.checkpoint_seconds
+            or self._clock.now() - at >= CHECKPOINT_SECONDS
         ):
             self._checkpoint()
         self._tell(state)

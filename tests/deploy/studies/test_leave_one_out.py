@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from deploy import settings as configuration
 from deploy.commands.app import app
 from deploy.studies.leave_one_out import read
-from deploy.studies.runs import sparc_config
+from deploy.studies.runs import recorded_plan, sparc_config
 from indexer.evaluation.sparc_by_epochs import SparcByEpochs
 from model.evaluation.protocol import ProtocolError
 from tests.deploy.evaluation_log import TOML
@@ -51,6 +52,15 @@ def test_sparc_and_a_peer_are_trained_and_tested_and_never_twice(tmp_path: Path,
     before = (out / "leave_one_out.json").stat().st_mtime_ns
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert (out / "leave_one_out.json").stat().st_mtime_ns == before
+
+
+def test_a_plan_of_before_is_the_same_without_what_is_a_constant_now(config: Path):
+    settings = configuration.load(config, written=False)
+    learner = dataclasses.asdict(settings.learner_config())
+    report = {"run": {"learner": learner | {"clip": 5.0}}}
+    assert recorded_plan(report) == {"learner": learner}
+    report["run"]["learner"]["clip"] = 1.0
+    assert recorded_plan(report) is None
 
 
 def test_the_copy_of_an_epoch_answers_as_the_model_did_then(tmp_path: Path, config: Path):

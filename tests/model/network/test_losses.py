@@ -84,8 +84,8 @@ def test_binary_cross_entropy_is_the_usual_one() -> None:
 def test_reconstruction_contrast_is_lowest_for_the_own_reconstruction() -> None:
     z_BD = torch.randn(6, 8)
     ids = torch.arange(6)
-    own = losses.reconstruction_contrastive(z_BD, z_BD * 3, ids, 0.1)
-    others = losses.reconstruction_contrastive(z_BD, z_BD.roll(1, 0), ids, 0.1)
+    own = losses.reconstruction_contrastive(z_BD, z_BD * 3, ids)
+    others = losses.reconstruction_contrastive(z_BD, z_BD.roll(1, 0), ids)
     assert own < others
 
 
@@ -93,6 +93,6 @@ def test_quantization_pulls_the_reconstruction_to_z_and_not_z_to_the_reconstruct
     z_SD = torch.randn(5, 4, requires_grad=True)
     reconstruction_SD = torch.randn(5, 4, requires_grad=True)
     sum_SD = torch.randn(5, 4)
-    losses.quantization(z_SD, reconstruction_SD, z_SD.detach(), sum_SD, 0.0).backward()
+    losses.quantization(z_SD, reconstruction_SD, z_SD.detach(), sum_SD).backward()
     assert reconstruction_SD.grad is not None and reconstruction_SD.grad.abs().sum() > 0
     assert z_SD.grad is None or z_SD.grad.abs().sum() == 0

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,26 @@ def test_facts_of_older_models_load_unless_they_ask_for_another_merge(learner: L
     for name in ("normalise_lists", "weigh_codes"):
         with pytest.raises(ModelError, match=f"{name}.*train the model anew"):
             RetrievalModel(tensors, older | {name: True})
+
+
+def test_facts_of_older_models_hold_settings_that_are_constants_now(learner: Learner) -> None:
+    tensors, facts = learner.export()
+    older: dict[str, Any] = json.loads(json.dumps(facts["config"]))
+    older["contrast_temperature"] = 0.1
+    older["losses"]["commitment"] = 0.1
+    older["quantizer"]["decay"] = 0.95
+    older["user_tower"]["heads"] = 4
+    older["item_tower"] |= {"content_scale": 0.035, "id_scale": 0.035}
+    older["item_tower"]["features"] = {
+        "title_words": 16, "title_buckets": 16384, "category_buckets": 1024
+    }  # fmt: skip
+    model = RetrievalModel(tensors, facts | {"config": older})
+    assert np.array_equal(model.vectors_ND, learner.retrieval_model().vectors_ND)
+    older["user_tower"]["heads"] = 2
+    with pytest.raises(ModelError, match=r"user_tower\.heads is 2 there.*always 4.*train anew"):
+        RetrievalModel(tensors, facts | {"config": older})
+    with pytest.raises(ModelError):
+        RetrievalModel(tensors, facts | {"config": 5})
 
 
 def test_corrupt_or_foreign_weights_are_refused_by_name(learner: Learner, tmp_path: Path) -> None:
