@@ -121,7 +121,7 @@ def _read(
     found = AnnouncedItems()
     while (now := consumer.end_offsets(partitions)) != ends:
         ends = now
-        while any(consumer.position(p) < ends[p] for p in partitions):
+        while any((consumer.position(p) or 0) < ends[p] for p in partitions):
             for records in poll_on(consumer, partitions, patience_ms).values():
                 for record in records:
                     ours = any(name == POSITION for name, _ in record.headers)

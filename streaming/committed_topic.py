@@ -13,7 +13,7 @@ from typing import Any
 from kafka import TopicPartition
 
 from streaming.errors import KafkaUnavailable, StreamingError
-from streaming.kafka_clients import KafkaConnection
+from streaming.kafka_clients import SHORT, KafkaConnection
 
 Ranges = Mapping[int, tuple[int, int]]
 """Partition -> first offset, and the offset after the last."""
@@ -59,6 +59,7 @@ class CommittedTopic:
         self._patience_ms = patience_ms
         self._fetch_wait_ms = fetch_wait_ms
         self._consumer = kafka.consumer(
+            **SHORT,
             auto_offset_reset="none" if whole else "earliest",
             max_poll_records=max_records,
             fetch_max_wait_ms=fetch_wait_ms,
@@ -207,7 +208,7 @@ def read_all(kafka: KafkaConnection, topic: str) -> Iterator[Any]:
             reader.assign(partitions)
             reader.seek_to_beginning(*partitions)
             ends = reader.end_offsets(partitions)
-            while any(reader.position(p) < ends[p] for p in partitions):
+            while any((reader.position(p) or 0) < ends[p] for p in partitions):
                 for records in reader.poll(timeout_ms=500).values():
                     yield from records
         finally:

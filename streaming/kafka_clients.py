@@ -6,17 +6,15 @@ that, and over the defaults here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaConnectionError, KafkaError
 
 from streaming.errors import KafkaUnavailable
-
-Client = TypeVar("Client")
 
 CLIENT_SETTINGS = frozenset(KafkaConsumer.DEFAULT_CONFIG) & frozenset(
     KafkaProducer.DEFAULT_CONFIG.keys() & KafkaAdminClient.DEFAULT_CONFIG.keys()
@@ -30,8 +28,6 @@ ADMIN: dict[str, Any] = {
     "reconnect_backoff_max_ms": 1_000,
 }
 CONSUMER: dict[str, Any] = {
-    "bootstrap_timeout_ms": 5_000,
-    "request_timeout_ms": 10_000,  # also bounds how long a stop waits for a lost broker
     "reconnect_backoff_max_ms": 1_000,
     # Offsets are kept with what was made of the records, so there is no group.
     "group_id": None,
@@ -42,12 +38,15 @@ CONSUMER: dict[str, Any] = {
     "metrics_enabled": False,
 }
 PRODUCER: dict[str, Any] = {
-    "bootstrap_timeout_ms": 5_000,
     "reconnect_backoff_max_ms": 1_000,
     "acks": "all",
     "enable_idempotence": True,
     "metrics_enabled": False,
 }
+
+SHORT: dict[str, Any] = {"bootstrap_timeout_ms": 5_000, "request_timeout_ms": 10_000}
+"""For a consumer that is made anew as long as Kafka is away: a stop waits for no lost broker. Who
+asks once has kafka-python's half a minute."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,22 @@ class KafkaConnection:
         """An idempotent producer; raises KafkaError."""
         return self._made(KafkaProducer, PRODUCER | particular)
 
-    def _made(self, kind: Callable[..., Client], ours: Mapping[str, Any]) -> Client:
+    def _made(self, kind: Any, ours: Mapping[str, Any]) -> Any:
+        sockets: list[Any] = []
+
+        def connected(**config: Any) -> Any:
+            sockets.append(kind.DEFAULT_CONFIG["kafka_client"](**config))
+            return sockets[-1]
+
+        given = {**ours, "bootstrap_servers": self.bootstrap, **self.settings}
         try:
-            return kind(**{**ours, "bootstrap_servers": self.bootstrap, **self.settings})
-        except OSError as error:  # a name that does not resolve, for one
-            raise KafkaConnectionError(str(error)) from error
+            return kind(**given, kafka_client=connected)
+        except (KafkaError, OSError) as error:
+            for one in sockets:  # kafka-python leaves its thread and descriptors behind
+                one.close()
+            if isinstance(error, OSError):  # a name that does not resolve, for one
+                raise KafkaConnectionError(str(error)) from error
+            raise
 
     @contextmanager
     def answering(self) -> Iterator[None]:

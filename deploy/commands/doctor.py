@@ -22,7 +22,7 @@ from rich.table import Table
 
 from deploy import settings as configuration
 from deploy.commands.client import console
-from deploy.commands.console import errors_as_one_line, show_json
+from deploy.commands.console import configure_logging, errors_as_one_line, show_json
 from deploy.commands.options import AsJson, ConfigFile, DataDir
 from deploy.local.java import JavaError, find_java
 from deploy.local.ports import chosen, is_free
@@ -58,6 +58,7 @@ def doctor(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
 
     Example: `sparc doctor`
     """
+    configure_logging("warning")
     with errors_as_one_line():
         findings = examine(configuration.load(config, data_dir))
     if as_json:

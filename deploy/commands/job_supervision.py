@@ -157,6 +157,11 @@ def replace_job(settings: Settings, timeout: float, say: Say) -> dict[str, Any]:
         submit_in_subprocess(settings.streaming, environment, check_only=True)
         began = time.monotonic()
         with sole_process(settings.data_dir / LOCK) as other:
+            if other < 0:
+                raise StreamingError(
+                    f"a keeper runs on {settings.data_dir}, but has not written its pid to {LOCK} "
+                    "(a full disk?); try again, or restart the keeper"
+                )
             if other:
                 say(f"asking the keeper, pid {other}")
                 os.kill(other, signal.SIGHUP)

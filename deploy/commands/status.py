@@ -13,7 +13,7 @@ from rich.table import Table
 
 from deploy import settings as configuration
 from deploy.commands.client import address_of, bearer, console
-from deploy.commands.console import errors_as_one_line, show_json
+from deploy.commands.console import configure_logging, errors_as_one_line, show_json
 from deploy.commands.options import AsJson, ConfigFile, DataDir
 from deploy.monitoring import full_disk, moment
 from deploy.monitoring.delay_quantiles import quantiles
@@ -30,6 +30,7 @@ def status(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
 
     Example: `sparc status --json`
     """
+    configure_logging("warning")
     with errors_as_one_line():
         facts = status_of(configuration.load(config, data_dir))
         if as_json:

@@ -17,7 +17,7 @@ from kafka.errors import KafkaError
 from deploy.monitoring.freshness import PER_SECOND, Freshness
 from streaming.bounds import EventError
 from streaming.events import HEARTBEAT, Click, Withdrawal, announcement
-from streaming.kafka_clients import KafkaConnection
+from streaming.kafka_clients import SHORT, KafkaConnection
 from streaming.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,10 @@ class Arrivals:
 
     def _follow(self, stop: threading.Event) -> None:
         consumer = self._kafka.consumer(
-            auto_offset_reset="latest", max_poll_records=PER_SECOND, fetch_max_wait_ms=100
+            **SHORT,
+            auto_offset_reset="latest",
+            max_poll_records=PER_SECOND,
+            fetch_max_wait_ms=100,
         )
         try:
             partitions = [

@@ -96,7 +96,7 @@ class Freshness(Collector):
             self._items.pop(item_id, None)
             retriever = self._serving
             if retriever is not None and int(_codes(retriever, [item_id])[0]) >= 0:
-                self._leaving.setdefault(item_id, at_s)
+                self._leaving.setdefault(item_id, self._began(at_s))
 
     def clicked(self, event_id: str, at_s: float) -> None:
         """A click was made."""

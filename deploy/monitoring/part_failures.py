@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_status import is_alive, read_status
@@ -29,7 +29,7 @@ class Failure:
     """
 
     name: str
-    state: Literal["failed", "tried again"]
+    state: str
     why: str
     log: str
     since: float

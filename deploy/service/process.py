@@ -102,13 +102,13 @@ def _serve(
     torch.set_num_threads(1)  # a query is small: further queries use further cores
     # Else the thread that speaks HTTP waits 5 ms whenever another one computes.
     sys.setswitchinterval(SWITCH_SECONDS)
-    # What was imported stays; to look through it again and again costs tens of milliseconds.
-    gc.collect()
-    gc.freeze()
     service = _service(worker)
     own_port = listeners[-1].getsockname()[1]
     app = _app(worker, service, own_port)
     server = _server(app, replace(config.limits, connections=connections))
+    # What was imported stays; to look through it again and again costs tens of milliseconds.
+    gc.collect()
+    gc.freeze()
     # In a thread, because in the main one uvicorn would take the signals for itself.
     work: list[tuple[str, Callable[..., object], tuple[Any, ...]]] = [
         ("http", server.run, (listeners,)),

@@ -55,6 +55,7 @@ class ItemsReader:
         self._identity = TopicIdentity(data_dir, "indexer", kafka, {"items": topic})
         self._position = dict(position)
         self._unchecked: dict[int, list[Any]] = {}
+        self._astray = False
         try:
             self._identity.check()
             self._topic = CommittedTopic(kafka, topic, MAX_RECORDS, KAFKA_PATIENCE_MS)
@@ -77,13 +78,19 @@ class ItemsReader:
         """
         if not self._unchecked:
             try:
+                if self._astray:
+                    self._topic.seek(self._position)
+                    self._astray = False
                 self._unchecked = self._topic.poll(POLL_MS)
-            except KafkaUnavailable:  # what it had fetched is gone: it is read again
-                self._topic.seek(self._position)
-                return [], {}
+            except (KafkaError, KafkaUnavailable) as error:
+                if isinstance(error, KafkaError) and not error.retriable:
+                    raise
+                self._astray = True  # what it had fetched is gone: it is read again
         try:
             self._identity.check(idle=not self._unchecked)
         except KafkaError:  # what was read is kept until Kafka says what it is
+            return [], {}
+        if self._astray:
             return [], {}
         polled, self._unchecked = self._unchecked, {}
         records = [
@@ -165,8 +172,8 @@ def run(
             )  # fmt: skip
 
         indexer = Indexer(config, store, data_dir, now_ms, load_model, protected, keep_aside)
+        indexer.behind = True  # until it has caught up, what was told as withdrawn stays so
         indexer.recover()
-        indexer.behind = True
         reader = ItemsReader(kafka, topics.items, store.position, data_dir)
         try:
             _loop(indexer, reader, stop, report, clock)

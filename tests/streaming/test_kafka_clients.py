@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import gc
+import logging
 import pickle
 import socket
+import threading
+import time
+from collections.abc import Callable
 
+import psutil
 import pytest
 from kafka.errors import KafkaError
 
@@ -52,3 +58,29 @@ def test_who_waits_learns_the_address(away: KafkaConnection) -> None:
     said = f"Kafka at {away.bootstrap} does not answer"
     with pytest.raises(KafkaUnavailable, match=said), away.answering():
         away.consumer()
+
+
+@pytest.mark.parametrize("kind", ["admin", "consumer", "producer"])
+def test_a_client_that_cannot_connect_leaves_neither_thread_nor_descriptor(
+    kind: str, free_ports: Callable[[int], list[int]]
+) -> None:
+    logging.disable(logging.CRITICAL)  # what is logged holds the sockets of its traceback
+    away = KafkaConnection(f"127.0.0.1:{free_ports(1)[0]}")
+    process = psutil.Process()
+
+    def tries(count: int) -> tuple[int, int]:
+        for _ in range(count):
+            with pytest.raises(KafkaError):
+                getattr(away, kind)(bootstrap_timeout_ms=200)
+        deadline = time.monotonic() + 5
+        while threading.active_count() > began and time.monotonic() < deadline:
+            time.sleep(0.05)
+        gc.collect()
+        return process.num_fds(), threading.active_count()
+
+    began = threading.active_count()
+    try:
+        first = tries(1)
+        assert tries(4) <= first
+    finally:
+        logging.disable(logging.NOTSET)

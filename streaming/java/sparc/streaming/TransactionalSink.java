@@ -128,6 +128,9 @@ final class TransactionalSink
             if (cause instanceof RuntimeException) {
                 throw (RuntimeException) cause;
             }
+            if (cause instanceof Error) { // Flink ends a TaskManager without memory
+                throw (Error) cause;
+            }
             throw new IOException(cause);
         } catch (ReflectiveOperationException error) {
             throw new IllegalStateException(
