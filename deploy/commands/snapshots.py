@@ -17,6 +17,7 @@ from deploy.release.errors import RegistryError
 from deploy.release.ledger import registered_versions
 from deploy.settings import Settings
 from indexer.snapshots.pointer import read_pointer
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import ManifestError, read_manifest
 
 
@@ -41,25 +42,24 @@ def published(settings: Settings) -> list[dict[str, Any]]:
     found = []
     for path in sorted((settings.data_dir / "snapshots").glob("[0-9]*")):
         try:
-            facts = read_manifest(path, "snapshot").facts
+            facts = SnapshotFacts.known(read_manifest(path, "snapshot"))
         except ManifestError:
             continue  # its writer was killed; the indexer removes it
         version = int(path.name)
         mlflow_version = registered.get(version)
-        span = facts.get("event_time_range") or [None, None]
-        metrics = facts.get("metrics") or {}
         found.append(
             {
                 "version": version,
                 "served": pointer is not None and pointer.version == version,
                 "mlflow_version": mlflow_version,
                 "aliases": None if aliases is None else aliases.get(mlflow_version or 0, []),
-                "reason": facts.get("reason"),
-                "trained_events": facts.get("trained_events"),
-                "trained_until_ms": span[1],
-                "rebuilt_codes": len(facts.get("rebuilt_codes") or []),
-                "items": facts.get("indexed_items"),
-                "recall_at_50": metrics.get("recall_at_50"),
+                "reason": facts.reason,
+                "trained_events": facts.trained_events,
+                "trained_until_ms": facts.trained_until_ms,
+                "rebuilt_codes": len(facts.rebuilt_codes or []),
+                "items": facts.indexed_items,
+                "recall_at_50": facts.metrics.get("recall_at_50"),
+                "newer": facts.newer,
             }
         )
     return found
@@ -103,3 +103,6 @@ def _show(found: list[dict[str, Any]]) -> None:
         )
     console.print(table)
     console.print("* served")
+    for entry in found:
+        if entry["newer"]:
+            console.print(f"version {entry['version']}: {entry['newer']}")

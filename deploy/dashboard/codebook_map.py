@@ -40,13 +40,12 @@ class CodebookMap:
         codes = snapshot.items.codes_NQ[:, 0].astype(np.int64)
         events = snapshot.items.rows["events"].to_numpy()
         clicks = np.bincount(codes, events, C)
-        drift = snapshot.manifest.facts.get("code_drift") or {}
-        movement = _padded(drift.get("movement"), C)
-        churn = _padded(drift.get("churn"), C)
+        movement = _padded(snapshot.facts.code_drift.movement, C)
+        churn = _padded(snapshot.facts.code_drift.churn, C)
         sizes = snapshot.lists.sizes_C
         return {
             "version": retriever.version,
-            "parent": snapshot.manifest.facts.get("parent"),
+            "parent": snapshot.facts.parent,
             "codes_in_use": int((sizes > 0).sum()),
             "codes": [
                 {
@@ -107,6 +106,5 @@ def turned(places: NDArray[np.float64], before: NDArray[np.float64] | None) -> N
     return places @ (left @ right)
 
 
-def _padded(values: object, count: int) -> list[float]:
-    given = [float(v) for v in values] if isinstance(values, list) else []
-    return (given + [0.0] * count)[:count]
+def _padded(values: list[float], count: int) -> list[float]:
+    return (values + [0.0] * count)[:count]

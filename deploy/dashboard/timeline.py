@@ -8,7 +8,8 @@ from typing import Any
 from deploy.release.decisions import decisions, read_served
 from deploy.release.ledger import Ledger, ledger_path
 from indexer.snapshots.pointer import SNAPSHOTS
-from model.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest
+from indexer.snapshots.snapshot_facts import SnapshotFacts
+from model.artifacts.manifest import MANIFEST, ManifestError, read_manifest
 
 SHOWN = 200
 
@@ -18,7 +19,7 @@ class Timeline:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._manifests: dict[int, tuple[Manifest, int]] = {}
+        self._facts: dict[int, tuple[SnapshotFacts, int]] = {}
 
     def view(self) -> dict[str, Any]:
         """Versions, oldest first, and every decision, as plain JSON values."""
@@ -29,14 +30,12 @@ class Timeline:
         aliases = ledger.aliases if ledger else {}
         registered = ledger.versions if ledger else {}
         last = {decision.version: decision for decision in made}
-        numbers = sorted({*self._manifests, *last, *registered})[-SHOWN:]
+        numbers = sorted({*self._facts, *last, *registered})[-SHOWN:]
         found = []
         for number in numbers:
-            manifest, published = self._manifests.get(number, (None, None))
-            facts = manifest.facts if manifest else {}
+            facts, published = self._facts.get(number, (SnapshotFacts(), None))
             version = registered.get(number)
             decision = last.get(number)
-            metrics = facts.get("metrics") or {}
             found.append(
                 {
                     "version": number,
@@ -53,14 +52,15 @@ class Timeline:
                     "by": decision.by if decision else None,
                     "why": decision.reason if decision else None,
                     "evidence": decision.evidence if decision else {},
-                    "trigger": facts.get("reason"),
-                    "trained_events": facts.get("trained_events"),
-                    "trained_until_ms": (facts.get("event_time_range") or [None, None])[1],
-                    "items": facts.get("indexed_items"),
-                    "rebuilt_codes": len(facts.get("rebuilt_codes") or []),
-                    "drift": ((facts.get("code_drift") or {}).get("summary") or {}).get("mean"),
-                    "recall_at_50": metrics.get("recall_at_50"),
-                    "window_recall_at_50": metrics.get("window_recall_at_50"),
+                    "trigger": facts.reason,
+                    "trained_events": facts.trained_events,
+                    "trained_until_ms": facts.trained_until_ms,
+                    "items": facts.indexed_items,
+                    "rebuilt_codes": len(facts.rebuilt_codes or []),
+                    "drift": facts.code_drift.summary.get("mean"),
+                    "recall_at_50": facts.metrics.get("recall_at_50"),
+                    "window_recall_at_50": facts.metrics.get("window_recall_at_50"),
+                    "newer": facts.newer,
                 }
             )
         return {
@@ -87,12 +87,13 @@ class Timeline:
         for path in (self._data_dir / SNAPSHOTS).glob(f"[0-9]*/{MANIFEST}"):
             number = int(path.parent.name)
             found.add(number)
-            if number not in self._manifests:
+            if number not in self._facts:
                 try:
                     published = int(path.stat().st_mtime * 1000)
-                    self._manifests[number] = (read_manifest(path.parent, "snapshot"), published)
+                    facts = SnapshotFacts.known(read_manifest(path.parent, "snapshot"))
+                    self._facts[number] = (facts, published)
                 except (ManifestError, OSError):
                     continue  # removed meanwhile, or its writer was killed
-        for number in sorted(self._manifests)[: -2 * SHOWN]:
-            del self._manifests[number]
+        for number in sorted(self._facts)[: -2 * SHOWN]:
+            del self._facts[number]
         return found

@@ -149,8 +149,7 @@ class Freshness(Collector):
                 if code < 0:
                     seconds = now - self._leaving.pop(item_id)
                     self.item_withdrawn.observe(max(0.0, seconds))
-            offsets = retriever.snapshot.manifest.facts.get("offsets") or {}
-            self._learnt_to = {int(p): int(o) for p, o in offsets.get("sequences", {}).items()}
+            self._learnt_to = retriever.snapshot.facts.learnt_to("sequences")
             learnt = [p for p in self._unlearnt if p[1] < self._learnt_to.get(p[0], 0)]
             for place in learnt:
                 self.click_learnt.observe(max(0.0, now - self._unlearnt.pop(place)))

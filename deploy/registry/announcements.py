@@ -14,7 +14,7 @@ from kafka import KafkaProducer
 
 from deploy.release.ledger import RegisteredVersion
 from indexer.comparison.catalogue_changes import metrics_of
-from model.artifacts.manifest import Manifest
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity
 
@@ -22,17 +22,16 @@ Announce = Callable[[str, Mapping[str, Any]], None]
 """Sends one announcement (model name, facts) and returns once Kafka has it; raises otherwise."""
 
 
-def announcement(version: RegisteredVersion, manifest: Manifest) -> dict[str, Any]:
+def announcement(version: RegisteredVersion, facts: SnapshotFacts) -> dict[str, Any]:
     """What the topic `snapshots` says of a version."""
-    facts = manifest.facts
     return {
         "version": version.snapshot_version,
         "mlflow_version": version.mlflow_version,
         "manifest_digest": version.digest,
-        "offsets": facts.get("offsets") or {},
-        "event_time_range": facts.get("event_time_range"),
-        "trained_events": facts.get("trained_events"),
-        "metrics": metrics_of(manifest),
+        "offsets": facts.offsets,
+        "event_time_range": facts.event_time_range,
+        "trained_events": facts.trained_events,
+        "metrics": metrics_of(facts),
     }
 
 

@@ -39,6 +39,7 @@ from deploy.release.ledger import RegisteredVersion
 from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
 from indexer.comparison.catalogue_changes import metrics_of
 from indexer.search.config import SearchConfig
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import Manifest
 from streaming.temporary import temporary
 
@@ -186,20 +187,21 @@ class Registry:
         ).get(digest)
 
     def register(
-        self, directory: Path, manifest: Manifest, parent: Manifest | None
+        self, directory: Path, manifest: Manifest, parent: SnapshotFacts | None
     ) -> RegisteredVersion:
         """Register the snapshot in `directory`, unless a version carries its digest already.
 
-        `parent` is the manifest of its parent where known, for the description of what changed;
+        `parent` are the facts of its parent where known, for the description of what changed;
         the parent's directory is looked for beside `directory`.
         """
         if (known := self.find(manifest.digest)) is not None:
             return known
         run_id = self._run_id or self.open()
-        metrics = metrics_of(manifest) | version_metadata.interval_of(directory, manifest, parent)
-        model_id = self._upload(directory, manifest, run_id, metrics)
-        self._log_metrics(manifest, run_id, model_id, metrics)
-        tags = version_metadata.tags_of(manifest)
+        facts = SnapshotFacts.of(manifest)
+        metrics = metrics_of(facts) | version_metadata.interval_of(directory, facts, parent)
+        model_id = self._upload(directory, manifest, facts, run_id, metrics)
+        self._log_metrics(facts, run_id, model_id, metrics)
+        tags = version_metadata.tags_of(facts, manifest.digest)
         if self._revision:
             tags[REVISION_TAG] = self._revision
         self._client.create_model_version(
@@ -208,7 +210,7 @@ class Registry:
             run_id=run_id,
             tags=tags,
             description=version_metadata.description_of(
-                manifest, parent, version_metadata.changes_in(directory, parent)
+                facts, parent, version_metadata.changes_in(directory, parent)
             ),
             model_id=model_id,
         )
@@ -224,7 +226,12 @@ class Registry:
         return registered
 
     def _upload(
-        self, directory: Path, manifest: Manifest, run_id: str, metrics: dict[str, float]
+        self,
+        directory: Path,
+        manifest: Manifest,
+        facts: SnapshotFacts,
+        run_id: str,
+        metrics: dict[str, float],
     ) -> str:
         """Log the snapshot as an MLflow model; returns the model's id."""
         assert self._experiment_id is not None  # noqa: S101 - set by open()
@@ -240,12 +247,12 @@ class Registry:
             if left_over
             else self._client.create_logged_model(
                 self._experiment_id,
-                name=f"snapshot-{version_metadata.snapshot_version(manifest):08d}",
+                name=f"snapshot-{facts.version:08d}",
                 source_run_id=run_id,
                 tags={DIGEST_TAG: manifest.digest},
                 params={
                     key: str(value)
-                    for key, value in (manifest.facts.get("model") or {}).items()
+                    for key, value in facts.model.items()
                     if isinstance(value, (str, int, float, bool))
                 },
                 model_type="retrieval",
@@ -261,25 +268,25 @@ class Registry:
                     model_uuid=logged.model_id,
                     run_id=run_id,
                     model_id=logged.model_id,
-                    metadata=version_metadata.tags_of(manifest),
+                    metadata=version_metadata.tags_of(facts, manifest.digest),
                 ),
                 self._search_config,
             )
             draw_plots(
                 path / PLOTS,
-                manifest.facts,
-                version_metadata.sizes_of(directory, manifest),
-                self._history(run_id, manifest, metrics),
+                facts,
+                version_metadata.sizes_of(directory, facts),
+                self._history(run_id, facts, metrics),
             )
             self._client.log_model_artifacts(logged.model_id, str(path))
         self._client.finalize_logged_model(logged.model_id, "READY")
         return str(logged.model_id)
 
     def _history(
-        self, run_id: str, manifest: Manifest, metrics: dict[str, float]
+        self, run_id: str, facts: SnapshotFacts, metrics: dict[str, float]
     ) -> dict[str, list[tuple[int, float]]]:
         """The plotted metrics of the run until this version, by name: (event time in ms, value)."""
-        until = version_metadata.time_of(manifest)
+        until = version_metadata.time_of(facts)
         found = {}
         for name in PLOTTED & metrics.keys():
             points = {
@@ -287,14 +294,14 @@ class Registry:
                 for one in self._client.get_metric_history(run_id, name)
                 if one.timestamp <= until
             }
-            points[(version_metadata.step_of(manifest), until)] = metrics[name]
+            points[(version_metadata.step_of(facts), until)] = metrics[name]
             found[name] = [(time_ms, value) for (_, time_ms), value in sorted(points.items())]
         return found
 
     def _log_metrics(
-        self, manifest: Manifest, run_id: str, model_id: str, values: dict[str, float]
+        self, facts: SnapshotFacts, run_id: str, model_id: str, values: dict[str, float]
     ) -> None:
-        step, time_ms = version_metadata.step_of(manifest), version_metadata.time_of(manifest)
+        step, time_ms = version_metadata.step_of(facts), version_metadata.time_of(facts)
         # A second value for the same step is refused, and one may differ: when the snapshot was
         # published is told by its directory, which may have been brought back since.
         known = {m.key for m in self._client.get_logged_model(model_id).metrics or ()}
@@ -310,7 +317,7 @@ class Registry:
             run_id,
             metrics=metrics,
             params=[Param("model_name", self._model_name)],
-            tags=[RunTag(VERSION_TAG, str(version_metadata.snapshot_version(manifest)))],
+            tags=[RunTag(VERSION_TAG, str(facts.version))],
         )
 
     def log_live(self, metrics: dict[str, float], step: int, time_ms: int) -> None:

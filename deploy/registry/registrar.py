@@ -13,6 +13,7 @@ retention.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -38,6 +39,7 @@ from indexer.errors import SnapshotError
 from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import SNAPSHOTS, snapshot_path
 from indexer.snapshots.published import require_published
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
 from streaming.errors import StreamingError
 from streaming.kafka_clients import KafkaConnection
@@ -57,7 +59,7 @@ class Catalogue(AliasHolder, Protocol):
         """Registered versions by digest."""
 
     def register(
-        self, directory: Path, manifest: Manifest, parent: Manifest | None
+        self, directory: Path, manifest: Manifest, parent: SnapshotFacts | None
     ) -> RegisteredVersion:
         """Register a snapshot once."""
 
@@ -183,22 +185,18 @@ class Registrar:
         try:
             manifest = verify(directory, "snapshot")
             require_published(self._data_dir, number, manifest.digest)
+            facts = SnapshotFacts.of(manifest)
         except (ManifestError, SnapshotError) as error:
             self._refused[number] = str(error)
             log.error("snapshot not registered", version=number, reason=str(error))
             return
-        parent_number = manifest.facts.get("parent")
-        try:
-            parent = (
-                None
-                if parent_number is None
-                else read_manifest(self._directory(parent_number), "snapshot")
-            )
-        except ManifestError:
-            parent = None  # already deleted
+        parent = None
+        if facts.parent is not None:
+            with contextlib.suppress(ManifestError):  # it is already deleted
+                parent = SnapshotFacts.of(read_manifest(self._directory(facts.parent), "snapshot"))
         registered = self._catalogue.register(directory, manifest, parent)
         version = replace(registered, snapshot_version=number)  # a tag may say anything
-        self._ledger.add(version, announcement(version, manifest))
+        self._ledger.add(version, announcement(version, facts))
         log.info("snapshot registered", version=number, mlflow_version=version.mlflow_version)
 
     def status(self) -> RegistrarStatus:

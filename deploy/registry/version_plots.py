@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.snapshots.snapshot_facts import CodeDrift, SnapshotFacts
+
 INK, SOFT, ACCENT, WARN = "#1f2933", "#cbd2d9", "#0b7285", "#d9480f"
 
 Points = Sequence[tuple[int, float]]
@@ -18,7 +20,7 @@ Points = Sequence[tuple[int, float]]
 
 def draw_plots(
     directory: Path,
-    facts: Mapping[str, Any],
+    facts: SnapshotFacts,
     sizes_C: NDArray[np.int64],
     history: Mapping[str, Points],
 ) -> list[Path]:
@@ -45,7 +47,6 @@ def draw_plots(
         figure.savefig(directory / f"{name}.png")
         drawn.append(directory / f"{name}.png")
 
-    version = facts.get("version")
     used = int((sizes_C > 0).sum())
 
     def sizes(axes: Any) -> None:
@@ -55,11 +56,11 @@ def draw_plots(
         axes.set_ylabel("items")
         axes.legend(frameon=False, fontsize=8)
 
-    title = f"Version {version}: {used} of {len(sizes_C)} codes hold items"
+    title = f"Version {facts.version}: {used} of {len(sizes_C)} codes hold items"
     save("size_of_codes", title, sizes)
-    drift = facts.get("code_drift") or {}
-    if drift.get("movement"):
-        save("drift_per_code", f"Version {version}: drift since its parent", _drift(drift))
+    if facts.code_drift.movement:
+        title = f"Version {facts.version}: drift since its parent"
+        save("drift_per_code", title, _drift(facts.code_drift))
     for name, title, metrics in (
         (
             "recall_over_time",
@@ -77,8 +78,8 @@ def draw_plots(
     return drawn
 
 
-def _drift(drift: Mapping[str, Any]) -> Any:
-    movement, churn = np.array(drift["movement"]), np.array(drift["churn"])
+def _drift(drift: CodeDrift) -> Any:
+    movement, churn = np.array(drift.movement), np.array(drift.churn)
 
     def draw(axes: Any) -> None:
         order = np.argsort(-(movement + churn), kind="stable")

@@ -58,12 +58,6 @@ class RecentEvents:
             return [s for _, _, s in self._events]
 
 
-def trained_to(facts: Mapping[str, Any], topic: str) -> dict[int, int]:
-    """Partition -> next offset of the sequences that a snapshot did not learn from."""
-    offsets = facts.get("offsets") or {}
-    return {int(p): int(o) for p, o in (offsets.get(topic) or {}).items()}
-
-
 class Judge:
     """Judges challengers by the recent events of the topic `topic`."""
 
@@ -78,7 +72,7 @@ class Judge:
         """What to do with a challenger; None while there is not enough to judge by."""
         if not self.config.enabled:
             return Verdict(True, "judging is turned off", {})
-        behind = trained_to(challenger.snapshot.manifest.facts, self._topic)
+        behind = challenger.snapshot.facts.learnt_to(self._topic)
         events = self.recent.behind(behind)[-self.config.events :]
         if len(events) < self.config.least_events:
             if waited_seconds < self.config.patience_seconds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from deploy.service.schema import Health
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from streaming.statuses import ServiceStatus
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Answering(Protocol):
 def health_of(service: Answering) -> Health:
     """What it serves, and how far that is behind."""
     retriever = service.follower.retriever
-    facts = retriever.snapshot.manifest.facts if retriever else {}
+    facts = retriever.snapshot.facts if retriever else SnapshotFacts()
     return Health(
         live=True,
         ready=retriever is not None,
@@ -46,10 +47,10 @@ def health_of(service: Answering) -> Health:
         decided_version=service.follower.decided,
         pinned=service.follower.pinned,
         digest=retriever.snapshot.manifest.digest if retriever else None,
-        codebook_generation=facts.get("codebook_generation"),
+        codebook_generation=facts.codebook_generation,
         items=len(retriever.snapshot.lists) if retriever else 0,
-        appended_items=len(retriever.loaded.items) - facts.get("indexed_items", 0)
-        if retriever and "indexed_items" in facts
+        appended_items=len(retriever.loaded.items) - facts.indexed_items
+        if retriever and facts.indexed_items is not None
         else 0,
         pointer_age_seconds=since_pointer(service),
         trained_until_ms=retriever.event_time_ms if retriever else None,

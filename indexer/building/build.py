@@ -42,7 +42,7 @@ class Build:
 
     def facts(self, parent: Snapshot | None, drift_threshold: float) -> dict[str, Any]:
         """What the manifest says of the indexer's part."""
-        generation = parent.manifest.facts.get("codebook_generation", 0) if parent else 0
+        generation = (parent.facts.codebook_generation or 0) if parent else 0
         moved = self.drift is None or bool((self.drift.drift_C > drift_threshold).any())
         codes_C = self.rebuild.lists.sizes_C
         facts: dict[str, Any] = {

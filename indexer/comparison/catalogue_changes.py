@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexer.snapshots.snapshot import ITEMS
-from model.artifacts.manifest import Manifest
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 
 SHOWN = 5
 _UNFIT = re.compile(r"[^A-Za-z0-9_\-. :/]")
@@ -71,13 +71,14 @@ def metric_name(name: str) -> str:
     return _UNFIT.sub("_", name)
 
 
-def metrics_of(manifest: Manifest) -> dict[str, float]:
+def metrics_of(facts: SnapshotFacts) -> dict[str, float]:
     """Finite numbers among the snapshot's metrics and counts, by MLflow-fit names."""
-    numbers: dict[str, Any] = dict(manifest.facts.get("metrics") or {})
-    for name in ("catalogue_items", "indexed_items", "codebook_generation"):
-        numbers[name] = manifest.facts.get(name)
-    if manifest.facts.get("rebuilt_codes") is not None:
-        numbers["rebuilt_codes"] = len(manifest.facts["rebuilt_codes"])
+    numbers: dict[str, Any] = facts.metrics | {
+        "catalogue_items": facts.catalogue_items,
+        "indexed_items": facts.indexed_items,
+        "codebook_generation": facts.codebook_generation,
+        "rebuilt_codes": None if facts.rebuilt_codes is None else len(facts.rebuilt_codes),
+    }
     return {
         metric_name(name): float(value)
         for name, value in numbers.items()

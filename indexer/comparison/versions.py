@@ -78,19 +78,19 @@ def usual_samples(retriever: Retriever, count: int = 3) -> list[History]:
 
 
 def _facts(retriever: Retriever) -> dict[str, Any]:
-    facts = retriever.snapshot.manifest.facts
+    facts = retriever.snapshot.facts
     return {
         "version": retriever.version,
-        "reason": facts.get("reason"),
-        "trained_events": facts.get("trained_events"),
+        "reason": facts.reason,
+        "trained_events": facts.trained_events,
         "trained_until_ms": retriever.event_time_ms,
         "items": len(retriever.snapshot.lists),
     }
 
 
 def _metrics(a: Retriever, b: Retriever) -> list[dict[str, Any]]:
-    before = metrics_of(a.snapshot.manifest)
-    after = metrics_of(b.snapshot.manifest)
+    before = metrics_of(a.snapshot.facts)
+    after = metrics_of(b.snapshot.facts)
     return [
         {"name": name, "a": before.get(name), "b": after.get(name)}
         for name in sorted(before.keys() | after.keys())

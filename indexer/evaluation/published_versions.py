@@ -24,6 +24,7 @@ from indexer.search.config import SearchConfig
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.item_table import ItemTable
 from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import Manifest
 from model.evaluation.protocol import LIST_LENGTH, Queries
 from model.retrieval.retrieval_model import RetrievalModel
@@ -95,7 +96,9 @@ class Publisher:
         codes_NQ = built.assignment.codes_NQ.astype(np.int16)
         table = ItemTable(built.assignment.item_ids_N, codes_NQ, pa.table({}))
         nowhere = Manifest("snapshot", {}, {}, "")
-        self._parent = Snapshot(version, Path(), nowhere, model, lists, table)
+        self._parent = Snapshot(
+            SnapshotFacts(version=version), Path(), nowhere, model, lists, table
+        )
         codes_N = model.codes_NQ[:, 0].astype(np.int64)
         self._geometry = Geometry.measure(model.centroids_CD, model.quantizer_space(None), codes_N)
         return Served(version, handover, SoftSearch(model, lists, self._search), built)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import structlog
 
-from indexer.indexing.handovers import KIND, handovers, items_position
+from indexer.indexing.handovers import KIND, handovers
 from indexer.indexing.item_store import ItemStore
+from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import ManifestError, read_manifest
 
 log = structlog.get_logger(__name__)
@@ -66,10 +67,11 @@ class HandoverQueue:
         """Whether every item that the trainer of a handover had read was read here, too."""
         try:
             manifest = read_manifest(handovers(self._data_dir).path(number), KIND)
+            learnt_to = HandoverFacts.of(manifest).learnt_to("items")
         except ManifestError:
             return True  # it is refused when it is indexed
         mine = self._store.position
-        return all(mine.get(p, 0) >= offset for p, offset in items_position(manifest.facts).items())
+        return all(mine.get(p, 0) >= offset for p, offset in learnt_to.items())
 
     def refuse(self, number: int, reason: str) -> None:
         """Index a handover never, with the reason on record."""

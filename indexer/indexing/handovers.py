@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from indexer.errors import IndexerError
-from indexer.snapshots.pointer import positions
 from indexer.snapshots.snapshot import WEIGHTS, ModelLoader, Source, load_weights
-from model.artifacts.manifest import Manifest, verify
+from model.artifacts.handover_facts import HandoverFacts
+from model.artifacts.manifest import ManifestError, verify
 from model.artifacts.numbered import NumberedDirectories
 
 if TYPE_CHECKING:  # torch is needed by the model only
@@ -23,14 +23,9 @@ class ModelExport:
     """A verified handover and its model."""
 
     number: int
-    manifest: Manifest
+    facts: HandoverFacts
     model: RetrievalModel
     weights: Source
-
-    @property
-    def position(self) -> dict[int, int]:
-        """Partition -> next offset of `items` that the trainer had not read."""
-        return items_position(self.manifest.facts)
 
 
 def handovers(data_dir: Path) -> NumberedDirectories:
@@ -45,10 +40,14 @@ def load_handover(
 
     Raises:
         ManifestError: if a file is missing or altered.
-        IndexerError: if the weights make no model.
+        IndexerError: if a newer version of this program wrote it, or the weights make no model.
     """
     directory = handovers(data_dir).path(number)
     manifest = verify(directory, KIND)
+    try:
+        facts = HandoverFacts.of(manifest)
+    except ManifestError as error:
+        raise IndexerError(f"{directory}: {error}") from error
     if WEIGHTS not in manifest.files:
         raise IndexerError(f"{directory}: holds no {WEIGHTS}")
     try:
@@ -56,10 +55,4 @@ def load_handover(
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise IndexerError(f"{directory / WEIGHTS}: {error}") from error
     source = Source(directory / WEIGHTS, manifest.files[WEIGHTS][0])
-    return ModelExport(number, manifest, model, source)
-
-
-def items_position(facts: dict[str, Any]) -> dict[int, int]:
-    """Partition -> next offset of `items` in the facts of a handover."""
-    offsets = facts.get("offsets")
-    return positions(offsets.get("items")) if isinstance(offsets, dict) else {}
+    return ModelExport(number, facts, model, source)

@@ -42,6 +42,7 @@ from indexer.snapshots.snapshot import (
     note_published,
     remove_versions,
 )
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from indexer.snapshots.withdrawn import read_withdrawn, write_withdrawn
 from streaming.statuses import IndexerStatus
 
@@ -228,7 +229,7 @@ class Indexer:
         self.store.commit_version(served.base.version, served.handover)
 
     def _remove_old(self, snapshot: Snapshot) -> None:
-        spared = {snapshot.version, snapshot.manifest.facts["parent"], *self._protected()}
+        spared = {snapshot.version, snapshot.facts.parent or 0, *self._protected()}
         removed = remove_versions(self.data_dir, self.config.keep_versions, spared)
         if removed:
             log.info("old snapshots removed", versions=removed)
@@ -236,26 +237,26 @@ class Indexer:
     def status(self) -> IndexerStatus:
         """Counters and versions."""
         served = self.served_version
-        facts = served.base.manifest.facts if served else {}
+        facts = served.base.facts if served else SnapshotFacts()
         return IndexerStatus(
             state="serving" if served else "waiting for the first handover",
             version=served.base.version if served else None,
             handover=served.handover if served else None,
-            handover_offsets=facts.get("offsets"),
+            handover_offsets=facts.offsets or None,
             catalogue_items=self.listing.catalogue_items,
             indexed_items=len(served.snapshot.lists) if served else 0,
             waiting_items=len(self.listing.waiting),
             withdrawn_items=len(self.listing.withdrawn),
             appended_items=len(served.snapshot.appended_items) if served else 0,
             pending_handovers=len(self.handovers.pending()),
-            rebuilt_codes=len(facts.get("rebuilt_codes", [])),
-            shared_codes=facts.get("shared_codes", 0),
-            drift=facts.get("code_drift", {}).get("summary"),
-            rebuild_reasons=_counted(facts.get("reasons", {})),
-            deferred_codes=len(facts.get("deferred_codes", [])),
-            codebook_health=facts.get("codebook_health"),
-            codes=facts.get("codes", 0),
-            codes_in_use=facts.get("codes_in_use", 0),
+            rebuilt_codes=len(facts.rebuilt_codes or []),
+            shared_codes=facts.shared_codes,
+            drift=facts.code_drift.summary or None,
+            rebuild_reasons=_counted(facts.reasons),
+            deferred_codes=len(facts.deferred_codes),
+            codebook_health=facts.codebook_health,
+            codes=facts.codes,
+            codes_in_use=facts.codes_in_use,
             last_refusal=self.handovers.last_refusal,
             snapshots_published=self.store.snapshots_published,
             handovers_refused=self.store.count_refused_handovers(),

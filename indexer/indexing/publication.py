@@ -25,6 +25,7 @@ from indexer.snapshots.snapshot import (
     versions,
     write_snapshot,
 )
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,7 @@ class VersionBuilder:
 
     def _build(self, handover: ModelExport, served: ServedVersion | None, share: bool) -> Build:
         listed = list(self._store.all_listed())
-        learnt = handover.position
+        learnt = handover.facts.learnt_to("items")
         changed = {one.item.item_id for one in listed if learnt and one.after(learnt)}
         return build(
             handover.model,
@@ -146,17 +147,16 @@ class VersionBuilder:
         base = served.base if served else None
         taken = [0, *versions(self._data_dir), *(published(self._data_dir) or ())]
         version = self._store.reserve_version(max(taken) + 1)
-        facts = {
-            **handover.manifest.facts,
+        facts = SnapshotFacts.after(
+            handover.facts,
             **made.facts(base, self._config.drift_threshold),
-            "catalogue_items": self._listing.catalogue_items,
-            "position": {str(p): offset for p, offset in position.items()},
-            "version": version,
-            "handover": handover.number,
-        }
+            catalogue_items=self._listing.catalogue_items,
+            position={str(p): offset for p, offset in position.items()},
+            version=version,
+            handover=handover.number,
+        )
         write_snapshot(
             self._data_dir,
-            version,
             facts,
             weights=handover.weights,
             lists=made.rebuild.lists,

@@ -46,14 +46,14 @@ class ServedVersion:
     @property
     def handover(self) -> int:
         """The handover that the snapshot was made of."""
-        return int(self.base.manifest.facts.get("handover", 0))
+        return self.base.facts.handover
 
     @property
     def covered(self) -> dict[int, int]:
         """Partition -> next offset of `items` that is not yet served."""
         if self.pointer.appended:
             return self.pointer.appended[-1].position
-        return positions(self.base.manifest.facts.get("position"))
+        return positions(self.base.facts.position)
 
     def without(self, item_ids: NDArray[np.int64]) -> ServedVersion:
         """The same without withdrawn items; itself where it serves none of them."""

@@ -119,8 +119,7 @@ class Retriever:
         self.loaded = snapshot
         self.withdrawn = withdrawn
         self.snapshot = snapshot = snapshot.without(withdrawn)
-        facts = snapshot.manifest.facts
-        self.event_time_ms = int((facts.get("event_time_range") or [0, 0])[1])
+        self.event_time_ms = snapshot.facts.trained_until_ms or 0
         self._search = SoftSearch(
             snapshot.model,
             snapshot.lists,

@@ -4,7 +4,7 @@
         weights.safetensors   from the trainer's handover
         items.parquet         items, codes, vectors, features
         index/<code>.safetensors   the list of each first-level code
-        manifest.json         written last: facts and the digest of every file
+        manifest.json         written last: `SnapshotFacts` and the digest of every file
 
 Files that did not change are hard links to the handover or the parent snapshot. A reader checks
 every digest before it parses anything, and then that the parts fit each other, so that codebook,
@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from indexer.snapshots.pointer import (
     snapshot_path,
 )
 from indexer.snapshots.published import begin_with, published, record, require_published
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import Manifest, ManifestError, publish, read_manifest, sha256, verify
 from model.artifacts.numbered import NumberedDirectories
 from streaming.durable_files import PARTIAL, appear, make_folder
@@ -57,9 +58,9 @@ class Snapshot:
     """A verified snapshot, ready to answer; `lists` and `items` include what was appended.
 
     Attributes:
-        version: its number.
+        facts: what its manifest says of it.
         path: its directory.
-        manifest: facts and digests.
+        manifest: digests.
         model: the weights.
         lists: the items by first-level code.
         items: features for display.
@@ -67,7 +68,7 @@ class Snapshot:
         appended_items: ids of the items in them.
     """
 
-    version: int
+    facts: SnapshotFacts
     path: Path
     manifest: Manifest
     model: RetrievalModel
@@ -75,6 +76,11 @@ class Snapshot:
     items: ItemTable
     appended: tuple[Appended, ...] = ()
     appended_items: frozenset[int] = frozenset()
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.facts.version
 
     def without(self, item_ids: NDArray[np.int64]) -> Snapshot:
         """The same without these items; itself where it holds none of them."""
@@ -96,8 +102,7 @@ class Source:
 
 def write_snapshot(
     data_dir: Path,
-    version: int,
-    facts: dict[str, Any],
+    facts: SnapshotFacts,
     *,
     weights: Source,
     lists: CodeLists,
@@ -108,7 +113,7 @@ def write_snapshot(
     parent: Snapshot | None = None,
     shared: Sequence[int] = (),
 ) -> Manifest:
-    """Publish `snapshots/<version>`; the lists of the `shared` codes are those of `parent`.
+    """Publish `snapshots/<facts.version>`; the lists of the `shared` codes are those of `parent`.
 
     Raises:
         FileExistsError: if the version exists.
@@ -126,12 +131,12 @@ def write_snapshot(
         lists.write(directory / INDEX, shared, parent.path / INDEX if parent else None)
 
     return publish(
-        data_dir / snapshot_path(version),
+        data_dir / snapshot_path(facts.version),
         KIND,
-        facts,
+        facts.to_json(),
         write,
         known,
-        lambda digest: record(data_dir, version, digest),
+        lambda digest: record(data_dir, facts.version, digest),
     )
 
 
@@ -146,7 +151,8 @@ def load_snapshot(
         digest: what the manifest's digest must be (the pointer says), None for any.
 
     Raises:
-        SnapshotError: naming the file that is missing, altered, foreign or does not fit.
+        SnapshotError: naming the file that is missing, altered, foreign or does not fit, or what
+            to do about a snapshot that a newer version of this program wrote.
     """
     try:
         manifest = verify(directory, KIND)
@@ -154,9 +160,12 @@ def load_snapshot(
         raise SnapshotError(str(error)) from error
     if digest is not None and manifest.digest != digest:
         raise SnapshotError(f"{directory}: is another snapshot than the pointer names")
-    version = manifest.facts.get("version")
-    if type(version) is not int:
-        raise SnapshotError(f"{directory}: its manifest says version {version!r}")
+    try:
+        facts = SnapshotFacts.of(manifest)
+    except ManifestError as error:
+        raise SnapshotError(f"{directory}: {error}") from error
+    if not facts.version:
+        raise SnapshotError(f"{directory}: its manifest says no version")
     try:
         model = (load_model or load_weights)(directory, manifest)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -169,7 +178,7 @@ def load_snapshot(
     items = read_items(directory / ITEMS, model.levels, C)
     holding = (items.item_ids_N, items.codes_NQ[:, 0])
     lists = CodeLists.load(directory / INDEX, C, model.dimension, holding)
-    return Snapshot(version, directory, manifest, model, lists, items)
+    return Snapshot(facts, directory, manifest, model, lists, items)
 
 
 def load_version(

@@ -2,7 +2,7 @@
 
     handover/<number, 8 digits>/
         weights.safetensors   what `RetrievalModel.load` needs
-        manifest.json         facts: number, model, offsets, event times, reason, metrics, drift
+        manifest.json         with `HandoverFacts`
 
 Numbers rise and are never used for another state, also not after a crash: the number is decided
 in the journal, and a number that is on disk is not written again.
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import torch
 from safetensors import SafetensorError
 
+from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import Manifest, publish, verify
 from model.artifacts.numbered import NumberedDirectories
 from model.training.checkpoint import write_tensors
@@ -39,7 +40,7 @@ class Handovers(Protocol):
         """The highest number that was published, 0 if none."""
 
     def publish(
-        self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
+        self, number: int, tensors: Mapping[str, torch.Tensor], facts: HandoverFacts
     ) -> None:
         """Make a state visible under its number."""
 
@@ -63,7 +64,7 @@ class HandoverDirectory:
         return self._directories.newest()
 
     def publish(
-        self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
+        self, number: int, tensors: Mapping[str, torch.Tensor], facts: HandoverFacts
     ) -> None:
         """Publish a directory, then remove those beyond `keep`.
 
@@ -72,7 +73,9 @@ class HandoverDirectory:
         """
         path = self._directories.path(number)
         try:
-            publish(path, "handover", facts, lambda d: write_tensors(d / WEIGHTS, tensors))
+            publish(
+                path, "handover", facts.to_json(), lambda d: write_tensors(d / WEIGHTS, tensors)
+            )
         except OSError as error:
             raise TrainerError(
                 f"{path}: the handover cannot be written ({error}); free some space or make the "
@@ -86,7 +89,9 @@ class HandoverDirectory:
         if not path.is_dir():
             return None
         try:
-            return self._load(path, verify(path, "handover"))
+            manifest = verify(path, "handover")
+            HandoverFacts.of(manifest)  # refuses those of a newer version
+            return self._load(path, manifest)
         except (ValueError, OSError, SafetensorError) as error:
             log.error("handover unreadable: no answers until the next", reason=str(error))
             return None

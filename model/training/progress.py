@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from model.artifacts.handover_facts import HandoverFacts
 from model.training.micro_batch import ITEMS, SEQUENCES, MicroBatch
 
 
@@ -51,13 +52,13 @@ class Progress:
     event_time_range: list[int] = field(default_factory=list)
     published_events: int = 0
     published_event_time: int | None = None
-    handover: dict[str, Any] | None = None
+    handover: HandoverFacts | None = None
     handover_entry: int = 0
 
     @property
     def handovers(self) -> int:
         """Number of the last handover, 0 before the first."""
-        return int(self.handover["sequence"]) if self.handover else 0
+        return self.handover.sequence if self.handover else 0
 
     @property
     def unpublished_events(self) -> int:
@@ -66,7 +67,8 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
-        return asdict(self) | {"offsets": self.offsets_json()}
+        handover = self.handover.to_json() if self.handover else None
+        return asdict(self) | {"offsets": self.offsets_json(), "handover": handover}
 
     def offsets_json(self) -> dict[str, dict[str, int]]:
         """The offsets with decimal partition numbers as keys."""
@@ -77,7 +79,8 @@ class Progress:
         """Read `to_json`'s form back."""
         known = {f.name: body[f.name] for f in fields(cls) if f.name in body}
         offsets = {s: {int(p): int(o) for p, o in of.items()} for s, of in body["offsets"].items()}
-        return cls(**(known | {"offsets": offsets}))
+        handover = HandoverFacts(**body["handover"]) if body.get("handover") else None
+        return cls(**(known | {"offsets": offsets, "handover": handover}))
 
     def count(self, batch: MicroBatch, event_times: list[int]) -> None:
         """Count a finished micro-batch of which the events at `event_times` were trained."""

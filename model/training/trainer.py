@@ -352,8 +352,8 @@ class Trainer:
     def _hand_over(self, tensors: dict[str, torch.Tensor]) -> None:
         """Publish the last publication's handover, unless it or a later one is there."""
         facts = self._state.progress.handover
-        if facts is not None and facts["sequence"] > self._handovers.newest():
-            self._handovers.publish(facts["sequence"], tensors, facts)
+        if facts is not None and facts.sequence > self._handovers.newest():
+            self._handovers.publish(facts.sequence, tensors, facts)
 
     def _take_answerer(self) -> None:
         """Answer with the last handover from now on: with what users would be served."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from model.artifacts.handover_facts import HandoverFacts
 from model.histories import History
 from model.training.checkpoint import Saved
 from model.training.micro_batch import MicroBatch, TrainerError
@@ -124,16 +125,17 @@ class TrainingState:
         """
         progress = self.progress
         self.health = self.learner.codebook_health()
-        facts: dict[str, Any] = {
-            "sequence": sequence,
-            "reason": reason,
-            "offsets": progress.offsets_json(),
-            "event_time_range": list(progress.event_time_range),
-            "trained_events": progress.trained_events,
-            "micro_batches": progress.micro_batches,
-            "metrics": self.prequential.metrics() | self.health,
-            "drift": [float(d) for d in self.learner.drift()],
-        }
+        facts = HandoverFacts(
+            schema_version=HandoverFacts.VERSION,
+            sequence=sequence,
+            reason=reason,
+            offsets=progress.offsets_json(),
+            event_time_range=list(progress.event_time_range),
+            trained_events=progress.trained_events,
+            micro_batches=progress.micro_batches,
+            metrics=self.prequential.metrics() | self.health,
+            drift=[float(d) for d in self.learner.drift()],
+        )
         tensors, model = self.learner.export()
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -143,7 +145,7 @@ class TrainingState:
                 )
         self.prequential.fix_head()
         progress.entry = progress.handover_entry = number
-        progress.handover = facts | {"model": model}
+        progress.handover = facts.model_copy(update={"model": model})
         progress.published_events = progress.trained_events
         progress.published_event_time = max(progress.event_time_range, default=None)
         return tensors

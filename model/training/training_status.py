@@ -10,6 +10,7 @@ from streaming.statuses import TrainerStatus
 
 REPORT_SECONDS = 1.0
 RATE_SECONDS = 10.0
+TOLD = {"sequence", "reason", "offsets", "trained_events", "micro_batches"}
 
 
 class Status:
@@ -41,7 +42,6 @@ class Status:
         seconds = now - self._rate[0][0]
         events = progress.trained_events - self._rate[0][1]
         metrics = state.prequential.metrics()
-        handover = progress.handover or {}
         return TrainerStatus(
             state=self.state,
             trained_events=progress.trained_events,
@@ -57,11 +57,9 @@ class Status:
             lag=None if backlog is None else backlog.lag(),
             offsets=progress.offsets_json(),
             handovers=progress.handovers,
-            last_handover={
-                key: handover[key]
-                for key in ("sequence", "reason", "offsets", "trained_events", "micro_batches")
-                if key in handover
-            },
+            last_handover=progress.handover.model_dump(include=TOLD, exclude_unset=True)
+            if progress.handover
+            else {},
             unpublished_events=progress.unpublished_events,
             event_time=progress.event_time_range[1] if progress.event_time_range else None,
             queries=int(metrics["queries"]),

@@ -86,7 +86,7 @@ def learnt(data_dir: Path, items: list[Item], sequences: list[UserSequence]) -> 
         "trained_events": len(sequences),
         "indexed_items": len(items),
     }
-    publish(data_dir, 1, facts, learner, items)
+    publish(data_dir, facts, learner, items)
     path = snapshot_path(1)
     digest = read_manifest(data_dir / path, "snapshot").digest
     write_pointer(data_dir, Pointer(1, path, digest, (), sequences[-1].event_time))

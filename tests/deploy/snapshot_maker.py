@@ -13,6 +13,7 @@ from indexer.lists.code_lists import CodeLists
 from indexer.snapshots.pointer import Appended, Pointer, snapshot_path, write_pointer
 from indexer.snapshots.published import record
 from indexer.snapshots.snapshot import Source, load_snapshot, write_appended, write_snapshot
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import Manifest, read_manifest, sha256
 from model.learning.learner import Learner, LearnerConfig
 from model.network import quantizer, sparc
@@ -73,16 +74,14 @@ def make_snapshots(data_dir: Path, versions: int, seed: int = 0) -> None:
             "parent": version - 1 or None,
             "codebook_generation": 1,
             "rebuilt_codes": [0, 3],
-            "reasons": {"0": "drift", "3": "drift"},
+            "reasons": {"0": ["drift"], "3": ["drift"]},
             "catalogue_items": ITEMS,
             "indexed_items": ITEMS,
         }
-        publish(data_dir, version, facts, learner, items())
+        publish(data_dir, facts, learner, items())
 
 
-def publish(
-    data_dir: Path, version: int, facts: dict[str, Any], learner: Learner, listed: list[Item]
-) -> None:
+def publish(data_dir: Path, facts: dict[str, Any], learner: Learner, listed: list[Item]) -> None:
     """Write what a learner knows as a snapshot, as the indexer does; no pointer moves."""
     by_id = {item.item_id: item for item in listed}
     tensors, model_facts = learner.export()
@@ -95,8 +94,7 @@ def publish(
     )
     write_snapshot(
         data_dir,
-        version,
-        facts | {"model": model_facts},
+        SnapshotFacts(**facts | {"model": model_facts}),
         weights=Source(weights, sha256(weights)),
         lists=lists,
         items=[by_id[i] for i in model.item_ids_N[order].tolist()],

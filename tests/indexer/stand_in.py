@@ -88,7 +88,9 @@ class StandIn:
         move *= rng.random(len(move))[:, None] < share
         return StandIn(self.item_ids_N, self.vectors_ND + move, self.centroids_CD)
 
-    def hand_over(self, data_dir: Path, number: int, offsets: dict | None = None) -> Path:
+    def hand_over(
+        self, data_dir: Path, number: int, offsets: dict | None = None, **more: object
+    ) -> Path:
         """Publish as the trainer does."""
         path = data_dir / "handover" / f"{number:08d}"
         facts = {
@@ -96,6 +98,7 @@ class StandIn:
             "model": self.export()[1],
             "offsets": {"items": offsets or {}, "sequences": {"0": number}},
             "event_time_range": [0, number],
+            **more,
         }
         publish(path, "handover", facts, lambda d: self.save(d / "weights.safetensors"))
         return path

@@ -24,6 +24,7 @@ function options(found, style) {
           `${safe(v.action ?? "not decided")}${v.trigger ? `, built because of: ${safe(v.trigger)}` : ""}`,
           `trained on ${count(v.trained_events)} events until ${date(v.trained_until_ms)}`,
           `recall@50 ${ratio(v.recall_at_50, 4)}, ${count(v.rebuilt_codes)} lists rebuilt`,
+          ...(v.newer ? [safe(v.newer)] : []),
         ].join("<br>");
       },
     }),

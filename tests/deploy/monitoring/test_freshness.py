@@ -13,6 +13,7 @@ from deploy.monitoring import freshness as room
 from deploy.monitoring.delay_quantiles import quantiles
 from deploy.monitoring.freshness import Freshness
 from deploy.monitoring.moment import Moment
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from streaming.events import Item, UserSequence
 from tests.deploy.service.test_service import Running, know
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, clicks
@@ -32,16 +33,14 @@ def clock() -> Clock:
 
 
 def state(learnt: int = 0, items: int = 3) -> Any:
-    facts = {"offsets": {"sequences": {"0": learnt}}}
+    facts = SnapshotFacts(offsets={"sequences": {"0": learnt}})
 
     def locate(ids: Any) -> Any:
         found = np.where(ids <= items, 0, -1)
         return found, found
 
     lists = SimpleNamespace(locate=locate)
-    return SimpleNamespace(
-        snapshot=SimpleNamespace(manifest=SimpleNamespace(facts=facts), lists=lists)
-    )
+    return SimpleNamespace(snapshot=SimpleNamespace(facts=facts, lists=lists))
 
 
 def sequence(event_id: str) -> UserSequence:

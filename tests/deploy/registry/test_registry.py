@@ -33,6 +33,7 @@ from deploy.release.ledger import (
 from indexer.comparison.catalogue_changes import metrics_of
 from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
 from streaming.statuses import TrainerStatus
 from tests.deploy.forging import forge
@@ -64,7 +65,7 @@ class Shaky:
         return {v.digest: v for v in self.registered}
 
     def register(
-        self, directory: Path, manifest: Manifest, parent: Manifest | None
+        self, directory: Path, manifest: Manifest, parent: SnapshotFacts | None
     ) -> RegisteredVersion:
         self._maybe("before register")
         if manifest.digest not in self.versions():
@@ -73,7 +74,7 @@ class Shaky:
                     len(self.registered) + 1, manifest.facts["version"], manifest.digest
                 )
             )
-            self.parents.append(parent.facts["version"] if parent else None)
+            self.parents.append(parent.version if parent else None)
         self._maybe("after register")
         return self.versions()[manifest.digest]
 
@@ -387,13 +388,17 @@ def manifest_of(shelf: Shelf, version: int) -> Manifest:
     return read_manifest(path, "snapshot") if path.exists() else shelf.publish(version)
 
 
+def facts_of(shelf: Shelf, version: int) -> SnapshotFacts:
+    return SnapshotFacts.of(manifest_of(shelf, version))
+
+
 def test_the_description_says_what_changed_since_the_parent(shelf: Shelf) -> None:
-    text = version_metadata.description_of(manifest_of(shelf, 2), manifest_of(shelf, 1))
+    text = version_metadata.description_of(facts_of(shelf, 2), facts_of(shelf, 1))
     assert "**Snapshot 2**, after snapshot 1." in text
     assert "- trained events: 48 (+24)" in text
     assert "- lists rebuilt: 2 (drift 2)" in text
     assert "| recall_at_50 | 0.02 | +0.01 |" in text
-    first = version_metadata.description_of(manifest_of(shelf, 1), None)
+    first = version_metadata.description_of(facts_of(shelf, 1), None)
     assert "the first of this pipeline" in first
     assert "- trained events: 24\n" in first
 
@@ -403,10 +408,10 @@ def test_a_snapshot_with_few_facts_is_described_all_the_same(tmp_path: Path) -> 
         (directory / "weights").write_bytes(b"x")
 
     facts = {"version": 9, "metrics": {"loss": float("nan"), "recall@50": 0.5, "name": "x"}}
-    manifest = publish(tmp_path / "00000009", "snapshot", facts, write)
-    assert metrics_of(manifest) == {"recall_50": 0.5}
-    assert version_metadata.tags_of(manifest)["snapshot_version"] == "9"
-    assert "**Snapshot 9**" in version_metadata.description_of(manifest, None)
+    few = SnapshotFacts.of(publish(tmp_path / "00000009", "snapshot", facts, write))
+    assert metrics_of(few) == {"recall_50": 0.5}
+    assert version_metadata.tags_of(few, "d")["snapshot_version"] == "9"
+    assert "**Snapshot 9**" in version_metadata.description_of(few, None)
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +437,7 @@ def open_registry(
 
 def register(registry: Registry, shelf: Shelf, version: int) -> RegisteredVersion:
     manifest = manifest_of(shelf, version)
-    parent = manifest_of(shelf, version - 1) if version > 1 else None
+    parent = facts_of(shelf, version - 1) if version > 1 else None
     return registry.register(shelf.data_dir / snapshot_path(version), manifest, parent)
 
 
@@ -498,7 +503,7 @@ def test_a_request_carried_out_late_leaves_one_version(
 ) -> None:
     registry = open_registry()
     register(registry, shelf, 1)
-    tags = version_metadata.tags_of(manifest_of(shelf, 1))
+    tags = version_metadata.tags_of(facts_of(shelf, 1), manifest_of(shelf, 1).digest)
     late = registry._client.get_model_version(registry._model_name, "1")
     registry._client.create_model_version(registry._model_name, late.source, tags=tags)
     assert [v.mlflow_version for v in registry.versions().values()] == [1]

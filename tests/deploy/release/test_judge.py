@@ -8,7 +8,7 @@ import pytest
 
 from deploy.release.config import JudgeConfig
 from deploy.release.decisions import DECISIONS, SERVED, Decision, decide, decisions, read_served
-from deploy.release.judge import Judge, RecentEvents, trained_to
+from deploy.release.judge import Judge, RecentEvents
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.comparison.paired_queries import compare
 from indexer.errors import SnapshotError
@@ -210,9 +210,3 @@ def test_the_same_version_differs_by_nothing(shelf: Shelf) -> None:
     paired = compare(state, state, [s for s in clicks() if s.history_items])
     assert (paired.difference, paired.low, paired.high) == (0.0, 0.0, 0.0)
     assert paired.recall_a == paired.recall_b > 0
-
-
-def test_offsets_are_read_by_topic() -> None:
-    facts = {"offsets": {"a-sequences": {"0": 5, "1": 7}, "items": {"0": 60}}}
-    assert trained_to(facts, "a-sequences") == {0: 5, 1: 7}
-    assert trained_to({}, "a-sequences") == {}

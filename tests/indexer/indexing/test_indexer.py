@@ -342,6 +342,18 @@ def test_every_handover_becomes_a_version_but_a_long_backlog_is_skipped(tmp_path
         assert indexer.status().handovers_skipped == 7
 
 
+def test_a_handover_of_a_newer_version_is_refused_with_what_to_do(tmp_path):
+    model = StandIn.make(20)
+    with running(tmp_path) as indexer:
+        serve_first(indexer, tmp_path, model)
+        model.hand_over(tmp_path, 2, schema_version=2)
+        catch_up(indexer)
+        status = indexer.status()
+        assert status.version == 1 and status.handovers_refused == 1
+        assert "written by a newer version of this program" in status.last_refusal
+        assert "run that version here" in status.last_refusal
+
+
 def test_a_handover_waits_for_the_items_that_its_trainer_had_read(tmp_path):
     model = StandIn.make(20)
     with running(tmp_path) as indexer:

@@ -21,6 +21,7 @@ from indexer.indexing.listing import Announced
 from indexer.snapshots.item_table import ItemTable, read_items, write_items
 from indexer.snapshots.pointer import read_pointer, write_pointer
 from indexer.snapshots.snapshot import load_served, load_snapshot
+from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import publish
 from streaming.events import Item
 from tests.indexer.stand_in import StandIn
@@ -144,10 +145,10 @@ def test_a_link_that_leads_outside_is_refused(data_dir, tmp_path):
         load_served(data_dir, StandIn.load)
 
 
-def republish(data_dir: Path, change) -> Path:
+def republish(data_dir: Path, change=lambda directory: None, **facts) -> Path:
     """Snapshot 2 again as version 9, its files changed by `change`, with digests that are right."""
     source = data_dir / "snapshots" / "00000002"
-    facts = load_snapshot(source, StandIn.load).manifest.facts | {"version": 9}
+    facts = load_snapshot(source, StandIn.load).manifest.facts | {"version": 9} | facts
     destination = data_dir / "snapshots" / "00000009"
 
     def write(directory: Path) -> None:
@@ -226,10 +227,35 @@ def test_parts_that_do_not_fit_each_other_are_refused_though_their_digests_are_r
 
 def test_a_snapshot_under_another_pointer_digest_is_refused(data_dir):
     pointer = read_pointer(data_dir)
-    path = republish(data_dir, lambda directory: None)
+    path = republish(data_dir)
     assert load_snapshot(path, StandIn.load).version == 9
     with pytest.raises(SnapshotError, match="another snapshot"):
         load_snapshot(path, StandIn.load, pointer.digest)
+
+
+def test_a_snapshot_of_before_facts_had_a_version_is_served_as_it_was(data_dir):
+    now = load_snapshot(data_dir / "snapshots" / "00000002", StandIn.load)
+    assert now.facts.schema_version == SnapshotFacts.VERSION
+    assert now.facts.to_json() == now.manifest.facts
+    path = republish(data_dir)
+    manifest = path / "manifest.json"
+    body = orjson.loads(manifest.read_bytes())
+    del body["facts"]["schema_version"]
+    manifest.write_bytes(orjson.dumps(body))
+    older = load_snapshot(path, StandIn.load).facts
+    assert older == now.facts.model_copy(update={"version": 9, "schema_version": 0})
+
+
+def test_a_snapshot_of_a_newer_version_is_refused_with_what_to_do(data_dir):
+    path = republish(data_dir, schema_version=2, event_time_range="yesterday")
+    with pytest.raises(SnapshotError, match="00000009: written by a newer version .* run that"):
+        load_snapshot(path, StandIn.load)
+
+
+@pytest.mark.parametrize("fact", [{"version": "9"}, {"version": 0}, {"code_drift": {"churn": "1"}}])
+def test_a_snapshot_whose_facts_are_not_what_they_should_be_is_refused(data_dir, fact):
+    with pytest.raises(SnapshotError, match="00000009: its manifest says"):
+        load_snapshot(republish(data_dir, **fact), StandIn.load)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from model.artifacts.handover_facts import HandoverFacts
 from model.training.checkpoint import Saved
 from model.training.journal import Entry
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
@@ -60,10 +61,10 @@ class MemoryHandovers:
         return len(self.facts)
 
     def publish(
-        self, number: int, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]
+        self, number: int, tensors: Mapping[str, torch.Tensor], facts: HandoverFacts
     ) -> None:
         """Keep the facts."""
-        self.facts.append(facts)
+        self.facts.append(facts.to_json())
 
     def model(self, number: int) -> RetrievalModel | None:
         """Nothing is kept."""

@@ -86,6 +86,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 _SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path
+from model.artifacts.handover_facts import HandoverFacts
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
 from model.training.micro_batch import TrainerError
@@ -99,7 +100,7 @@ large.tensors["weights"] = torch.zeros(100_000)
 handovers = HandoverDirectory(Path(sys.argv[1]), 3, None)
 for write in (
     lambda: CheckpointDirectory(Path(sys.argv[1]), 3).save(large),
-    lambda: handovers.publish(1, large.tensors, {}),
+    lambda: handovers.publish(1, large.tensors, HandoverFacts()),
 ):
     try:
         write()

@@ -1,0 +1,92 @@
+"""The facts in the manifest of a handover: what the trainer says of the state that it publishes.
+
+They are read by attribute, here and by everyone above. Whoever changes what a fact means, or takes
+one away, raises `VERSION`: who is older must not answer from what it cannot understand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model.artifacts.manifest import Manifest, ManifestError
+
+
+class HandoverFacts(BaseModel):
+    """What a handover is made of.
+
+    Attributes:
+        schema_version: `VERSION` of who wrote them; 0 before there was one.
+        sequence: number of the handover.
+        reason: why it was published.
+        offsets: topic -> partition in decimal -> next offset that was not learnt from.
+        event_time_range: [first, last] event time learnt from, in ms; empty before the first.
+        trained_events: events learnt from.
+        micro_batches: batches they came in.
+        metrics: quality and health of the codebook, by name.
+        drift: of each first-level code since the handover before.
+        model: what `RetrievalModel` needs beside the weights; see `model_facts`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    VERSION: ClassVar[int] = 1
+
+    schema_version: int = 0
+    sequence: int = 0
+    reason: str | None = None
+    offsets: dict[str, dict[str, int]] = {}
+    event_time_range: list[int] = []
+    trained_events: int | None = None
+    micro_batches: int | None = None
+    metrics: dict[str, Any] = {}
+    drift: list[float] = []
+    model: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """What a manifest says, to be built upon.
+
+        Raises:
+            ManifestError: if a newer version wrote it, or a fact is not what it should be.
+        """
+        if words := cls.known(manifest).newer:
+            raise ManifestError(words)
+        try:
+            return cls.model_validate(manifest.facts)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            where = ".".join(map(str, wrong["loc"]))
+            raise ManifestError(f"its manifest says {where} {wrong['input']!r}") from error
+
+    @classmethod
+    def known(cls, manifest: Manifest) -> Self:
+        """What can be understood of a manifest, to be shown; the rest counts as not said."""
+        try:
+            return cls.model_validate(manifest.facts)
+        except ValidationError as error:
+            wrong = {one["loc"][0] for one in error.errors()}
+            return cls.model_validate({k: v for k, v in manifest.facts.items() if k not in wrong})
+
+    def to_json(self) -> dict[str, Any]:
+        """What was said, as the manifest holds it."""
+        return self.model_dump(exclude_unset=True)
+
+    @property
+    def newer(self) -> str:
+        """What to do about facts of a newer version, in words; empty if they are none."""
+        if self.schema_version <= self.VERSION:
+            return ""
+        return (
+            f"written by a newer version of this program (facts {self.schema_version}, this one "
+            f"knows {self.VERSION}): run that version here, too"
+        )
+
+    @property
+    def trained_until_ms(self) -> int | None:
+        """The last event time learnt from; None before the first."""
+        return self.event_time_range[-1] if self.event_time_range else None
+
+    def learnt_to(self, topic: str) -> dict[int, int]:
+        """Partition -> next offset of a topic that was not learnt from."""
+        return {int(p): o for p, o in self.offsets.get(topic, {}).items()}
