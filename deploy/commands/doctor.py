@@ -58,7 +58,7 @@ def doctor(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
 
     Example: `sparc doctor`
     """
-    configure_logging("warning")
+    configure_logging("error")  # what a report says of itself is in the answer
     with errors_as_one_line():
         findings = examine(configuration.load(config, data_dir))
     if as_json:

@@ -30,7 +30,7 @@ def status(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
 
     Example: `sparc status --json`
     """
-    configure_logging("warning")
+    configure_logging("error")  # what a report says of itself is in the answer
     with errors_as_one_line():
         facts = status_of(configuration.load(config, data_dir))
         if as_json:

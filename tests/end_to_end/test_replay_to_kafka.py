@@ -148,11 +148,11 @@ def log(tmp_path: Path):
 
 
 def test_every_event_arrives_in_order_and_items_before_the_first(target, log):
-    seen: list[dict[str, Any]] = []
+    seen: list[ReplayStatus] = []
     totals = target.run(ReplayConfig(synthetic=SMALL), report=seen.append)
     assert (totals["events_read"], totals["clicks_produced"]) == (20_000, 20_000)
     assert (totals["items_announced"], totals["bad_lines"], totals["done"]) == (300, 0, True)
-    assert [s["state"] for s in seen][0] == "staging"
+    assert [s.state for s in seen][0] == "staging"
     assert seen[-1] == totals
     target.assert_complete(log)
     first_click = min(r.timestamp for r in target.records(target.topics.clicks))
@@ -219,7 +219,7 @@ def test_stopped_and_started_again_it_goes_on(target, log):
 
 def test_a_paced_replay_tells_the_time_on_every_partition(target):
     size = replace(SMALL, users=48, items=48, events=60)
-    seen: list[dict[str, Any]] = []
+    seen: list[ReplayStatus] = []
     began = time.monotonic()
     config = ReplayConfig(synthetic=size, rate=40, heartbeat_seconds=0.2)
     target.run(config, report=seen.append)
@@ -235,7 +235,7 @@ def test_a_paced_replay_tells_the_time_on_every_partition(target):
         for _, click in sorted(read, key=lambda pair: pair[0]):
             assert click.event_time >= told
             told = max(told, click.event_time)
-    assert len({s["clicks_produced"] for s in seen}) > 4
+    assert len({s.clicks_produced for s in seen}) > 4
 
 
 def test_a_log_that_has_grown_goes_on_and_another_log_is_refused(target, tmp_path, log):
