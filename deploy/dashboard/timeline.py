@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deploy.release.decisions import decisions, read_served
+from deploy.release.decisions import Decision, decisions, read_served
 from deploy.release.ledger import Ledger, ledger_path
 from indexer.snapshots.pointer import SNAPSHOTS
 from indexer.snapshots.snapshot_facts import SnapshotFacts
@@ -33,34 +33,17 @@ class Timeline:
         numbers = sorted({*self._facts, *last, *registered})[-SHOWN:]
         found = []
         for number in numbers:
-            facts, published = self._facts.get(number, (SnapshotFacts(), None))
-            version = registered.get(number)
-            decision = last.get(number)
+            registration = registered.get(number)
+            registry_version = registration.mlflow_version if registration else None
             found.append(
                 {
                     "version": number,
-                    "published_ms": published,
-                    "mlflow_version": version.mlflow_version if version else None,
-                    "aliases": [
-                        alias
-                        for alias, at in aliases.items()
-                        if version and at == version.mlflow_version
-                    ],
+                    "mlflow_version": registry_version,
+                    "aliases": [a for a, at in aliases.items() if at == registry_version],
                     "on_disk": number in on_disk,
                     "serving": served is not None and served.version == number,
-                    "action": decision.action if decision else None,
-                    "by": decision.by if decision else None,
-                    "why": decision.reason if decision else None,
-                    "evidence": decision.evidence if decision else {},
-                    "trigger": facts.reason,
-                    "trained_events": facts.trained_events,
-                    "trained_until_ms": facts.trained_until_ms,
-                    "items": facts.indexed_items,
-                    "rebuilt_codes": len(facts.rebuilt_codes or []),
-                    "drift": facts.code_drift.summary.get("mean"),
-                    "recall_at_50": facts.metrics.get("recall_at_50"),
-                    "window_recall_at_50": facts.metrics.get("window_recall_at_50"),
-                    "newer": facts.newer,
+                    **_verdict(last.get(number)),
+                    **self._learnt(number),
                 }
             )
         return {
@@ -82,6 +65,21 @@ class Timeline:
             ],
         }
 
+    def _learnt(self, number: int) -> dict[str, Any]:
+        facts, published = self._facts.get(number, (SnapshotFacts(), None))
+        return {
+            "published_ms": published,
+            "trigger": facts.reason,
+            "trained_events": facts.trained_events,
+            "trained_until_ms": facts.trained_until_ms,
+            "items": facts.indexed_items,
+            "rebuilt_codes": len(facts.rebuilt_codes or []),
+            "drift": facts.code_drift.summary.get("mean"),
+            "recall_at_50": facts.metrics.get("recall_at_50"),
+            "window_recall_at_50": facts.metrics.get("window_recall_at_50"),
+            "newer": facts.newer,
+        }
+
     def _read(self) -> set[int]:
         found = set()
         for path in (self._data_dir / SNAPSHOTS).glob(f"[0-9]*/{MANIFEST}"):
@@ -97,3 +95,12 @@ class Timeline:
         for number in sorted(self._facts)[: -2 * SHOWN]:
             del self._facts[number]
         return found
+
+
+def _verdict(decision: Decision | None) -> dict[str, Any]:
+    return {
+        "action": decision.action if decision else None,
+        "by": decision.by if decision else None,
+        "why": decision.reason if decision else None,
+        "evidence": decision.evidence if decision else {},
+    }
