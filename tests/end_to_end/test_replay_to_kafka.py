@@ -153,7 +153,7 @@ def test_every_event_arrives_in_order_and_items_before_the_first(target, log):
     assert (totals["events_read"], totals["clicks_produced"]) == (20_000, 20_000)
     assert (totals["items_announced"], totals["bad_lines"], totals["done"]) == (300, 0, True)
     assert [s.state for s in seen][0] == "staging"
-    assert seen[-1] == totals
+    assert seen[-1].to_json() == totals
     target.assert_complete(log)
     first_click = min(r.timestamp for r in target.records(target.topics.clicks))
     assert max(r.timestamp for r in target.records(target.topics.items)) <= first_click
