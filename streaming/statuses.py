@@ -3,8 +3,7 @@
 A part fills in what it knows and reports it about once a second; what it leaves out it has not
 said. The names are those of the JSON that people read (`sparc status --json`, `status/*.json`).
 
-Whoever changes what a field means, or takes one away, raises the type's `VERSION`. A reader who
-meets another version says so, and goes on with what it knows.
+A reader who meets another version says so, and goes on with what it knows.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from streaming.versioned import Versioned
 
 
-class PartStatus(BaseModel):
+class PartStatus(Versioned):
     """What every part may say.
 
     Attributes:
@@ -23,37 +22,20 @@ class PartStatus(BaseModel):
         pid: of its process.
         updated_at: seconds since 1970, for people.
         clock: when that was by the clocks of its machine; ages are measured by it.
-        schema_version: `VERSION` of who wrote it; 0 before there was one.
         state: what it does, in words.
         problem: what troubles it, empty if nothing does.
         caught_up: everything that could be read is worked off.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
     PART: ClassVar[str] = ""
-    VERSION: ClassVar[int] = 1
 
     part: str = ""
     pid: int = 0
     updated_at: float = 0.0
     clock: dict[str, Any] | None = None
-    schema_version: int = 0
     state: str = ""
     problem: str | None = None
     caught_up: bool = False
-
-    @classmethod
-    def read(cls, body: Mapping[str, Any]) -> Self:
-        """From JSON; a field that is not what it should be counts as not said."""
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            wrong = {one["loc"][0] for one in error.errors()}
-            return cls.model_validate({k: v for k, v in body.items() if k not in wrong})
-
-    def to_json(self) -> dict[str, Any]:
-        """What was said, also what only a newer version knows."""
-        return self.model_dump(exclude_unset=True)
 
     def and_says(self, **more: Any) -> Self:
         """The same, with more said, or something else."""

@@ -280,7 +280,7 @@ def flink_cluster(
         *(
             JavaProcess(command, config.data_dir, config.data_dir / output)
             for command, output in (
-                (flink.job_manager_command(config), "job_manager.out"),
+                (flink.job_manager_command(), "job_manager.out"),
                 (flink.task_manager_command(config), "task_manager.out"),
             )
         ),

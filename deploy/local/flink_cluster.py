@@ -288,7 +288,7 @@ def _java(log_file: str, *options: str) -> list[str]:
     ]
 
 
-def job_manager_command(config: FlinkClusterConfig) -> list[str]:
+def job_manager_command() -> list[str]:
     """The command line of the JobManager, to be run in the data directory.
 
     It stays in the foreground and stops on SIGTERM.

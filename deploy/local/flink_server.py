@@ -28,7 +28,7 @@ def serve(config: FlinkClusterConfig, stop: threading.Event) -> None:
     """
     flink_cluster.prepare(config)
     programs = [
-        Program("jobmanager", flink_cluster.job_manager_command(config), config.data_dir),
+        Program("jobmanager", flink_cluster.job_manager_command(), config.data_dir),
         Program("taskmanager", flink_cluster.task_manager_command(config), config.data_dir),
     ]
     supervisor = Supervisor(programs, config.data_dir / "logs", {})

@@ -84,7 +84,7 @@ def programs(settings: Settings) -> list[Program]:
     if not settings.flink.address:
         cluster = flink_cluster.cluster_of(settings)
         flink_cluster.prepare(cluster)
-        job_manager = flink_cluster.job_manager_command(cluster)
+        job_manager = flink_cluster.job_manager_command()
         task_manager = flink_cluster.task_manager_command(cluster)
         for name, command in (("jobmanager", job_manager), ("taskmanager", task_manager)):
             found.append(Program(name, with_room(command), cluster.data_dir, nice=STAND_BACK))

@@ -6,6 +6,7 @@ the part and end with the unit; a counter is exported with `_total` behind it.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, NamedTuple
 
 from deploy.monitoring.part_status import Statuses
@@ -48,9 +49,9 @@ class Figure(NamedTuple):
         return (value or {}).get(entry) if entry else value
 
     def number(self, statuses: Statuses) -> float | None:
-        """Its value as a number, where it is one."""
+        """Its value as a finite number, where it is one."""
         value = self.of(statuses.of(self.part))
-        return float(value) if isinstance(value, int | float) else None
+        return float(value) if isinstance(value, int | float) and isfinite(value) else None
 
 
 FIGURES: tuple[Figure, ...] = (

@@ -112,6 +112,8 @@ class ItemsReader:
 
     def lag(self) -> int | None:
         """Records not yet read; None while Kafka does not say."""
+        if self._astray:  # it has no position until it is found again
+            return None
         try:
             ends, read = self._topic.ends(), self._topic.positions()
         except (KafkaError, KafkaUnavailable):

@@ -1,23 +1,23 @@
 """The facts in the manifest of a handover: what the trainer says of the state that it publishes.
 
-They are read by attribute, here and by everyone above. Whoever changes what a fact means, or takes
-one away, raises `VERSION`: who is older must not answer from what it cannot understand.
+They are read by attribute, here and by everyone above. Who is older must not answer from what it
+cannot understand.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from model.artifacts.manifest import Manifest, ManifestError
+from streaming.versioned import Versioned
 
 
-class HandoverFacts(BaseModel):
+class HandoverFacts(Versioned):
     """What a handover is made of.
 
     Attributes:
-        schema_version: `VERSION` of who wrote them; 0 before there was one.
         sequence: number of the handover.
         reason: why it was published.
         offsets: topic -> partition in decimal -> next offset that was not learnt from.
@@ -29,10 +29,8 @@ class HandoverFacts(BaseModel):
         model: what `RetrievalModel` needs beside the weights; see `model_facts`.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    VERSION: ClassVar[int] = 1
+    model_config = ConfigDict(strict=True)
 
-    schema_version: int = 0
     sequence: int = 0
     reason: str | None = None
     offsets: dict[str, dict[str, int]] = {}
@@ -62,15 +60,7 @@ class HandoverFacts(BaseModel):
     @classmethod
     def known(cls, manifest: Manifest) -> Self:
         """What can be understood of a manifest, to be shown; the rest counts as not said."""
-        try:
-            return cls.model_validate(manifest.facts)
-        except ValidationError as error:
-            wrong = {one["loc"][0] for one in error.errors()}
-            return cls.model_validate({k: v for k, v in manifest.facts.items() if k not in wrong})
-
-    def to_json(self) -> dict[str, Any]:
-        """What was said, as the manifest holds it."""
-        return self.model_dump(exclude_unset=True)
+        return cls.read(manifest.facts)
 
     @property
     def newer(self) -> str:

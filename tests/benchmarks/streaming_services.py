@@ -133,7 +133,7 @@ def services(partitions: int, heap_mb: int, managed_mb: int) -> Iterator[Service
         for number, (command, directory) in enumerate(
             (
                 (kafka.command(broker), broker.data_dir),
-                (flink.job_manager_command(cluster), cluster.data_dir),
+                (flink.job_manager_command(), cluster.data_dir),
                 (flink.task_manager_command(cluster), cluster.data_dir),
             )
         ):

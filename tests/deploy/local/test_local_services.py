@@ -27,7 +27,7 @@ def test_neither_settings_nor_commands_hold_the_data_directory(
     said = [
         kafka_broker.server_properties(broker),
         *kafka_broker.command(broker),
-        *flink_cluster.job_manager_command(cluster),
+        *flink_cluster.job_manager_command(),
         *flink_cluster.task_manager_command(cluster),
         *(path.read_text(encoding="utf-8") for path in cluster.conf_dir.iterdir()),
     ]
