@@ -14,8 +14,6 @@ Shapes: N items of the catalogue, n items of a list, D dimension, C codes.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from safetensors.numpy import save_file
 from indexer.errors import IndexerError, SnapshotError
 from indexer.lists.code_list import NO_ROWS, CodeList, checked_rows
 from indexer.lists.item_locations import ItemLocations
+from model.artifacts.chain import link
 
 
 class CodeLists:
@@ -288,13 +287,3 @@ def members(
     order = np.argsort(codes_N, kind="stable")
     ends = np.cumsum(np.bincount(codes_N, minlength=first_level_codes))
     return np.split(order, ends[:-1])
-
-
-def link(source: Path, destination: Path) -> None:
-    """Hard-link a file, or copy it where that is impossible."""
-    try:
-        os.link(source, destination)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, destination)
-        with destination.open("rb") as file:
-            os.fsync(file.fileno())

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import IndexerError, SnapshotError
-from indexer.lists.code_lists import CodeLists, file_name, link
+from indexer.lists.code_lists import CodeLists, file_name
 from indexer.snapshots.item_table import ItemTable, read_items, read_vectors, write_items
 from indexer.snapshots.pointer import (
     APPENDED,
@@ -37,6 +37,7 @@ from indexer.snapshots.pointer import (
 )
 from indexer.snapshots.published import begin_with, published, record, require_published
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from model.artifacts.chain import link
 from model.artifacts.manifest import Manifest, ManifestError, publish, read_manifest, sha256, verify
 from model.artifacts.numbered import NumberedDirectories
 from streaming.durable_files import PARTIAL, appear, make_folder
