@@ -79,7 +79,7 @@ class ItemTables:
 
     def inputs_to_learn(self, rows_S: np.ndarray) -> ItemInputs:
         """What the item tower reads of rows; gradients of ids and words come back to the tables."""
-        words_ST = self.catalogue.words_NT[rows_S]
+        words_ST = self.catalogue.words_NT[rows_S].astype(np.int64)
         used_W, inverse = np.unique(words_ST, return_inverse=True)
         if len(used_W) == 0 or used_W[0] != 0:  # position 0 must mean "no word"
             used_W, inverse = np.append(0, used_W), inverse + 1
@@ -88,17 +88,17 @@ class ItemTables:
             self.tensor(inverse.reshape(words_ST.shape)),
             self.words.gather(self.tensor(used_W)),
             self.tensor(self.catalogue.idf_W[used_W]),
-            self.tensor(self.catalogue.category_N[rows_S]),
+            self.tensor(self.catalogue.category_N[rows_S].astype(np.int64)),
         )
 
     def inputs(self, rows_S: np.ndarray) -> ItemInputs:
         """The same without gradients."""
         return ItemInputs(
             self.ids.look_up(self.tensor(rows_S)),
-            self.tensor(self.catalogue.words_NT[rows_S]),
+            self.tensor(self.catalogue.words_NT[rows_S].astype(np.int64)),
             self.words.weight_ND,
             self.tensor(self.catalogue.idf_W),
-            self.tensor(self.catalogue.category_N[rows_S]),
+            self.tensor(self.catalogue.category_N[rows_S].astype(np.int64)),
         )
 
     def state(self) -> dict[str, dict[str, Tensor]]:

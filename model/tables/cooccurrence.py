@@ -62,7 +62,7 @@ class Neighbours(NamedTuple):
 class Cooccurrence:
     """Bounded, decayed item-item counts, both directions.
 
-    >>> memory = Cooccurrence(Config(half_lives_days=(1.0,), slots=2))
+    >>> memory = Cooccurrence(CooccurrenceConfig(half_lives_days=(1.0,), slots=2))
     >>> memory.grow(3)
     >>> history = HistoryBatch(np.array([[0]]), np.array([[0]]))
     >>> memory.add(history, np.array([2]), np.array([0]))
