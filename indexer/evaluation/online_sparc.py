@@ -22,6 +22,7 @@ from indexer.search.config import SearchConfig
 from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
 from model.evaluation.user_sequences import SequencesOfUsers
+from model.learning.export import Export
 from model.learning.learner import Learner, LearnerConfig
 from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item
@@ -97,8 +98,8 @@ class OnlineSparc:
     def answer(self, queries: Queries) -> Answers:
         """Answers of the newest version, made of what was learnt before this day."""
         if self._published is None:
-            tensors, facts = self.learner.export(queries.now_ms)
-            handover = Handover(tensors, facts, self.retrieval_model(tensors, facts))
+            export = self.learner.export(queries.now_ms)
+            handover = Handover(export, self.retrieval_model(export))
             self._published = self.publisher.publish(handover)
         self.served = self._published
         self.found = self.served.answer(queries)
@@ -119,9 +120,9 @@ class OnlineSparc:
         for a in range(0, len(sequences), size):
             self.learner.learn(sequences[a : a + size], replay)
 
-    def retrieval_model(self, tensors: dict[str, Any], facts: dict[str, Any]) -> RetrievalModel:
-        """The model that these weights make."""
-        return RetrievalModel(tensors, facts, self._device)
+    def retrieval_model(self, export: Export) -> RetrievalModel:
+        """The model that is made of it."""
+        return export.model(self._device)
 
     def facts(self) -> dict[str, Any]:
         """Configuration and codebook health."""

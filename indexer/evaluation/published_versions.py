@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
 from indexer.building.build import Build, build
 from indexer.building.drift import Geometry
@@ -27,16 +25,16 @@ from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import Manifest
 from model.evaluation.protocol import LIST_LENGTH, Queries
+from model.learning.export import Export
 from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What the learner publishes: weights, facts, and the model they make."""
+    """What the learner publishes, and the model that is made of it."""
 
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    export: Export
     model: RetrievalModel
 
 

@@ -34,6 +34,7 @@ from indexer.search.answers import Answers
 from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
 from model.evaluation.protocol import Queries
+from model.learning.export import Export
 from model.retrieval.retrieval_model import RetrievalModel
 
 CODEBOOK = ("sparc.quantizer.",)
@@ -43,8 +44,8 @@ CONSUMERS = ("sparc.user_towers.", "sparc.interest_head.", "sparc.evidence.")
 RESERVES = {"reserve_10": 0.1, "reserve_25": 0.25, "reserve_40": 0.4}
 """Shares of an answer that are reserved for codes the user never touched."""
 
-MakeModel = Callable[..., RetrievalModel]
-"""(tensors, facts) -> the model that these weights make."""
+MakeModel = Callable[[Export], RetrievalModel]
+"""The model that is made of an export."""
 
 
 class Way(Protocol):
@@ -116,12 +117,11 @@ class Mixed:
         base, other = (self._first, new) if self._newest else (new, self._first)
         prefixes = self._newest or self._oldest
         for prefix in prefixes:
-            if not any(name.startswith(prefix) for name in new.tensors):
+            if not any(name.startswith(prefix) for name in new.export.tensors):
                 raise ValueError(f"the model has no weights {prefix}*: this control would be void")
-        changed = {n: v for n, v in other.tensors.items() if n.startswith(prefixes)}
-        tensors = base.tensors | changed
-        model = self._make_model(tensors, base.facts)
-        mixed = self._publisher.once(Handover(tensors, base.facts, model))
+        changed = {n: v for n, v in other.export.tensors.items() if n.startswith(prefixes)}
+        export = base.export._replace(tensors=base.export.tensors | changed)
+        mixed = self._publisher.once(Handover(export, self._make_model(export)))
         return mixed.answer(queries)
 
 

@@ -22,7 +22,6 @@ from model.evaluation.online_model import Answers
 from model.evaluation.protocol import LIST_LENGTH, Events, Queries
 from model.evaluation.user_sequences import SequencesOfUsers
 from model.learning.learner import Learner
-from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item
 
 
@@ -83,9 +82,8 @@ class SparcByEpochs:
         if self._served is None:
             if self._learner is None:
                 raise RuntimeError("there is nothing to answer from: observe events first")
-            tensors, facts = self._learner.export()
-            model = RetrievalModel(tensors, facts, self._device)
-            self._served = self._publisher.once(Handover(tensors, facts, model))
+            export = self._learner.export()
+            self._served = self._publisher.once(Handover(export, export.model(self._device)))
         return self._served
 
     def answer(self, queries: Queries) -> Answers:

@@ -20,12 +20,12 @@ KIND = "handover"
 
 @dataclass(frozen=True)
 class ModelExport:
-    """A verified handover and its model."""
+    """A verified handover, its model, and the files that a snapshot links."""
 
     number: int
     facts: HandoverFacts
     model: RetrievalModel
-    weights: Source
+    files: tuple[Source, ...]
 
 
 def handovers(data_dir: Path) -> NumberedDirectories:
@@ -48,11 +48,13 @@ def load_handover(
         facts = HandoverFacts.of(manifest)
     except ManifestError as error:
         raise IndexerError(f"{directory}: {error}") from error
-    if WEIGHTS not in manifest.files:
-        raise IndexerError(f"{directory}: holds no {WEIGHTS}")
+    wanted = [WEIGHTS, *facts.segments]
+    for name in wanted:
+        if name not in manifest.files:
+            raise IndexerError(f"{directory}: holds no {name}")
     try:
         model = (load_model or load_weights)(directory, manifest)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise IndexerError(f"{directory / WEIGHTS}: {error}") from error
-    source = Source(directory / WEIGHTS, manifest.files[WEIGHTS][0])
-    return ModelExport(number, facts, model, source)
+    files = tuple(Source(directory / name, manifest.files[name][0]) for name in wanted)
+    return ModelExport(number, facts, model, files)

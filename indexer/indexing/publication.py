@@ -158,7 +158,7 @@ class VersionBuilder:
         write_snapshot(
             self._data_dir,
             facts,
-            weights=handover.weights,
+            linked=handover.files,
             lists=made.rebuild.lists,
             items=made.assignment.items,
             codes_NQ=made.assignment.codes_NQ,

@@ -1,7 +1,7 @@
 """A snapshot: everything that answers queries, in one directory that appears whole.
 
     snapshots/<version, 8 digits>/
-        weights.safetensors   from the trainer's handover
+        weights.safetensors, items-<handover>.safetensors   from the trainer's handover
         items.parquet         items, codes, vectors, features
         index/<code>.safetensors   the list of each first-level code
         manifest.json         written last: `SnapshotFacts` and the digest of every file
@@ -105,7 +105,7 @@ def write_snapshot(
     data_dir: Path,
     facts: SnapshotFacts,
     *,
-    weights: Source,
+    linked: Sequence[Source],
     lists: CodeLists,
     items: Sequence[Item],
     codes_NQ: NDArray[np.int64],
@@ -116,17 +116,20 @@ def write_snapshot(
 ) -> Manifest:
     """Publish `snapshots/<facts.version>`; the lists of the `shared` codes are those of `parent`.
 
+    Weights and segments of items are `linked`.
+
     Raises:
         FileExistsError: if the version exists.
         OSError: if it cannot be written; nothing of it is then visible.
     """
-    known = {WEIGHTS: weights.sha256}
+    known = {source.path.name: source.sha256 for source in linked}
     names = [f"{INDEX}/{file_name(code)}" for code in shared]
     if parent is not None:
         known |= {name: parent.manifest.files[name][0] for name in names}
 
     def write(directory: Path) -> None:
-        link(weights.path, directory / WEIGHTS)
+        for source in linked:
+            link(source.path, directory / source.path.name)
         vectors_ND = lists.vectors_of(np.array([i.item_id for i in items], np.int64))
         write_items(directory / ITEMS, items, codes_NQ, vectors_ND, first_seen_N, events_N)
         lists.write(directory / INDEX, shared, parent.path / INDEX if parent else None)
@@ -172,7 +175,8 @@ def load_snapshot(
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise SnapshotError(f"{directory}/{WEIGHTS}: {error}") from error
     C = model.first_level_codes
-    expected = {WEIGHTS, ITEMS, *(f"{INDEX}/{file_name(code)}" for code in range(C))}
+    index = (f"{INDEX}/{file_name(code)}" for code in range(C))
+    expected = {WEIGHTS, *facts.segments, ITEMS, *index}
     if manifest.files.keys() != expected:
         odd = sorted(manifest.files.keys() ^ expected)
         raise SnapshotError(f"{directory}: {odd[0]!r} is missing or too much for {C} codes")

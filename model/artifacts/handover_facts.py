@@ -26,6 +26,7 @@ class HandoverFacts(Versioned):
         micro_batches: batches they came in.
         metrics: quality and health of the codebook, by name.
         drift: of each first-level code since the handover before.
+        segments: its files of items, oldest first; see `model.retrieval.item_segments`.
         model: what `RetrievalModel` needs beside the weights; see `model_facts`.
     """
 
@@ -39,6 +40,7 @@ class HandoverFacts(Versioned):
     micro_batches: int | None = None
     metrics: dict[str, Any] = {}
     drift: list[float] = []
+    segments: list[str] = []
     model: dict[str, Any] = {}
 
     @classmethod

@@ -1,23 +1,46 @@
-"""What serves a learner's model: weights, counts and codes, and the facts that go with them."""
+"""What serves a learner's model: weights, what is to be said of the items, and facts."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.histories import NO_ROW
 from model.learning.item_tables import ItemTables
 from model.network.sparc import Sparc
-from model.retrieval.retrieval_model import model_facts
+from model.retrieval.item_segments import ItemSegments, Segment
+from model.retrieval.retrieval_model import RetrievalModel, model_facts
 from model.tables.decayed_counts import log_counts
 
 
-def export(
-    network: Sparc, tables: ItemTables, z_ND: Tensor, seed: int, clock_ms: int
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and facts for `RetrievalModel`, as of `clock_ms`; every item gets its place.
+class Export(NamedTuple):
+    """One published state.
+
+    Attributes:
+        tensors: dense weights, the same number of bytes whatever the catalogue is.
+        segment: the items that changed.
+        facts: for `RetrievalModel`.
+    """
+
+    tensors: dict[str, Tensor]
+    segment: Segment
+    facts: dict[str, Any]
+
+    def model(self, device: str = "cpu") -> RetrievalModel:
+        """The model of this state, whose segment is a base.
+
+        Raises:
+            SegmentError: if it is none.
+        """
+        items = ItemSegments.of([self.segment])
+        return RetrievalModel(self.tensors, self.facts, items, device)
+
+
+def export(network: Sparc, tables: ItemTables, z_ND: Tensor, seed: int, clock_ms: int) -> Export:
+    """Weights, all items and facts for `RetrievalModel`, as of `clock_ms`.
 
     Args:
         network: its weights are copied.
@@ -28,25 +51,47 @@ def export(
     """
     quantizer, config = network.quantizer, network.config
     codes_NQ = quantizer.assign(quantizer.standardise(z_ND))
-    counts_NH = tables.popularity.current(clock_ms)
     code_counts_CH = tables.code_popularity.current(clock_ms)[: quantizer.config.codes]
     tensors = {f"sparc.{n}": v.detach().clone() for n, v in network.state_dict().items()}
     tensors |= {
         "words_WD": tables.words.weight_ND.clone(),
         "words.idf_W": torch.from_numpy(tables.catalogue.idf_W),
-        "items.ids_N": torch.from_numpy(tables.catalogue.item_ids_N.copy()),
-        "items.events_N": torch.from_numpy(tables.events_N.copy()),
-        "items.id_ND": tables.ids.weight_ND.clone(),
-        "items.z_ND": z_ND,
-        "items.codes_NQ": codes_NQ.to(torch.int32),
         "items.places_N": torch.from_numpy(
             tables.places.assign(codes_NQ[:, 0].cpu().numpy()).astype(np.int32)
         ),
-        "items.popularity_NP": torch.from_numpy(log_counts(counts_NH)),
         "codes.popularity_CP": torch.from_numpy(log_counts(code_counts_CH)),
-        **{f"neighbours.{name}": value for name, value in tables.neighbours.state().items()},
     }
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    vector = z_ND.shape[1] + tensors["items.popularity_NP"].shape[1] + config.key_dimension
-    facts = model_facts(config, seed, clock_ms, vector, len(z_ND), network.one_user_vector)
-    return tensors, facts
+    segment = _segment(tables, np.arange(len(tables)), z_ND, codes_NQ)
+    facts = model_facts(config, seed, clock_ms, len(z_ND), network.one_user_vector)
+    return Export(tensors, segment, facts)
+
+
+def _segment(tables: ItemTables, rows_n: np.ndarray, z_nD: Tensor, codes_nQ: Tensor) -> Segment:
+    """The places of some rows; counts and neighbours of all that have any."""
+    catalogue, near = tables.catalogue, tables.neighbours
+    counted_m = np.flatnonzero(tables.events_N > 0)
+    counts_mH, times_m = tables.popularity.stored(counted_m)
+    size = len(tables)
+    near_k = np.flatnonzero((near.rows_NM[:size] != NO_ROW).any(axis=1))
+    slots = near.slots(near_k)
+    filled_kM = slots.rows_EM != NO_ROW
+    last_k = slots.rows_EM.shape[1] - filled_kM[:, ::-1].argmax(axis=1)
+    kept_kM = np.arange(slots.rows_EM.shape[1]) < last_k[:, None]
+    return Segment(
+        rows_n=rows_n,
+        ids_n=catalogue.item_ids_N[rows_n],
+        z_nD=z_nD.cpu().numpy(),
+        codes_nQ=codes_nQ.cpu().numpy().astype(np.int16),
+        words_nT=catalogue.words_NT[rows_n].astype(np.int16),
+        category_n=catalogue.category_N[rows_n].astype(np.int16),
+        event_rows_m=counted_m,
+        events_m=tables.events_N[counted_m],
+        counts_mH=counts_mH,
+        count_times_m=times_m,
+        near_rows_k=near_k,
+        near_starts_K=np.append(0, np.cumsum(last_k)),
+        near_items_P=slots.rows_EM[kept_kM].astype(np.int32),
+        near_weights_PH=slots.weights_EMH[kept_kM],
+        near_times_k=slots.times_E,
+    )

@@ -30,7 +30,7 @@ from torch import Tensor
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories, scatter_right
 from model.learning.batching import make_batch
 from model.learning.errors import LearnerError, NotFiniteError
-from model.learning.export import export
+from model.learning.export import Export, export
 from model.learning.item_tables import ItemTables
 from model.network import sparc
 from model.network.sparc import Sparc
@@ -310,8 +310,8 @@ class Learner:
         return quantizer.health(z_ND) | {"revived": float(self._counters["revived"])}
 
     @torch.no_grad()
-    def export(self, now_ms: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and facts for `RetrievalModel`; drift is measured from here on.
+    def export(self, now_ms: int | None = None) -> Export:
+        """Weights, items and facts for `RetrievalModel`; drift is measured from here on.
 
         Args:
             now_ms: the time to which the recency prior is brought forward, if it is later than
@@ -326,8 +326,7 @@ class Learner:
 
     def retrieval_model(self, now_ms: int | None = None) -> RetrievalModel:
         """What would be served now; measures drift anew, as `export` does."""
-        tensors, facts = self.export(now_ms)
-        return RetrievalModel(tensors, facts, str(self.device))
+        return self.export(now_ms).model(str(self.device))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that `restore` needs, as tensors (CPU, contiguous) and JSON-able facts."""

@@ -30,6 +30,7 @@ from model.histories import NO_ROW, History, HistoryBatch, pad_histories
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.network.item_tower import ItemInputs, initial_ids
 from model.network.sparc import Sparc, neighbour_features
+from model.retrieval.item_segments import ItemSegments, Segment, SegmentError
 from model.retrieval.single_user import SingleUser
 from model.tables import cooccurrence
 from model.tables.cooccurrence import Neighbours, look_up
@@ -103,7 +104,11 @@ class RetrievalModel:
     clock_ms: int
 
     def __init__(
-        self, tensors: dict[str, Tensor], facts: dict[str, Any], device: str = "cpu"
+        self,
+        tensors: dict[str, Tensor],
+        facts: dict[str, Any],
+        items: ItemSegments,
+        device: str = "cpu",
     ) -> None:
         """Build from what `Learner.export` gives.
 
@@ -111,6 +116,7 @@ class RetrievalModel:
             ModelError: naming the tensor or fact that is missing, misshapen or not finite.
         """
         self._device = torch.device(device)
+        self.items = items
         try:
             self._config = config_from_dict(facts["config"])
             self._seed = int(facts["seed"])
@@ -139,12 +145,18 @@ class RetrievalModel:
         path = directory / WEIGHTS
         if "model" not in manifest.facts:
             raise ModelError(f"{directory}: the manifest's facts describe no model")
+        segments = manifest.facts.get("segments") or []
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: not readable as safetensors ({error})") from error
+        if not segments or not all(name in manifest.files for name in segments):
+            raise ModelError(f"{directory}: the manifest names no segments of items")
         try:
-            return cls(tensors, manifest.facts["model"], device)
+            items = ItemSegments.of([Segment.load(directory / name) for name in segments])
+            return cls(tensors, manifest.facts["model"], items, device)
+        except SegmentError as error:
+            raise ModelError(f"{directory}: {error}") from error
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
 
@@ -162,36 +174,39 @@ class RetrievalModel:
             self._views = self._sparc.code_views()
         self._words_WD = tensors["words_WD"]
         self._idf_W = tensors["words.idf_W"]
+        items, config = self.items, self._config
+        if items.dimension != config.item_tower.dimension:
+            raise ModelError(
+                f"the items have {items.dimension} dimensions, the facts declare "
+                f"{config.item_tower.dimension}"
+            )
         # one row more, so that NO_ROW (-1) reads zeros and no code
-        self._padded_z = torch.nn.functional.pad(tensors["items.z_ND"], (0, 0, 0, 1))
+        z_ND = torch.from_numpy(items.z(np.arange(len(items)))).to(self._device)
+        self._padded_z = torch.nn.functional.pad(z_ND, (0, 0, 0, 1))
         self._z_ND = self._padded_z[:-1]
-        self._id_ND = tensors["items.id_ND"]
         self._code_popularity_CP = tensors["codes.popularity_CP"]
         # a device answers batches; one history alone is quicker beside it
         self._z_numpy = self._z_ND.cpu().numpy()
         self._single = SingleUser(self._sparc, self._code_popularity_CP.cpu().numpy())
-        self.item_ids_N = tensors["items.ids_N"].cpu().numpy()
-        self.item_events_N = tensors["items.events_N"].cpu().numpy()
-        self.codes_NQ = tensors["items.codes_NQ"].cpu().numpy().astype(np.int64)
-        popularity_NP = tensors["items.popularity_NP"].cpu().numpy()
+        self.item_ids_N = items.ids_N
+        self.item_events_N = items.events_N
+        self.codes_NQ = items.codes_NQ.astype(np.int64)
+        rows_e, prior_eP = items.prior(config.popularity_half_lives_days, self.clock_ms)
+        popularity_NP = np.zeros((len(items), prior_eP.shape[1]), np.float32)
+        popularity_NP[rows_e] = prior_eP
         places_N = tensors["items.places_N"].cpu().numpy().astype(np.int64)
         keys_Nd = self._keys(places_N)
         self.vectors_ND = np.concatenate([self._z_ND.cpu().numpy(), popularity_NP, keys_Nd], axis=1)
         self._places = np.append(places_N, 0)
-        self._near_rows_NM = tensors["neighbours.rows_NM"].cpu().numpy()
-        self._near_weights_NMH = tensors["neighbours.weights_NMH"].cpu().numpy()
-        self._near_times_N = tensors["neighbours.times_N"].cpu().numpy()
         self._first_codes = np.append(self.codes_NQ[:, 0], NO_ROW)
         self._padded_codes = torch.from_numpy(self._first_codes).to(self._device)
         self._padded_ids = np.append(self.item_ids_N, -1)
-        self._order = np.argsort(self.item_ids_N, kind="stable")
-        self._sorted_ids = self.item_ids_N[self._order]
         codebooks_QCD = self._sparc.quantizer.codebooks_QCD
         self.levels, self.first_level_codes, _ = codebooks_QCD.shape
         self.centroids_CD = codebooks_QCD[0].cpu().numpy()
         self.dimension = self.vectors_ND.shape[1]
-        if len({len(self.item_ids_N), len(self._z_ND), len(self.codes_NQ), len(self._id_ND)}) > 1:
-            raise ModelError("the item tensors differ in length")
+        if len(places_N) != len(items) or self.codes_NQ.shape[1] != self.levels:
+            raise ModelError("the items do not fit the weights")
 
     def _refuse_other_sizes(self, own: dict[str, Tensor]) -> None:
         """Before anything is allocated: facts that were forged may declare any size."""
@@ -218,10 +233,7 @@ class RetrievalModel:
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Catalogue rows of ids, `NO_ROW` where unknown."""
-        if len(self._sorted_ids) == 0:
-            return np.full(ids.shape, NO_ROW, dtype=np.int64)
-        place = np.searchsorted(self._sorted_ids, ids).clip(max=len(self._sorted_ids) - 1)
-        return np.where(self._sorted_ids[place] == ids, self._order[place], NO_ROW)
+        return self.items.rows(ids)
 
     @torch.inference_mode()
     def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
@@ -241,25 +253,38 @@ class RetrievalModel:
         """Z and rows of items."""
         ids_n = np.fromiter((item.item_id for item in items), np.int64, len(items))
         rows_n = self.rows(ids_n)
-        known_n = rows_n != NO_ROW
-        config = self._config.item_tower
+        config, tower = self._config.item_tower, self._sparc.item_tower
         parts = [torch.zeros(0, config.dimension, device=self._device)]
         for a in range(0, len(items), CHUNK):
             here = slice(a, a + CHUNK)
             hashed = hash_features(items[here])
+            content_nD = self._content(hashed.words_NT, hashed.category_N)
             id_nD = initial_ids(self._seed, ids_n[here], config).to(self._device)
-            known = torch.from_numpy(np.flatnonzero(known_n[here])).to(self._device)
-            old = torch.from_numpy(rows_n[here][known_n[here]]).to(self._device)
-            id_nD[known] = self._id_ND[old]
-            inputs = ItemInputs(
-                id_nD,
-                torch.from_numpy(hashed.words_NT).to(self._device),
-                self._words_WD,
-                self._idf_W,
-                torch.from_numpy(hashed.category_N).to(self._device),
-            )
-            parts.append(self._sparc.item_tower(inputs))
+            known = np.flatnonzero(rows_n[here] != NO_ROW)
+            old = rows_n[here][known]
+            words_nT, category_n = self.items.features(old)
+            learnt = torch.from_numpy(self.items.z(old)).to(self._device)
+            at = torch.from_numpy(known).to(self._device)
+            if not config.length:  # where it is given, the id part cannot be told
+                id_nD[at] = learnt - self._content(words_nT, category_n)
+            z_nD = tower.whole(content_nD, id_nD)
+            same_n = (hashed.words_NT[known] == words_nT).all(axis=1)
+            same_n &= hashed.category_N[known] == category_n
+            z_nD[at[torch.from_numpy(same_n)]] = learnt[torch.from_numpy(same_n)]
+            parts.append(z_nD)
         return torch.cat(parts), rows_n
+
+    def _content(self, words_nT: np.ndarray, category_n: np.ndarray) -> Tensor:
+        """The part of z that hashed features give."""
+        size = len(words_nT)
+        inputs = ItemInputs(
+            torch.zeros(size, 0, device=self._device),
+            torch.from_numpy(words_nT).to(self._device),
+            self._words_WD,
+            self._idf_W,
+            torch.from_numpy(category_n).to(self._device),
+        )
+        return self._sparc.item_tower.content(inputs)
 
     @torch.inference_mode()
     def quantizer_space(self, items: Sequence[Item] | None = None) -> np.ndarray:
@@ -273,9 +298,7 @@ class RetrievalModel:
         now_B = np.asarray(now_ms, dtype=np.int64)
         near = look_up(
             self._config.neighbours,
-            self._near_rows_NM,
-            self._near_weights_NMH,
-            self._near_times_N,
+            self.items.slots,
             batch,
             now_B,
         )
@@ -375,7 +398,6 @@ def model_facts(
     config: sparc.SparcConfig,
     seed: int,
     clock_ms: int,
-    dimension: int,
     items: int,
     one_user_vector: bool = False,
 ) -> dict[str, Any]:
@@ -385,6 +407,5 @@ def model_facts(
         "config": dataclasses.asdict(config),
         "seed": seed,
         "clock_ms": clock_ms,
-        "dimension": dimension,
         "items": items,
     }

@@ -9,6 +9,7 @@ Shapes: N items, M slots, H half-lives, B users, L history length, P pairs, K ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +47,17 @@ class CooccurrenceConfig:
     rank_decay: float = 0.85
     source_power: float = 0.5
     answers: int = 64
+
+
+class Slots(NamedTuple):
+    """Neighbours of E items: rows (E, M) (`NO_ROW` where a slot is empty), weights, their times.
+
+    Weights are float32 (E, M, H) as of `times_E` (ms).
+    """
+
+    rows_EM: np.ndarray
+    weights_EMH: np.ndarray
+    times_E: np.ndarray
 
 
 class Neighbours(NamedTuple):
@@ -142,7 +154,11 @@ class Cooccurrence:
 
     def look_up(self, histories: HistoryBatch, now_B: np.ndarray) -> Neighbours:
         """Neighbours of each history's newest events, best first by the sum of their scores."""
-        return look_up(self.config, self.rows_NM, self.weights_NMH, self.times_N, histories, now_B)
+        return look_up(self.config, self.slots, histories, now_B)
+
+    def slots(self, rows_E: np.ndarray) -> Slots:
+        """What is kept of items."""
+        return Slots(self.rows_NM[rows_E], self.weights_NMH[rows_E], self.times_N[rows_E])
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the slots."""
@@ -163,25 +179,23 @@ class Cooccurrence:
 
 def look_up(
     config: CooccurrenceConfig,
-    rows_NM: np.ndarray,
-    weights_NMH: np.ndarray,
-    times_N: np.ndarray,
+    slots: Callable[[np.ndarray], Slots],
     histories: HistoryBatch,
     now_B: np.ndarray,
 ) -> Neighbours:
-    """`Cooccurrence.look_up` over given slots; items of the history are left out."""
+    """`Cooccurrence.look_up` in what `slots` gives of items; those of the history are left out."""
     rate_H = 1.0 / (np.asarray(config.half_lives_days, dtype=np.float64) * DAY_MS)
     recent_BL = histories.rows_BL[:, -config.window :]
     batch, length = recent_BL.shape
     owner_E, column_E = np.nonzero(recent_BL != NO_ROW)
     event_E = recent_BL[owner_E, column_E]
-    age_EH = np.maximum(now_B[owner_E] - times_N[event_E], 0)[:, None] * rate_H
+    neighbour_EM, weight_EMH, times_E = slots(event_E)
+    age_EH = np.maximum(now_B[owner_E] - times_E, 0)[:, None] * rate_H
     place_E1 = config.rank_decay ** (length - 1 - column_E)[:, None]
     fade_EH = np.exp2(-age_EH).astype(np.float32)
-    weight_EMH = weights_NMH[event_E] * fade_EH[:, None, :]
+    weight_EMH = weight_EMH * fade_EH[:, None, :]
     total_EH = (1 + weight_EMH.sum(1)) ** config.source_power
     weight_EMH *= (place_E1 / total_EH).astype(np.float32)[:, None, :]
-    neighbour_EM = rows_NM[event_E]
     filled_EM = neighbour_EM != NO_ROW
     owner_P = np.broadcast_to(owner_E[:, None], filled_EM.shape)[filled_EM]
     key_P = owner_P * np.int64(1 << 32) + neighbour_EM[filled_EM]

@@ -12,6 +12,8 @@ Shapes: N rows, S rows at hand, H half-lives, G clocks, E logged events.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ class Popularity:
     """
 
     def __init__(self, half_lives_days: tuple[float, ...], log_size: int) -> None:
-        self._rate_H = 1.0 / (np.asarray(half_lives_days, dtype=np.float64) * DAY_MS)
+        self._rate_H = _rates(half_lives_days)
         self._log_size = log_size
         self._counts_NH = np.zeros((0, len(half_lives_days)))
         self._times_N = np.zeros(0, dtype=np.int64)
@@ -84,8 +86,12 @@ class Popularity:
 
     def current(self, now_ms: int) -> np.ndarray:
         """Counts of all rows now: (N, H) float32. A clock behind the newest event is no gain."""
-        age_N1 = np.maximum(now_ms - self._times_N[: self._size, None], 0)
-        return (self._counts_NH[: self._size] * np.exp2(-age_N1 * self._rate_H)).astype(np.float32)
+        counts_NH, times_N = self._counts_NH[: self._size], self._times_N[: self._size]
+        return _decayed(counts_NH, times_N, now_ms, self._rate_H)
+
+    def stored(self, rows_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of rows as they are kept, (n, H) float64, and the times (n,) of which they are."""
+        return self._counts_NH[rows_n], self._times_N[rows_n]
 
     def seen(self, rows_S: np.ndarray) -> np.ndarray:
         """True for rows that have had an event."""
@@ -132,6 +138,24 @@ class Popularity:
         self._logged_EH = state["logged_EH"].numpy().copy()
         self._total = float(state["total"])
         self._total_time = int(state["total_time"])
+
+
+def decayed(
+    counts_NH: np.ndarray, times_N: np.ndarray, now_ms: int, half_lives_days: Sequence[float]
+) -> np.ndarray:
+    """Counts of these times brought forward to a clock: (N, H) float32."""
+    return _decayed(counts_NH, times_N, now_ms, _rates(half_lives_days))
+
+
+def _rates(half_lives_days: Sequence[float]) -> np.ndarray:
+    return 1.0 / (np.asarray(half_lives_days, dtype=np.float64) * DAY_MS)
+
+
+def _decayed(
+    counts_NH: np.ndarray, times_N: np.ndarray, now_ms: int, rate_H: np.ndarray
+) -> np.ndarray:
+    age_N1 = np.maximum(now_ms - times_N[:, None], 0)
+    return (counts_NH * np.exp2(-age_N1 * rate_H)).astype(np.float32)
 
 
 def log_counts(counts: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Handovers: the trainer's published states, from which the indexer builds snapshots.
 
     handover/<number, 8 digits>/
-        weights.safetensors   what `RetrievalModel.load` needs
+        weights.safetensors   the network's weights
+        items-<number>.safetensors   segments of items, named by `HandoverFacts.segments`
         manifest.json         with `HandoverFacts`
 
 Numbers rise and are never used for another state, also not after a crash: the number is decided
@@ -10,17 +11,17 @@ in the journal, and a number that is on disk is not written again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
-import torch
 from safetensors import SafetensorError
 
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import Manifest, publish, verify
 from model.artifacts.numbered import NumberedDirectories
+from model.learning.export import Export
 from model.training.checkpoint import write_tensors
 from model.training.micro_batch import TrainerError
 from streaming.durable_files import remove_partial
@@ -39,9 +40,7 @@ class Handovers(Protocol):
     def newest(self) -> int:
         """The highest number that was published, 0 if none."""
 
-    def publish(
-        self, number: int, tensors: Mapping[str, torch.Tensor], facts: HandoverFacts
-    ) -> None:
+    def publish(self, number: int, export: Export, facts: HandoverFacts) -> None:
         """Make a state visible under its number."""
 
     def model(self, number: int) -> RetrievalModel | None:
@@ -63,19 +62,22 @@ class HandoverDirectory:
         """The highest number on disk, 0 if none."""
         return self._directories.newest()
 
-    def publish(
-        self, number: int, tensors: Mapping[str, torch.Tensor], facts: HandoverFacts
-    ) -> None:
+    def publish(self, number: int, export: Export, facts: HandoverFacts) -> None:
         """Publish a directory, then remove those beyond `keep`.
 
         Raises:
             TrainerError: if it cannot be written; nothing of it is then visible.
         """
         path = self._directories.path(number)
+        name = f"items-{path.name}.safetensors"
+
+        def write(directory: Path) -> None:
+            write_tensors(directory / WEIGHTS, export.tensors)
+            export.segment.save(directory / name)
+
+        facts = facts.model_copy(update={"segments": [name]})
         try:
-            publish(
-                path, "handover", facts.to_json(), lambda d: write_tensors(d / WEIGHTS, tensors)
-            )
+            publish(path, "handover", facts.to_json(), write)
         except OSError as error:
             raise TrainerError(
                 f"{path}: the handover cannot be written ({error}); free some space or make the "

@@ -33,7 +33,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
-import torch
 
 from model.learning.errors import NotFiniteError
 from model.training import publish_schedule
@@ -58,6 +57,7 @@ from model.training.training_status import Status
 from streaming.statuses import Report
 
 if TYPE_CHECKING:
+    from model.learning.export import Export
     from model.retrieval.retrieval_model import RetrievalModel
 
 log = structlog.get_logger(__name__)
@@ -214,7 +214,7 @@ class Trainer:
             log.info("recovering", checkpoint=progress.entry, entries=len(entries))
         if progress.handover and progress.entry == progress.handover_entry:
             # The crash may have come between the checkpoint and its handover.
-            self._hand_over(self._state.learner.export()[0])
+            self._hand_over(self._state.learner.export())
         self._take_answerer()
         for number, entry in entries:
             self._tell("recovering")
@@ -336,9 +336,9 @@ class Trainer:
         self._journal.append(number, entry)
 
     def _publish(self, number: int, entry: Publication) -> None:
-        tensors = self._state.publish(number, entry.sequence, entry.reason)
+        export = self._state.publish(number, entry.sequence, entry.reason)
         oldest = self._save()
-        self._hand_over(tensors)
+        self._hand_over(export)
         self._take_answerer()
         self._journal.prune(oldest)
         log.info(
@@ -349,11 +349,11 @@ class Trainer:
         )
         self._tell(at_once=True)
 
-    def _hand_over(self, tensors: dict[str, torch.Tensor]) -> None:
+    def _hand_over(self, export: Export) -> None:
         """Publish the last publication's handover, unless it or a later one is there."""
         facts = self._state.progress.handover
         if facts is not None and facts.sequence > self._handovers.newest():
-            self._handovers.publish(facts.sequence, tensors, facts)
+            self._handovers.publish(facts.sequence, export, facts)
 
     def _take_answerer(self) -> None:
         """Answer with the last handover from now on: with what users would be served."""

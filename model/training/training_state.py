@@ -23,6 +23,7 @@ from model.training.trained_positions import TrainedPositions
 from streaming.events import UserSequence
 
 if TYPE_CHECKING:
+    from model.learning.export import Export
     from model.learning.learner import Learner
 
 LearnerFactory = Callable[[tuple[dict[str, torch.Tensor], dict[str, Any]] | None], "Learner"]
@@ -115,10 +116,10 @@ class TrainingState:
         now_ms = np.array([s.event_time for s in queries], np.int64)
         self.prequential.judge(queries, self.answerer.answer(histories, now_ms, DEPTH))
 
-    def publish(self, number: int, sequence: int, reason: str) -> dict[str, torch.Tensor]:
+    def publish(self, number: int, sequence: int, reason: str) -> Export:
         """Carry out entry `number`: export the weights as handover `sequence`.
 
-        Returns the exported tensors; the facts are in `progress.handover`.
+        Returns what was exported; the facts are in `progress.handover`.
 
         Raises:
             TrainerError: if a weight is not finite.
@@ -136,19 +137,25 @@ class TrainingState:
             metrics=self.prequential.metrics() | self.health,
             drift=[float(d) for d in self.learner.drift()],
         )
-        tensors, model = self.learner.export()
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise TrainerError(
-                    f"{name} is not finite after micro-batch {progress.micro_batches}: nothing "
-                    "was published; lower the learning rate and begin anew with --fresh"
-                )
+        export = self.learner.export()
+        wrong = [
+            f"{name} is not finite"
+            for name, tensor in export.tensors.items()
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        ]
+        if flaw := export.segment.flaw():
+            wrong.append(flaw)
+        if wrong:
+            raise TrainerError(
+                f"{wrong[0]} after micro-batch {progress.micro_batches}: nothing was published; "
+                "lower the learning rate and begin anew with --fresh"
+            )
         self.prequential.fix_head()
         progress.entry = progress.handover_entry = number
-        progress.handover = facts.model_copy(update={"model": model})
+        progress.handover = facts.model_copy(update={"model": export.facts})
         progress.published_events = progress.trained_events
         progress.published_event_time = max(progress.event_time_range, default=None)
-        return tensors
+        return export
 
 
 def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -84,18 +84,19 @@ def make_snapshots(data_dir: Path, versions: int, seed: int = 0) -> None:
 def publish(data_dir: Path, facts: dict[str, Any], learner: Learner, listed: list[Item]) -> None:
     """Write what a learner knows as a snapshot, as the indexer does; no pointer moves."""
     by_id = {item.item_id: item for item in listed}
-    tensors, model_facts = learner.export()
-    model = learner.retrieval_model()
-    weights = data_dir / "weights.safetensors"
-    save_file({name: value.contiguous() for name, value in tensors.items()}, weights)
+    export = learner.export()
+    model = export.model()
+    weights, segment = data_dir / "weights.safetensors", data_dir / "items-00000001.safetensors"
+    save_file(export.tensors, weights)
+    export.segment.save(segment)
     order = np.argsort(model.item_ids_N)
     lists = CodeLists.build(
         model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
     )
     write_snapshot(
         data_dir,
-        SnapshotFacts(**facts | {"model": model_facts}),
-        weights=Source(weights, sha256(weights)),
+        SnapshotFacts(**facts | {"model": export.facts, "segments": [segment.name]}),
+        linked=[Source(path, sha256(path)) for path in (weights, segment)],
         lists=lists,
         items=[by_id[i] for i in model.item_ids_N[order].tolist()],
         codes_NQ=model.codes_NQ[order],
@@ -103,6 +104,7 @@ def publish(data_dir: Path, facts: dict[str, Any], learner: Learner, listed: lis
         events_N=model.item_events_N[order],
     )
     weights.unlink()
+    segment.unlink()
 
 
 class Shelf:

@@ -80,23 +80,20 @@ def user_vectors(model: RetrievalModel, histories: list[History]) -> np.ndarray:
 
 
 def codebook(model: OnlineSparc) -> dict[str, torch.Tensor]:
-    state, _ = model.learner.export()
+    state = model.learner.export().tensors
     return {n: v for n, v in state.items() if "quantizer." in n and "decoder" not in n}
 
 
 def test_a_frozen_codebook_stays_while_the_rest_learns() -> None:
     model = warmed_up("frozen_codebook")
-    before, weights = codebook(model), model.learner.export()[0]
+    before, weights = codebook(model), model.learner.export()
     for day in list(small_log().days())[:5]:
         model.learn(day.events)
-    after, learnt = codebook(model), model.learner.export()[0]
+    after, learnt = codebook(model), model.learner.export()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    for name in (
-        "items.z_ND",
-        "sparc.user_towers.0.query.weight",
-        "sparc.quantizer.decoder.weight",
-    ):
-        assert not torch.equal(weights[name], learnt[name]), name
+    assert not np.array_equal(weights.segment.z_nD, learnt.segment.z_nD)
+    for name in ("sparc.user_towers.0.query.weight", "sparc.quantizer.decoder.weight"):
+        assert not torch.equal(weights.tensors[name], learnt.tensors[name]), name
 
 
 def test_without_the_control_the_codebook_moves() -> None:
@@ -117,17 +114,17 @@ def test_one_user_vector_is_the_same_for_every_code(
 
 
 def test_one_user_vector_still_pays_attention_to_the_history(one_vector: OnlineSparc) -> None:
-    tensors, facts = one_vector.learner.export()
+    export = one_vector.learner.export()
+    tensors = export.tensors
     gains = [n for n in tensors if n.endswith("context_gain_D")]
     assert gains
     for name in gains:
         assert tensors[name].abs().max() > 0, "what the attention reads has never been learnt from"
     without = tensors | {name: torch.zeros_like(tensors[name]) for name in gains}
     for histories in (HISTORIES, HISTORIES[:1]):
-        attending = user_vectors(RetrievalModel(tensors, facts), histories)
-        assert not np.allclose(
-            attending, user_vectors(RetrievalModel(without, facts), histories), atol=1e-4
-        )
+        attending = user_vectors(export.model(), histories)
+        other = export._replace(tensors=without).model()
+        assert not np.allclose(attending, user_vectors(other, histories), atol=1e-4)
 
 
 def test_one_user_vector_is_answered_alike_alone_and_in_a_batch(one_vector: OnlineSparc) -> None:
@@ -140,20 +137,17 @@ def test_one_user_vector_is_answered_alike_alone_and_in_a_batch(one_vector: Onli
 def test_with_one_user_vector_the_head_still_reads_the_history_for_each_code(
     one_vector: OnlineSparc,
 ) -> None:
-    tensors, facts = one_vector.learner.export()
+    export = one_vector.learner.export()
     now = np.full(len(HISTORIES), 3, dtype=np.int64)
     name = "sparc.user_towers.0.query.weight"
-    other = tensors | {name: 100 * tensors[name]}
+    changed = export.tensors | {name: 100 * export.tensors[name]}
+    one, other = export.model(), export._replace(tensors=changed).model()
 
-    def said(tensors: dict[str, torch.Tensor]) -> np.ndarray:
-        model = RetrievalModel(tensors, facts)
+    def said(model: RetrievalModel) -> np.ndarray:
         return model.log_interests(model.encode(HISTORIES, now))
 
-    assert not np.allclose(said(tensors), said(other), atol=1e-3)
-    assert np.array_equal(
-        user_vectors(RetrievalModel(tensors, facts), HISTORIES),
-        user_vectors(RetrievalModel(other, facts), HISTORIES),
-    )
+    assert not np.allclose(said(one), said(other), atol=1e-3)
+    assert np.array_equal(user_vectors(one, HISTORIES), user_vectors(other, HISTORIES))
 
 
 @pytest.mark.parametrize("one_user_vector", [False, True])
@@ -166,10 +160,10 @@ def test_right_against_shuffled_code_teaches_nothing_where_they_have_one_vector(
     config = dataclasses.replace(CONFIG.learner, model=model)
     learner = Learner(config, one_user_vector=one_user_vector)
     learner.list_items(ITEMS)
-    before, _ = learner.export()
+    before = learner.export().tensors
     for _ in range(2):  # before the first step no context has any gain, in any model
         losses = learner.learn(make_sequences(ITEMS, 100), 0.0)
-    after, _ = learner.export()
+    after = learner.export().tensors
     towers = [name for name in before if name.startswith("sparc.user_towers.")]
     assert all(torch.equal(before[n], after[n]) for n in towers) == one_user_vector
     assert (losses["shuffled_code"] == pytest.approx(math.log(2), abs=1e-7)) == one_user_vector

@@ -14,10 +14,11 @@ from indexer.indexing.listing import Announced
 from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_served
-from model.artifacts.manifest import publish
+from model.artifacts.handover_facts import HandoverFacts
 from model.histories import History
 from model.learning.learner import Learner, LearnerConfig
-from model.training.checkpoint import write_tensors
+from model.retrieval.retrieval_model import RetrievalModel
+from model.training.handover import HandoverDirectory
 from streaming.events import Item, UserSequence
 
 DAY = 86_400_000
@@ -52,12 +53,10 @@ def snapshots(tmp_path_factory) -> tuple[Path, list[Snapshot]]:
                 for n in range(256)
             ]
         )
-        tensors, facts = learner.export()
-        publish(
-            data_dir / "handover" / f"{number:08d}",
-            "handover",
-            {"sequence": number, "model": facts, "offsets": {"items": {"0": 300}}},
-            lambda d, tensors=tensors: write_tensors(d / "weights.safetensors", tensors),
+        export = learner.export()
+        facts = HandoverFacts(model=export.facts, offsets={"items": {"0": 300}})
+        HandoverDirectory(data_dir / "handover", 3, RetrievalModel.load).publish(
+            number, export, facts
         )
         indexer.index_handover(number)
         versions.append(load_served(data_dir))

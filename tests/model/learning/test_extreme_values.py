@@ -45,10 +45,11 @@ def test_the_loss_stays_finite(batches: list[list[UserSequence]]) -> None:
     for batch in batches:
         losses = learner.learn(batch, replay=1.0)
         assert np.isfinite(list(losses.values())).all(), losses
-    tensors, _ = learner.export()
-    for name, tensor in tensors.items():
+    export = learner.export()
+    for name, tensor in export.tensors.items():
         if tensor.is_floating_point():
             assert bool(torch.isfinite(tensor).all()), name
+    assert export.segment.flaw() is None
 
 
 @pytest.mark.parametrize("time_ms", [0, 2**34 * 1000 - 1, 2**34 * 1000, LAST_MS])

@@ -50,18 +50,21 @@ def history(*places: int) -> History:
 
 
 def test_a_published_model_answers_like_the_learners_own(learner: Learner, tmp_path: Path) -> None:
-    tensors, facts = learner.export()
-    publish(
-        tmp_path / "1", "handover", {"model": json.loads(json.dumps(facts))},
-        lambda directory: save_file(tensors, directory / WEIGHTS),
-    )  # fmt: skip
+    export = learner.export()
+
+    def write(directory: Path) -> None:
+        save_file(export.tensors, directory / WEIGHTS)
+        export.segment.save(directory / "items.safetensors")
+
+    facts = {"model": json.loads(json.dumps(export.facts)), "segments": ["items.safetensors"]}
+    publish(tmp_path / "1", "handover", facts, write)
     loaded = RetrievalModel.load(tmp_path / "1", verify(tmp_path / "1", "handover"))
     own = learner.retrieval_model()
     assert np.array_equal(loaded.vectors_ND, own.vectors_ND)
     assert np.array_equal(loaded.codes_NQ, own.codes_NQ)
     codes = np.arange(8)[None]
     for model in (loaded, own):
-        assert model.dimension == model.vectors_ND.shape[1] == facts["dimension"]
+        assert model.dimension == model.vectors_ND.shape[1]
         assert (model.first_level_codes, model.levels) == (8, 3)
         assert model.centroids_CD.shape == (8, 16)
     answers = [m.user_vectors(m.encode([history(1, 6)], NOW), codes) for m in (loaded, own)]
@@ -140,17 +143,17 @@ def test_the_inner_product_carries_the_neighbours_of_the_code_and_no_other(
 
 
 def test_facts_of_older_models_load_unless_they_ask_for_another_merge(learner: Learner) -> None:
-    tensors, facts = learner.export()
-    older = facts | {"normalise_lists": False, "weigh_codes": False}
-    assert len(RetrievalModel(tensors, older).item_ids_N) == 90
+    export = learner.export()
+    older = export.facts | {"normalise_lists": False, "weigh_codes": False}
+    assert len(export._replace(facts=older).model().item_ids_N) == 90
     for name in ("normalise_lists", "weigh_codes"):
         with pytest.raises(ModelError, match=f"{name}.*train the model anew"):
-            RetrievalModel(tensors, older | {name: True})
+            export._replace(facts=older | {name: True}).model()
 
 
 def test_facts_of_older_models_hold_settings_that_are_constants_now(learner: Learner) -> None:
-    tensors, facts = learner.export()
-    older: dict[str, Any] = json.loads(json.dumps(facts["config"]))
+    export = learner.export()
+    older: dict[str, Any] = json.loads(json.dumps(export.facts["config"]))
     older["contrast_temperature"] = 0.1
     older["losses"]["commitment"] = 0.1
     older["quantizer"]["decay"] = 0.95
@@ -159,38 +162,42 @@ def test_facts_of_older_models_hold_settings_that_are_constants_now(learner: Lea
     older["item_tower"]["features"] = {
         "title_words": 16, "title_buckets": 16384, "category_buckets": 1024
     }  # fmt: skip
-    model = RetrievalModel(tensors, facts | {"config": older})
+
+    def made(config: Any) -> RetrievalModel:
+        return export._replace(facts=export.facts | {"config": config}).model()
+
+    model = made(older)
     assert np.array_equal(model.vectors_ND, learner.retrieval_model().vectors_ND)
     older["user_tower"]["heads"] = 2
     with pytest.raises(ModelError, match=r"user_tower\.heads is 2 there.*always 4.*train anew"):
-        RetrievalModel(tensors, facts | {"config": older})
+        made(older)
     with pytest.raises(ModelError):
-        RetrievalModel(tensors, facts | {"config": 5})
+        made(5)
 
 
 def test_corrupt_or_foreign_weights_are_refused_by_name(learner: Learner, tmp_path: Path) -> None:
-    tensors, facts = learner.export()
-    broken = dict(tensors)
-    broken["items.z_ND"] = tensors["items.z_ND"].clone()
-    broken["items.z_ND"][3, 3] = float("nan")
-    with pytest.raises(ModelError, match="'items.z_ND' holds NaN"):
-        RetrievalModel(broken, facts)
-    missing = {n: v for n, v in tensors.items() if n != "words_WD"}
+    export = learner.export()
+    broken = dict(export.tensors)
+    broken["words_WD"] = export.tensors["words_WD"].clone()
+    broken["words_WD"][3, 3] = float("nan")
+    with pytest.raises(ModelError, match="'words_WD' holds NaN"):
+        export._replace(tensors=broken).model()
+    missing = {n: v for n, v in export.tensors.items() if n != "words_WD"}
     with pytest.raises(ModelError, match="words_WD"):
-        RetrievalModel(missing, facts)
-    config = json.loads(json.dumps(facts["config"]))
+        export._replace(tensors=missing).model()
+    config = json.loads(json.dumps(export.facts["config"]))
     config["quantizer"]["codes"] = 16
     with pytest.raises(ModelError, match="do not fit"):
-        RetrievalModel(tensors, facts | {"config": config})
+        export._replace(facts=export.facts | {"config": config}).model()
     (tmp_path / WEIGHTS).write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="not readable"):
-        RetrievalModel.load(tmp_path, Manifest("handover", {"model": facts}, {}, ""))
+        RetrievalModel.load(tmp_path, Manifest("handover", {"model": export.facts}, {}, ""))
     with pytest.raises(ModelError, match="describe no model"):
         RetrievalModel.load(tmp_path, Manifest("handover", {}, {}, ""))
 
 
 def test_exported_tensors_survive_safetensors(learner: Learner, tmp_path: Path) -> None:
-    tensors, _ = learner.export()
+    tensors = learner.export().tensors
     save_file(tensors, tmp_path / "w.safetensors")
     back = load_file(tmp_path / "w.safetensors")
     assert all(torch.equal(back[name], value) for name, value in tensors.items())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from model.artifacts.handover_facts import HandoverFacts
 from model.training.checkpoint import Saved
@@ -17,6 +15,7 @@ from streaming.events import Item, UserSequence, Withdrawal, announcement, parse
 from streaming.poison import parse
 
 if TYPE_CHECKING:
+    from model.learning.export import Export
     from model.retrieval.retrieval_model import RetrievalModel
 
 
@@ -60,9 +59,7 @@ class MemoryHandovers:
         """The highest number so far."""
         return len(self.facts)
 
-    def publish(
-        self, number: int, tensors: Mapping[str, torch.Tensor], facts: HandoverFacts
-    ) -> None:
+    def publish(self, number: int, export: Export, facts: HandoverFacts) -> None:
         """Keep the facts."""
         self.facts.append(facts.to_json())
 

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from model.histories import History
+from model.learning.export import Export
 from streaming.events import Item, UserSequence
+from tests.model.retrieval.item_segment import segment
 
 CODES = 8
 
@@ -88,13 +90,14 @@ class StandInLearner:
             "popularity": torch.tensor(list(self.popularity.values()), dtype=torch.float64),
         }, {"steps": self.steps, "learnt": self.learnt}
 
-    def export(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def export(self) -> Export:
         self.exported_C = self.weights_C.clone()
-        return {
+        tensors = {
             "weights": self.weights_C.clone(),
             "items": torch.tensor(list(self.popularity), dtype=torch.int64),
             "popularity": torch.tensor(list(self.popularity.values()), dtype=torch.float64),
-        }, {"kind": "stand-in"}
+        }
+        return Export(tensors, segment(list(self.popularity)), {"kind": "stand-in"})
 
     def retrieval_model(self) -> StandInModel:
         return StandInModel(list(self.popularity), list(self.popularity.values()))

@@ -88,8 +88,10 @@ import resource, signal, sys
 from pathlib import Path
 from model.artifacts.handover_facts import HandoverFacts
 from model.training.checkpoint import CheckpointDirectory
+from model.learning.export import Export
 from model.training.handover import HandoverDirectory
 from model.training.micro_batch import TrainerError
+from tests.model.retrieval.item_segment import segment
 from tests.model.training.test_checkpoint import state
 import torch
 
@@ -100,7 +102,7 @@ large.tensors["weights"] = torch.zeros(100_000)
 handovers = HandoverDirectory(Path(sys.argv[1]), 3, None)
 for write in (
     lambda: CheckpointDirectory(Path(sys.argv[1]), 3).save(large),
-    lambda: handovers.publish(1, large.tensors, HandoverFacts()),
+    lambda: handovers.publish(1, Export(large.tensors, segment([1]), {}), HandoverFacts()),
 ):
     try:
         write()

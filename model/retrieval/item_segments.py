@@ -1,0 +1,356 @@
+"""What is published of the items: segments of rows that changed, and the newest state over them.
+
+A publication says of an item only what changed since the one before: its place z and its codes, if
+they moved; its counts, if it had an event; its neighbours, if they did. A `Segment` is the file
+that holds this: a *base* speaks of every item, a *delta* of a few. `ItemSegments` is what a reader
+knows after some segments in order. It copies no z: where the newest row of an item lies is noted,
+and files are memory-mapped, so that processes share them.
+
+Shapes: N items of the catalogue by row; of a segment n items with a place, m with counts, k with
+neighbours, P neighbours of all of these; D dimension of z, Q levels, H half-lives, M neighbours of
+an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from model.histories import NO_ROW
+from model.tables.cooccurrence import Slots
+from model.tables.decayed_counts import decayed, log_counts
+
+Rows = NDArray[np.int64]
+FIELDS: dict[str, tuple[torch.dtype, int]] = {
+    "rows_n": (torch.int64, 1),
+    "ids_n": (torch.int64, 1),
+    "z_nD": (torch.float32, 2),
+    "codes_nQ": (torch.int16, 2),
+    "words_nT": (torch.int16, 2),
+    "category_n": (torch.int16, 1),
+    "event_rows_m": (torch.int64, 1),
+    "events_m": (torch.int64, 1),
+    "counts_mH": (torch.float64, 2),
+    "count_times_m": (torch.int64, 1),
+    "near_rows_k": (torch.int64, 1),
+    "near_starts_K": (torch.int64, 1),
+    "near_items_P": (torch.int32, 1),
+    "near_weights_PH": (torch.float32, 2),
+    "near_times_k": (torch.int64, 1),
+}
+"""Type and dimensions of each array."""
+
+
+class SegmentError(ValueError):
+    """A segment is unreadable, malformed, or does not follow those before it."""
+
+
+class Segment(NamedTuple):
+    """Rows that changed. Arrays are in memory or memory-mapped, and are not written to.
+
+    Attributes:
+        rows_n: int64 catalogue rows whose place is said, ascending, each once.
+        ids_n: int64 item ids of them.
+        z_nD: float32 places.
+        codes_nQ: int16 codes.
+        words_nT, category_n: int16 hashed title and category that the places are made of.
+        event_rows_m: int64 rows whose counts are said, ascending, each once.
+        events_m: int64 events so far.
+        counts_mH: float64 decayed counts as of `count_times_m`.
+        count_times_m: int64 ms.
+        near_rows_k: int64 rows whose neighbours are said, ascending, each once.
+        near_starts_K: int64 (k + 1), where the neighbours of each begin among P, and the end.
+        near_items_P: int32 rows of the neighbours, `NO_ROW` for an empty slot.
+        near_weights_PH: float32 weights as of `near_times_k`.
+        near_times_k: int64 ms.
+    """
+
+    rows_n: Rows
+    ids_n: Rows
+    z_nD: NDArray[np.float32]
+    codes_nQ: NDArray[np.int16]
+    words_nT: NDArray[np.int16]
+    category_n: NDArray[np.int16]
+    event_rows_m: Rows
+    events_m: Rows
+    counts_mH: NDArray[np.float64]
+    count_times_m: Rows
+    near_rows_k: Rows
+    near_starts_K: Rows
+    near_items_P: NDArray[np.int32]
+    near_weights_PH: NDArray[np.float32]
+    near_times_k: Rows
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in self._named()}
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:  # wraps what the operating system said
+            raise OSError(f"{path}: {error}") from error
+
+    def _named(self) -> list[tuple[str, NDArray[Any]]]:
+        return list(zip(self._fields, self, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return sum(x.nbytes for x in self)
+
+    @classmethod
+    def load(cls, path: Path) -> Segment:
+        """Map a file whose digest was verified; only what is looked at is read from disk.
+
+        Raises:
+            SegmentError: naming the file and the array that is missing, of another type or size,
+                or out of order.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = set(file.keys())
+                if names != FIELDS.keys():
+                    odd = sorted(names ^ FIELDS.keys())[0]
+                    raise SegmentError(f"{path}: {odd!r} is missing or too much in a segment")
+                arrays = {}
+                for name, (dtype, dimensions) in FIELDS.items():
+                    tensor = file.get_tensor(name)
+                    if tensor.dtype != dtype or tensor.dim() != dimensions:
+                        raise SegmentError(
+                            f"{path}: {name} is {tensor.dtype} of shape {list(tensor.shape)}"
+                        )
+                    arrays[name] = tensor.numpy()
+        except (OSError, SafetensorError) as error:
+            raise SegmentError(f"{path}: not readable as safetensors ({error})") from error
+        segment = cls(**arrays)
+        if wrong := segment.flaw(places=False):
+            raise SegmentError(f"{path}: {wrong}")
+        return segment
+
+    def flaw(self, *, places: bool = True) -> str | None:
+        """What is wrong with sizes, order or values; None for a sound segment.
+
+        `places` are looked through by who writes a segment; a reader maps them, and they are the
+        greatest part of it.
+        """
+        n, m, k = len(self.rows_n), len(self.event_rows_m), len(self.near_rows_k)
+        lengths = {
+            "ids_n": n, "z_nD": n, "codes_nQ": n, "words_nT": n, "category_n": n, "events_m": m,
+            "counts_mH": m, "count_times_m": m, "near_times_k": k, "near_starts_K": k + 1,
+            "near_weights_PH": len(self.near_items_P),
+        }  # fmt: skip
+        for name, length in lengths.items():
+            if len(getattr(self, name)) != length:
+                return f"{name} has {len(getattr(self, name))} rows, not {length}"
+        for name in ("rows_n", "event_rows_m", "near_rows_k"):
+            rows = getattr(self, name)
+            if len(rows) and (rows[0] < 0 or (rows[1:] <= rows[:-1]).any()):
+                return f"{name} do not ascend from 0 on"
+        if self.near_starts_K[0] != 0 or self.near_starts_K[-1] != len(self.near_items_P):
+            return "near_starts_K do not span the neighbours"
+        if (self.near_starts_K[1:] < self.near_starts_K[:-1]).any():
+            return "near_starts_K do not ascend"
+        for name in ("counts_mH", "near_weights_PH", *(["z_nD"] if places else [])):
+            x = getattr(self, name)
+            # where the sum of a row is finite, all of it is, and a sum is quicker to ask
+            if not np.isfinite(x.sum(axis=1)).all() and not np.isfinite(x).all():
+                return f"{name} holds NaN or infinity"
+        if len(self.near_items_P) and self.near_items_P.min() < NO_ROW:
+            return "near_items_P holds a negative row"
+        return None
+
+
+@dataclass(frozen=True)
+class ItemSegments:
+    """The newest state of every item over some segments; immutable, to be shared by threads.
+
+    Attributes:
+        segments: in order, oldest first.
+        ids_N: int64 item ids by row.
+        codes_NQ: int16.
+        events_N: int64.
+        counts_NH: float64, decayed to `count_times_N`.
+        count_times_N: int64 ms.
+    """
+
+    segments: tuple[Segment, ...]
+    ids_N: Rows
+    codes_NQ: NDArray[np.int16]
+    events_N: Rows
+    counts_NH: NDArray[np.float64]
+    count_times_N: Rows
+    _z_segment_N: NDArray[np.int16]
+    _z_at_N: NDArray[np.int32]
+    _near_segment_N: NDArray[np.int16]
+    _near_at_N: NDArray[np.int32]
+    _sorted_ids_N: Rows
+    _order_N: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment]) -> ItemSegments:
+        """From a base and the deltas after it.
+
+        Raises:
+            SegmentError: if they do not fit each other.
+        """
+        if not segments:
+            raise SegmentError("there is no segment: a base is needed")
+        nothing = np.empty(0, np.int64)
+        first = segments[0]
+        state = cls(
+            (), nothing, np.empty((0, first.codes_nQ.shape[1]), np.int16), nothing,
+            np.empty((0, first.counts_mH.shape[1])), nothing, np.empty(0, np.int16),
+            np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.int32), nothing,
+            np.empty(0, np.int32),
+        )  # fmt: skip
+        for segment in segments:
+            state = state.with_segment(segment)
+        return state
+
+    def __len__(self) -> int:
+        return len(self.ids_N)
+
+    @property
+    def dimension(self) -> int:
+        """D of z."""
+        return int(self.segments[0].z_nD.shape[1])
+
+    @property
+    def dead_rows(self) -> int:
+        """Rows of z in the segments that a newer segment has replaced."""
+        return sum(len(segment.rows_n) for segment in self.segments) - len(self)
+
+    def with_segment(self, segment: Segment) -> ItemSegments:
+        """What is known after one more segment; the arrays that it says nothing of are shared.
+
+        Raises:
+            SegmentError: if it leaves a gap in the rows, changes the id of one, or is of another
+                dimension.
+        """
+        before, index = len(self), len(self.segments)
+        rows = segment.rows_n
+        size = max(before, int(rows[-1]) + 1 if len(rows) else 0)
+        new = int(np.searchsorted(rows, before))
+        if len(rows) - new != size - before:
+            raise SegmentError(f"the segment leaves a gap between rows {before} and {size}")
+        if not np.array_equal(self.ids_N[rows[:new]], segment.ids_n[:new]):
+            raise SegmentError("the segment gives a row to another item")
+        if index:
+            own = (self.dimension, self.codes_NQ.shape[1], self.counts_NH.shape[1])
+            theirs = tuple(x.shape[1] for x in (segment.z_nD, segment.codes_nQ, segment.counts_mH))
+            if own != theirs:
+                raise SegmentError(f"the segment has sizes {theirs}, those before it {own}")
+        for name in ("event_rows_m", "near_rows_k"):
+            said = getattr(segment, name)
+            if len(said) and said[-1] >= size:
+                raise SegmentError(f"{name} names row {said[-1]} of {size}")
+        if len(segment.near_items_P) and segment.near_items_P.max() >= size:
+            raise SegmentError(f"near_items_P names row {segment.near_items_P.max()} of {size}")
+        changed: dict[str, Any] = {"segments": (*self.segments, segment)}
+
+        def put(name: str, at: Rows, values: Any, empty: Any) -> None:
+            if not len(at) and size == before:
+                return
+            old = getattr(self, name)
+            column = np.empty((size, *old.shape[1:]), old.dtype)
+            column[:before], column[before:] = old, empty
+            column[at] = values
+            changed[name] = column
+
+        put("ids_N", rows, segment.ids_n, 0)
+        put("codes_NQ", rows, segment.codes_nQ, 0)
+        put("_z_segment_N", rows, index, 0)
+        put("_z_at_N", rows, np.arange(len(rows)), 0)
+        counted, near = segment.event_rows_m, segment.near_rows_k
+        put("events_N", counted, segment.events_m, 0)
+        put("counts_NH", counted, segment.counts_mH, 0.0)
+        put("count_times_N", counted, segment.count_times_m, 0)
+        put("_near_segment_N", near, index, -1)
+        put("_near_at_N", near, np.arange(len(near)), 0)
+        if size > before:
+            order = np.argsort(changed["ids_N"], kind="stable").astype(np.int32)
+            sorted_ids = changed["ids_N"][order]
+            same = sorted_ids[1:] == sorted_ids[:-1]
+            if same.any():
+                raise SegmentError(f"item {sorted_ids[1:][same][0]} has two rows")
+            changed |= {"_order_N": order, "_sorted_ids_N": sorted_ids}
+        else:
+            changed.pop("ids_N", None)
+        return replace(self, **changed)
+
+    def rows(self, ids: NDArray[np.integer]) -> Rows:
+        """Catalogue rows of ids, in their shape; `NO_ROW` where unknown."""
+        if not len(self):
+            return np.full(ids.shape, NO_ROW, np.int64)
+        place = np.searchsorted(self._sorted_ids_N, ids).clip(max=len(self) - 1)
+        known = self._sorted_ids_N[place] == ids
+        return np.where(known, self._order_N[place], NO_ROW).astype(np.int64)
+
+    def z(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Places (..., D) of rows; zeros for `NO_ROW`."""
+        flat = np.ravel(rows)
+        found = np.zeros((len(flat), self.dimension), np.float32)
+        index = np.where(flat >= 0, self._z_segment_N[flat], -1) if len(self) else flat * 0 - 1
+        for segment in np.unique(index).tolist():
+            if segment >= 0:
+                here = index == segment
+                found[here] = self.segments[segment].z_nD[self._z_at_N[flat[here]]]
+        return found.reshape(*np.shape(rows), self.dimension)
+
+    def prior(
+        self, half_lives_days: Sequence[float], clock_ms: int
+    ) -> tuple[Rows, NDArray[np.float32]]:
+        """Rows of the items that had events, ascending, and their popularity features then.
+
+        The features are float32 (e, H); those of all other items are 0.
+        """
+        rows_e = np.flatnonzero(self.events_N > 0)
+        counts_eH, times_e = self.counts_NH[rows_e], self.count_times_N[rows_e]
+        return rows_e, log_counts(decayed(counts_eH, times_e, clock_ms, half_lives_days))
+
+    def features(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Hashed words (n, T) and category (n,) that the places of these rows are made of."""
+        T = self.segments[0].words_nT.shape[1]
+        words_nT, category_n = np.zeros((len(rows), T), np.int64), np.zeros(len(rows), np.int64)
+        index = self._z_segment_N[rows]
+        for segment in np.unique(index).tolist():
+            here = index == segment
+            at = self._z_at_N[rows[here]]
+            words_nT[here] = self.segments[segment].words_nT[at]
+            category_n[here] = self.segments[segment].category_n[at]
+        return words_nT, category_n
+
+    def slots(self, rows_E: NDArray[np.integer]) -> Slots:
+        """Neighbours of items; see `model.tables.cooccurrence.Slots`."""
+        rows_E = np.asarray(rows_E, np.int64)
+        index_E, at_E = self._near_segment_N[rows_E], self._near_at_N[rows_E]
+        H = self.segments[0].near_weights_PH.shape[1]
+        lengths_E, starts_E = np.zeros(len(rows_E), np.int64), np.zeros(len(rows_E), np.int64)
+        times_E = np.zeros(len(rows_E), np.int64)
+        there = [(s, index_E == s) for s in np.unique(index_E).tolist() if s >= 0]
+        for s, here in there:
+            segment, at = self.segments[s], at_E[here]
+            starts_E[here] = segment.near_starts_K[at]
+            lengths_E[here] = segment.near_starts_K[at + 1] - segment.near_starts_K[at]
+            times_E[here] = segment.near_times_k[at]
+        width = int(lengths_E.max(initial=0))
+        slot_M = np.arange(width)
+        rows_EM = np.full((len(rows_E), width), NO_ROW, np.int32)
+        weights_EMH = np.zeros((len(rows_E), width, H), np.float32)
+        for s, here in there:
+            filled = here[:, None] & (slot_M < lengths_E[:, None])
+            at_P = (starts_E[:, None] + slot_M)[filled]
+            rows_EM[filled] = self.segments[s].near_items_P[at_P]
+            weights_EMH[filled] = self.segments[s].near_weights_PH[at_P]
+        return Slots(rows_EM, weights_EMH, times_E)
