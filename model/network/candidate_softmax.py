@@ -6,13 +6,14 @@ The logit of candidate i, whose first-level code is c, is
               + neighbour score of (u, i) - log q_i
 
 Kept whole, the logits of a step are B x S and cost more in memory traffic than in arithmetic. Here
-they are made for one clock's examples at a time, and the gradients are taken in the forward pass,
-so that a block stays in the processor's cache (the idea of Wijmans et al., Cut Your Losses, ICLR
-2025, with candidates sorted by code). The probabilities also give each code's share of the mass,
-p(c | u), which teaches the interest head.
+they are made for a few examples at a time, and the gradients are taken in the forward pass, so
+that a block stays in the processor's cache (the idea of Wijmans et al., Cut Your Losses, ICLR
+2025, with candidates sorted by code). Probabilities are left unnormalised: what they multiply is
+divided by their sum instead, which is much smaller. Their sums by code are p(c | u), which teaches
+the interest head.
 
 Shapes: B examples, S candidates (sorted by code), C codes, D dimension, P features, K neighbours,
-L excluded, G clocks, R examples of a clock.
+L excluded, G clocks, R examples of a block.
 """
 
 from __future__ import annotations
@@ -26,29 +27,27 @@ LEAST = -60.0
 """Logits further than this below the best are raised to it: denormal numbers are slow."""
 OUT = -1e4
 """Logit of what is no candidate."""
+TOGETHER = 96
+"""Examples of a block where several clocks have fewer: less than a cache's room, and few calls."""
 
 
 class Layout(NamedTuple):
     """What a block of logits is made of, none of it with a gradient.
 
     Attributes:
-        starts_C: first position of each code's candidates, and S at the end: C + 1 numbers.
-        code_S: first-level code of each candidate, ascending.
-        blocks: runs of examples that share a clock, (first, end).
+        sizes_C: number of candidates of each code: C numbers.
+        clocks: runs of examples that share a clock, (first, end).
         features_GSP: evidence of candidates at each clock.
         log_q_S: log-probability of being a candidate.
-        barred_X: positions that may not stand against a positive.
         near_BK: positions of neighbours, -1 for none.
         excluded_BL: positions that are no answer, -1 for none; never the target.
         target_B: positions of the positives.
     """
 
-    starts_C: list[int]
-    code_S: Tensor
-    blocks: list[tuple[int, int]]
+    sizes_C: list[int]
+    clocks: list[tuple[int, int]]
     features_GSP: Tensor
     log_q_S: Tensor
-    barred_X: Tensor
     near_BK: Tensor
     excluded_BL: Tensor
     target_B: Tensor
@@ -61,58 +60,70 @@ class _CandidateSoftmax(torch.autograd.Function):
         layout: Layout,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         size = users_CBD.shape[1]
-        codes = [
-            (c, a, e)
-            for c, (a, e) in enumerate(zip(layout.starts_C, layout.starts_C[1:], strict=False))
-            if e > a
-        ]
+        used = [c for c, n in enumerate(layout.sizes_C) if n]
+        sizes = [layout.sizes_C[c] for c in used]
+        items = items_SD.split(sizes)
+        base_S1 = -layout.log_q_S.unsqueeze(1)
         users_grad_CBD = torch.zeros_like(users_CBD)
         items_grad_SD = torch.zeros_like(items_SD)
+        items_grads = items_grad_SD.split(sizes)
         weights_grad_BP = torch.empty_like(weights_BP)
         near_grad_BK = torch.zeros_like(near_BK)
-        mass_BC = users_CBD.new_zeros(size, len(layout.starts_C) - 1)
+        mass_CB = users_CBD.new_zeros(len(layout.sizes_C), size)
+        total_B = users_CBD.new_empty(size)
         loss = users_CBD.new_zeros(())
-        for g, (first, end) in enumerate(layout.blocks):
+        for clocks in _blocks(layout.clocks):
+            first, end = layout.clocks[clocks[0]][0], layout.clocks[clocks[-1]][1]
             rows = slice(first, end)
             r = end - first
             column_R = torch.arange(r, device=items_SD.device)
-            scores_SR = torch.addmm(
-                -layout.log_q_S.unsqueeze(1), layout.features_GSP[g], weights_BP[rows].T
-            )
-            for c, a, e in codes:
-                scores_SR[a:e].addmm_(items_SD[a:e], users_CBD[c, rows].T)
+            scores_SR = items_SD.new_empty(len(items_SD), r)
+            by_clock = []
+            for g in clocks:
+                a, e = layout.clocks[g]
+                scores_Sr = scores_SR[:, a - first : e - first]
+                by_clock.append((layout.features_GSP[g], slice(a, e), scores_Sr))
+            for features_SP, own, scores_Sr in by_clock:
+                torch.addmm(base_S1, features_SP, weights_BP[own].T, out=scores_Sr)
+            scores = scores_SR.split(sizes)
+            users = users_CBD[:, rows].transpose(1, 2).unbind(0)
+            for c, scores_sR, items_sD in zip(used, scores, items, strict=True):
+                scores_sR.addmm_(items_sD, users[c])
             flat_X = scores_SR.view(-1)
             near_rK = layout.near_BK[rows]
             there_rK = near_rK >= 0
             place_rK = near_rK.clamp(min=0) * r + column_R.unsqueeze(1)
             flat_X.index_add_(0, place_rK.flatten(), (near_BK[rows] * there_rK).flatten())
             out_rL = layout.excluded_BL[rows]
-            out_X = (out_rL * r + column_R.unsqueeze(1))[out_rL >= 0]
-            target_R = layout.target_B[rows] * r + column_R
-            kept_R = flat_X[target_R]
-            flat_X[out_X] = OUT
-            scores_SR[layout.barred_X] = OUT
-            flat_X[target_R] = kept_R
+            flat_X[(out_rL * r + column_R.unsqueeze(1))[out_rL >= 0]] = OUT
             best_R = scores_SR.amax(0)
             scores_SR -= best_R
+            target_R = layout.target_B[rows] * r + column_R
             loss -= flat_X[target_R].sum()
             scores_SR.clamp_(min=LEAST).exp_()
-            total_R = scores_SR.sum(0)
+            masses = mass_CB[:, rows].unbind(0)
+            for c, scores_sR in zip(used, scores, strict=True):
+                torch.sum(scores_sR, 0, out=masses[c])
+            total_R = mass_CB[:, rows].sum(0)
             loss += total_R.log().sum()
-            scores_SR /= total_R
-            mass_BC[rows] = (
-                scores_SR.new_zeros(mass_BC.shape[1], r).index_add_(0, layout.code_S, scores_SR).T
-            )
-            flat_X[target_R] -= 1
+            total_B[rows] = total_R
+            flat_X[target_R] -= total_R
             near_grad_BK[rows] = flat_X[place_rK] * there_rK
-            torch.mm(scores_SR.T, layout.features_GSP[g], out=weights_grad_BP[rows])
-            for c, a, e in codes:
-                torch.mm(scores_SR[a:e].T, items_SD[a:e], out=users_grad_CBD[c, rows])
-                items_grad_SD[a:e].addmm_(scores_SR[a:e], users_CBD[c, rows])
+            for features_SP, own, scores_Sr in by_clock:
+                torch.mm(scores_Sr.T, features_SP, out=weights_grad_BP[own])
+            shares_CRD = users_CBD[:, rows] / total_R.unsqueeze(1)
+            users_grads = users_grad_CBD[:, rows].unbind(0)
+            for c, scores_sR, items_sD, items_grad_sD in zip(
+                used, scores, items, items_grads, strict=True
+            ):
+                torch.mm(scores_sR.T, items_sD, out=users_grads[c])
+                items_grad_sD.addmm_(scores_sR, shares_CRD[c])
+        whole_B1 = (total_B * size).unsqueeze(1)
         ctx.save_for_backward(
-            users_grad_CBD.div_(size), items_grad_SD.div_(size), weights_grad_BP.div_(size),
-            near_grad_BK.div_(size),
+            users_grad_CBD.div_(whole_B1), items_grad_SD.div_(size),
+            weights_grad_BP.div_(whole_B1), near_grad_BK.div_(whole_B1),
         )  # fmt: skip
+        mass_BC = (mass_CB / total_B).T.contiguous()
         ctx.mark_non_differentiable(mass_BC)
         return loss / size, mass_BC
 
@@ -121,6 +132,17 @@ class _CandidateSoftmax(torch.autograd.Function):
         users_CBD, items_SD, weights_BP, near_BK = ctx.saved_tensors
         g = gradients[0]
         return users_CBD * g, items_SD * g, weights_BP * g, near_BK * g, None
+
+
+def _blocks(clocks: list[tuple[int, int]]) -> list[list[int]]:
+    """Consecutive clocks, by number, taken together up to `TOGETHER` examples."""
+    blocks: list[list[int]] = []
+    for g, (_, end) in enumerate(clocks):
+        if blocks and end - clocks[blocks[-1][0]][0] <= TOGETHER:
+            blocks[-1].append(g)
+        else:
+            blocks.append([g])
+    return blocks
 
 
 def candidate_softmax(

@@ -120,7 +120,8 @@ class Batch(NamedTuple):
     Attributes:
         items: features of the candidates.
         item_rows_S: catalogue rows of the candidates.
-        negative_S: True where an item may stand against a positive.
+        negative_S: True for items that somebody has clicked: only these stand against a positive,
+            the others only shape the codebook.
         log_q_S: log-probability of being a candidate.
         log_frequency_S: log of the expected number of draws among the positives.
         target_B: positions of the positives.
@@ -455,23 +456,21 @@ class Sparc(nn.Module):
     def _item_loss(
         self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """-log p(i | u) among all candidates, summed over members, and the codes' shares of it."""
-        codes = self.config.quantizer.codes
-        order_S = torch.argsort(code_S, stable=True)
-        back_S = torch.empty_like(order_S)
+        """-log p(i | u) among candidates with events, over members, and the codes' shares of it."""
+        kept_S = torch.nonzero(batch.negative_S).squeeze(1)
+        order_S = kept_S[torch.argsort(code_S[kept_S], stable=True)]
+        # the last one answers for "none", which all items are that nobody has clicked
+        back_S = torch.full((len(code_S) + 1,), -1, device=order_S.device)
         back_S[order_S] = torch.arange(len(order_S), device=order_S.device)
-        back_S = F.pad(back_S, (0, 1), value=-1)  # the last one answers for "none"
-        starts_C = F.pad(torch.bincount(code_S, minlength=codes).cumsum(0), (1, 0))
         # what the user has is never an answer, unless it is the target
         old_BL = batch.history_BL.masked_fill(batch.history_BL == batch.target_B.unsqueeze(1), -1)
         ends = torch.bincount(batch.clock_B).cumsum(0).tolist()
+        sizes_C = torch.bincount(code_S[order_S], minlength=self.config.quantizer.codes)
         layout = Layout(
-            starts_C=starts_C.tolist(),
-            code_S=code_S[order_S],
-            blocks=list(zip([0, *ends], ends, strict=False)),
+            sizes_C=sizes_C.tolist(),
+            clocks=list(zip([0, *ends], ends, strict=False)),
             features_GSP=batch.popularity_GSP.index_select(1, order_S),
             log_q_S=batch.log_q_S[order_S],
-            barred_X=torch.nonzero(~batch.negative_S[order_S]).squeeze(1),
             near_BK=back_S[batch.neighbour_BK],
             excluded_BL=back_S[old_BL],
             target_B=back_S[batch.target_B],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from model.network.candidate_softmax import Layout, candidate_softmax
@@ -7,17 +8,13 @@ from model.network.candidate_softmax import Layout, candidate_softmax
 CODES, DIMENSION, FEATURES = 4, 5, 2
 CODE_S = torch.tensor([0, 0, 1, 1, 1, 3, 3, 3, 3])
 TARGET_B = torch.tensor([1, 4, 8, 2, 5])
-BARRED = torch.tensor([0, 8])
 EXCLUDED_BL = torch.tensor([[2, -1], [-1, -1], [0, 5], [3, 4], [6, -1]])
 NEAR_BK = torch.tensor([[3, -1, 1], [4, 7, -1], [-1, -1, -1], [2, 0, 5], [5, 5, 8]])
 
 
 def layout(log_q_S: torch.Tensor, features_GSP: torch.Tensor) -> Layout:
-    starts = [0, 2, 5, 5, 9]
-    blocks = [(0, 2), (2, 5)]
-    return Layout(
-        starts, CODE_S, blocks, features_GSP, log_q_S, BARRED, NEAR_BK, EXCLUDED_BL, TARGET_B
-    )
+    sizes, clocks = [2, 3, 0, 4], [(0, 2), (2, 5)]
+    return Layout(sizes, clocks, features_GSP, log_q_S, NEAR_BK, EXCLUDED_BL, TARGET_B)
 
 
 def brute_force(
@@ -29,7 +26,7 @@ def brute_force(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     losses, masses = [], []
     for b in range(len(TARGET_B)):
-        block = 0 if b < parts.blocks[0][1] else 1
+        block = 0 if b < parts.clocks[0][1] else 1
         logits = [
             users_CBD[code, b] @ items_SD[s] + weights_BP[b] @ parts.features_GSP[block, s]
             for s, code in enumerate(CODE_S.tolist())
@@ -39,7 +36,7 @@ def brute_force(
             if position >= 0:
                 logits_S = logits_S + near_BK[b, k] * (torch.arange(len(CODE_S)) == position)
         out = torch.zeros(len(CODE_S), dtype=torch.bool)
-        out[[*BARRED.tolist(), *(e for e in EXCLUDED_BL[b].tolist() if e >= 0)]] = True
+        out[[e for e in EXCLUDED_BL[b].tolist() if e >= 0]] = True
         out[TARGET_B[b]] = False
         log_p_S = torch.log_softmax(logits_S.masked_fill(out, float("-inf")), 0)
         losses.append(-log_p_S[TARGET_B[b]])
@@ -47,7 +44,11 @@ def brute_force(
     return torch.stack(losses).mean(), torch.stack(masses)
 
 
-def test_loss_gradients_and_masses_are_those_of_the_plain_softmax() -> None:
+@pytest.mark.parametrize("together", [2, 96])
+def test_loss_gradients_and_masses_are_those_of_the_plain_softmax(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.network.candidate_softmax.TOGETHER", together)
     torch.manual_seed(0)
     values = [
         torch.randn(CODES, len(TARGET_B), DIMENSION),
