@@ -17,6 +17,7 @@ from model.network.sparc import SparcConfig
 from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence
 from model.tables.decayed_counts import Popularity
+from model.tables.item_features import TITLE_BUCKETS
 from model.tables.list_slots import ListSlots
 from model.tables.row_table import RowTable
 from streaming.events import Item
@@ -79,13 +80,14 @@ class ItemTables:
 
     def inputs_to_learn(self, rows_S: np.ndarray) -> ItemInputs:
         """What the item tower reads of rows; gradients of ids and words come back to the tables."""
-        words_ST = self.catalogue.words_NT[rows_S].astype(np.int64)
-        used_W, inverse = np.unique(words_ST, return_inverse=True)
-        if len(used_W) == 0 or used_W[0] != 0:  # position 0 must mean "no word"
-            used_W, inverse = np.append(0, used_W), inverse + 1
+        words_ST = self.catalogue.words_NT[rows_S]
+        used_b = np.zeros(TITLE_BUCKETS, np.bool_)
+        used_b[words_ST] = used_b[0] = True  # position 0 means "no word"
+        used_W = np.flatnonzero(used_b)
+        position_b = np.cumsum(used_b) - 1
         return ItemInputs(
             self.ids.gather(self.tensor(rows_S)),
-            self.tensor(inverse.reshape(words_ST.shape)),
+            self.tensor(position_b[words_ST]),
             self.words.gather(self.tensor(used_W)),
             self.tensor(self.catalogue.idf_W[used_W]),
             self.tensor(self.catalogue.category_N[rows_S].astype(np.int64)),

@@ -13,7 +13,7 @@ Shapes: S items at hand, T title words, D dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,9 +90,7 @@ class ItemTower(nn.Module):
         weight_ST = inputs.idf_W[inputs.words_ST] * present_ST
         length_S1 = weight_ST.square().sum(1, keepdim=True)
         weight_ST = weight_ST * length_S1.clamp(min=1e-12).rsqrt()
-        title_SD = F.embedding_bag(
-            inputs.words_ST, inputs.words_WD, mode="sum", per_sample_weights=weight_ST
-        )
+        title_SD = _WeightedSums.apply(inputs.words_WD, inputs.words_ST, weight_ST)
         title_SD = torch.where(length_S1 > 0, title_SD, self.no_title_D)
         category_SD: Tensor = self.category(inputs.category_S)
         return title_SD + category_SD
@@ -108,6 +106,37 @@ class ItemTower(nn.Module):
             return z_SD
         parts_SMd = z_SD.unflatten(1, (self._members, -1))
         return self._length * F.normalize(parts_SMd, dim=2).flatten(1)
+
+
+class _WeightedSums(torch.autograd.Function):
+    """Weighted sums of word vectors, (S, D).
+
+    The gradient of a word is a weighted sum too, of the items that have it: torch's own backward
+    pass adds row by row, in twice the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, words_WD: Tensor, words_ST: Tensor, weight_ST: Tensor) -> Tensor:
+        ctx.save_for_backward(words_ST, weight_ST)
+        ctx.words = len(words_WD)
+        return F.embedding_bag(words_ST, words_WD, mode="sum", per_sample_weights=weight_ST)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        words_ST, weight_ST = ctx.saved_tensors
+        # buckets fit 16 bits, which are sorted in a third of the time
+        flat_X = words_ST.flatten().to(torch.int16)
+        order_X = torch.argsort(flat_X, stable=True)[int((flat_X == 0).sum()) :]
+        word_X = words_ST.flatten()[order_X]
+        first_W = torch.searchsorted(word_X, torch.arange(ctx.words, device=word_X.device))
+        words_grad_WD = F.embedding_bag(
+            order_X // words_ST.shape[1],
+            gradients[0].contiguous(),
+            first_W,
+            mode="sum",
+            per_sample_weights=weight_ST.flatten()[order_X],
+        )
+        return words_grad_WD, None, None
 
 
 def initial_words(seed: int, config: ItemTowerConfig, device: torch.device) -> RowTable:
