@@ -56,9 +56,6 @@ def export(network: Sparc, tables: ItemTables, z_ND: Tensor, seed: int, clock_ms
     tensors |= {
         "words_WD": tables.words.weight_ND.clone(),
         "words.idf_W": torch.from_numpy(tables.catalogue.idf_W),
-        "items.places_N": torch.from_numpy(
-            tables.places.assign(codes_NQ[:, 0].cpu().numpy()).astype(np.int32)
-        ),
         "codes.popularity_CP": torch.from_numpy(log_counts(code_counts_CH)),
     }
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}

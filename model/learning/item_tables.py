@@ -18,7 +18,6 @@ from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence
 from model.tables.decayed_counts import Popularity
 from model.tables.item_features import TITLE_BUCKETS
-from model.tables.list_slots import ListSlots
 from model.tables.row_table import RowTable
 from streaming.events import Item
 
@@ -38,7 +37,6 @@ class ItemTables:
         ids, words: rows that are learnt.
         popularity, code_popularity: decayed counts of items and of codes.
         neighbours: co-occurrence.
-        places: places in the lists of codes.
         codes_N: int64 first-level code of each item when it was last looked at; `NO_ROW`: never.
         events_N: int64 events of each item.
     """
@@ -52,7 +50,6 @@ class ItemTables:
         self.code_popularity = Popularity(model.popularity_half_lives_days, log_size)
         self.code_popularity.grow(model.quantizer.codes)
         self.neighbours = Cooccurrence(model.neighbours)
-        self.places = ListSlots(model.key_dimension)
         self.codes_N = np.zeros(0, dtype=np.int64)
         self.events_N = np.zeros(0, dtype=np.int64)
 
@@ -115,8 +112,6 @@ class ItemTables:
             "learner": {
                 "codes_N": torch.from_numpy(self.codes_N),
                 "events_N": torch.from_numpy(self.events_N),
-                "place_codes_N": torch.from_numpy(self.places.codes_N),
-                "places_N": torch.from_numpy(self.places.places_N),
             },
         }
 
@@ -135,5 +130,3 @@ class ItemTables:
         own = groups["learner"]
         self.codes_N = own["codes_N"].numpy().copy()
         self.events_N = own["events_N"].numpy().copy()
-        self.places.codes_N = own["place_codes_N"].numpy().copy()
-        self.places.places_N = own["places_N"].numpy().copy()

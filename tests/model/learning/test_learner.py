@@ -23,7 +23,6 @@ SMALL = LearnerConfig(
         item_tower=item_tower.ItemTowerConfig(dimension=16),
         quantizer=quantizer.QuantizerConfig(codes=8),
         neighbours=cooccurrence.CooccurrenceConfig(slots=8, answers=16),
-        key_dimension=16,
     ),
     replay_capacity=512,
     chunk=16,
@@ -136,7 +135,7 @@ def test_towers_that_never_see_the_evidence_leave_its_weights_as_they_start() ->
         [History(s.history_items, s.history_times) for s in sequences[-8:]],
         np.array([s.event_time for s in sequences[-8:]]),
     )
-    assert (found.near_scores_BK > 0).any()
+    assert (found.near_scores_BM > 0).any()
 
 
 def test_items_without_title_or_category_are_learnt() -> None:
