@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
+from model.learning.candidates import CandidateSample
 from model.network.item_tower import ItemInputs, initial_ids, initial_words
 from model.network.sparc import SparcConfig
+from model.tables.capacity import with_room
 from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence
 from model.tables.decayed_counts import Popularity
@@ -29,6 +31,7 @@ class ItemTables:
         model: sizes.
         seed: of the initial rows.
         log_size: events whose counts can be looked up at their time.
+        candidates: items of a sample of negatives.
         device: of the rows that are learnt.
 
     Attributes:
@@ -37,11 +40,14 @@ class ItemTables:
         ids, words: rows that are learnt.
         popularity, code_popularity: decayed counts of items and of codes.
         neighbours: co-occurrence.
+        candidates: items with events, to draw negatives from.
         codes_N: int64 first-level code of each item when it was last looked at; `NO_ROW`: never.
         events_N: int64 events of each item.
     """
 
-    def __init__(self, model: SparcConfig, seed: int, log_size: int, device: torch.device) -> None:
+    def __init__(
+        self, model: SparcConfig, seed: int, log_size: int, candidates: int, device: torch.device
+    ) -> None:
         self.model, self.device, self._seed = model, device, seed
         self.catalogue = Catalogue()
         self.ids = RowTable(model.item_tower.dimension, self._initial_ids, device)
@@ -50,8 +56,10 @@ class ItemTables:
         self.code_popularity = Popularity(model.popularity_half_lives_days, log_size)
         self.code_popularity.grow(model.quantizer.codes)
         self.neighbours = Cooccurrence(model.neighbours)
+        self.candidates = CandidateSample(candidates)
         self.codes_N = np.zeros(0, dtype=np.int64)
         self.events_N = np.zeros(0, dtype=np.int64)
+        self._positions = np.zeros(0, dtype=np.int64)
 
     def _initial_ids(self, first: int, end: int) -> Tensor:
         ids = self.catalogue.item_ids_N[first:end]
@@ -74,6 +82,22 @@ class ItemTables:
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def positions(self, rows_S: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
+        """Where each of `rows`, of any shape, is among `rows_S`; `NO_ROW` for those that are not.
+
+        Costs what is asked for and not what there is: the array of all is kept, and left empty.
+        """
+        self._positions = with_room(self._positions, len(self) + 1, NO_ROW)
+        position_N = self._positions[: len(self) + 1]  # the last one answers for NO_ROW
+        position_N[rows_S] = np.arange(len(rows_S))
+        found = [position_N[asked] for asked in rows]
+        position_N[rows_S] = NO_ROW
+        return found
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """First-level codes of rows of any shape, `NO_ROW` for `NO_ROW`."""
+        return np.where(rows == NO_ROW, NO_ROW, self.codes_N[rows])
 
     def inputs_to_learn(self, rows_S: np.ndarray) -> ItemInputs:
         """What the item tower reads of rows; gradients of ids and words come back to the tables."""
@@ -109,6 +133,7 @@ class ItemTables:
             "popularity": self.popularity.state(),
             "code_popularity": self.code_popularity.state(),
             "neighbours": self.neighbours.state(),
+            "candidates": self.candidates.changes(whole=True),
             "learner": {
                 "codes_N": torch.from_numpy(self.codes_N),
                 "events_N": torch.from_numpy(self.events_N),
@@ -127,6 +152,7 @@ class ItemTables:
         self.popularity.load(groups["popularity"])
         self.code_popularity.load(groups["code_popularity"])
         self.neighbours.load(groups["neighbours"])
+        self.candidates.apply(groups["candidates"])
         own = groups["learner"]
         self.codes_N = own["codes_N"].numpy().copy()
         self.events_N = own["events_N"].numpy().copy()

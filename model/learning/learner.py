@@ -65,8 +65,8 @@ class LearnerConfig:
             one step; the protocol of evaluation allows 4, and more is better.
         replay_capacity: examples kept for replay.
         chunk: consecutive examples that share a clock.
-        candidates: most items scored in a step; a larger catalogue is sampled, with the log-Q
-            correction.
+        candidates: most negatives of a step. A larger catalogue is sampled, with the log-Q
+            correction, among the items that somebody has clicked; a tenth is drawn anew each step.
         session_dropout: share of examples whose history loses the events of the last
             day. Who is asked after a day's pause has no session to go by, and a model that always
             had one learns little else.
@@ -112,7 +112,9 @@ class Learner:
         self._optimizer = torch.optim.Adam(
             self._sparc.parameters(), lr=config.learning_rate, betas=(0.9, 0.999)
         )
-        self._tables = ItemTables(model, config.seed, 2 * config.replay_capacity, self.device)
+        self._tables = ItemTables(
+            model, config.seed, 2 * config.replay_capacity, config.candidates, self.device
+        )
         near = model.neighbours
         self._replay = ReplayBuffer(config.replay_capacity, near.answers, len(near.half_lives_days))
         self._clock_ms = 0
@@ -156,6 +158,7 @@ class Learner:
         )
         fresh = self._examples(rows_B, times_B, histories)
         self._tables.popularity.add(rows_B, times_B)
+        self._tables.candidates.see(rows_B)
         self._tables.events_N += np.bincount(rows_B, minlength=len(self._tables.events_N))
         self._clock_ms = max(self._clock_ms, int(times_B.max()))
         results = []

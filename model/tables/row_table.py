@@ -71,11 +71,16 @@ class RowTable:
 
     @torch.no_grad()
     def step(self, learning_rate: float, scale: float = 1.0) -> None:
-        """One Adam step on the rows gathered since the last call; gradients times `scale`."""
+        """One Adam step on the rows gathered since the last call; gradients times `scale`.
+
+        A row whose gradient is zero has learnt nothing, and stays as it is.
+        """
         for rows_R, leaf_RD in self._pending:
             if leaf_RD.grad is None:
                 continue
-            gradient_RD = leaf_RD.grad * scale
+            learnt_r = torch.nonzero(leaf_RD.grad.any(dim=1)).squeeze(1)
+            rows_R = rows_R.index_select(0, learnt_r)
+            gradient_RD = leaf_RD.grad.index_select(0, learnt_r) * scale
             steps_R = self._steps.index_select(0, rows_R) + 1
             mean_RD = self._mean.index_select(0, rows_R).lerp_(gradient_RD, 1 - _BETA1)
             square_RD = self._square.index_select(0, rows_R)
@@ -83,7 +88,7 @@ class RowTable:
             correction_R1 = (1 - _BETA2**steps_R).sqrt_().unsqueeze(1)
             rate_R1 = learning_rate / (1 - _BETA1**steps_R).unsqueeze(1)
             change_RD = rate_R1 * mean_RD / (square_RD.sqrt() / correction_R1 + _EPSILON)
-            self._weight.index_copy_(0, rows_R, leaf_RD.detach() - change_RD)
+            self._weight.index_add_(0, rows_R, change_RD, alpha=-1)
             self._mean.index_copy_(0, rows_R, mean_RD)
             self._square.index_copy_(0, rows_R, square_RD)
             self._steps.index_copy_(0, rows_R, steps_R)
