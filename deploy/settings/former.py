@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.artifacts.former_settings import CONSTANT, without_constants
+from model.artifacts.former_settings import CONSTANT, WITHOUT_EFFECT, without_constants
 
 RENAMED: dict[str, str] = {
     "evaluation.rehearsals": "evaluation.replay_epochs",
@@ -25,6 +25,7 @@ REMOVED: dict[str, str] = {
     "service.judge.remembered": "it is 4,096, four times what a verdict asks",
     "indexer.items_wait_s": "a handover waits 30 s for its items, always",
     **{name: f"it is {value}, always" for name, value in CONSTANT.items()},
+    **WITHOUT_EFFECT,
 }
 """Why there is none any more, by former name: `{"trainer.old": "it is always 5 now"}`."""
 

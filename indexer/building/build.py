@@ -122,7 +122,7 @@ def build(
         rebuild(
             parent.lists if parent is not None else None,
             ids_N,
-            codes_N,
+            assignment.codes_NQ,
             assignment.vectors_ND,
             model.first_level_codes,
             drift,

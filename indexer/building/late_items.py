@@ -73,7 +73,7 @@ def _with(snapshot: Snapshot, table: ItemTable) -> Snapshot:
     codes, vectors = embed(snapshot.model, items)
     return replace(
         snapshot,
-        lists=snapshot.lists.with_items(ids, codes[:, 0], vectors),
+        lists=snapshot.lists.with_items(ids, codes, vectors),
         items=snapshot.items.merged(ItemTable(ids, codes.astype(np.int16), rows)),
         appended_items=snapshot.appended_items | set(ids.tolist()),
     )

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from indexer.building.drift import Drift
 from indexer.lists.code_list import CodeList
-from indexer.lists.code_lists import CodeLists, members
+from indexer.lists.code_lists import CodeLists, members, seconds
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Rebuild:
 def rebuild(
     parent: CodeLists | None,
     item_ids_N: NDArray[np.int64],
-    codes_N: NDArray[np.int64],
+    codes_NQ: NDArray[np.int64],
     vectors_ND: NDArray[np.float32],
     first_level_codes: int,
     drift: Drift | None,
@@ -77,17 +77,19 @@ def rebuild(
         or drift is None
         or (len(parent.lists), parent.dimension) != (first_level_codes, vectors_ND.shape[1])
     ):
-        fresh = CodeLists.build(item_ids_N, codes_N, vectors_ND, first_level_codes)
+        fresh = CodeLists.build(item_ids_N, codes_NQ, vectors_ND, first_level_codes)
         return Rebuild(fresh, {code: ["first"] for code in range(first_level_codes)})
     square_N = (vectors_ND.astype(np.float64) ** 2).sum(axis=1)
     tolerance = vector_tolerance * float(np.sqrt(square_N.mean())) if len(square_N) else 0.0
     reasons: dict[int, list[str]] = {}
-    rows_C = members(codes_N, item_ids_N, first_level_codes)
+    rows_C = members(codes_NQ[:, 0], item_ids_N, first_level_codes)
     for code, (old, rows) in enumerate(zip(parent.lists, rows_C, strict=True)):
         why = []
-        if not np.array_equal(old.present_ids, item_ids_N[rows]):
+        held = old.packed()
+        order = np.argsort(held.item_ids)
+        if not np.array_equal(held.item_ids[order], item_ids_N[rows]):
             why.append("membership")
-        elif not _furthest(old.vectors, vectors_ND[rows]) <= tolerance:
+        elif not _furthest(held.vectors[order], vectors_ND[rows]) <= tolerance:
             why.append("vectors")
         if drift.drift_C[code] > drift_threshold:
             why.append("drift")
@@ -99,8 +101,9 @@ def rebuild(
     for code in deferred:
         del reasons[code]
     changed = {
-        code: CodeList(item_ids_N[rows_C[code]], vectors_ND[rows_C[code]], f"list of code {code}")
-        for code in reasons
+        code: CodeList.of(item_ids_N[rows], seconds(codes_NQ[rows]), vectors_ND[rows])
+        for code, rows in enumerate(rows_C)
+        if code in reasons
     }
     return Rebuild(parent.replaced(changed), reasons, deferred)
 

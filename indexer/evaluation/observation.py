@@ -52,6 +52,7 @@ class Observation:
         self._trade_off = TradeOff(trade_off)
         self._exploration = Exploration()
         self._codebook = CodebookLog(drift_threshold)
+        self._shares: list[np.ndarray] = []
         self._clock = clock
         self.seconds = 0.0
 
@@ -76,6 +77,7 @@ class Observation:
     def _judge(self, day: Day) -> None:
         search, found = self._model.served.search, self._model.found
         now_ms = np.full(len(day.queries), day.queries.now_ms, dtype=np.int64)
+        self._shares.append(found.scored_B[day.query_R] / max(1, len(search.lists)))
         first = 0
         for candidates in search.candidates(day.queries.histories, now_ms):
             last = first + len(candidates.scores_BN)
@@ -106,11 +108,11 @@ class Observation:
         if exhaustive.get("recall@50"):
             kept = float(recall.mean()) / exhaustive["recall@50"]
         codes = self._model.served.search.config.codes if len(served) else None
-        share = next((row["share_scored"] for row in curve if row["codes"] == codes), None)
+        shares = np.concatenate([np.empty(0), *self._shares])
         return {
             "retrieval": {
                 "codes": codes,
-                "share_scored": share,
+                "share_scored": float(shares.mean()) if len(shares) else None,
                 "exhaustive": exhaustive,
                 "kept": kept,
             },

@@ -1,29 +1,25 @@
 """The index: for each first-level code the items that carry it.
 
 Lists are immutable: a change makes a new `CodeLists` that shares every untouched list with the old
-one, so searches that are under way never see half a change. On disk a list is one file named by its
-code, holding ids and vectors; an untouched list is hard-linked from the parent snapshot.
+one, and the base of every touched one, so searches that are under way never see half a change. On
+disk a list is one file named by its code; an untouched list is hard-linked from the parent
+snapshot, and read by mapping it into memory.
 
-Measured with 12,101 items, 66 dimensions, 10 of 256 codes a query, one core, best 100 of the union:
-512 queries take 7 ms by the lists' matrix products, 23 ms by one faiss search per code, 28 ms by
-one IVF's `search_preassigned`; a single query 0.05, 0.10 and 0.04 ms. Of 64 codes: 14, 51 and
-66 ms; 0.06, 0.17 and 0.12 ms.
-
-Shapes: N items of the catalogue, n items of a list, D dimension, C codes.
+Shapes: N rows of all lists, n items, D dimension, C codes, Q levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from indexer.errors import IndexerError, SnapshotError
-from indexer.lists.code_list import NO_ROWS, CodeList, checked_rows
+from indexer.lists.cells import checked, open_rows
+from indexer.lists.code_list import NO_ROWS, CodeList
 from indexer.lists.item_locations import ItemLocations
 from model.artifacts.chain import link
 
@@ -40,7 +36,6 @@ class CodeLists:
         sizes_C: int64, how many items each holds.
         lengths_C: int64, how many rows each has; more than items where some were removed.
         starts_C: int64, the position of the first row of each.
-        item_ids_N: int64 by position, -1 where the item was removed.
         item_locations: where every item is.
     """
 
@@ -51,43 +46,46 @@ class CodeLists:
         item_locations: ItemLocations | None = None,
     ) -> None:
         for code, one in enumerate(lists):
-            if one.vectors.shape[1] != dimension:
+            if one.dimension != dimension:
                 raise IndexerError(
-                    f"list of code {code} has dimension {one.vectors.shape[1]}, not {dimension}"
+                    f"list of code {code} has dimension {one.dimension}, not {dimension}"
                 )
         self.lists = tuple(lists)
         self.dimension = dimension
         self.lengths_C = np.array([len(one.item_ids) for one in lists], np.int64)
-        removed_C = np.array([len(one.removed) for one in lists], np.int64)
-        self.sizes_C = self.lengths_C - removed_C
+        self.sizes_C = np.array([len(one) for one in lists], np.int64)
         self.starts_C = np.cumsum(self.lengths_C) - self.lengths_C
-        self.item_ids_N = np.concatenate([NO_ROWS, *(one.item_ids for one in lists)])
-        removed = np.concatenate([NO_ROWS, *(one.removed for one in lists)])
-        self.item_ids_N[np.repeat(self.starts_C, removed_C) + removed] = -1
         # those who change a few lists know where everything is without counting anew
         self.item_locations = item_locations or ItemLocations.of([one.present_ids for one in lists])
 
     def __len__(self) -> int:
         return int(self.sizes_C.sum())
 
+    @cached_property
+    def item_ids_N(self) -> NDArray[np.int64]:
+        """Int64 by position, -1 where the item was removed; made when it is first asked for."""
+        return np.concatenate([NO_ROWS, *(one.present_ids for one in self.lists)])
+
     @classmethod
     def build(
         cls,
         item_ids_N: NDArray[np.int64],
-        codes_N: NDArray[np.integer],
+        codes_NQ: NDArray[np.integer],
         vectors_ND: NDArray[np.float32],
         first_level_codes: int,
     ) -> CodeLists:
-        """All lists from the first-level code and the vector of every item.
+        """All lists from the codes and the vector of every item.
 
         Raises:
             IndexerError: for vectors that are not finite, duplicate ids, codes out of range and
                 shapes that do not match.
         """
+        ids_N, vectors_ND = np.asarray(item_ids_N, np.int64), np.asarray(vectors_ND, np.float32)
+        checked(ids_N, codes_NQ, vectors_ND, "items")
         return cls(
             [
-                CodeList(item_ids_N[rows], vectors_ND[rows], f"list of code {code}")
-                for code, rows in enumerate(members(codes_N, item_ids_N, first_level_codes))
+                CodeList.of(ids_N[rows], seconds(codes_NQ[rows]), vectors_ND[rows])
+                for rows in members(codes_NQ[:, 0], ids_N, first_level_codes)
             ],
             vectors_ND.shape[1],
         )
@@ -105,7 +103,7 @@ class CodeLists:
     def with_items(
         self,
         item_ids: NDArray[np.int64],
-        codes: NDArray[np.integer],
+        codes_nQ: NDArray[np.integer],
         vectors: NDArray[np.float32],
     ) -> CodeLists:
         """These items added; one that is already there gets its new vector and moves to its code.
@@ -113,19 +111,21 @@ class CodeLists:
         Raises:
             IndexerError: as `build`.
         """
-        codes_n = _codes(codes, item_ids, len(self.lists))
-        if vectors.shape != (len(item_ids), self.dimension):
+        ids, vectors = np.asarray(item_ids, np.int64), np.asarray(vectors, np.float32)
+        if vectors.shape != (len(ids), self.dimension):
             raise IndexerError(
-                f"{len(item_ids)} appended items have vectors of shape {vectors.shape}; the lists "
+                f"{len(ids)} appended items have vectors of shape {vectors.shape}; the lists "
                 f"have dimension {self.dimension}"
             )
-        if not len(item_ids):
+        if not len(ids):
             return self
-        order = np.argsort(item_ids, kind="stable")
-        item_ids, codes_n = np.asarray(item_ids, np.int64)[order], codes_n[order]
-        vectors = vectors[order]
-        checked_rows(item_ids, vectors, "appended items")
-        return self._moved(item_ids, codes_n, vectors)
+        checked(ids, codes_nQ, vectors, "appended items")
+        codes_n = _codes(codes_nQ[:, 0], ids, len(self.lists))
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        if (same := ids[1:] == ids[:-1]).any():
+            raise IndexerError(f"appended items: item {ids[1:][same][0]} is there more than once")
+        return self._moved(ids, codes_n[order], seconds(codes_nQ[order]), vectors[order])
 
     def without(self, item_ids: NDArray[np.int64]) -> CodeLists:
         """The same without these items; the lists themselves where none of them is in any."""
@@ -134,12 +134,14 @@ class CodeLists:
         if not len(item_ids):
             return self
         nowhere = np.full(len(item_ids), -1)
-        return self._moved(item_ids, nowhere, np.empty((len(item_ids), self.dimension), np.float32))
+        none = np.empty((len(item_ids), self.dimension), np.float32)
+        return self._moved(item_ids, nowhere, nowhere, none)
 
     def _moved(
         self,
         item_ids: NDArray[np.int64],
         codes_n: NDArray[np.int64],
+        seconds_n: NDArray[np.integer],
         vectors: NDArray[np.float32],
     ) -> CodeLists:
         """Items, ascending by id, in the lists of these codes, wherever they were; -1: in none."""
@@ -148,44 +150,61 @@ class CodeLists:
         every_code = np.arange(len(self.lists) + 1)
         leaving = np.searchsorted(before[from_n], every_code)
         coming = np.searchsorted(codes_n[to_n], every_code)
-        going_rows, new_ids, new_vectors = rows[from_n], item_ids[to_n], vectors[to_n]
-        lists, renumbered = list(self.lists), []
-        firsts_C = np.zeros(len(lists), np.int64)
+        going_rows, new_ids = rows[from_n], item_ids[to_n]
+        new_seconds, new_vectors = seconds_n[to_n], vectors[to_n]
+        lists = list(self.lists)
+        gone = item_ids[codes_n < 0]
+        ids, codes, places = [gone], [np.full(len(gone), -1)], [np.full(len(gone), -1)]
         for code in np.flatnonzero((np.diff(leaving) > 0) | (np.diff(coming) > 0)).tolist():
-            a, b = coming[code], coming[code + 1]
-            old, left = lists[code], going_rows[leaving[code] : leaving[code + 1]]
-            lists[code] = new = old.changed(left, new_ids[a:b], new_vectors[a:b])
-            firsts_C[code] = len(new.item_ids) - (b - a)
-            if len(old.removed) + len(left) > len(new.removed):
-                renumbered.append(code)
-        new_codes = codes_n[to_n]
-        new_rows = firsts_C[new_codes] + np.arange(len(new_codes)) - coming[new_codes]
-        new_rows[new_codes < 0] = -1
-        if renumbered:
-            others = ~np.isin(new_codes, renumbered)
-            sizes = [len(lists[code]) for code in renumbered]
-            new_ids = np.concatenate([new_ids[others], *(lists[c].item_ids for c in renumbered)])
-            new_codes = np.concatenate([new_codes[others], np.repeat(renumbered, sizes)])
-            new_rows = np.concatenate([new_rows[others], *(np.arange(size) for size in sizes)])
-        moved = self.item_locations.moved(new_ids, new_codes, new_rows)
+            here = slice(coming[code], coming[code + 1])
+            lists[code] = new = lists[code].changed(
+                going_rows[leaving[code] : leaving[code + 1]],
+                new_ids[here],
+                new_seconds[here],
+                new_vectors[here],
+            )
+            ids.append(new.tail.item_ids)  # these rows are numbered anew
+            codes.append(np.full(len(new.tail), code))
+            places.append(len(new.base) + np.arange(len(new.tail)))
+        moved = self.item_locations.moved(*(np.concatenate(x) for x in (ids, codes, places)))
         return CodeLists(lists, self.dimension, moved)
 
     def locate(self, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First-level code and row in its list of each item; -1, -1 for an unknown one."""
         return self.item_locations.locate(np.asarray(item_ids, np.int64))
 
-    def vectors_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors (n, D) of items that are in the lists, as the lists hold them."""
+    def positions_of(
+        self, item_ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Position and first-level code of each item; -1, -1 for an unknown one."""
         codes, rows = self.locate(item_ids)
+        return np.where(codes >= 0, self.starts_C[codes] + rows, -1), codes
+
+    def codes_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """First-level codes of positions."""
+        return np.searchsorted(self.starts_C, positions, side="right") - 1
+
+    def vectors_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors (n, D) of items that are in the lists, as the lists hold them.
+
+        Raises:
+            IndexerError: for an item that is in none.
+        """
+        positions, codes = self.positions_of(item_ids)
         if (codes < 0).any():
             raise IndexerError(f"item {item_ids[codes < 0][0]} is in no list")
-        found = np.empty((len(item_ids), self.dimension), np.float32)
-        if not len(item_ids):
+        return self.vectors_at(positions)
+
+    def vectors_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors (n, D) of positions."""
+        found = np.empty((len(positions), self.dimension), np.float32)
+        if not len(positions):
             return found
+        codes = self.codes_at(positions)
         order = np.argsort(codes, kind="stable")
         present, starts = np.unique(codes[order], return_index=True)
         for code, here in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
-            found[here] = self.lists[code].vectors[rows[here]]
+            found[here] = self.lists[code].vectors(positions[here] - self.starts_C[code])
         return found
 
     def write(
@@ -198,8 +217,7 @@ class CodeLists:
             if source is not None and code in linked:
                 link(source / file_name(code), path)
             else:
-                ids, vectors = one.packed()
-                save_file({"item_ids": ids, "vectors": vectors}, path)
+                one.save(path)
 
     @classmethod
     def load(
@@ -209,7 +227,7 @@ class CodeLists:
         dimension: int,
         holding: tuple[NDArray[np.int64], NDArray[np.integer]] | None = None,
     ) -> CodeLists:
-        """Read what `write` wrote, after the digests were verified.
+        """Map what `write` wrote into memory, after the digests were verified.
 
         All files are checked before the first list is made of any.
 
@@ -225,19 +243,20 @@ class CodeLists:
         """
         try:
             read = [
-                _read(directory / file_name(code), dimension) for code in range(first_level_codes)
+                open_rows(directory / file_name(code), dimension)
+                for code in range(first_level_codes)
             ]
             if holding is not None:
                 ids_N, codes_N = holding
                 rows_C = members(codes_N, ids_N, first_level_codes)
-                for code, ((ids, _), rows) in enumerate(zip(read, rows_C, strict=True)):
-                    if not np.array_equal(ids, ids_N[rows]):
+                for code, (rows, expected) in enumerate(zip(read, rows_C, strict=True)):
+                    if not np.array_equal(np.sort(rows.item_ids), ids_N[expected]):
                         raise SnapshotError(
                             f"{file_name(code)} does not hold the items that have its code"
                         )
-            locations = ItemLocations.of([ids for ids, _ in read])
-            return cls([CodeList.of_checked(*one) for one in read], dimension, locations)
-        except (OSError, SafetensorError, IndexerError) as error:
+            locations = ItemLocations.of([rows.item_ids for rows in read])
+            return cls([CodeList(rows) for rows in read], dimension, locations)
+        except (OSError, IndexerError) as error:
             raise SnapshotError(f"{directory}: {error}") from error
 
 
@@ -246,22 +265,9 @@ def file_name(code: int) -> str:
     return f"{code:05d}.safetensors"
 
 
-def _read(path: Path, dimension: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Ids, ascending, and finite vectors of a list's file."""
-    with safe_open(path, framework="numpy") as file:
-        if sorted(file.keys()) != ["item_ids", "vectors"]:
-            raise SnapshotError(f"{path.name} holds {sorted(file.keys())}, not a list")
-        ids, vectors = file.get_slice("item_ids"), file.get_slice("vectors")
-        if ids.get_dtype() != "I64" or vectors.get_dtype() != "F32":
-            raise SnapshotError(
-                f"{path.name}: {ids.get_dtype()} ids, {vectors.get_dtype()} vectors"
-            )
-        if vectors.get_shape() != [*ids.get_shape(), dimension]:
-            raise SnapshotError(
-                f"{path.name}: vectors of shape {vectors.get_shape()} for ids of shape "
-                f"{ids.get_shape()}, the model has dimension {dimension}"
-            )
-        return checked_rows(file.get_tensor("item_ids"), file.get_tensor("vectors"), path.name)
+def seconds(codes_nQ: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Second-level codes (n,), 0 where there is one level alone."""
+    return codes_nQ[:, 1] if codes_nQ.shape[1] > 1 else np.zeros(len(codes_nQ), np.int16)
 
 
 def _codes(

@@ -81,7 +81,7 @@ class _Table:
     def refuse_repeats(self) -> None:
         same = self.ids[1:] == self.ids[:-1]
         if same.any():
-            raise IndexerError(f"item {self.ids[1:][same][0]} is in two lists")
+            raise IndexerError(f"item {self.ids[1:][same][0]} is in the lists more than once")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class ItemLocations:
         new.refuse_repeats()
         known = left.locate(new.ids)[0] >= 0
         if known.any():
-            raise IndexerError(f"item {new.ids[known][0]} is in two lists")
+            raise IndexerError(f"item {new.ids[known][0]} is in the lists more than once")
         return left._with(new)
 
     def moved(self, item_ids: Ids, codes: Ids, rows: Ids) -> ItemLocations:

@@ -28,6 +28,7 @@ class Answers:
         propensities_BK: float32 probability with which the item came to its place, given those
             before it: 1 for what was ranked, less for what was drawn
             (`indexer.search.exploration`).
+        scored_B: int64 how many items were scored for it.
     """
 
     items_BK: NDArray[np.int64]
@@ -38,6 +39,7 @@ class Answers:
     probabilities_BS: NDArray[np.float32]
     quota_BS: NDArray[np.int64]
     propensities_BK: NDArray[np.float32]
+    scored_B: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def joined(parts: Sequence[Answers], k: int) -> Answers:
     """Answers of several batches one below the other."""
     if not parts:
         none, some = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-        return Answers(none, some, none, some, none[:, :1], some[:, :1], none[:, :1], some)
+        one = none[:, :1]
+        return Answers(none, some, none, some, one, some[:, :1], one, some, one[:, 0])
     if len(parts) == 1:
         return parts[0]
     S = max(part.searched_BS.shape[1] for part in parts)
@@ -87,4 +90,5 @@ def joined(parts: Sequence[Answers], k: int) -> Answers:
         np.concatenate([padded(p.probabilities_BS, S, 0.0) for p in parts]),
         np.concatenate([padded(p.quota_BS, S, 0) for p in parts]),
         np.concatenate([p.propensities_BK for p in parts]),
+        np.concatenate([p.scored_B for p in parts]),
     )

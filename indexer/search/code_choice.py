@@ -1,11 +1,11 @@
 """Which codes a query is searched in, by what user vectors, and what must not answer it.
 
-The K most probable codes that hold items are searched, but for the last of them where their lists
-together are longer than a query may cost. Where their lists hold fewer than k items that may be
-answered, further codes follow in order of probability, so an answer is short only where the
-catalogue is.
+The K most probable codes that hold items are searched. Where their lists hold fewer than k items
+that may be answered, further codes follow in order of probability, so an answer is short only where
+the catalogue is.
 
-Shapes: B queries, S searched codes, C codes, D dimension, E items of evidence, n excluded items.
+Shapes: B queries, S searched codes, C codes, D dimension, U codes whose user vectors are needed, P
+features of the recency prior, n excluded items.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
-from indexer.search.evidence import Evidence
+from indexer.search.evidence import Near
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
@@ -64,18 +64,16 @@ class Queries:
 
 @dataclass(frozen=True)
 class Excluded:
-    """Excluded items that are in a list: (n,) query, code, row in the list, slot among searched."""
+    """Excluded items that are in a list, query by query: (n,) query, code, position."""
 
     query: NDArray[np.int64]
     code: NDArray[np.int64]
-    row: NDArray[np.int64]
-    slot: NDArray[np.int64]
+    position: NDArray[np.int64]
 
-    def in_slots(self, searched_BS: NDArray[np.int64]) -> Excluded:
-        """Those whose code is searched, with its place in `searched_BS`."""
-        same = searched_BS[self.query] == self.code[:, None]
-        slot, found = same.argmax(axis=1), same.any(axis=1)
-        return Excluded(self.query[found], self.code[found], self.row[found], slot[found])
+    def of_query(self, b: int) -> NDArray[np.int64]:
+        """The positions that one query must not be answered with."""
+        first, last = np.searchsorted(self.query, (b, b + 1))
+        return self.position[first:last]
 
 
 @dataclass(frozen=True)
@@ -87,24 +85,25 @@ class EncodedQueries:
         log_p_BC: log p(c|u).
         searched_BS: codes, most probable first, -1 padded.
         log_p_BS: of them, -inf at padding.
-        users_BSD: user vectors for them.
+        users_BUD: user vectors for all codes that any of the queries needs.
+        column_C: int64, where in `users_BUD` the vector of each code is, if anybody needs it.
+        weights_BP: of the recency prior.
         excluded: unwanted items in any list.
-        excluded_in_slots: those of them in searched lists.
-        evidence: positions and codes (B, E) and the user vectors of all codes (B, C, D); None
-            where no evidence is ranked.
+        near: the neighbours of the histories.
     """
 
     queries: Queries
     log_p_BC: NDArray[np.float32]
     searched_BS: NDArray[np.int64]
     log_p_BS: NDArray[np.float32]
-    users_BSD: NDArray[np.float32]
+    users_BUD: NDArray[np.float32]
+    column_C: NDArray[np.int64]
+    weights_BP: NDArray[np.float32]
     excluded: Excluded
-    excluded_in_slots: Excluded
-    evidence: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]] | None
+    near: Near
 
 
-NOTHING = Excluded(*(np.empty(0, np.int64) for _ in range(4)))
+NOTHING = Excluded(*(np.empty(0, np.int64) for _ in range(3)))
 
 
 class CodeChoice:
@@ -114,8 +113,7 @@ class CodeChoice:
         model: of one version.
         lists: built with it.
         temperature: of p(c|u).
-        largest_share: of all items, that the lists searched for an answer may hold together.
-        evidence: what is scored whatever its code, None for nothing.
+        anyway: codes whose user vectors are needed for every query.
     """
 
     def __init__(
@@ -123,21 +121,17 @@ class CodeChoice:
         model: RetrievalModel,
         lists: CodeLists,
         temperature: float,
-        largest_share: float,
-        evidence: Evidence | None,
+        anyway: NDArray[np.int64],
     ) -> None:
         self._model = model
         self._lists = lists
         self._temperature = temperature
-        self._evidence = evidence
+        self._anyway = anyway
         self._filled_C = lists.sizes_C > 0
         self._available = int(self._filled_C.sum())
-        self._most_items = largest_share * len(lists)
 
-    def encode(self, queries: Queries, *, bounded: bool = True) -> EncodedQueries:
+    def encode(self, queries: Queries) -> EncodedQueries:
         """What the model says of some queries.
-
-        Unless `bounded`, lists may be as long as they like.
 
         Raises:
             IndexerError: for probabilities that are NaN and user vectors that are not finite.
@@ -145,30 +139,32 @@ class CodeChoice:
         users = self._model.encode(queries.histories, queries.now_ms_B)
         log_p_BC = self.log_interests(users)
         excluded = self.locate(queries.unwanted)
-        most_items = self._most_items if bounded else len(self._lists)
-        searched_BS = self.choose(log_p_BC, excluded, queries.k, queries.codes, most_items)
+        searched_BS = self.choose(log_p_BC, excluded, queries.k, queries.codes)
         rows_B1 = np.arange(len(queries))[:, None]
         valid_BS = searched_BS >= 0
         log_p_BS = np.where(valid_BS, log_p_BC[rows_B1, searched_BS], -np.inf)
-        evidence = None
-        if self._evidence is None:
-            users_BSD = self._model.user_vectors(users, np.where(valid_BS, searched_BS, 0))
-        else:
-            every_BC = np.broadcast_to(np.arange(log_p_BC.shape[1]), log_p_BC.shape)
-            users_BCD = self._model.user_vectors(users, every_BC)
-            users_BSD = users_BCD[rows_B1, searched_BS]
-            evidence = (*self._evidence.positions(users), users_BCD)
-        if not np.isfinite(users_BSD).all():
+        near = Near.of(self._model, self._lists, users)
+        needed_C = np.zeros(log_p_BC.shape[1] + 1, bool)  # the last for what is in no code
+        for codes in (searched_BS, near.codes_BM, self._anyway):
+            needed_C[codes] = True
+        needed = np.flatnonzero(needed_C[:-1])
+        column_C = np.cumsum(needed_C[:-1]) - 1
+        users_BUD = self._model.user_vectors(
+            users, np.broadcast_to(needed, (len(queries), len(needed)))
+        )
+        weights_BP = self._model.prior_weights(users)
+        if not (np.isfinite(users_BUD).all() and np.isfinite(weights_BP).all()):
             raise IndexerError("the model answers user vectors that are not finite")
         return EncodedQueries(
             queries,
             log_p_BC,
             searched_BS,
             log_p_BS,
-            users_BSD,
+            users_BUD,
+            column_C,
+            weights_BP,
             excluded,
-            excluded.in_slots(searched_BS),
-            evidence,
+            near,
         )
 
     def log_interests(self, users: Any) -> NDArray[np.float32]:
@@ -193,36 +189,24 @@ class CodeChoice:
             return NOTHING
         query = np.repeat(np.arange(len(unwanted)), counts)
         items = np.fromiter((i for some in distinct for i in some), np.int64, sum(counts))
-        code, row = self._lists.locate(items)
+        position, code = self._lists.positions_of(items)
         found = code >= 0
-        nowhere = np.full(np.count_nonzero(found), -1)
-        return Excluded(query[found], code[found], row[found], nowhere)
+        return Excluded(query[found], code[found], position[found])
 
     def choose(
-        self,
-        log_p_BC: NDArray[np.float32],
-        excluded: Excluded,
-        k: int,
-        codes: int,
-        most_items: float,
+        self, log_p_BC: NDArray[np.float32], excluded: Excluded, k: int, codes: int
     ) -> NDArray[np.int64]:
         """The codes to search (B, S), most probable first, as many more as k answers need."""
         order_BC = np.argsort(np.where(self._filled_C, -log_p_BC, np.inf), axis=1, kind="stable")
         searched_BS = order_BC[:, : min(codes, self._available)]
-        sums_BS = np.cumsum(self._lists.sizes_C[searched_BS], axis=1)
-        affordable_B = (sums_BS <= most_items).sum(axis=1).clip(min=1)
-        fewest = int(affordable_B.min(initial=searched_BS.shape[1]))
-        excluded_B = np.bincount(excluded.query, minlength=len(log_p_BC))
-        if (
-            fewest == affordable_B.max(initial=fewest)
-            and (sums_BS[:, fewest - 1 : fewest].sum(axis=1) - excluded_B >= k).all()
-        ):
-            return searched_BS[:, :fewest]  # they hold enough, wherever the excluded items are
+        held_B = self._lists.sizes_C[searched_BS].sum(axis=1)
+        if (held_B - np.bincount(excluded.query, minlength=len(log_p_BC)) >= k).all():
+            return searched_BS  # they hold enough, wherever the excluded items are
         room_BC = np.broadcast_to(self._lists.sizes_C, log_p_BC.shape).copy()
         np.subtract.at(room_BC, (excluded.query, excluded.code), 1)
         sums_BC = np.cumsum(np.take_along_axis(room_BC, order_BC, axis=1), axis=1)
         needed_B = (sums_BC < k).sum(axis=1) + 1
-        counts_B = np.minimum(np.maximum(needed_B, affordable_B), self._available)
+        counts_B = np.minimum(np.maximum(needed_B, codes), self._available)
         searched_BS = order_BC[:, : max(1, int(counts_B.max(initial=0)))]
         return np.where(np.arange(searched_BS.shape[1]) < counts_B[:, None], searched_BS, -1)
 

@@ -2,13 +2,15 @@
 
 A burst lifts items of every code, and a neighbour of the history may lie in a code that the
 interest head finds unlikely. Such items are few and known beforehand, so they are scored one by
-one, with the user vector of their own code, beside the lists of the searched codes.
+one, with the user vector of their own code. What a neighbour adds to the score of its item is said
+of this item alone, so a neighbour is scored so also where its list is searched.
 
-Shapes: B queries, C codes, D dimension, H hot items, M neighbours of a history, E = H + M.
+Shapes: B queries, M neighbours of a history, D dimension, H hot items, n distinct neighbours.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,92 +21,75 @@ from indexer.lists.code_lists import CodeLists
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.retrieval.retrieval_model import RetrievalModel
 
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
-class Evidence:
-    """The hot items of a model, with their vectors, and the neighbours of any history."""
 
-    def __init__(self, model: RetrievalModel, lists: CodeLists, hot: int) -> None:
-        self._model = model
-        self._lists = lists
-        positions, codes = self._located(model.hot_items(hot))
-        order = np.argsort(codes, kind="stable")
+class HotItems:
+    """The items of the greatest recency prior that are in the lists.
+
+    Attributes:
+        positions_H: int64, ascending.
+        codes_H: their first-level codes.
+        vectors_HD: float32.
+        codes: the distinct ones of `codes_H`.
+    """
+
+    def __init__(self, model: RetrievalModel, lists: CodeLists, count: int) -> None:
+        positions, codes = lists.positions_of(model.hot_items(count))
+        order = np.argsort(positions, kind="stable")
         order = order[codes[order] >= 0]
-        self._hot_H, self._hot_codes_H = positions[order], codes[order]
-        self._hot_HD = lists.vectors_of(lists.item_ids_N[self._hot_H])
-        self._by_position = np.argsort(self._hot_H)
-        self._sorted_H = self._hot_H[self._by_position]
+        self.positions_H, self.codes_H = positions[order], codes[order]
+        self.vectors_HD = lists.vectors_at(self.positions_H)
+        self.codes = np.unique(self.codes_H)
 
-    def _located(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions and codes of items; -1 where an item is in no list."""
-        codes, rows = self._lists.locate(ids)
-        return np.where(codes >= 0, self._lists.starts_C[codes] + rows, -1), codes
+    def __len__(self) -> int:
+        return len(self.positions_H)
 
-    def positions(self, encoded: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions and codes of the evidence for each history: (B, E), -1 padded, no repeats."""
-        near_BM = self._model.near_items(encoded)
-        flat, codes = self._located(near_BM.ravel())
-        near_BM, near_codes_BM = flat.reshape(near_BM.shape), codes.reshape(near_BM.shape)
-        repeated_BM = self._is_hot(near_BM)[0]
-        shape = (len(near_BM), len(self._hot_H))
-        return (
-            np.hstack([np.broadcast_to(self._hot_H, shape), np.where(repeated_BM, -1, near_BM)]),
-            np.hstack(
-                [
-                    np.broadcast_to(self._hot_codes_H, shape),
-                    np.where(repeated_BM, -1, near_codes_BM),
-                ]
-            ),
+
+@dataclass(frozen=True)
+class Near:
+    """Neighbours of B histories that are in the lists.
+
+    Attributes:
+        positions_BM: int64, -1 where there is none.
+        codes_BM: first-level codes, -1 where there is none.
+        adds_BM: float32, what the history adds to their scores.
+        vectors_nD: of all of them, each once.
+        at_BM: where in `vectors_nD` each is; anywhere where there is none.
+    """
+
+    positions_BM: Ids
+    codes_BM: Ids
+    adds_BM: Floats
+    vectors_nD: Floats
+    at_BM: Ids
+
+    @classmethod
+    def of(cls, model: RetrievalModel, lists: CodeLists, encoded: Any) -> Near:
+        """Those of encoded histories."""
+        ids_BM, adds_BM = model.near(encoded)
+        positions, codes = lists.positions_of(ids_BM.ravel())
+        there = positions >= 0
+        distinct, at = np.unique(positions[there], return_inverse=True)
+        at_n = np.zeros(len(positions), np.int64)
+        at_n[there] = at
+        shape = ids_BM.shape
+        return cls(
+            positions.reshape(shape),
+            codes.reshape(shape),
+            adds_BM,
+            lists.vectors_at(distinct),
+            at_n.reshape(shape),
         )
 
-    def _is_hot(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Whether positions are hot, and where among the hot items."""
-        if not len(self._sorted_H):
-            return np.zeros(positions.shape, bool), np.zeros(positions.shape, np.int64)
-        at = np.searchsorted(self._sorted_H, positions).clip(max=len(self._sorted_H) - 1)
-        return self._sorted_H[at] == positions, self._by_position[at]
-
-    def scores(
-        self,
-        positions_BE: NDArray[np.int64],
-        codes_BE: NDArray[np.int64],
-        users_BCD: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """Scores of what `positions` gave, -inf where padded.
-
-        Args:
-            positions_BE: positions.
-            codes_BE: their codes.
-            users_BCD: user vectors of all codes.
-        """
-        hot = len(self._hot_H)
-        scores_BE = np.empty(positions_BE.shape, np.float32)
-        bounds = np.searchsorted(self._hot_codes_H, np.arange(len(self._lists.lists) + 1))
-        for code in np.unique(self._hot_codes_H).tolist():
-            here = slice(bounds[code], bounds[code + 1])
-            scores_BE[:, here] = users_BCD[:, code] @ self._hot_HD[here].T
-        near_BM, codes_BM = positions_BE[:, hot:], codes_BE[:, hot:]
-        there_BM = near_BM >= 0
-        distinct, inverse = np.unique(near_BM[there_BM], return_inverse=True)
-        vectors = self._lists.vectors_of(self._lists.item_ids_N[distinct])[inverse]
-        query = np.nonzero(there_BM)[0]
-        users = users_BCD[query, codes_BM[there_BM]]
-        near_scores_BM = np.full(near_BM.shape, -np.inf, np.float32)
-        near_scores_BM[there_BM] = np.einsum("nd,nd->n", users, vectors)
-        scores_BE[:, hot:] = near_scores_BM
-        return scores_BE
-
-    def leave_out(
-        self,
-        scores_BE: NDArray[np.float32],
-        positions_BE: NDArray[np.int64],
-        query: NDArray[np.int64],
-        position: NDArray[np.int64],
-    ) -> None:
-        """Set the scores of unwanted (query, position) pairs to -inf, in place."""
-        hot, at = self._is_hot(position)
-        scores_BE[query[hot], at[hot]] = -np.inf
-        other, wanted = query[~hot], position[~hot]
-        start = len(self._hot_H)
-        for q, p in zip(other.tolist(), wanted.tolist(), strict=True):
-            row = scores_BE[q, start:]
-            row[positions_BE[q, start:] == p] = -np.inf
+    def of_query(self, b: int) -> tuple[Ids, Ids, Floats, Floats]:
+        """Positions, ascending, codes, vectors and additions of one query's neighbours."""
+        order = np.argsort(self.positions_BM[b], kind="stable")
+        order = order[np.count_nonzero(self.positions_BM[b] < 0) :]
+        return (
+            self.positions_BM[b, order],
+            self.codes_BM[b, order],
+            self.vectors_nD[self.at_BM[b, order]],
+            self.adds_BM[b, order],
+        )

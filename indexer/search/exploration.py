@@ -96,10 +96,8 @@ class ReservedPlaces:
         """
         log_p_BC, excluded = encoded.log_p_BC, encoded.excluded
         kept, lists = encoded.queries.k - self.places(encoded.queries.k), self._lists
-        bounds = np.searchsorted(excluded.query, np.arange(len(encoded.queries) + 1))
-        unwanted = lists.starts_C[excluded.code] + excluded.row
         taken = [
-            np.unique(np.concatenate([positions_BK[b, :kept], unwanted[bounds[b] : bounds[b + 1]]]))
+            np.unique(np.concatenate([positions_BK[b, :kept], excluded.of_query(b)]))
             for b in range(len(encoded.queries))
         ]
         drawn = self.draw(encoded.queries, log_p_BC, taken)
@@ -115,7 +113,7 @@ class ReservedPlaces:
             answers.item_codes_BK[b, kept:first] = answers.item_codes_BK[b, ranked]
             log_p_K = answers.item_log_probabilities_BK[b]
             log_p_K[kept:first] = log_p_K[ranked]
-            codes = np.searchsorted(lists.starts_C, positions, side="right") - 1
+            codes = lists.codes_at(positions)
             answers.items_BK[b, first:] = lists.item_ids_N[positions]
             answers.scores_BK[b, first:] = answers.scores_BK[b, first - 1] if first else 0.0
             answers.item_codes_BK[b, first:] = codes
@@ -169,11 +167,12 @@ class ReservedPlaces:
         code, p = chosen
         left = int(sizes[code] - taken_C[code])
         start, first = int(starts[code]), int(first_C[code])
-        at = start + min(int(dice[1] * left), left - 1)
-        here = taken[first : first + taken_C[code]].tolist()
-        for position in sorted([*here, *(start + self._lists.lists[code].removed).tolist()]):
-            at += position <= at
-        return at, p / left
+        removed = start + self._lists.lists[code].removed
+        out = np.sort(np.concatenate([taken[first : first + taken_C[code]], removed])) - start
+        at = min(int(dice[1] * left), left - 1)
+        # out[n] - n rows before it may be drawn: as many as are out come before the drawn one
+        at += int(np.searchsorted(out - np.arange(len(out)), at, side="right"))
+        return start + at, p / left
 
     def _young(self) -> list[NDArray[np.int64]]:
         """For each code the positions of its young items, ascending."""

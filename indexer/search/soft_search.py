@@ -2,17 +2,19 @@
 
 For a history the interest head gives log p(c|u) of every first-level code c. The K most probable
 codes that hold items are searched, each with the user vector of that code (SPARC, arXiv
-2508.09090), and their lists are merged. An item scores s(u, i, c), the inner product: one softmax
-over all items is trained, so scores of different lists can be compared as they are. With joint
-quota a few items are scored whatever their code (`indexer.search.evidence`), and the last places
-of an answer can be reserved for exploration (`indexer.search.exploration`).
+2508.09090), and their lists are merged. An item scores s(u, i, c), the inner product and what
+evidence adds: one softmax over all items is trained, so scores of different lists can be compared
+as they are. Where the lists hold more than a query may cost, the cells of their second-level codes
+are ranked by their means, and the best are scored. With joint quota a few items are scored whatever
+their code (`indexer.search.evidence`), and the last places of an answer can be reserved for
+exploration (`indexer.search.exploration`).
 
     code_choice      which codes are searched, by which user vectors
-    list_scoring     the best items of their lists
+    cell_choice      which rows of their lists
+    query_scores     the best items of these rows
     exploration      the places that are drawn
-    single_query     the same for a query that comes alone
 
-But for the reserved places the result equals brute force over the searched lists. Shapes: B
+But for the reserved places the result equals brute force over the rows that are scored. Shapes: B
 queries, K results, S searched codes, C codes, N items in the lists.
 """
 
@@ -27,20 +29,20 @@ from numpy.typing import NDArray
 
 from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
-from indexer.search.answers import Answers, Candidates, joined, padded
+from indexer.search.answers import Answers, Candidates, joined
 from indexer.search.code_choice import CodeChoice, EncodedQueries, Queries
 from indexer.search.config import SearchConfig
-from indexer.search.evidence import Evidence
+from indexer.search.evidence import HotItems
 from indexer.search.exploration import ReservedPlaces
-from indexer.search.list_scoring import ListScores
-from indexer.search.single_query import SingleQuery
+from indexer.search.prior import RecencyPrior
+from indexer.search.query_scores import QueryScores
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
     from model.retrieval.retrieval_model import RetrievalModel
 
 CHUNK = 256
-"""Queries scored together; bounds the score matrix."""
+"""Queries encoded together; bounds the memory."""
 
 
 class SoftSearch:
@@ -69,17 +71,12 @@ class SoftSearch:
         self.model = model
         self.lists = lists
         self.config = config or SearchConfig()
-        joint, evidence = self.config.quota == "joint", None
-        if self.config.evidence and joint:
-            evidence = Evidence(model, lists, self.config.evidence)
-        self._choice = CodeChoice(
-            model, lists, self.config.temperature, self.config.largest_share, evidence
-        )
-        self._scores = ListScores(lists, self.config.quota, evidence)
+        joint = self.config.quota == "joint"
+        prior = RecencyPrior(model, lists)
+        hot = HotItems(model, lists, self.config.evidence if joint else 0)
+        self._choice = CodeChoice(model, lists, self.config.temperature, hot.codes)
+        self._scores = QueryScores(lists, self.config, prior, hot)
         self._reserved = ReservedPlaces(lists, self.config.explore, listed_ms_N)
-        self._single: SingleQuery | None = None
-        if joint and len(lists):
-            self._single = SingleQuery(lists, self._choice, self._reserved, evidence)
 
     def search(
         self,
@@ -111,47 +108,33 @@ class SoftSearch:
             unwanted = exclude
         now_ms_B = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
         queries = Queries(histories, now_ms_B, k, codes, unwanted)
-        if len(queries) == 1 and self._single is not None:
-            return self._single.answer(queries)
         return joined([self._search(some) for some in queries.in_chunks(CHUNK)], k)
 
     def _search(self, queries: Queries) -> Answers:
         encoded = self._choice.encode(queries)
-        found, positions_BK = self._ranked(encoded, *self._scores.best(encoded))
+        answers, positions_BK = _nothing(encoded)
+        for b in range(len(queries)):
+            self._rank(encoded, b, answers, positions_BK)
         if self._reserved.places(queries.k):
-            self._reserved.fill(found, positions_BK, encoded)
-        return replace(found, quota_BS=_places(found.searched_BS, found.item_codes_BK))
+            self._reserved.fill(answers, positions_BK, encoded)
+        return replace(answers, quota_BS=_places(answers.searched_BS, answers.item_codes_BK))
 
-    def _ranked(
-        self,
-        encoded: EncodedQueries,
-        scores_BW: NDArray[np.float32],
-        positions_BW: NDArray[np.int64],
-    ) -> tuple[Answers, NDArray[np.int64]]:
-        """Answers but for their quota, and the positions of their items, -1 at padding."""
-        k = encoded.queries.k
-        ids_N = self.lists.item_ids_N if len(self.lists.item_ids_N) else np.array([-1])
-        items = ids_N[positions_BW]
-        order = np.lexsort((items, -scores_BW), axis=1)
-        row_B1 = np.arange(len(order))[:, None]
-        items, scores, positions = (x[row_B1, order] for x in (items, scores_BW, positions_BW))
-        codes = np.searchsorted(self.lists.starts_C, positions, side="right") - 1
-        log_p = encoded.log_p_BC[row_B1, codes]
-        away = scores == -np.inf
-        if away.any():
-            items[away] = positions[away] = codes[away] = -1
-            log_p[away] = -np.inf
-        answers = Answers(
-            padded(items, k, -1),
-            padded(scores, k, -np.inf),
-            padded(codes, k, -1),
-            padded(log_p, k, -np.inf),
-            encoded.searched_BS,
-            np.exp(encoded.log_p_BS),
-            encoded.searched_BS,
-            np.ones((len(codes), k), np.float32),
-        )
-        return answers, padded(positions, k, -1)
+    def _rank(
+        self, encoded: EncodedQueries, b: int, answers: Answers, positions_BK: NDArray[np.int64]
+    ) -> None:
+        """Fill in the answer to one query, best first, and its positions."""
+        scores, positions, answers.scored_B[b] = self._scores.best(encoded, b)
+        there = scores > -np.inf
+        scores, positions = scores[there], positions[there]
+        items = self.lists.item_ids_N[positions]
+        order = np.lexsort((items, -scores))
+        here = (b, slice(len(order)))
+        positions_BK[here] = positions[order]
+        codes = self.lists.codes_at(positions_BK[here])
+        answers.items_BK[here] = items[order]
+        answers.scores_BK[here] = scores[order]
+        answers.item_codes_BK[here] = codes
+        answers.item_log_probabilities_BK[here] = encoded.log_p_BC[b, codes]
 
     def candidates(
         self, histories: Sequence[History], now_ms: NDArray[np.int64]
@@ -165,20 +148,49 @@ class SoftSearch:
         every = len(self.lists.lists)
         unwanted = [history.items for history in histories]
         for some in Queries(histories, now_ms_B, 1, every, unwanted).in_chunks(CHUNK):
-            encoded = self._choice.encode(some, bounded=False)
+            encoded = self._choice.encode(some)
             lengths_BS = self.lists.lengths_C[encoded.searched_BS]
-            scores_BN, positions_BN = self._scores.every(encoded)
-            evidence_BN = np.zeros((len(some), len(self.lists) + 1), bool)
-            if encoded.evidence is not None:
-                np.put_along_axis(evidence_BN, encoded.evidence[0], True, axis=1)
+            shape = (len(some), int(lengths_BS[:1].sum()))
+            positions_BN = np.zeros(shape, np.int32)
+            scores_BN, evidence_BN = np.zeros(shape, np.float32), np.zeros(shape, bool)
+            for b in range(len(some)):
+                scored, evidence = self._scores.every(encoded, b)
+                scores_n, positions_n = (x[: scored.rows] for x in scored[:2])
+                firsts = np.searchsorted(positions_n, self.lists.starts_C[encoded.searched_BS[b]])
+                order = _side_by_side(firsts, lengths_BS[b])
+                positions_BN[b], scores_BN[b] = positions_n[order], scores_n[order]
+                evidence_BN[b] = np.isin(positions_n[order], evidence)
             yield Candidates(
                 self.lists.item_ids_N[positions_BN],
                 scores_BN,
                 encoded.searched_BS,
                 np.cumsum(lengths_BS, axis=1) - lengths_BS,
                 encoded.log_p_BC,
-                np.take_along_axis(evidence_BN, positions_BN.astype(np.int64), axis=1),
+                evidence_BN,
             )
+
+
+def _nothing(encoded: EncodedQueries) -> tuple[Answers, NDArray[np.int64]]:
+    """Answers without items, to be filled, and the positions of none."""
+    shape = (len(encoded.queries), encoded.queries.k)
+    answers = Answers(
+        np.full(shape, -1),
+        np.full(shape, -np.inf, np.float32),
+        np.full(shape, -1),
+        np.full(shape, -np.inf, np.float32),
+        encoded.searched_BS,
+        np.exp(encoded.log_p_BS),
+        encoded.searched_BS,
+        np.ones(shape, np.float32),
+        np.zeros(shape[0], np.int64),
+    )
+    return answers, np.full(shape, -1)
+
+
+def _side_by_side(firsts_S: NDArray[np.int64], sizes_S: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of several ranges, one behind the other."""
+    ends_S = np.cumsum(sizes_S)
+    return np.repeat(firsts_S - (ends_S - sizes_S), sizes_S) + np.arange(sizes_S.sum())
 
 
 def _places(searched_BS: NDArray[np.int64], codes_BK: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -193,7 +205,7 @@ class ServedPath:
 
     def __init__(self, config: SearchConfig, model: RetrievalModel) -> None:
         lists = CodeLists.build(
-            model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+            model.item_ids_N, model.codes_NQ, model.vectors_ND, model.first_level_codes
         )
         self._search = SoftSearch(model, lists, config)
 

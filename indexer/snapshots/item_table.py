@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexer.errors import SnapshotError
-from indexer.lists.code_list import MAX_DIMENSION, MAX_ITEMS
+from indexer.lists.cells import MAX_DIMENSION, MAX_ITEMS
 from streaming.events import Item
 
 SCHEMA = pa.schema(

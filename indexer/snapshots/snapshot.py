@@ -258,7 +258,7 @@ def load_appended(data_dir: Path, pointer: Pointer, snapshot: Snapshot) -> Snaps
         new = read_items(path, snapshot.model.levels, snapshot.model.first_level_codes)
         vectors = read_vectors(path, snapshot.model.dimension)
         try:
-            lists = lists.with_items(new.item_ids_N, new.codes_NQ[:, 0], vectors)
+            lists = lists.with_items(new.item_ids_N, new.codes_NQ, vectors)
         except IndexerError as error:
             raise SnapshotError(f"{path}: {error}") from error
         items = items.merged(new)

@@ -2,7 +2,8 @@
 
 Facts of a model, the plan of an evaluation and the configuration that `sparc up` leaves in a data
 directory hold every setting, whoever chose it. One that is a constant today is passed over where it
-has the constant's value, and refused where it has another: it would mean another model.
+has the constant's value, and refused where it has another: it would mean another model. What has no
+part in the answers any more is passed over, whatever its value.
 """
 
 from __future__ import annotations
@@ -29,9 +30,17 @@ CONSTANT: dict[str, Any] = {
 }
 """What each is now, beside the code that uses it; a test compares the two."""
 
+WITHOUT_EFFECT: dict[str, str] = {
+    "learner.model.key_dimension": (
+        "what a neighbour adds to a score is added to its item alone, in lists of any length"
+    ),
+    "search.largest_share": "search.scored_share bounds what a query scores, evidence counted",
+}
+"""Why nothing depends on it any more."""
+
 
 def without_constants(recorded: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """A copy of recorded settings without those that are constants now.
+    """A copy of recorded settings without those that are constants now, or without effect.
 
     Args:
         recorded: settings and sections.
@@ -50,6 +59,8 @@ def without_constants(recorded: Mapping[str, Any], section: str = "") -> dict[st
             part = without_constants(value, f"{name}.")
             if part or not value:  # a section of nothing but constants is none any more
                 kept[last] = part
+        elif name in WITHOUT_EFFECT:
+            continue
         elif name not in CONSTANT:
             kept[last] = value
         elif value != CONSTANT[name]:

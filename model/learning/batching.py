@@ -32,7 +32,7 @@ def make_batch(
         tables: rows and counts.
         parts: new examples and replayed ones.
         chunk: consecutive examples of a part that share a clock.
-        most: candidates; a larger catalogue is sampled.
+        most: negatives; of a larger catalogue a sample is taken.
         clock_ms: time of the newest event.
         generator: draws the sample.
     """
@@ -43,16 +43,9 @@ def make_batch(
         groups.append(events // chunk + sum(len(c) for c in clocks))
         clocks.append(np.minimum.reduceat(part.times_B, events[::chunk]))
     examples, clocks_G, tensor = concatenate(parts), np.concatenate(clocks), tables.tensor
-    size = len(tables)
     given = np.unique(np.concatenate([examples.targets_B, examples.histories.rows_BL.ravel()]))
     given = given[given != NO_ROW]
-    if size <= most:
-        rows_S, share = np.arange(size), 1.0
-    else:
-        drawn = torch.randint(size, (most,), generator=generator).numpy()
-        rows_S, share = np.union1d(given, drawn), -np.expm1(most * np.log1p(-1 / size))
-    position_N = np.full(size + 1, NO_ROW)  # the last one answers for NO_ROW
-    position_N[rows_S] = np.arange(len(rows_S))
+    rows_S, share = tables.candidates.draw(len(tables), given, most, generator)
     counts_GSH = tables.popularity.before(clocks_G, rows_S)
     code_counts_GCH = tables.code_popularity.before(
         clocks_G, np.arange(tables.model.quantizer.codes)
@@ -61,24 +54,26 @@ def make_batch(
     events_in_step = len(examples.targets_B)
     age_BL = examples.times_B[:, None] - examples.histories.times_BL
     age_BL = np.where(examples.histories.known_BL, age_BL, 0).astype(np.float32)
-    codes_N = np.append(tables.codes_N, NO_ROW)
     near = examples.neighbours
+    history_BL, target_B, neighbour_BK = tables.positions(
+        rows_S, examples.histories.rows_BL, examples.targets_B, near.rows_BK
+    )
     return Batch(
         items=tables.inputs_to_learn(rows_S),
         item_rows_S=tensor(rows_S),
         negative_S=tensor(tables.popularity.seen(rows_S)),
         log_q_S=log_inclusion(frequency_S, events_in_step, share).to(tables.device),
         log_frequency_S=torch.log(frequency_S * events_in_step + 1e-6).to(tables.device),
-        target_B=tensor(position_N[examples.targets_B]),
-        history_BL=tensor(position_N[examples.histories.rows_BL]),
+        target_B=tensor(target_B),
+        history_BL=tensor(history_BL),
         age_BL=tensor(age_BL),
         clock_B=tensor(np.concatenate(groups)),
         popularity_GSP=tensor(log_counts(counts_GSH)),
         code_popularity_GCP=tensor(log_counts(code_counts_GCH)),
-        neighbour_BK=tensor(position_N[near.rows_BK]),
-        neighbour_code_BK=tensor(codes_N[near.rows_BK]),
+        neighbour_BK=tensor(neighbour_BK),
+        neighbour_code_BK=tensor(tables.codes(near.rows_BK)),
         neighbour_score_BKH=neighbour_features(tensor(near.scores_BKH)),
-        history_code_BL=tensor(codes_N[examples.histories.rows_BL]),
+        history_code_BL=tensor(tables.codes(examples.histories.rows_BL)),
     )
 
 

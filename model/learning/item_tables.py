@@ -5,15 +5,14 @@ Shapes: N items, S rows at hand, T title words, W words at hand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
-from model.learning.learner_state import by_group
+from model.learning.candidates import CandidateSample
 from model.network.item_tower import ItemInputs, initial_ids, initial_words
 from model.network.sparc import SparcConfig
 from model.tables.capacity import with_room
@@ -21,22 +20,8 @@ from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence
 from model.tables.decayed_counts import Popularity
 from model.tables.item_features import TITLE_BUCKETS
-from model.tables.list_slots import ListSlots
 from model.tables.row_table import RowTable
-from model.tables.touched_rows import CHECKPOINT, TouchedRows
 from streaming.events import Item
-
-
-class Table(Protocol):
-    """What is kept as a base and changes."""
-
-    touched: TouchedRows
-
-    def changes(self, whole: bool) -> dict[str, Tensor]:
-        """All rows, or those that changed since the last call."""
-
-    def apply(self, changes: dict[str, Tensor]) -> None:
-        """Take over what `changes` gave, on top of what was given before it."""
 
 
 class ItemTables:
@@ -46,6 +31,7 @@ class ItemTables:
         model: sizes.
         seed: of the initial rows.
         log_size: events whose counts can be looked up at their time.
+        candidates: items of a sample of negatives.
         device: of the rows that are learnt.
 
     Attributes:
@@ -54,10 +40,14 @@ class ItemTables:
         ids, words: rows that are learnt.
         popularity, code_popularity: decayed counts of items and of codes.
         neighbours: co-occurrence.
-        places: places in the lists of codes.
+        candidates: items with events, to draw negatives from.
+        codes_N: int64 first-level code of each item when it was last looked at; `NO_ROW`: never.
+        events_N: int64 events of each item.
     """
 
-    def __init__(self, model: SparcConfig, seed: int, log_size: int, device: torch.device) -> None:
+    def __init__(
+        self, model: SparcConfig, seed: int, log_size: int, candidates: int, device: torch.device
+    ) -> None:
         self.model, self.device, self._seed = model, device, seed
         self.catalogue = Catalogue()
         self.ids = RowTable(model.item_tower.dimension, self._initial_ids, device)
@@ -66,10 +56,10 @@ class ItemTables:
         self.code_popularity = Popularity(model.popularity_half_lives_days, log_size)
         self.code_popularity.grow(model.quantizer.codes)
         self.neighbours = Cooccurrence(model.neighbours)
-        self.places = ListSlots(model.key_dimension)
-        self._codes = np.zeros(0, dtype=np.int64)
-        self._events = np.zeros(0, dtype=np.int64)
-        self._touched = TouchedRows()
+        self.candidates = CandidateSample(candidates)
+        self.codes_N = np.zeros(0, dtype=np.int64)
+        self.events_N = np.zeros(0, dtype=np.int64)
+        self._positions = np.zeros(0, dtype=np.int64)
 
     def _initial_ids(self, first: int, end: int) -> Tensor:
         ids = self.catalogue.item_ids_N[first:end]
@@ -78,32 +68,36 @@ class ItemTables:
     def __len__(self) -> int:
         return len(self.catalogue)
 
-    @property
-    def codes_N(self) -> np.ndarray:
-        """First-level code of each item when it was last looked at, int64; `NO_ROW`: never."""
-        return self._codes[: len(self)]
-
-    @property
-    def events_N(self) -> np.ndarray:
-        """Events of each item, int64."""
-        return self._events[: len(self)]
-
     def list_items(self, items: Sequence[Item]) -> None:
         """Make items known; one listed again takes its new title and category."""
         self.catalogue.add(items)
-        self._grow()
-
-    def _grow(self) -> None:
         size = len(self)
         self.ids.grow(size)
         self.popularity.grow(size)
         self.neighbours.grow(size)
-        self._codes = with_room(self._codes, size, NO_ROW)
-        self._events = with_room(self._events, size)
+        more = size - len(self.codes_N)
+        self.codes_N = np.pad(self.codes_N, (0, more), constant_values=NO_ROW)
+        self.events_N = np.pad(self.events_N, (0, more))
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def positions(self, rows_S: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
+        """Where each of `rows`, of any shape, is among `rows_S`; `NO_ROW` for those that are not.
+
+        Costs what is asked for and not what there is: the array of all is kept, and left empty.
+        """
+        self._positions = with_room(self._positions, len(self) + 1, NO_ROW)
+        position_N = self._positions[: len(self) + 1]  # the last one answers for NO_ROW
+        position_N[rows_S] = np.arange(len(rows_S))
+        found = [position_N[asked] for asked in rows]
+        position_N[rows_S] = NO_ROW
+        return found
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """First-level codes of rows of any shape, `NO_ROW` for `NO_ROW`."""
+        return np.where(rows == NO_ROW, NO_ROW, self.codes_N[rows])
 
     def inputs_to_learn(self, rows_S: np.ndarray) -> ItemInputs:
         """What the item tower reads of rows; gradients of ids and words come back to the tables."""
@@ -130,55 +124,35 @@ class ItemTables:
             self.tensor(self.catalogue.category_N[rows_S].astype(np.int64)),
         )
 
-    def count(self, rows_B: np.ndarray) -> None:
-        """One event more of each row, as often as it is named."""
-        np.add.at(self.events_N, rows_B, 1)
-        self._touched.mark(rows_B)
-
-    def note_codes(self, rows_S: np.ndarray, codes_S: np.ndarray) -> None:
-        """What first-level codes items were seen to have."""
-        changed = self.codes_N[rows_S] != codes_S
-        self.codes_N[rows_S] = codes_S
-        self._touched.mark(rows_S[changed])
-
-    def changes(self, whole: bool) -> dict[str, Tensor]:
-        """Rows that changed since the last call, for `apply`; `whole`: all of them."""
-        found: dict[str, Tensor] = {}
-        for group, table in self.tables().items():
-            found |= {f"{group}.{name}": x for name, x in table.changes(whole).items()}
-        rows_n = self._touched.take(CHECKPOINT)
-        rows_n = np.arange(len(self)) if whole else rows_n
-        own = {
-            "rows": rows_n,
-            "codes": self.codes_N[rows_n],
-            "events": self.events_N[rows_n],
-            "place_codes_N": self.places.codes_N,
-            "places_N": self.places.places_N,
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that `load` needs, by group."""
+        return {
+            "catalogue": self.catalogue.state(),
+            "ids": self.ids.state(),
+            "words": self.words.state(),
+            "popularity": self.popularity.state(),
+            "code_popularity": self.code_popularity.state(),
+            "neighbours": self.neighbours.state(),
+            "candidates": self.candidates.changes(whole=True),
+            "learner": {
+                "codes_N": torch.from_numpy(self.codes_N),
+                "events_N": torch.from_numpy(self.events_N),
+            },
         }
-        return found | {f"items.{name}": torch.from_numpy(x) for name, x in own.items()}
 
-    def apply(self, changes: dict[str, Tensor]) -> None:
-        """Take over what `changes` gave, on top of what was given before it.
+    def load(self, groups: Mapping[str, dict[str, Tensor]]) -> None:
+        """Take over what `state` gave.
 
         Raises:
-            KeyError: if a table or a tensor is missing.
+            KeyError: if a group or a tensor is missing.
         """
-        groups = by_group(changes)
-        for group, table in self.tables().items():
-            table.apply(groups[group])
-        self._grow()
-        own = {name: value.numpy() for name, value in groups["items"].items()}
-        self.codes_N[own["rows"]], self.events_N[own["rows"]] = own["codes"], own["events"]
-        self.places.codes_N = own["place_codes_N"].copy()
-        self.places.places_N = own["places_N"].copy()
-
-    def tables(self) -> dict[str, Table]:
-        """By name; the catalogue comes first, as initial values follow from ids."""
-        return {
-            "catalogue": self.catalogue,
-            "ids": self.ids,
-            "words": self.words,
-            "popularity": self.popularity,
-            "code_popularity": self.code_popularity,
-            "neighbours": self.neighbours,
-        }
+        self.catalogue.load(groups["catalogue"])
+        self.ids.load(groups["ids"])
+        self.words.load(groups["words"])
+        self.popularity.load(groups["popularity"])
+        self.code_popularity.load(groups["code_popularity"])
+        self.neighbours.load(groups["neighbours"])
+        self.candidates.apply(groups["candidates"])
+        own = groups["learner"]
+        self.codes_N = own["codes_N"].numpy().copy()
+        self.events_N = own["events_N"].numpy().copy()

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,6 @@ from model.learning.batching import make_batch
 from model.learning.errors import LearnerError, NotFiniteError
 from model.learning.export import Export, export
 from model.learning.item_tables import ItemTables
-from model.learning.learner_state import LearnerState, by_group
 from model.network import sparc
 from model.network.sparc import Sparc
 from model.retrieval.retrieval_model import RetrievalModel
@@ -65,8 +65,8 @@ class LearnerConfig:
             one step; the protocol of evaluation allows 4, and more is better.
         replay_capacity: examples kept for replay.
         chunk: consecutive examples that share a clock.
-        candidates: most items scored in a step; a larger catalogue is sampled, with the log-Q
-            correction.
+        candidates: most negatives of a step. A larger catalogue is sampled, with the log-Q
+            correction, among the items that somebody has clicked; a tenth is drawn anew each step.
         session_dropout: share of examples whose history loses the events of the last
             day. Who is asked after a day's pause has no session to go by, and a model that always
             had one learns little else.
@@ -112,7 +112,9 @@ class Learner:
         self._optimizer = torch.optim.Adam(
             self._sparc.parameters(), lr=config.learning_rate, betas=(0.9, 0.999)
         )
-        self._tables = ItemTables(model, config.seed, 2 * config.replay_capacity, self.device)
+        self._tables = ItemTables(
+            model, config.seed, 2 * config.replay_capacity, config.candidates, self.device
+        )
         near = model.neighbours
         self._replay = ReplayBuffer(config.replay_capacity, near.answers, len(near.half_lives_days))
         self._clock_ms = 0
@@ -156,7 +158,8 @@ class Learner:
         )
         fresh = self._examples(rows_B, times_B, histories)
         self._tables.popularity.add(rows_B, times_B)
-        self._tables.count(rows_B)
+        self._tables.candidates.see(rows_B)
+        self._tables.events_N += np.bincount(rows_B, minlength=len(self._tables.events_N))
         self._clock_ms = max(self._clock_ms, int(times_B.max()))
         results = []
         config = self.config
@@ -246,9 +249,7 @@ class Learner:
                 outcome.z_SD, outcome.codes_SQ, self._generator
             )
         self._check()
-        self._tables.note_codes(
-            batch.item_rows_S.cpu().numpy(), outcome.codes_SQ[:, 0].cpu().numpy()
-        )
+        self._tables.codes_N[batch.item_rows_S.cpu().numpy()] = outcome.codes_SQ[:, 0].cpu().numpy()
         return {name: float(value.detach()) for name, value in outcome.losses.items()}
 
     def _clip(self) -> float:
@@ -330,30 +331,31 @@ class Learner:
         """What would be served now; measures drift anew, as `export` does."""
         return self.export(now_ms).model(str(self.device))
 
-    def state(self, whole: bool = True) -> LearnerState:
-        """Everything that `restore` needs.
-
-        Args:
-            whole: else of the tables' rows only what changed since the last call, to be kept
-                behind what that gave.
-        """
-        dense: dict[str, Tensor] = {}
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that `restore` needs, as tensors (CPU, contiguous) and JSON-able facts."""
+        tensors: dict[str, Tensor] = {}
 
         def put(prefix: str, values: dict[str, Tensor]) -> None:
-            dense.update({f"{prefix}.{name}": value for name, value in values.items()})
+            tensors.update({f"{prefix}.{name}": value for name, value in values.items()})
 
         put("sparc", self._sparc.state_dict())
         for index, moments in self._optimizer.state_dict()["state"].items():
             put(f"optimizer.{index}", moments)
+        for group, values in self._tables.state().items():
+            put(group, values)
+        put("replay", self._replay.state())
         put("learner", {"random": self._generator.get_state(), "exported_CD": self._exported_CD})
-        dense = {n: v.detach().cpu().contiguous().clone() for n, v in dense.items()}
-        rows = {f"tables.{name}": value for name, value in self._tables.changes(whole).items()}
-        rows |= {f"replay.{name}": value for name, value in self._replay.changes(whole).items()}
         meta = {"counters": dict(self._counters), "clock_ms": self._clock_ms}
-        return LearnerState(dense, [rows], meta)
+        return {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, meta
 
     @classmethod
-    def restore(cls, config: LearnerConfig, state: LearnerState, device: str = "cpu") -> Learner:
+    def restore(
+        cls,
+        config: LearnerConfig,
+        tensors: dict[str, Tensor],
+        meta: dict[str, Any],
+        device: str = "cpu",
+    ) -> Learner:
         """A learner that goes on from `state`, on a CPU bit for bit.
 
         Raises:
@@ -361,16 +363,19 @@ class Learner:
         """
         learner = cls(config, device)
         try:
-            learner._load(state)
-        except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            learner._load(tensors, meta)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise LearnerError(
                 f"the saved state does not fit this configuration ({error}); start afresh or use "
                 "the configuration it was written with"
             ) from error
         return learner
 
-    def _load(self, state: LearnerState) -> None:
-        groups = by_group(state.dense)
+    def _load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = value
         self._sparc.load_state_dict(groups["sparc"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in groups.get("optimizer", {}).items():
@@ -378,12 +383,10 @@ class Learner:
             moments.setdefault(int(index), {})[moment] = value.clone()
         optimizer = self._optimizer.state_dict()
         self._optimizer.load_state_dict(optimizer | {"state": moments})
-        for rows in state.rows:
-            changed = by_group(rows)
-            self._tables.apply(changed["tables"])
-            self._replay.apply(changed["replay"])
+        self._tables.load(groups)
+        self._replay.load(groups["replay"])
         own = groups["learner"]
         self._generator.set_state(own["random"])
         self._exported_CD = own["exported_CD"].clone().to(self.device)
-        self._counters = {name: int(value) for name, value in state.meta["counters"].items()}
-        self._clock_ms = int(state.meta["clock_ms"])
+        self._counters = {name: int(value) for name, value in meta["counters"].items()}
+        self._clock_ms = int(meta["clock_ms"])

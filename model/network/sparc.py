@@ -89,8 +89,6 @@ class SparcConfig:
         evidence_dropout: share of examples whose recency prior and neighbours are hidden from the
             softmax in a training step, so that the towers learn to stand alone. With 1 their
             weights stay as they start.
-        key_dimension: places in a list, one dimension each, that carry neighbour scores through
-            the inner-product index; best above the length of most lists.
         losses: weights.
     """
 
@@ -105,7 +103,6 @@ class SparcConfig:
     popularity_start: float = 0.25
     neighbour_start: float = 0.25
     evidence_dropout: float = 0.0
-    key_dimension: int = 256
     losses: LossWeights = field(default_factory=LossWeights)
 
     @property

@@ -1,14 +1,13 @@
 """What a snapshot's weights can do: embed items, weigh interests, make user vectors.
 
-An item's retrieval vector is [z | popularity features | key], a user's vector of a code is [user
-vector | evidence weights | neighbour scores by key]. An item's key is one of `key_dimension` places
-that it holds in the list of its code, so the inner product returns the neighbour score of exactly
-this item while a list is no longer than there are places; in a longer one, items share. (Random
-keys of the same dimension were tried: their noise cost a fifth of the recall.) Thus the whole
-score s(u, i, c) of `model.network.sparc` is one inner product, and any flat index can serve it.
+An item's retrieval vector is z. The score s(u, i, c) of `model.network.sparc` is the sum of three:
+the inner product of z with the user vector of the item's code, what the item's recency prior adds
+at the weights that the user gives it, and, where the item is a neighbour of the history, what that
+adds. An index serves the first; the others are small and belong to a moment or to a user, so they
+lie beside it.
 
-Shapes: B users, L history length, N items, Q levels, C codes, K chosen codes or neighbours, D
-dimension of the retrieval vectors.
+Shapes: B users, L history length, N items, n of them, Q levels, C codes, K chosen codes, M
+neighbours, P features of the recency prior, D dimension of z.
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ CHUNK = 65_536
 """Items embedded at once; bounds the memory."""
 FORMER_MERGES = ("normalise_lists", "weigh_codes")
 """Other ways to merge lists, which facts of older models name; none was ever served."""
-MOST_KEYS = 4096
-"""No list is helped by longer keys, and each item has one."""
 
 
 class ModelError(ValueError):
@@ -54,18 +51,18 @@ class Encoded(NamedTuple):
     """What the model says of B histories, in numpy; opaque outside this module.
 
     Attributes:
-        users_BCD: user vector of each code, without what the evidence adds.
+        users_BCD: user vector of each code.
         log_interests_BC: log p(c | u).
-        popularity_weights_BP: user part of the popularity dimensions.
-        near_rows_BK: neighbours of the history, `NO_ROW` padded.
-        near_scores_BK: their contribution to the score.
+        popularity_weights_BP: weights of the recency prior's features.
+        near_rows_BM: neighbours of the history, `NO_ROW` padded.
+        near_scores_BM: what they add to the scores of their items.
     """
 
     users_BCD: np.ndarray
     log_interests_BC: np.ndarray
     popularity_weights_BP: np.ndarray
-    near_rows_BK: np.ndarray
-    near_scores_BK: np.ndarray
+    near_rows_BM: np.ndarray
+    near_scores_BM: np.ndarray
 
 
 def config_from_dict(value: dict[str, Any]) -> sparc.SparcConfig:
@@ -93,11 +90,10 @@ class RetrievalModel:
 
     Attributes:
         item_ids_N: int64, the catalogue in row order.
-        vectors_ND: float32 retrieval vectors.
-        codes_NQ: int64 codes.
+        codes_NQ: int16 codes.
         item_events_N: int64, events that each item has had.
         centroids_CD: float32 first-level codewords in quantizer space.
-        first_level_codes, levels, dimension: C, Q and D (of `vectors_ND`).
+        first_level_codes, levels, dimension: C, Q and D.
         clock_ms: time to which the popularity features are brought forward.
     """
 
@@ -180,40 +176,22 @@ class RetrievalModel:
                 f"the items have {items.dimension} dimensions, the facts declare "
                 f"{config.item_tower.dimension}"
             )
-        # one row more, so that NO_ROW (-1) reads zeros and no code
-        z_ND = torch.from_numpy(items.z(np.arange(len(items)))).to(self._device)
-        self._padded_z = torch.nn.functional.pad(z_ND, (0, 0, 0, 1))
-        self._z_ND = self._padded_z[:-1]
         self._code_popularity_CP = tensors["codes.popularity_CP"]
         # a device answers batches; one history alone is quicker beside it
-        self._z_numpy = self._z_ND.cpu().numpy()
         self._single = SingleUser(self._sparc, self._code_popularity_CP.cpu().numpy())
         self.item_ids_N = items.ids_N
         self.item_events_N = items.events_N
-        self.codes_NQ = items.codes_NQ.astype(np.int64)
-        rows_e, prior_eP = items.prior(config.popularity_half_lives_days, self.clock_ms)
-        popularity_NP = np.zeros((len(items), prior_eP.shape[1]), np.float32)
-        popularity_NP[rows_e] = prior_eP
-        places_N = tensors["items.places_N"].cpu().numpy().astype(np.int64)
-        keys_Nd = self._keys(places_N)
-        self.vectors_ND = np.concatenate([self._z_ND.cpu().numpy(), popularity_NP, keys_Nd], axis=1)
-        self._places = np.append(places_N, 0)
-        self._first_codes = np.append(self.codes_NQ[:, 0], NO_ROW)
-        self._padded_codes = torch.from_numpy(self._first_codes).to(self._device)
-        self._padded_ids = np.append(self.item_ids_N, -1)
+        self.codes_NQ = items.codes_NQ
+        self._prior = items.prior(config.popularity_half_lives_days, self.clock_ms)
         codebooks_QCD = self._sparc.quantizer.codebooks_QCD
         self.levels, self.first_level_codes, _ = codebooks_QCD.shape
         self.centroids_CD = codebooks_QCD[0].cpu().numpy()
-        self.dimension = self.vectors_ND.shape[1]
-        if len(places_N) != len(items) or self.codes_NQ.shape[1] != self.levels:
+        self.dimension = items.dimension
+        if self.codes_NQ.shape[1] != self.levels:
             raise ModelError("the items do not fit the weights")
 
     def _refuse_other_sizes(self, own: dict[str, Tensor]) -> None:
         """Before anything is allocated: facts that were forged may declare any size."""
-        if not 0 <= self._config.key_dimension <= MOST_KEYS:
-            raise ModelError(
-                f"key_dimension is {self._config.key_dimension}, not within 0..{MOST_KEYS}"
-            )
         with torch.device("meta"):
             declared = {
                 name: value.shape for name, value in Sparc(self._config).state_dict().items()
@@ -226,10 +204,16 @@ class RetrievalModel:
                     f"{list(there.get(name, ()))}, they declare {list(declared.get(name, ()))}"
                 )
 
-    def _keys(self, places_n: np.ndarray) -> np.ndarray:
-        """Keys (n, d) of places; zeros for `NO_ROW`."""
-        places_d = np.arange(self._config.key_dimension)
-        return (places_n[:, None] == places_d).astype(np.float32)
+    @property
+    def vectors_ND(self) -> np.ndarray:
+        """All retrieval vectors, float32: a copy."""
+        return self.items.z(np.arange(len(self.items)))
+
+    def _first_codes(self, rows: np.ndarray) -> np.ndarray:
+        """First-level codes of rows, int64; `NO_ROW` where there is none."""
+        if not len(self.items):
+            return np.full(rows.shape, NO_ROW, np.int64)
+        return np.where(rows >= 0, self.codes_NQ[rows, 0], NO_ROW).astype(np.int64)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Catalogue rows of ids, `NO_ROW` where unknown."""
@@ -239,18 +223,14 @@ class RetrievalModel:
     def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
         """Retrieval vectors (n, D) float32 and codes (n, Q) int64 of any items, as they are given.
 
-        An item that the model has not learnt is placed by its title and category alone, has no
-        popularity yet and no key.
+        An item that the model has not learnt is placed by its title and category alone.
         """
-        z_nD, rows_n = self._place(items)
+        z_nD = self._place(items)
         codes_nQ = self._sparc.quantizer.assign(self._sparc.quantizer.standardise(z_nD))
-        evidence_nE = np.zeros((len(items), self.dimension - z_nD.shape[1]), np.float32)
-        known_n = rows_n != NO_ROW
-        evidence_nE[known_n] = self.vectors_ND[rows_n[known_n], z_nD.shape[1] :]
-        return np.concatenate([z_nD.cpu().numpy(), evidence_nE], axis=1), codes_nQ.cpu().numpy()
+        return z_nD.cpu().numpy(), codes_nQ.cpu().numpy()
 
-    def _place(self, items: Sequence[Item]) -> tuple[Tensor, np.ndarray]:
-        """Z and rows of items."""
+    def _place(self, items: Sequence[Item]) -> Tensor:
+        """Z of items."""
         ids_n = np.fromiter((item.item_id for item in items), np.int64, len(items))
         rows_n = self.rows(ids_n)
         config, tower = self._config.item_tower, self._sparc.item_tower
@@ -272,7 +252,7 @@ class RetrievalModel:
             same_n &= hashed.category_N[known] == category_n
             z_nD[at[torch.from_numpy(same_n)]] = learnt[torch.from_numpy(same_n)]
             parts.append(z_nD)
-        return torch.cat(parts), rows_n
+        return torch.cat(parts)
 
     def _content(self, words_nT: np.ndarray, category_n: np.ndarray) -> Tensor:
         """The part of z that hashed features give."""
@@ -289,7 +269,10 @@ class RetrievalModel:
     @torch.inference_mode()
     def quantizer_space(self, items: Sequence[Item] | None = None) -> np.ndarray:
         """Where items lie in the space of the centroids: (N, D of z) float32; None: all of them."""
-        z_ND = self._z_ND if items is None else self._place(items)[0]
+        if items is None:
+            z_ND = torch.from_numpy(self.vectors_ND).to(self._device)
+        else:
+            z_ND = self._place(items)
         return self._sparc.quantizer.standardise(z_ND).cpu().numpy()
 
     def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> Encoded:
@@ -310,10 +293,10 @@ class RetrievalModel:
         known_L = batch.known_BL[0]
         rows_L = batch.rows_BL[0, known_L]
         said = self._single.answers(
-            self._z_numpy[rows_L],
+            self.items.z(rows_L),
             (now_B[0] - batch.times_BL[0, known_L]).astype(np.float32),
-            self._first_codes[rows_L],
-            self._first_codes[near.rows_BK[0]],
+            self._first_codes(rows_L),
+            self._first_codes(near.rows_BK[0]),
             near.scores_BKH[0],
         )
         return Encoded(
@@ -329,17 +312,14 @@ class RetrievalModel:
         sparc = self._sparc
         known_BL = torch.from_numpy(batch.known_BL).to(self._device)
         age_BL = np.where(batch.known_BL, now_B[:, None] - batch.times_BL, 0).astype(np.float32)
-        rows_BL = torch.from_numpy(batch.rows_BL).to(self._device)
-        histories = sparc.encode(
-            self._padded_z[rows_BL], torch.from_numpy(age_BL).to(self._device), known_BL
-        )
-        near_rows_BK = torch.from_numpy(near.rows_BK).to(self._device)
+        z_BLD = torch.from_numpy(self.items.z(batch.rows_BL)).to(self._device)
+        histories = sparc.encode(z_BLD, torch.from_numpy(age_BL).to(self._device), known_BL)
         near_BKH = neighbour_features(torch.from_numpy(near.scores_BKH).to(self._device))
         evidence_BCF = sparc.interest_evidence(
             self._code_popularity_CP.expand(len(known_BL), -1, -1),
-            self._padded_codes[near_rows_BK],
+            torch.from_numpy(self._first_codes(near.rows_BK)).to(self._device),
             near_BKH,
-            self._padded_codes[rows_BL],
+            torch.from_numpy(self._first_codes(batch.rows_BL)).to(self._device),
         )
         weights = sparc.evidence_weights(histories)
         popularity_weights_BP = torch.stack([w for w, _ in weights]).mean(0)
@@ -362,36 +342,33 @@ class RetrievalModel:
         """Log p(c | u): (B, C) float32, rows normalised."""
         return encoded.log_interests_BC
 
-    def near_items(self, encoded: Encoded) -> np.ndarray:
-        """Neighbours of the histories: ids (B, K) int64, -1 padded."""
-        return self._padded_ids[encoded.near_rows_BK]
+    def near(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbours of the histories: ids (B, M) int64, -1 padded, and what each adds, float32."""
+        rows_BM = encoded.near_rows_BM
+        if not len(self.items):
+            return np.full(rows_BM.shape, -1), encoded.near_scores_BM
+        return np.where(rows_BM >= 0, self.item_ids_N[rows_BM], -1), encoded.near_scores_BM
+
+    def prior(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (n,) int64 of the items that have a recency prior, and its features (n, P) f32."""
+        rows_n, prior_nP = self._prior
+        return self.item_ids_N[rows_n], prior_nP
+
+    def prior_weights(self, encoded: Encoded) -> np.ndarray:
+        """The weights that the users give the features of the recency prior: (B, P) float32."""
+        return encoded.popularity_weights_BP
 
     def hot_items(self, count: int) -> np.ndarray:
         """Ids of the items of the greatest recency prior, weighed as for the mean user."""
         parts = torch.stack([cast(nn.Linear, linear).bias for linear in self._sparc.evidence])
         weights_P = parts.detach().mean(0)[: self._config.popularity_features].cpu().numpy()
-        d = self._z_ND.shape[1]
-        prior_N = self.vectors_ND[:, d : d + len(weights_P)] @ weights_P
-        return self.item_ids_N[np.argsort(-prior_N, kind="stable")[:count]]
+        ids_n, prior_nP = self.prior()
+        return ids_n[np.argsort(-(prior_nP @ weights_P), kind="stable")[:count]]
 
     def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
-        """One retrieval vector for each (user, chosen code): (B, K, D) float32."""
-        codes_BK = np.asarray(codes_BK)
-        size, chosen = codes_BK.shape
-        users_BCD, weights_BP = encoded.users_BCD, encoded.popularity_weights_BP
-        d, p = users_BCD.shape[2], weights_BP.shape[1]
-        every = self.first_level_codes
-        keys_BCd = np.zeros((size, every + 1, self._config.key_dimension), np.float32)
-        near_BM = encoded.near_rows_BK
-        # without a code: the row that is not read
-        where = (np.arange(size)[:, None], self._first_codes[near_BM], self._places[near_BM])
-        np.add.at(keys_BCd, where, encoded.near_scores_BK)
-        rows_B1 = np.arange(size)[:, None]
-        vectors_BKD = np.empty((size, chosen, d + p + keys_BCd.shape[2]), np.float32)
-        vectors_BKD[:, :, :d] = users_BCD[rows_B1, codes_BK]
-        vectors_BKD[:, :, d : d + p] = weights_BP[:, None]
-        vectors_BKD[:, :, d + p :] = keys_BCd[rows_B1, codes_BK]
-        return vectors_BKD
+        """The vector of each (user, chosen code): (B, K, D) float32."""
+        rows_B1 = np.arange(len(encoded.users_BCD))[:, None]
+        return encoded.users_BCD[rows_B1, codes_BK]
 
 
 def model_facts(

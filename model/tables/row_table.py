@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from model.tables.capacity import with_room
-from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 
 InitialRows = Callable[[int, int], Tensor]
 """(first row, end row) -> initial values, float32 (rows, D). Must not depend on anything else."""
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
-_STATE = ("weight", "mean", "square", "steps")
 
 
 class RowTable:
@@ -38,9 +33,7 @@ class RowTable:
         self._mean = torch.zeros(0, dimension, device=device)
         self._square = torch.zeros(0, dimension, device=device)
         self._steps = torch.zeros(0, device=device)
-        self._stepped = np.zeros(0, np.bool_)
         self._pending: list[tuple[Tensor, Tensor]] = []
-        self.touched = TouchedRows()
 
     def __len__(self) -> int:
         return self._size
@@ -58,13 +51,12 @@ class RowTable:
         while capacity < size:
             capacity *= 2
         if capacity > self._weight.shape[0]:
-            for name in _STATE:
-                old = getattr(self, f"_{name}")
+            for name in ("_weight", "_mean", "_square", "_steps"):
+                old = getattr(self, name)
                 new = torch.zeros(capacity, *old.shape[1:], device=self._device)
                 new[: old.shape[0]] = old
-                setattr(self, f"_{name}", new)
+                setattr(self, name, new)
         self._weight[self._size : size] = self._initial(self._size, size).to(self._device)
-        self._stepped = with_room(self._stepped, size)
         self._size = size
 
     def gather(self, rows_R: Tensor) -> Tensor:
@@ -79,11 +71,16 @@ class RowTable:
 
     @torch.no_grad()
     def step(self, learning_rate: float, scale: float = 1.0) -> None:
-        """One Adam step on the rows gathered since the last call; gradients times `scale`."""
+        """One Adam step on the rows gathered since the last call; gradients times `scale`.
+
+        A row whose gradient is zero has learnt nothing, and stays as it is.
+        """
         for rows_R, leaf_RD in self._pending:
             if leaf_RD.grad is None:
                 continue
-            gradient_RD = leaf_RD.grad * scale
+            learnt_r = torch.nonzero(leaf_RD.grad.any(dim=1)).squeeze(1)
+            rows_R = rows_R.index_select(0, learnt_r)
+            gradient_RD = leaf_RD.grad.index_select(0, learnt_r) * scale
             steps_R = self._steps.index_select(0, rows_R) + 1
             mean_RD = self._mean.index_select(0, rows_R).lerp_(gradient_RD, 1 - _BETA1)
             square_RD = self._square.index_select(0, rows_R)
@@ -91,42 +88,23 @@ class RowTable:
             correction_R1 = (1 - _BETA2**steps_R).sqrt_().unsqueeze(1)
             rate_R1 = learning_rate / (1 - _BETA1**steps_R).unsqueeze(1)
             change_RD = rate_R1 * mean_RD / (square_RD.sqrt() / correction_R1 + _EPSILON)
-            self._weight.index_copy_(0, rows_R, leaf_RD.detach() - change_RD)
+            self._weight.index_add_(0, rows_R, change_RD, alpha=-1)
             self._mean.index_copy_(0, rows_R, mean_RD)
             self._square.index_copy_(0, rows_R, square_RD)
             self._steps.index_copy_(0, rows_R, steps_R)
-            self._mark(rows_R.cpu().numpy())
         self._pending.clear()
-
-    def _mark(self, rows_R: np.ndarray) -> None:
-        self._stepped[rows_R] = True
-        self.touched.mark(rows_R)
 
     def gradients(self) -> list[Tensor]:
         """Gradients that wait for `step`, for clipping."""
         return [leaf.grad for _, leaf in self._pending if leaf.grad is not None]
 
-    def changes(self, whole: bool) -> dict[str, Tensor]:
-        """Values and moments of the rows stepped since the last call, for `apply`.
+    def state(self) -> dict[str, Tensor]:
+        """Copies of values and moments."""
+        names = ("weight", "mean", "square", "steps")
+        return {n: getattr(self, f"_{n}")[: self._size].detach().clone() for n in names}
 
-        `whole`: of all that were ever stepped; others have their initial values.
-        """
-        rows_n = self.touched.take(CHECKPOINT)
-        rows = torch.from_numpy(np.flatnonzero(self._stepped) if whole else rows_n)
-        here = rows.to(self._device)
-        return {
-            "size": torch.tensor(self._size),
-            "rows": rows,
-            "unpublished": torch.from_numpy(self.touched.rows(PUBLICATION)),
-            **{n: getattr(self, f"_{n}").index_select(0, here).cpu() for n in _STATE},
-        }
-
-    def apply(self, changes: dict[str, Tensor]) -> None:
-        """Take over what `changes` gave, on top of what was given before it."""
-        self.grow(int(changes["size"]))
-        rows = changes["rows"]
-        for name in _STATE:
-            values = changes[name].to(self._device)
-            getattr(self, f"_{name}").index_copy_(0, rows.to(self._device), values)
-        self._stepped[rows.numpy()] = True
-        self.touched.load(changes["unpublished"].numpy())
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self.grow(len(state["steps"]))
+        for name, value in state.items():
+            getattr(self, f"_{name}")[: self._size] = value.to(self._device)

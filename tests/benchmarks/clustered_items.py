@@ -34,6 +34,11 @@ class Clustered:
     vectors_ND: np.ndarray
     centroids_CD: np.ndarray
 
+    @property
+    def codes_NQ(self) -> np.ndarray:
+        """Codes of both levels."""
+        return np.stack([self.codes_N, self.second_N], axis=1)
+
     def users(self, count: int, seed: int) -> np.ndarray:
         """User vectors (B, D) float32: near the items of one to three codes, as histories are."""
         rng = np.random.default_rng(seed)
@@ -93,3 +98,15 @@ class ClusteredModel:
 
     def user_vectors(self, encoded: np.ndarray, codes_BK: np.ndarray) -> np.ndarray:
         return encoded[:, None].repeat(codes_BK.shape[1], axis=1)
+
+    def near(self, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.empty((len(encoded), 0), np.int64), np.empty((len(encoded), 0), np.float32)
+
+    def prior(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.empty(0, np.int64), np.empty((0, 1), np.float32)
+
+    def prior_weights(self, encoded: np.ndarray) -> np.ndarray:
+        return np.ones((len(encoded), 1), np.float32)
+
+    def hot_items(self, count: int) -> np.ndarray:
+        return np.empty(0, np.int64)

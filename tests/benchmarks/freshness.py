@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from deploy.monitoring.part_status import read_status
 from deploy.settings import ROOT, Settings
 from streaming.events import Item
 from streaming.statuses import ReplayStatus, ServiceStatus
+from tests.benchmarks.made_catalogue import CatalogueSize, make
 from tests.benchmarks.reports import begun, write
 
 TARGETS = {"item_retrievable": 2.0, "click_in_history": 2.0, "click_learnt": 60.0}
@@ -89,12 +92,26 @@ def listing(settings: Settings, seconds: float, each: float, first: int) -> int:
     return first
 
 
-def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
-    """One run of the pipeline."""
-    events = int(options.rate * (options.seconds + options.warm_up + PATIENCE_SECONDS))
-    synthetic = {"EVENTS": events, "USERS": options.users, "ITEMS": options.items}
-    environment = {f"SPARC_REPLAY__SYNTHETIC__{k}": str(v) for k, v in synthetic.items()}
-    command = [sys.executable, "-m", "deploy", "up", "--data-dir", str(data_dir)]
+def of_catalogue(size: CatalogueSize, rate: float, seconds: float) -> dict[str, Any]:
+    """The delays with a made catalogue, whose log is as long as it must be."""
+    options = argparse.Namespace(rate=rate, seconds=seconds, warm_up=60.0, listing=0.5)
+    with tempfile.TemporaryDirectory() as place:
+        events, items = make(replace(size, events=_events(options))).write(Path(place) / "log")
+        files = ["--events", str(events), "--items", str(items)]
+        return play(options, Path(place) / "state", files)
+
+
+def _events(options: argparse.Namespace) -> int:
+    return int(options.rate * (options.seconds + options.warm_up + PATIENCE_SECONDS))
+
+
+def play(options: argparse.Namespace, data_dir: Path, files: Sequence[str] = ()) -> dict[str, Any]:
+    """One run of the pipeline, on a synthetic log if no files are given."""
+    environment = {}
+    if not files:
+        synthetic = {"EVENTS": _events(options), "USERS": options.users, "ITEMS": options.items}
+        environment = {f"SPARC_REPLAY__SYNTHETIC__{k}": str(v) for k, v in synthetic.items()}
+    command = [sys.executable, "-m", "deploy", "up", "--data-dir", str(data_dir), *files]
     with (data_dir.parent / "output").open("wb") as output:
         process = subprocess.Popen(
             [*command, "--rate", str(options.rate)],

@@ -78,9 +78,10 @@ def in_memory(
     rng = np.random.default_rng(seed + 1)
     count = max(1, int(items * share))
     build: list[Took] = []
+    codes_NQ = made.codes_NQ
     for _ in range(BUILDS):
         with timed(build):
-            lists = CodeLists.build(made.item_ids_N, made.codes_N, made.vectors_ND, codes)
+            lists = CodeLists.build(made.item_ids_N, codes_NQ, made.vectors_ND, codes)
     members_C = members(made.codes_N, made.item_ids_N, codes)
     vectors_ND = made.vectors_ND * np.float32(1.01)
     found: dict[str, list[Took]] = {}
@@ -97,15 +98,19 @@ def in_memory(
             "drifted codes that hold as many items",
             lambda drifted=drifted: lists.replaced(
                 {
-                    code: CodeList(made.item_ids_N[members_C[code]], vectors_ND[members_C[code]])
+                    code: CodeList.of(
+                        made.item_ids_N[members_C[code]],
+                        made.second_N[members_C[code]],
+                        vectors_ND[members_C[code]],
+                    )
                     for code in drifted
                 }
             ),
         )
         ids = np.arange(count) + (n + 2) * 10 * items
         rows = rng.choice(items, count, replace=False)
-        known, own, new = made.item_ids_N[rows], made.codes_N[rows], vectors_ND[rows]
-        other = rng.integers(0, codes, count)
+        known, own, new = made.item_ids_N[rows], codes_NQ[rows], vectors_ND[rows]
+        other = rng.integers(0, codes, (count, 2))
         grown = change(
             "new items of all codes",
             lambda grown=grown, ids=ids, own=own, new=new: grown.with_items(ids, own, new),

@@ -115,17 +115,18 @@ class MadeCatalogue:
                 self.born_N[some].tolist(),
             )
 
-    def sequences(self) -> Iterator[UserSequence]:
-        """The clicks by time, each with its user's history."""
+    def sequences(self, first: int = 0) -> Iterator[UserSequence]:
+        """The clicks by time, from one on, each with its user's history."""
         past: defaultdict[int, tuple[list[int], list[int]]]
         past = defaultdict(lambda: ([], []))
         clicks = (self.users_E.tolist(), self.items_E.tolist(), self.times_E.tolist())
         for e, (user, item, time_ms) in enumerate(zip(*clicks, strict=True)):
             items, times = past[user]
             last = slice(-HISTORY_LENGTH, None)
-            yield UserSequence(
-                f"{e:032x}", user, time_ms, len(items) + 1, items[last], times[last], item
-            )
+            if e >= first:
+                yield UserSequence(
+                    f"{e:032x}", user, time_ms, len(items) + 1, items[last], times[last], item
+                )
             items.append(item)
             times.append(time_ms)
 

@@ -222,13 +222,14 @@ class CodeListsAlone(Searcher):
 
     def memory(self) -> int:
         lists = self.lists
-        rows = sum(one.item_ids.nbytes + one.vectors.nbytes for one in lists.lists)
+        blocks = [block for one in lists.lists for block in one.blocks]
+        rows = sum(block.item_ids.nbytes + block.vectors.nbytes for block in blocks)
         return int(rows + lists.item_ids_N.nbytes + lists.item_locations.nbytes)
 
     def _build(self) -> CodeLists:
         made = self.made
         return CodeLists.build(
-            made.item_ids_N, made.codes_N, made.vectors_ND, len(made.centroids_CD)
+            made.item_ids_N, made.codes_NQ, made.vectors_ND, len(made.centroids_CD)
         )
 
     def search(self, users_BD: np.ndarray, k: int, knob: int) -> np.ndarray:
@@ -238,7 +239,8 @@ class CodeListsAlone(Searcher):
             weights_C = centroids_CD @ user_D
             codes = np.argpartition(weights_C, -knob)[-knob:] if knob < len(weights_C) else ...
             chosen = np.arange(len(weights_C))[codes]
-            scores = np.concatenate([lists[code].vectors @ user_D for code in chosen])
+            blocks = [block for code in chosen for block in lists[code].blocks]
+            scores = np.concatenate([block.vectors @ user_D for block in blocks])
             ids = np.concatenate([lists[code].present_ids for code in chosen])
             scores[ids < 0] = -np.inf
             count = min(k, len(ids))
@@ -247,7 +249,8 @@ class CodeListsAlone(Searcher):
         return answers
 
     def renew(self, rows: np.ndarray, codes: np.ndarray, vectors: np.ndarray) -> None:
-        self.lists = self.lists.with_items(self.made.item_ids_N[rows], codes, vectors)
+        codes_nQ = np.stack([codes, self.made.second_N[rows]], axis=1)
+        self.lists = self.lists.with_items(self.made.item_ids_N[rows], codes_nQ, vectors)
 
 
 class Soft(CodeListsAlone):
@@ -267,7 +270,7 @@ class Soft(CodeListsAlone):
     def _ready(self, knob: int) -> SoftSearch:
         codes = len(self.made.centroids_CD)
         share, explore = min(1.0, knob / codes), ExplorationConfig(untouched=0)
-        config = SearchConfig(codes, evidence=0, largest_share=share, explore=explore)
+        config = SearchConfig(2 * knob, evidence=0, scored_share=share, explore=explore)
         self._searches = {knob: SoftSearch(self._model, self.lists, config)}
         return self._searches[knob]
 

@@ -16,7 +16,6 @@ TOML = """
 chunk = 8
 step = 32
 [learner.model]
-key_dimension = 16
 [learner.model.item_tower]
 dimension = 16
 [learner.model.quantizer]

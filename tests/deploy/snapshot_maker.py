@@ -91,7 +91,7 @@ def publish(data_dir: Path, facts: dict[str, Any], learner: Learner, listed: lis
     export.segment.save(segment)
     order = np.argsort(model.item_ids_N)
     lists = CodeLists.build(
-        model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+        model.item_ids_N, model.codes_NQ, model.vectors_ND, model.first_level_codes
     )
     write_snapshot(
         data_dir,

@@ -78,8 +78,15 @@ class StandIn:
     def hot_items(self, count: int) -> np.ndarray:
         return self.item_ids_N[:0]
 
-    def near_items(self, encoded: np.ndarray) -> np.ndarray:
-        return np.empty((len(encoded), 0), np.int64)
+    def near(self, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        none = np.empty((len(encoded), 0))
+        return none.astype(np.int64), none.astype(np.float32)
+
+    def prior(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.item_ids_N[:0], np.empty((0, 1), np.float32)
+
+    def prior_weights(self, encoded: np.ndarray) -> np.ndarray:
+        return np.ones((len(encoded), 1), np.float32)
 
     def moved(self, step: float, seed: int = 1, share: float = 1.0) -> StandIn:
         """The same model after some training: a share of the items' vectors has moved."""

@@ -25,6 +25,10 @@ def every_score(
     users_BCD = model.user_vectors(encoded, every_BC)
     item_code_N = model.codes_NQ[:, 0]
     scores_BN = np.einsum("bnd,nd->bn", users_BCD[:, item_code_N], model.vectors_ND)
+    prior_ids, prior_nP = model.prior()
+    scores_BN[:, model.rows(prior_ids)] += model.prior_weights(encoded) @ prior_nP.T
+    for scores_N, ids_M, adds_M in zip(scores_BN, *model.near(encoded), strict=True):
+        scores_N[model.rows(ids_M[ids_M >= 0])] += adds_M[ids_M >= 0]
     ranked_BC = np.argsort(-log_p_BC, axis=1, kind="stable")
     chosen_BC = np.zeros(log_p_BC.shape, dtype=bool)
     np.put_along_axis(chosen_BC, ranked_BC[:, :codes], True, axis=1)

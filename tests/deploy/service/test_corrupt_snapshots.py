@@ -1,5 +1,5 @@
-"""Whatever is wrong with a version, it is refused by a typed error before faiss sees it, and the
-version that answers goes on answering.
+"""Whatever is wrong with a version, it is refused by a typed error before lists are made of it, and
+the version that answers goes on answering.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
-from indexer.lists import code_list as lists_module
 from indexer.lists.code_list import CodeList
 from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query
@@ -138,9 +137,11 @@ def huge_list(directory: Path) -> None:
 
 
 def wide_list(directory: Path) -> None:
-    ids = load_file(directory / "index" / "00002.safetensors")["item_ids"]
-    wide = {"item_ids": ids, "vectors": np.zeros((len(ids), 9000), np.float32)}
-    save_file(wide, directory / "index" / "00002.safetensors")
+    path = directory / "index" / "00002.safetensors"
+    tensors = load_file(path)
+    for name in ("vectors", "means"):
+        tensors[name] = np.zeros((len(tensors[name]), 9000), np.float32)
+    save_file(tensors, path)
 
 
 def huge_weights(directory: Path) -> None:
@@ -185,14 +186,13 @@ def twice_in_items(directory: Path) -> None:
 def in_two_lists(directory: Path) -> None:
     index = directory / "index"
     first, second = (load_file(index / f"0000{code}.safetensors") for code in (1, 2))
-    second["item_ids"] = np.append(second["item_ids"], first["item_ids"][0])
-    second["vectors"] = np.concatenate([second["vectors"], first["vectors"][:1]])
+    second["item_ids"][0] = first["item_ids"][0]
     save_file(second, index / "00002.safetensors")
 
 
 def not_a_number(value: float) -> Callable[[dict[str, np.ndarray]], None]:
     def alter(tensors: dict[str, np.ndarray]) -> None:
-        tensors["vectors"][0, 1] = value
+        tensors["means"][0, 1] = value  # vectors are finite when they are written
 
     return alter
 
@@ -223,7 +223,7 @@ WRONG: dict[str, Spoil] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_version_is_refused_before_faiss_sees_it_and_the_last_good_one_answers(
+def test_a_wrong_version_is_refused_before_lists_are_made_and_the_last_good_one_answers(
     published, tmp_path, wrong, monkeypatch
 ):
     data_dir = Path(shutil.copytree(published, tmp_path / "data"))
@@ -238,9 +238,8 @@ def test_a_wrong_version_is_refused_before_faiss_sees_it_and_the_last_good_one_a
         # whoever forged the content would forge the pointer's digest, too
         pointer = replace(pointer, digest=sha256(data_dir / NEW / "manifest.json"))
     write_pointer(data_dir, pointer)
-    # lists are made, and faiss is asked, only of what passed every check
-    monkeypatch.setattr(CodeList, "_fill", _must_not_happen)
-    monkeypatch.setattr(lists_module, "faiss", None)
+    # lists are made only of what passed every check
+    monkeypatch.setattr(CodeList, "__init__", _must_not_happen)
     with pytest.raises(SnapshotError):
         load_served(data_dir, StandIn.load)
     assert not follower.poll() and follower.failures == 1 and follower.last_error
@@ -258,8 +257,6 @@ def _must_not_happen(*_: object) -> None:
         {"item_tower": {"dimension": 2**31}},
         {"quantizer": {"codes": 2**31}},
         {"quantizer": {"levels": 4}},
-        {"key_dimension": 2**31},
-        {"key_dimension": -1},
     ],
     ids=str,
 )

@@ -151,8 +151,11 @@ def test_the_report_says_what_retrieval_costs(folder: Path, report: dict[str, An
     retrieval = report["retrieval"]
     assert retrieval["codes"] == 3
     row = next(row for row in report["trade_off"] if row["codes"] == 3)
-    assert row["recall@50"] == pytest.approx(report["metrics"]["recall@50"])
-    assert retrieval["share_scored"] == row["share_scored"] < 1
+    # the last place of a served answer is drawn
+    assert row["recall@50"] == pytest.approx(report["metrics"]["recall@50"], abs=0.01)
+    assert (
+        retrieval["share_scored"] == pytest.approx(row["share_scored"]) and row["share_scored"] < 1
+    )
     exhaustive = retrieval["exhaustive"]["recall@50"]
     assert retrieval["kept"] == pytest.approx(report["metrics"]["recall@50"] / exhaustive)
 

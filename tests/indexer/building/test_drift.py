@@ -77,13 +77,14 @@ def test_a_flood_of_drift_rebuilds_the_most_drifted_by_traffic_and_shares_the_re
     rng = np.random.default_rng(0)
     ids, codes = np.arange(N), np.arange(N) % C
     vectors = rng.normal(size=(N, D)).astype(np.float32)
-    lists = CodeLists.build(ids, codes, vectors, C)
+    codes_NQ = codes[:, None]
+    lists = CodeLists.build(ids, codes_NQ, vectors, C)
     vectors[codes == 5] += 1
     movement = np.array([0.2, 0.9, 0.3, 0.05, 0.4, 0.9], np.float32)
     weight = np.array([0.3, 0.01, 0.3, 0.1, 0.2, 0.09], np.float32)
     drift = Drift(movement, np.zeros(C, np.float32), weight)
     result = rebuild(
-        lists, ids, codes, vectors, C, drift,
+        lists, ids, codes_NQ, vectors, C, drift,
         drift_threshold=0.1, vector_tolerance=0.001, drift_rebuilds=2,
     )  # fmt: skip
     assert result.reasons == {2: ["drift"], 4: ["drift"], 5: ["vectors", "drift"]}

@@ -15,6 +15,7 @@ def version():
     rng = np.random.default_rng(0)
     ids, codes = np.arange(N), np.arange(N) % C
     vectors = rng.normal(size=(N, D)).astype(np.float32)
+    codes = np.stack([codes, np.arange(N) % 3], axis=1)
     return ids, codes, vectors, CodeLists.build(ids, codes, vectors, C)
 
 
@@ -46,7 +47,7 @@ def test_nothing_changed_shares_every_list(version):
 def test_an_item_that_changed_code_leaves_its_list_and_enters_the_other_without_drift(version):
     ids, codes, vectors, lists = version
     moved = codes.copy()
-    moved[0] = 2
+    moved[0, 0] = 2
     result = again(lists, ids, moved, vectors)
     assert result.reasons == {0: ["membership"], 2: ["membership"]}
     assert 0 not in result.lists.lists[0].item_ids

@@ -31,7 +31,6 @@ CONFIG = OnlineSparcConfig(
             item_tower=ItemTowerConfig(dimension=DIMENSION),
             quantizer=QuantizerConfig(codes=CODES),
             neighbours=CooccurrenceConfig(slots=8, answers=16),
-            key_dimension=16,
         ),
         chunk=8,
     ),

@@ -219,7 +219,7 @@ def test_lists_without_items_are_the_lists_of_the_others(data):
     ids = np.sort(rng.choice(200, count, replace=False)).astype(np.int64)
     of = rng.integers(0, codes, count)
     vectors = rng.normal(size=(count, 3)).astype(np.float32)
-    lists = CodeLists.build(ids, of, vectors, codes)
+    lists = CodeLists.build(ids, of[:, None], vectors, codes)
     left = np.ones(count, bool)
     for _ in range(data.draw(st.integers(1, 4))):
         out = rng.choice(220, data.draw(st.integers(0, 12)))
@@ -228,7 +228,7 @@ def test_lists_without_items_are_the_lists_of_the_others(data):
     back = data.draw(st.booleans()) and not left.all()
     if back:  # one of them is listed again
         one = np.flatnonzero(~left)[:1]
-        lists = lists.with_items(ids[one], of[one], vectors[one])
+        lists = lists.with_items(ids[one], of[one, None], vectors[one])
         left[one] = True
     assert len(lists) == left.sum()
     found, rows = lists.locate(ids)

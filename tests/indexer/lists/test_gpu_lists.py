@@ -8,7 +8,6 @@ import pytest
 from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
 from indexer.lists.gpu_lists import on_gpu, why_no_gpu
-from indexer.search import list_scoring
 from indexer.search.config import ExplorationConfig, SearchConfig
 from indexer.search.soft_search import SoftSearch
 from model.histories import History
@@ -20,15 +19,13 @@ with_gpu = pytest.mark.skipif(reason is not None, reason=f"parity with the GPU: 
 
 def lists_of(model: StandIn) -> CodeLists:
     return CodeLists.build(
-        model.item_ids_N, model.codes_NQ[:, 0], model.vectors_ND, model.first_level_codes
+        model.item_ids_N, model.codes_NQ, model.vectors_ND, model.first_level_codes
     )
 
 
 @with_gpu
-@pytest.mark.parametrize("long_list", [0, 2048])
 @pytest.mark.parametrize("quota", ["joint", "equal"])
-def test_soft_search_answers_alike_on_cpu_and_gpu(monkeypatch, long_list, quota):
-    monkeypatch.setattr(list_scoring, "LONG_LIST", long_list)
+def test_soft_search_answers_alike_on_cpu_and_gpu(quota):
     model = StandIn.make(3000, 12, 32)
     config = SearchConfig(4, quota, explore=ExplorationConfig(untouched=0))
     rng = np.random.default_rng(0)
@@ -45,12 +42,15 @@ def test_soft_search_answers_alike_on_cpu_and_gpu(monkeypatch, long_list, quota)
 
 @with_gpu
 def test_lists_on_the_gpu_take_new_items_as_others_do():
-    model = StandIn.make(300, 6)
+    model = StandIn.make(300, 6, 32)
     lists = on_gpu(lists_of(model))
-    ids, codes = np.array([900_000]), np.array([3])
+    ids, codes = np.array([900_000]), np.array([[3, 1]])
     more = lists.with_items(ids, codes, np.ones((1, model.dimension), np.float32))
     assert more.locate(ids)[0] == 3 and len(more) == 301 and len(lists) == 300
-    assert on_gpu(more).lists[3].best(np.ones(model.dimension, np.float32), 1)[1].shape == (1,)
+    score = np.zeros(1, np.float32)
+    row = int(more.locate(ids)[1][0])
+    on_gpu(more).lists[3].score(row, row + 1, np.ones(32, np.float32), score)
+    assert score[0] == pytest.approx(32)
 
 
 @pytest.mark.skipif(reason is None, reason="there is a GPU")

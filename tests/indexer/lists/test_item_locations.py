@@ -65,13 +65,13 @@ def test_after_any_changes_items_are_found_where_the_lists_hold_them(seed, steps
 
 def test_an_item_in_two_lists_is_refused_however_it_got_there():
     places = ItemLocations.of([np.array([1, 2]), np.array([3])])
-    with pytest.raises(IndexerError, match="item 2 is in two lists"):
+    with pytest.raises(IndexerError, match="item 2 is in the lists more than once"):
         ItemLocations.of([np.array([1, 2]), np.array([2])])
-    with pytest.raises(IndexerError, match="item 2 is in two lists"):
+    with pytest.raises(IndexerError, match="item 2 is in the lists more than once"):
         places.replaced({1: np.array([2, 3])})
     moved = places.moved(np.array([3]), np.array([0]), np.array([2]))
     assert moved.locate(np.array([3]))[0] == 0 and places.locate(np.array([3]))[0] == 1
-    with pytest.raises(IndexerError, match="item 3 is in two lists"):
+    with pytest.raises(IndexerError, match="item 3 is in the lists more than once"):
         moved.replaced({1: np.array([3])})
-    with pytest.raises(IndexerError, match="item 9 is in two lists"):
+    with pytest.raises(IndexerError, match="item 9 is in the lists more than once"):
         places.replaced({0: np.array([1, 9]), 1: np.array([9])})

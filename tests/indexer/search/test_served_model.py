@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,18 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
+from indexer.lists.code_lists import CodeLists
 from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_served
 from model.artifacts.handover_facts import HandoverFacts
 from model.histories import History
 from model.learning.learner import Learner, LearnerConfig
+from model.network.quantizer import QuantizerConfig
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.handover import HandoverDirectory
 from streaming.events import Item, UserSequence
+from tests.model.dense_search import every_score
 
 DAY = 86_400_000
 
@@ -76,10 +80,7 @@ def test_all_codes_searched_is_the_exhaustive_ranking_of_the_model(snapshots):
     answers = SoftSearch(model, snapshot.lists, SearchConfig(explore=RANKED_ONLY)).search(
         HISTORIES, NOW, 300, codes=C, exclude=False
     )
-    encoded = model.encode(HISTORIES, NOW)
-    users_BCD = model.user_vectors(encoded, np.tile(np.arange(C), (3, 1)))
-    first = model.codes_NQ[:, 0]
-    s_BN = np.einsum("bnd,nd->bn", users_BCD[:, first], model.vectors_ND)
+    s_BN = every_score(model, HISTORIES, int(NOW[0]))
     np.testing.assert_allclose(answers.scores_BK, -np.sort(-s_BN, axis=1), atol=1e-3)
 
 
@@ -107,31 +108,62 @@ def test_evidence_is_ranked_beside_the_searched_lists(snapshots, hot):
     model, lists = snapshot.model, snapshot.lists
     search = SoftSearch(model, lists, SearchConfig(codes=2, evidence=hot))
     answers = search.search(HISTORIES, NOW, 20)
-    encoded = model.encode(HISTORIES, NOW)
-    every = np.tile(np.arange(model.first_level_codes), (len(HISTORIES), 1))
-    users_BCD = model.user_vectors(encoded, every)
-    near_BM = model.near_items(encoded)
-    codes_N, _ = lists.locate(lists.item_ids_N)
-    vectors_ND = lists.vectors_of(lists.item_ids_N)
+    s_BN = every_score(model, HISTORIES, int(NOW[0]))
+    near_BM, adds_BM = model.near(model.encode(HISTORIES, NOW))
+    assert (adds_BM > 0).any()
+    ids_N = model.item_ids_N
+    codes_N, _ = lists.locate(ids_N)
     for b, history in enumerate(HISTORIES):
         searched = answers.searched_BS[b]
         wanted_N = np.isin(codes_N, searched)
         if hot:
-            wanted_N |= np.isin(lists.item_ids_N, model.hot_items(hot))
-            wanted_N |= np.isin(lists.item_ids_N, near_BM[b])
-        wanted_N &= ~np.isin(lists.item_ids_N, history.items)
-        scores_N = (users_BCD[b, codes_N] * vectors_ND).sum(1)
-        scores_N = np.where(wanted_N, scores_N, -np.inf)
+            wanted_N |= np.isin(ids_N, model.hot_items(hot))
+            wanted_N |= np.isin(ids_N, near_BM[b])
+        wanted_N &= ~np.isin(ids_N, history.items)
+        scores_N = np.where(wanted_N, s_BN[b], -np.inf)
         best = np.argsort(-scores_N, kind="stable")[:20]
         np.testing.assert_allclose(answers.scores_BK[b], scores_N[best], atol=1e-4)
-        assert set(answers.items_BK[b]) == set(lists.item_ids_N[best])
+        assert set(answers.items_BK[b]) == set(ids_N[best])
+
+
+def test_in_a_list_of_hundreds_of_items_each_has_its_own_neighbours_score_and_prior():
+    """Lists of 400 items, which 256 places for neighbours would not have told apart."""
+    rng = np.random.default_rng(1)
+    items = [Item(i, f"thing {i % 7}", str(i % 3), "", i) for i in range(1, 801)]
+    shape = replace(LearnerConfig().model, quantizer=QuantizerConfig(codes=2))
+    learner = Learner(replace(LearnerConfig(), model=shape))
+    learner.list_items(items)
+    for n in range(3):
+        learner.learn(
+            [
+                UserSequence(
+                    str(u), n, DAY * n + u, 2, [u + 1], [DAY * n], int(rng.integers(1, 801))
+                )
+                for u in range(256)
+            ]
+        )
+    model = learner.retrieval_model()
+    lists = CodeLists.build(model.item_ids_N, model.codes_NQ, model.vectors_ND, 2)
+    assert lists.sizes_C.max() > 300
+    histories = [History([u, u + 1], [2 * DAY] * 2) for u in range(1, 40)] + HISTORIES[1:2]
+    now = np.full(len(histories), 3 * DAY)
+    s_BN = every_score(model, histories, int(now[0]))
+    config = SearchConfig(explore=RANKED_ONLY)
+    found = SoftSearch(model, lists, config).search(histories, now, 800, exclude=False)
+    rows_BK = model.rows(found.items_BK)
+    assert (np.sort(rows_BK) == np.arange(800)).all()
+    np.testing.assert_allclose(
+        found.scores_BK, np.take_along_axis(s_BN, rows_BK, axis=1), rtol=1e-5, atol=1e-5
+    )
+    alone = SoftSearch(model, lists, config).search(histories[:1], now[:1], 800, exclude=False)
+    np.testing.assert_allclose(alone.scores_BK, found.scores_BK[:1], rtol=1e-4, atol=1e-4)
 
 
 def test_candidates_mark_the_evidence_of_each_query(snapshots):
     snapshot = snapshots[1][1]
     search = SoftSearch(snapshot.model, snapshot.lists, SearchConfig(codes=2, evidence=5))
     (found,) = search.candidates(HISTORIES, NOW)
-    near_BM = snapshot.model.near_items(snapshot.model.encode(HISTORIES, NOW))
+    near_BM, _ = snapshot.model.near(snapshot.model.encode(HISTORIES, NOW))
     for b in range(len(HISTORIES)):
         marked = set(found.items_BN[b][found.evidence_BN[b]].tolist())
         expected = {*snapshot.model.hot_items(5).tolist(), *near_BM[b].tolist()} - {-1}

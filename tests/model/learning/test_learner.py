@@ -12,10 +12,8 @@ from safetensors.torch import load_file, save_file
 from model.histories import History
 from model.learning.errors import LearnerError
 from model.learning.learner import Learner, LearnerConfig
-from model.learning.learner_state import LearnerState
 from model.network import item_tower, quantizer, sparc
 from model.tables import cooccurrence
-from model.tables.touched_rows import PUBLICATION
 from streaming.events import Item
 from tests.model.dense_search import every_score
 from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
@@ -25,7 +23,6 @@ SMALL = LearnerConfig(
         item_tower=item_tower.ItemTowerConfig(dimension=16),
         quantizer=quantizer.QuantizerConfig(codes=8),
         neighbours=cooccurrence.CooccurrenceConfig(slots=8, answers=16),
-        key_dimension=16,
     ),
     replay_capacity=512,
     chunk=16,
@@ -43,79 +40,26 @@ def test_a_restored_learner_continues_bit_for_bit(tmp_path: Path) -> None:
     items = make_items(80)
     stream = batches(make_sequences(items, 1200))
     learner = Learner(SMALL)
-    learner.list_items(items[:40])
-    kept = Kept(tmp_path)
-    for number, batch in enumerate(stream[:8]):
-        learner.list_items(items[40 + number : 48 + number])
+    learner.list_items(items[:60])
+    for batch in stream[:8]:
         learner.learn(batch)
-        kept.keep(learner.state(whole=not kept.rows))
-    restored = Learner.restore(SMALL, kept.state())
+    tensors, meta = learner.state()
+    save_file(tensors, tmp_path / "state.safetensors")
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    restored = Learner.restore(
+        SMALL,
+        load_file(tmp_path / "state.safetensors"),
+        json.loads((tmp_path / "meta.json").read_text()),
+    )
     for each in (learner, restored):
         each.list_items(items[60:])
         for batch in stream[8:]:
             each.learn(batch)
-    kept.keep(restored.state(whole=False))
-    assert_same(learner, restored)
-    assert_same(learner, Learner.restore(SMALL, kept.state()))
-
-
-def test_what_is_kept_of_a_micro_batch_does_not_grow_with_the_catalogue() -> None:
-    """Nor with users or with what was learnt before."""
-    sizes = []
-    for count in (600, 3000):
-        items = make_items(count)
-        learner = Learner(dataclasses.replace(SMALL, candidates=50))
-        learner.list_items(items)
-        stream = batches(make_sequences(items[:100], 320))
-        for batch in stream[:-1] * (count // 600):
-            learner.learn(batch)
-        for table in learner._tables.tables().values():
-            table.touched.take(PUBLICATION)
-        whole = learner.state()
-        learner.learn(stream[-1])
-        changed = learner.state(whole=False)
-        sizes.append(
-            [
-                sum(x.nbytes for n, x in tensors.items() if "place" not in n)
-                for tensors in (*whole.rows, *changed.rows, changed.dense)
-            ]
-        )
-    (whole, changed, dense), (more, still, same) = sizes
-    assert more > 2 * whole > 4 * changed
-    assert still < 1.3 * changed
-    assert dense == same
-
-
-class Kept:
-    """A chain of states as files hold them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.rows: list[Path] = []
-
-    def keep(self, state: LearnerState) -> None:
-        save_file(state.dense, self.directory / "dense")
-        (rows,) = state.rows
-        self.rows.append(self.directory / str(len(self.rows)))
-        save_file(rows, self.rows[-1])
-        (self.directory / "meta").write_text(json.dumps(state.meta))
-
-    def state(self) -> LearnerState:
-        meta = json.loads((self.directory / "meta").read_text())
-        return LearnerState(load_file(self.directory / "dense"), map(load_file, self.rows), meta)
-
-
-def everything(learner: Learner) -> dict[str, torch.Tensor]:
-    state = learner.state()
-    (rows,) = state.rows
-    return state.dense | rows
-
-
-def assert_same(one: Learner, other: Learner) -> None:
-    assert one.state().meta == other.state().meta
-    first, second = everything(one), everything(other)
+    (first, first_meta), (second, second_meta) = learner.state(), restored.state()
     assert first.keys() == second.keys()
-    assert [n for n, value in first.items() if not torch.equal(value, second[n])] == []
+    assert first_meta == second_meta
+    different = [n for n, value in first.items() if not torch.equal(value, second[n])]
+    assert different == []
 
 
 def test_the_same_stream_gives_the_same_bits_and_another_seed_does_not() -> None:
@@ -127,7 +71,7 @@ def test_the_same_stream_gives_the_same_bits_and_another_seed_does_not() -> None
         learner.list_items(items)
         for batch in stream:
             learner.learn(batch)
-        return everything(learner)
+        return learner.state()[0]
 
     first, second, other = run(1), run(1), run(2)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -191,7 +135,7 @@ def test_towers_that_never_see_the_evidence_leave_its_weights_as_they_start() ->
         [History(s.history_items, s.history_times) for s in sequences[-8:]],
         np.array([s.event_time for s in sequences[-8:]]),
     )
-    assert (found.near_scores_BK > 0).any()
+    assert (found.near_scores_BM > 0).any()
 
 
 def test_items_without_title_or_category_are_learnt() -> None:
@@ -245,9 +189,9 @@ def test_a_candidate_sample_is_used_when_the_catalogue_is_large() -> None:
 def test_a_state_of_another_architecture_is_refused() -> None:
     learner = Learner(SMALL)
     learner.list_items(make_items(20))
-    state = learner.state()
+    tensors, meta = learner.state()
     other = dataclasses.replace(
         SMALL, model=dataclasses.replace(SMALL.model, quantizer=quantizer.QuantizerConfig(codes=16))
     )
     with pytest.raises(LearnerError, match="does not fit"):
-        Learner.restore(other, state)
+        Learner.restore(other, tensors, meta)

@@ -180,7 +180,7 @@ def test_every_array_of_every_handover_has_the_same_bits(tmp_path: Path, partiti
     runs = [run(tmp_path / str(seed), seed, partitions=partitions) for seed in (1, 2)]
     torch.set_num_threads(threads)
     assert len(runs[0]) >= 4
-    assert "items.places_N" in next(iter(runs[0].values()))[0]
+    assert "words_WD" in next(iter(runs[0].values()))[0]
     assert_same_bits(*runs)
 
 

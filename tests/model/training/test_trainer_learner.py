@@ -15,6 +15,7 @@ from model.learning import learner
 from model.learning.learner import Learner
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.retrieval.retrieval_model import RetrievalModel
+from tests.model.dense_search import every_score
 from tests.model.training.crash import Crash, Steps
 from tests.model.training.training_run import EVENTS, Kit, Outcome, assert_equal, train
 
@@ -23,7 +24,6 @@ SMALL = learner.LearnerConfig(
         item_tower=item_tower.ItemTowerConfig(dimension=16),
         quantizer=quantizer.QuantizerConfig(codes=4),
         user_tower=user_tower.UserTowerConfig(hidden=16),
-        key_dimension=16,
     ),
     replay_capacity=256,
     chunk=8,
@@ -40,12 +40,12 @@ class Exhaustive:
         self, histories: Sequence[History], now_ms: np.ndarray, k: int, exclude_history: bool = True
     ) -> np.ndarray:
         model = self.model
-        encoded = model.encode(histories, now_ms)
-        codes_BC = np.tile(np.arange(model.first_level_codes), (len(histories), 1))
-        users_BCD = model.user_vectors(encoded, codes_BC)
-        codes_N = model.codes_NQ[:, 0]
-        scores_BN = np.einsum("bnd,nd->bn", users_BCD[:, codes_N], model.vectors_ND)
-        scores_BN += model.log_interests(encoded)[:, codes_N]
+        scores_BN = np.concatenate(
+            [
+                every_score(model, [history], int(now))
+                for history, now in zip(histories, now_ms, strict=True)
+            ]
+        )
         order_BN = np.argsort(-scores_BN, axis=1, kind="stable")[:, :k]
         answers = np.full((len(histories), k), -1, np.int64)
         answers[:, : order_BN.shape[1]] = model.item_ids_N[order_BN]
@@ -53,7 +53,7 @@ class Exhaustive:
 
 
 def make(state: Any) -> Learner:
-    return Learner(SMALL) if state is None else Learner.restore(SMALL, state)
+    return Learner(SMALL) if state is None else Learner.restore(SMALL, *state)
 
 
 KIT = Kit(make, RetrievalModel.load, Exhaustive)

@@ -1,0 +1,108 @@
+"""Which rows of the searched lists are scored: all of them, or the best cells, as far as it goes.
+
+A cell's estimate is what its items score on the mean: the user vector of its code by the mean of
+its vectors, and the prior's mean. All cells of the searched codes are ranked together, and the best
+are taken until the query has cost what it may; more only where they hold too little to answer from.
+
+Shapes: M cells of all lists, S searched codes, R runs of rows, C codes, D dimension, P features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.lists.code_lists import CodeLists
+from indexer.search.prior import RecencyPrior
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Runs(NamedTuple):
+    """Rows side by side in one block of one list, ascending: first position, one past the last."""
+
+    firsts_R: Ids
+    lasts_R: Ids
+    codes_R: Ids
+
+    def positions(self) -> Ids:
+        """All of them, ascending."""
+        sizes_R = self.lasts_R - self.firsts_R
+        ends_R = np.cumsum(sizes_R)
+        total = int(ends_R[-1]) if len(ends_R) else 0
+        return np.repeat(self.firsts_R - (ends_R - sizes_R), sizes_R) + np.arange(total)
+
+
+class CellChoice:
+    """The cells of all lists; safe to share by threads."""
+
+    def __init__(self, lists: CodeLists, prior: RecencyPrior) -> None:
+        self._lists = lists
+        firsts, sizes, blocks, means, stretches = [], [], [], [], []
+        for code, one in enumerate(lists.lists):
+            first = int(lists.starts_C[code])
+            for block, rows in enumerate(one.blocks):
+                firsts.append(first + rows.starts[:-1])
+                sizes.append(np.diff(rows.starts))
+                blocks.append(np.full(len(rows.means), 2 * code + block))
+                means.append(rows.means)
+                if len(rows):
+                    stretches.append((first, first + len(rows), code))
+                first += len(rows)
+        # every block as one run, for lists that are scored whole
+        self._whole = np.array(stretches, np.int64).reshape(-1, 3)
+        self._firsts_M = np.concatenate(firsts)
+        self._sizes_M = np.concatenate(sizes)
+        self._blocks_M = np.concatenate(blocks)
+        self._means_MD = np.concatenate(means)
+        codes_M = self._blocks_M >> 1
+        self._bounds = np.searchsorted(codes_M, np.arange(len(lists.lists) + 1)).tolist()
+        gone = np.concatenate(
+            [lists.starts_C[code] + one.removed for code, one in enumerate(lists.lists)]
+        )
+        self._present_M = self._sizes_M - np.bincount(self._cells(gone), minlength=len(codes_M))
+        total = np.zeros((len(codes_M), prior.features_NP.shape[1]), np.float32)
+        at = self._cells(prior.positions_n)
+        np.add.at(total, at, prior.features_NP[prior.positions_n])
+        self._prior_MP = total / np.maximum(self._present_M, 1)[:, None].astype(np.float32)
+
+    def _cells(self, positions: Ids) -> Ids:
+        """The cell of each position."""
+        return np.searchsorted(self._firsts_M, positions, side="right") - 1
+
+    def whole(self, codes_S: Ids) -> Runs:
+        """All rows of the lists of some codes."""
+        wanted_C = np.zeros(len(self._lists.lists), bool)
+        wanted_C[codes_S] = True
+        return Runs(*self._whole[wanted_C[self._whole[:, 2]]].T)
+
+    def best(
+        self, codes_S: Ids, users_SD: Floats, weights_P: Floats, most: int, wanted: int
+    ) -> Runs:
+        """The rows of the best cells of some lists.
+
+        Args:
+            codes_S: ascending.
+            users_SD: the user vector of each.
+            weights_P: of the prior.
+            most: rows, but for one cell, that is always taken.
+            wanted: items that they must hold where the lists hold as many.
+        """
+        bounds = [(self._bounds[code], self._bounds[code + 1]) for code in codes_S.tolist()]
+        estimates = np.concatenate(
+            [self._means_MD[a:b] @ user for (a, b), user in zip(bounds, users_SD, strict=True)]
+        )
+        cells = np.concatenate([np.arange(a, b) for a, b in bounds])
+        estimates += self._prior_MP[cells] @ weights_P
+        ranked = cells[np.argsort(-estimates, kind="stable")]
+        count = np.searchsorted(np.cumsum(self._sizes_M[ranked]), most, side="right")
+        enough = np.searchsorted(np.cumsum(self._present_M[ranked]), wanted) + 1
+        chosen = np.sort(ranked[: max(count, enough)])
+        firsts, sizes, blocks = (x[chosen] for x in (self._firsts_M, self._sizes_M, self._blocks_M))
+        lasts = firsts + sizes
+        begins = np.ones(len(chosen) + 1, bool)
+        begins[1:-1] = (firsts[1:] != lasts[:-1]) | (blocks[1:] != blocks[:-1])
+        return Runs(firsts[begins[:-1]], lasts[begins[1:]], blocks[begins[:-1]] >> 1)

@@ -1,0 +1,210 @@
+"""The items that may answer a query, scored: rows of the searched lists, and the evidence.
+
+One query at a time: batches are encoded together, and what follows costs a query alone as much as
+one of many. An item scores s(u, i, c), the inner product of its vector with the user vector of its
+code, what its recency prior adds, and, where it is a neighbour of the history, what that adds.
+
+Shapes: S searched codes, U codes with user vectors, D dimension, W rows of lists that are scored, X
+items of evidence beside them, k answers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.lists.code_lists import CodeLists
+from indexer.search.cell_choice import CellChoice, Runs
+from indexer.search.code_choice import EncodedQueries
+from indexer.search.config import SearchConfig
+from indexer.search.evidence import HotItems
+from indexer.search.prior import RecencyPrior
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Scored(NamedTuple):
+    """Scores and positions of candidates; -inf where one must not be answered.
+
+    The first `rows` are rows of lists, ascending by position; the others are evidence, in no order.
+    """
+
+    scores: Floats
+    positions: Ids
+    rows: int
+
+
+class QueryScores:
+    """Scores candidates; safe to share by threads.
+
+    Args:
+        lists: of one version.
+        config: how queries are answered.
+        prior: of the items in the lists.
+        hot: items that are scored whatever their code.
+    """
+
+    def __init__(
+        self, lists: CodeLists, config: SearchConfig, prior: RecencyPrior, hot: HotItems
+    ) -> None:
+        self._lists = lists
+        self._joint = config.quota == "joint"
+        self._with_evidence = self._joint and config.evidence > 0
+        self._most = config.most_scored(len(lists))
+        self._prior = prior
+        self._hot = hot
+        self._hot_prior_HP = prior.features_NP[hot.positions_H]
+        self._cells = CellChoice(lists, prior)
+        self._gone_N = None
+        if int(lists.lengths_C.sum()) > len(lists):
+            self._gone_N = lists.item_ids_N < 0
+
+    def best(self, encoded: EncodedQueries, b: int) -> tuple[Floats, Ids, int]:
+        """The k best candidates of a query, in no order, and how many were scored.
+
+        Scores and positions are (k,), or fewer; unwanted items score -inf.
+        """
+        scored, k = self._candidates(encoded, b), encoded.queries.k
+        if not self._joint:
+            return *self._equal(scored, encoded, b), len(scored.scores)
+        scores, positions = scored.scores, scored.positions
+        if k < len(scores):
+            best = np.argpartition(scores, len(scores) - k)[len(scores) - k :]
+            scores, positions = scores[best], positions[best]
+        return scores, positions, len(scored.scores)
+
+    def _candidates(self, encoded: EncodedQueries, b: int) -> Scored:
+        codes_S = np.sort(encoded.searched_BS[b])
+        codes_S = codes_S[np.searchsorted(codes_S, 0) :]
+        users_UD, weights_P = encoded.users_BUD[b], encoded.weights_BP[b]
+        unwanted = encoded.excluded.of_query(b)
+        near = encoded.near.of_query(b)
+        most = self._most
+        if self._with_evidence:
+            most -= len(self._hot) + len(near[0])
+        if self._joint and int(self._lists.lengths_C[codes_S].sum()) > most:
+            users_SD = users_UD[encoded.column_C[codes_S]]
+            wanted = encoded.queries.k + len(unwanted)
+            runs = self._cells.best(codes_S, users_SD, weights_P, most, wanted)
+        else:
+            runs = self._cells.whole(codes_S)
+        return self._scored(encoded, b, runs, unwanted, near)
+
+    def every(self, encoded: EncodedQueries, b: int) -> tuple[Scored, Ids]:
+        """All items of the searched lists, and the positions of the evidence."""
+        near = encoded.near.of_query(b)
+        searched_S = encoded.searched_BS[b]
+        runs = self._cells.whole(searched_S[searched_S >= 0])
+        scored = self._scored(encoded, b, runs, encoded.excluded.of_query(b), near)
+        if not self._with_evidence:
+            return scored, np.empty(0, np.int64)
+        return scored, np.concatenate([self._hot.positions_H, near[0]])
+
+    def _scored(
+        self,
+        encoded: EncodedQueries,
+        b: int,
+        runs: Runs,
+        unwanted: Ids,
+        near: tuple[Ids, Ids, Floats, Floats],
+    ) -> Scored:
+        users_UD, weights_P = encoded.users_BUD[b], encoded.weights_BP[b]
+        column_C = encoded.column_C
+        positions_W = runs.positions()
+        scores_W = self._rows(runs, users_UD, column_C)
+        scores_W += self._prior.scores(positions_W, weights_P)
+        if self._gone_N is not None:
+            scores_W[self._gone_N[positions_W]] = -np.inf
+        near_positions, codes, vectors, adds = near
+        near_scores = np.einsum("nd,nd->n", vectors, users_UD[column_C[codes]])
+        near_scores += self._prior.scores(near_positions, weights_P) + adds
+        at, here = _places(positions_W, near_positions)
+        scores_W[at[here]] = near_scores[here]
+        parts = [(scores_W, positions_W)]
+        if self._with_evidence:
+            parts.append((near_scores[~here], near_positions[~here]))
+            users_HD = users_UD[column_C[self._hot.codes_H]]
+            parts.append(self._hot_beside(users_HD, weights_P, positions_W, near_positions))
+        scores = np.concatenate([part for part, _ in parts])
+        positions = np.concatenate([part for _, part in parts])
+        if len(unwanted):
+            at, here = _places(positions_W, unwanted)
+            scores[at[here]] = -np.inf
+            beside = slice(len(positions_W), None)
+            scores[beside][_places(np.sort(unwanted), positions[beside])[1]] = -np.inf
+        return Scored(scores, positions, len(positions_W))
+
+    def _rows(self, runs: Runs, users_UD: Floats, column_C: Ids) -> Floats:
+        """Inner products of rows with the user vectors of their codes."""
+        sizes = (runs.lasts_R - runs.firsts_R).tolist()
+        scores_W = np.empty(sum(sizes), np.float32)
+        starts = self._lists.starts_C[runs.codes_R]
+        w = 0
+        for size, code, column, first in zip(
+            sizes,
+            runs.codes_R.tolist(),
+            column_C[runs.codes_R].tolist(),
+            (runs.firsts_R - starts).tolist(),
+            strict=True,
+        ):
+            self._lists.lists[code].score(
+                first, first + size, users_UD[column], scores_W[w : w + size]
+            )
+            w += size
+        return scores_W
+
+    def _hot_beside(
+        self, users_HD: Floats, weights_P: Floats, positions_W: Ids, near_positions: Ids
+    ) -> tuple[Floats, Ids]:
+        """Hot items that are scored nowhere else."""
+        hot = self._hot.positions_H
+        new = ~(_places(positions_W, hot)[1] | _places(near_positions, hot)[1])
+        scores = np.einsum("hd,hd->h", self._hot.vectors_HD, users_HD)
+        scores += self._hot_prior_HP @ weights_P
+        return scores[new], hot[new]
+
+    def _equal(self, scored: Scored, encoded: EncodedQueries, b: int) -> tuple[Floats, Ids]:
+        """As many of each searched code as its quota says."""
+        searched_S = encoded.searched_BS[b]
+        codes = self._lists.codes_at(scored.positions)
+        room_C = np.bincount(codes[scored.scores > -np.inf], minlength=len(self._lists.lists))
+        room_S = np.where(searched_S >= 0, room_C[searched_S], 0)
+        quota_C = np.zeros(len(room_C), np.int64)
+        quota_C[searched_S[searched_S >= 0]] = equal_quotas(room_S[None], encoded.queries.k)[0][
+            searched_S >= 0
+        ]
+        order = np.lexsort((-scored.scores, codes))
+        codes = codes[order]
+        places = np.arange(len(order)) - np.searchsorted(codes, codes)
+        best = order[places < quota_C[codes]]
+        return scored.scores[best], scored.positions[best]
+
+
+def _places(sorted_n: Ids, asked: Ids) -> tuple[Ids, NDArray[np.bool_]]:
+    """Where each of some positions is among ascending ones, and whether it is there."""
+    if not len(sorted_n):
+        return np.zeros(len(asked), np.int64), np.zeros(len(asked), bool)
+    at = np.searchsorted(sorted_n, asked)
+    np.minimum(at, len(sorted_n) - 1, out=at)
+    return at, sorted_n[at] == asked
+
+
+def equal_quotas(room_BS: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Shares k places equally among S lists, none above its room; the first get what is left over.
+
+    What a full list cannot take goes to the others; all of `room_BS` is given where it holds less.
+
+    >>> equal_quotas(np.array([[1, 9, 9], [9, 9, 9]]), 6).tolist()
+    [[1, 3, 2], [2, 2, 2]]
+    """
+    given_BS = np.zeros_like(room_BS)
+    while True:
+        open_BS = given_BS < room_BS
+        left_B1 = k - given_BS.sum(axis=1, keepdims=True)
+        share_B1 = left_B1 // open_BS.sum(axis=1, keepdims=True).clip(min=1)
+        if not (open_BS & (share_B1 > 0)).any():
+            return given_BS + (open_BS & (np.cumsum(open_BS, axis=1) <= left_B1))
+        given_BS += np.where(open_BS, np.minimum(share_B1, room_BS - given_BS), 0)

@@ -1,0 +1,111 @@
+"""Which items stand against the positives of a step.
+
+An item that nobody has clicked is no negative (it may be new, not unwanted), so negatives are drawn
+from those with events. Their sample changes by a tenth from step to step: what was drawn long ago
+gives way, and forty steps touch some 80,000 rows of a large catalogue and not 650,000, which keeps
+publications small. An item stays for ten steps; over any longer time all come alike often.
+Items without events take no part in the softmax. A few are there for the codebook, which is to
+serve them too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.tables.capacity import with_room
+
+RENEWED = 0.1
+"""Part of the sample that is drawn anew in each step."""
+UNSEEN = 1024
+"""Draws from the whole catalogue in each step, for the codebook."""
+
+Rows = NDArray[np.int64]
+
+
+class CandidateSample:
+    """Items with events, and a sample of them that changes slowly.
+
+    >>> sample = CandidateSample(2)
+    >>> sample.see(np.array([7, 5, 7]))
+    >>> rows, share = sample.draw(9, np.array([1]), 2, torch.Generator().manual_seed(0))
+    >>> {1, 5, 7} <= set(rows.tolist()), share
+    (True, 1.0)
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen = np.zeros(0, np.int64)
+        self._is_seen = np.zeros(0, np.bool_)
+        self._count = 0
+        self._saved = 0
+        self._sample = np.zeros(0, np.int64)
+        self._next = 0
+
+    @property
+    def seen(self) -> Rows:
+        """Rows with events, in the order of their first ones."""
+        return self._seen[: self._count]
+
+    def see(self, rows_B: Rows) -> None:
+        """Rows had events."""
+        self._is_seen = with_room(self._is_seen, int(rows_B.max(initial=-1)) + 1)
+        new_X = rows_B[~self._is_seen[rows_B]]
+        first_X = np.sort(np.unique(new_X, return_index=True)[1])
+        count = self._count + len(first_X)
+        self._seen = with_room(self._seen, count)
+        self._seen[self._count : count] = new_X[first_X]
+        self._is_seen[new_X] = True
+        self._count = count
+
+    def draw(
+        self, size: int, given: Rows, most: int, generator: torch.Generator
+    ) -> tuple[Rows, float]:
+        """Rows of the candidates, ascending, and with which probability an item is drawn.
+
+        Args:
+            size: items of the catalogue.
+            given: rows that have to be among them.
+            most: negatives to draw, at most as many as the sample holds. A catalogue no larger is
+                taken whole.
+            generator: of the learner.
+        """
+        if size <= most:
+            return np.arange(size), 1.0
+        negatives, share = self.seen, 1.0
+        if self._count > most:
+            self._renew(max(1, int(RENEWED * most)), generator)
+            newest = (self._next - 1 - np.arange(most)) % len(self._sample)
+            negatives = self._sample[newest]
+            share = float(-np.expm1(most * np.log1p(-1 / self._count)))
+        unseen = torch.randint(size, (UNSEEN,), generator=generator).numpy()
+        self._is_seen = with_room(self._is_seen, size)
+        unseen = unseen[~self._is_seen[unseen]]
+        return np.unique(np.concatenate([given, negatives, unseen])), share
+
+    def _renew(self, count: int, generator: torch.Generator) -> None:
+        """Replace those drawn longest ago; the first time, all."""
+        if len(self._sample) == 0:
+            self._sample, count = np.zeros(self._most, np.int64), self._most
+        places = (self._next + np.arange(count)) % self._most
+        drawn = torch.randint(self._count, (count,), generator=generator).numpy()
+        self._sample[places] = self.seen[drawn]
+        self._next = int((self._next + count) % self._most)
+
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """What was seen since the last call (`whole`: ever), and the sample, for `apply`."""
+        first, self._saved = 0 if whole else self._saved, self._count
+        return {
+            "seen": torch.from_numpy(self.seen[first:].copy()),
+            "sample": torch.from_numpy(self._sample.copy()),
+            "next": torch.tensor(self._next),
+        }
+
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it."""
+        self.see(changes["seen"].numpy())
+        self._saved = self._count
+        self._sample = changes["sample"].numpy().copy()
+        self._next = int(changes["next"])
