@@ -21,23 +21,29 @@ def category_of(values: Iterable[Any]) -> str:
     ('Makeup', 'Comedy|Fantasy')
     """
     for value in values:
-        if levels := _levels(value):
-            return second(levels)
+        if spoken := _spoken(_levels(value)):
+            return _second(spoken)
     return ""
 
 
 def second(levels: list[str]) -> str:
     """The second of the levels that say something, else the first."""
-    spoken = [text for text in map(plain_text, levels) if text]
+    return _second(_spoken(levels))
+
+
+def _second(spoken: list[str]) -> str:
     return spoken[1] if len(spoken) > 1 else "".join(spoken)
 
 
-def _levels(value: Any) -> list[str]:
+def _spoken(levels: Iterable[Any]) -> list[str]:
+    return [text for text in map(plain_text, levels) if text]
+
+
+def _levels(value: Any) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("[") and len(value) < LONGEST_LIST:
         # what is no list after all is a text like any other
         with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError, SystemError):
             value = ast.literal_eval(value.strip())
     if isinstance(value, list) and value and isinstance(value[0], list):
         value = value[0]
-    found = value if isinstance(value, list) else [value]
-    return [name for name in found if isinstance(name, str) and plain_text(name)]
+    return value if isinstance(value, list) else [value]

@@ -28,6 +28,8 @@ _SCRIPT = re.compile(
     r"\bvar\s+[\w$]+\s*=|\bfunction\b\s*\w*\s*\([^()]*\)\s*\{|\bnew Date\(|\bgetTime\(\)"
     r"|\b(?:document|window)\.\w+\s*[.=(]|^\s*[.#@]?[\w-]+\s*\{[^{}]*:[^{}]*\}"
 )
+_IN_SCRIPTS = ("{", "(", "=", "document.", "window.")
+"""One of these is in whatever `_SCRIPT` finds: most titles have none and need no search."""
 
 
 def readable(text: str) -> str:
@@ -46,7 +48,10 @@ def readable(text: str) -> str:
             text = html.unescape(text)
         if text == before:
             break
-    return "" if _SCRIPT.search(text) else text
+    for mark in _IN_SCRIPTS:
+        if mark in text:
+            return "" if _SCRIPT.search(text) else text
+    return text
 
 
 def _gap(tag: re.Match[str]) -> str:

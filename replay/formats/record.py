@@ -142,5 +142,7 @@ def plain_text(value: Any) -> str:
 
 
 def _clean(text: str) -> str:
+    if text.isascii():
+        return text
     # Half of a surrogate pair can be written as an escape, but not encoded.
     return text.encode("utf-8", "replace").decode()

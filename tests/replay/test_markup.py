@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from replay.formats import markup
 from replay.formats.record import plain_text
 from replay.log_file import read_items
 
@@ -98,3 +101,13 @@ def test_words_that_python_does_not_know_spoil_only_their_field(write, value):
         "{'asin': 'B0', 'title': 'ok'}\n{'asin': 'B1', 'title': 'Soap', 'price': " + value + "}\n"
     )
     assert entries(write(text)) == ([("B0", "ok", ""), ("B1", "Soap", "")], [])
+
+
+SCRIPTS = ("var a =", "function f(x) {", "new Date(", "getTime()", "window.x.", ".a{b:c}")
+
+
+@given(st.lists(st.sampled_from([*SCRIPTS, "document.y", "Soap", " ", "{", "(", "<b>"])))
+def test_what_is_not_searched_for_scripts_holds_none(pieces):
+    text = "".join(pieces)
+    if markup._SCRIPT.search(text):
+        assert any(mark in text for mark in markup._IN_SCRIPTS)
