@@ -78,8 +78,10 @@ def read(events: Path, items: Path, until: str | None = None, tail: bool = False
         ProtocolError: names the file and the line, or says why the log cannot be played.
         OSError: a file cannot be read.
     """
-    listed = protocol.read_items(items)
-    log = protocol.split(protocol.read_events(events))
+    log, known = protocol.split(protocol.read_events(events)), protocol.read_items(items)
+    listed = protocol.with_unlisted(log.events, known)
+    if unlisted := len(listed) - len(known):
+        logger.warning("clicked items that the catalogue does not hold", items=unlisted)
     if tail:
         log = log.tail_of_warm_up()
     if until is not None:
@@ -96,6 +98,8 @@ def read(events: Path, items: Path, until: str | None = None, tail: bool = False
         "until": until,
         "tail_of_warm_up": tail,
     }
+    if unlisted:
+        facts["unlisted_items"] = unlisted
     return Data(log, listed, facts)
 
 

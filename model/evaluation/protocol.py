@@ -219,6 +219,20 @@ def read_items(path: Path) -> list[Item]:
     return [items[item_id] for item_id in sorted(items)]
 
 
+def with_unlisted(events: Events, items: list[Item]) -> list[Item]:
+    """The catalogue with the clicked items that it does not hold, without title and category.
+
+    So does the pipeline, for which a click on an unknown item lists it.
+
+    >>> events = Events(np.array([1, 1]), np.array([7, 9]), np.array([0, 0]))
+    >>> [(i.item_id, i.category) for i in with_unlisted(events, [Item(9, "soap", "4")])]
+    [(7, '0'), (9, '4')]
+    """
+    listed = {item.item_id for item in items}
+    unlisted = [Item(i, "", "0") for i in np.unique(events.items_E).tolist() if i not in listed]
+    return sorted([*items, *unlisted], key=lambda item: item.item_id)
+
+
 def check_log(log: EventLog, items: list[Item]) -> None:
     """Refuse a log that the catalogue cannot serve.
 
