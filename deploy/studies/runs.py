@@ -92,7 +92,7 @@ def read(events: Path, items: Path, until: str | None = None, tail: bool = False
             f"there is nothing to answer: the warm-up lasts to {runner.iso_day(log.warm_up_day)}, "
             "and no event is later; give a later day with --until, or a longer log"
         )
-    facts = {
+    facts: dict[str, Any] = {
         "events": machine_facts.file_facts(events),
         "items": machine_facts.file_facts(items),
         "until": until,

@@ -55,6 +55,7 @@ def export(network: Sparc, tables: ItemTables, z_ND: Tensor, seed: int, clock_ms
     tensors = {f"sparc.{n}": v.detach().clone() for n, v in network.state_dict().items()}
     tensors |= {
         "words_WD": tables.words.weight_ND.clone(),
+        "categories_KD": tables.categories.weight_ND.clone(),
         "words.idf_W": torch.from_numpy(tables.catalogue.idf_W),
         "codes.popularity_CP": torch.from_numpy(log_counts(code_counts_CH)),
     }

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from model.histories import NO_ROW
 from model.learning.candidates import CandidateSample
-from model.network.item_tower import ItemInputs, initial_ids, initial_words
+from model.network.item_tower import ItemInputs, content_rows, initial_ids
 from model.network.sparc import SparcConfig
 from model.tables.capacity import with_room
 from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence
 from model.tables.decayed_counts import Popularity
-from model.tables.item_features import TITLE_BUCKETS
+from model.tables.item_features import CATEGORY_BUCKETS, TITLE_BUCKETS
 from model.tables.row_table import RowTable
 from streaming.events import Item
 
@@ -37,7 +37,7 @@ class ItemTables:
     Attributes:
         model, device: as given.
         catalogue: ids and hashed features.
-        ids, words: rows that are learnt.
+        ids, words, categories: rows that are learnt.
         popularity, code_popularity: decayed counts of items and of codes.
         neighbours: co-occurrence.
         candidates: items with events, to draw negatives from.
@@ -51,7 +51,8 @@ class ItemTables:
         self.model, self.device, self._seed = model, device, seed
         self.catalogue = Catalogue()
         self.ids = RowTable(model.item_tower.dimension, self._initial_ids, device)
-        self.words = initial_words(seed, model.item_tower, device)
+        self.words = content_rows(seed + 1, TITLE_BUCKETS, model.item_tower, device)
+        self.categories = content_rows(seed + 2, CATEGORY_BUCKETS, model.item_tower, device)
         self.popularity = Popularity(model.popularity_half_lives_days, log_size)
         self.code_popularity = Popularity(model.popularity_half_lives_days, log_size)
         self.code_popularity.grow(model.quantizer.codes)
@@ -100,18 +101,18 @@ class ItemTables:
         return np.where(rows == NO_ROW, NO_ROW, self.codes_N[rows])
 
     def inputs_to_learn(self, rows_S: np.ndarray) -> ItemInputs:
-        """What the item tower reads of rows; gradients of ids and words come back to the tables."""
+        """What the item tower reads of rows; gradients of rows come back to the tables."""
         words_ST = self.catalogue.words_NT[rows_S]
-        used_b = np.zeros(TITLE_BUCKETS, np.bool_)
-        used_b[words_ST] = used_b[0] = True  # position 0 means "no word"
-        used_W = np.flatnonzero(used_b)
-        position_b = np.cumsum(used_b) - 1
+        used_W, position_b = _used(words_ST, TITLE_BUCKETS)  # position 0 means "no word"
+        category_S = self.catalogue.category_N[rows_S]
+        used_K, category_b = _used(category_S, CATEGORY_BUCKETS)
         return ItemInputs(
             self.ids.gather(self.tensor(rows_S)),
             self.tensor(position_b[words_ST]),
             self.words.gather(self.tensor(used_W)),
             self.tensor(self.catalogue.idf_W[used_W]),
-            self.tensor(self.catalogue.category_N[rows_S].astype(np.int64)),
+            self.tensor(category_b[category_S]),
+            self.categories.gather(self.tensor(used_K)),
         )
 
     def inputs(self, rows_S: np.ndarray) -> ItemInputs:
@@ -122,6 +123,7 @@ class ItemTables:
             self.words.weight_ND,
             self.tensor(self.catalogue.idf_W),
             self.tensor(self.catalogue.category_N[rows_S].astype(np.int64)),
+            self.categories.weight_ND,
         )
 
     def state(self) -> dict[str, dict[str, Tensor]]:
@@ -130,6 +132,7 @@ class ItemTables:
             "catalogue": self.catalogue.state(),
             "ids": self.ids.state(),
             "words": self.words.state(),
+            "categories": self.categories.state(),
             "popularity": self.popularity.state(),
             "code_popularity": self.code_popularity.state(),
             "neighbours": self.neighbours.state(),
@@ -149,6 +152,7 @@ class ItemTables:
         self.catalogue.load(groups["catalogue"])
         self.ids.load(groups["ids"])
         self.words.load(groups["words"])
+        self.categories.load(groups["categories"])
         self.popularity.load(groups["popularity"])
         self.code_popularity.load(groups["code_popularity"])
         self.neighbours.load(groups["neighbours"])
@@ -156,3 +160,10 @@ class ItemTables:
         own = groups["learner"]
         self.codes_N = own["codes_N"].numpy().copy()
         self.events_N = own["events_N"].numpy().copy()
+
+
+def _used(buckets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bucket 0 and those at hand, ascending, and the position of each bucket among them."""
+    used_b = np.zeros(count, np.bool_)
+    used_b[buckets] = used_b[0] = True
+    return np.flatnonzero(used_b), np.cumsum(used_b) - 1

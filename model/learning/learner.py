@@ -58,7 +58,7 @@ class LearnerConfig:
         seed: of all randomness.
         model: architecture and loss weights.
         learning_rate: of dense parameters (Adam).
-        table_learning_rate: of rows of ids and words (row-wise Adam).
+        table_learning_rate: of rows of ids, words and categories (row-wise Adagrad).
         step: most examples in an optimizer step, new and replayed; a micro-batch takes as many
             steps as it needs, so that its size does not change how much is learnt.
         replay: older examples learnt again for each new one. A half lets a micro-batch of 256 be
@@ -75,7 +75,7 @@ class LearnerConfig:
     seed: int = 0
     model: sparc.SparcConfig = field(default_factory=sparc.SparcConfig)
     learning_rate: float = 3e-3
-    table_learning_rate: float = 3e-3
+    table_learning_rate: float = 0.015
     step: int = 400
     replay: float = 0.5
     replay_capacity: int = 131_072
@@ -244,6 +244,7 @@ class Learner:
         self._optimizer.step()
         self._tables.ids.step(config.table_learning_rate, scale)
         self._tables.words.step(config.table_learning_rate, scale)
+        self._tables.categories.step(config.table_learning_rate, scale)
         if not self.codebook_frozen:
             self._counters["revived"] += self._sparc.quantizer.update(
                 outcome.z_SD, outcome.codes_SQ, self._generator
@@ -256,7 +257,8 @@ class Learner:
         """Scale the dense gradients to the largest norm; returns the scale, for the tables."""
         dense = [p.grad for p in self._sparc.parameters() if p.grad is not None]
         squares = [g.square().sum() for g in dense]
-        rows = self._tables.ids.gradients() + self._tables.words.gradients()
+        tables = (self._tables.ids, self._tables.words, self._tables.categories)
+        rows = [gradient for table in tables for gradient in table.gradients()]
         squares += [g.square().sum() for g in rows]
         norm = float(torch.stack(squares).sum().sqrt())
         if not math.isfinite(norm):

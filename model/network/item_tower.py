@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.tables.item_features import CATEGORY_BUCKETS, TITLE_BUCKETS
 from model.tables.row_table import RowTable
 from model.tables.stable_random import stable_uniform
 
@@ -55,7 +54,8 @@ class ItemInputs(NamedTuple):
         words_ST: positions in `words_WD`, 0 where there is no word.
         words_WD: word vectors; row 0 is not read.
         idf_W: inverse document frequency of each word of `words_WD`.
-        category_S: categories' buckets, 0 for none.
+        category_S: positions in `categories_KD`.
+        categories_KD: category vectors; one of them may stand for none.
     """
 
     id_SD: Tensor
@@ -63,6 +63,7 @@ class ItemInputs(NamedTuple):
     words_WD: Tensor
     idf_W: Tensor
     category_S: Tensor
+    categories_KD: Tensor
 
 
 def initial_ids(seed: int, item_ids: np.ndarray, config: ItemTowerConfig) -> Tensor:
@@ -71,7 +72,7 @@ def initial_ids(seed: int, item_ids: np.ndarray, config: ItemTowerConfig) -> Ten
 
 
 class ItemTower(nn.Module):
-    """Content plus id. Parameters here are dense; id and word tables are `RowTable`s.
+    """Content plus id. Parameters here are dense; ids, words and categories are `RowTable`s.
 
     `members` is the number of user towers that read a part of z each.
     """
@@ -80,8 +81,6 @@ class ItemTower(nn.Module):
         super().__init__()
         d = config.dimension
         self._length, self._members = config.length, members
-        self.category = nn.Embedding(CATEGORY_BUCKETS, d)
-        nn.init.uniform_(self.category.weight, -CONTENT_SCALE, CONTENT_SCALE)
         self.no_title_D = nn.Parameter(torch.zeros(d))
 
     def content(self, inputs: ItemInputs) -> Tensor:
@@ -92,8 +91,7 @@ class ItemTower(nn.Module):
         weight_ST = weight_ST * length_S1.clamp(min=1e-12).rsqrt()
         title_SD = _WeightedSums.apply(inputs.words_WD, inputs.words_ST, weight_ST)
         title_SD = torch.where(length_S1 > 0, title_SD, self.no_title_D)
-        category_SD: Tensor = self.category(inputs.category_S)
-        return title_SD + category_SD
+        return title_SD + F.embedding(inputs.category_S, inputs.categories_KD)
 
     def forward(self, inputs: ItemInputs) -> Tensor:
         """Z of the items, (S, D) float32."""
@@ -139,17 +137,18 @@ class _WeightedSums(torch.autograd.Function):
         return words_grad_WD, None, None
 
 
-def initial_words(seed: int, config: ItemTowerConfig, device: torch.device) -> RowTable:
-    """The table of word vectors: one row for each bucket, drawn from (seed, bucket).
+def content_rows(
+    seed: int, buckets: int, config: ItemTowerConfig, device: torch.device
+) -> RowTable:
+    """A table of word or category vectors: one row for each bucket, drawn from (seed, bucket).
 
     Sums of random vectors keep the overlap of titles, so codes mean something from the start.
     """
 
     def initial(first: int, end: int) -> Tensor:
-        buckets = np.arange(first, end)
-        uniform_WD = stable_uniform(seed + 1, buckets, config.dimension)
+        uniform_WD = stable_uniform(seed, np.arange(first, end), config.dimension)
         return torch.from_numpy(uniform_WD * CONTENT_SCALE)
 
     table = RowTable(config.dimension, initial, device)
-    table.grow(TITLE_BUCKETS)
+    table.grow(buckets)
     return table

@@ -168,7 +168,7 @@ class RetrievalModel:
         self._sparc.load_state_dict(own)
         with torch.inference_mode():
             self._views = self._sparc.code_views()
-        self._words_WD = tensors["words_WD"]
+        self._words_WD, self._categories_KD = tensors["words_WD"], tensors["categories_KD"]
         self._idf_W = tensors["words.idf_W"]
         items, config = self.items, self._config
         if items.dimension != config.item_tower.dimension:
@@ -263,6 +263,7 @@ class RetrievalModel:
             self._words_WD,
             self._idf_W,
             torch.from_numpy(category_n).to(self._device),
+            self._categories_KD,
         )
         return self._sparc.item_tower.content(inputs)
 

@@ -1,8 +1,11 @@
 """An embedding table that grows and is optimised row by row.
 
-A micro-batch touches some thousand rows of a table that may hold millions, so gradients and Adam
-steps (Kingma and Ba, ICLR 2015; the "lazy" variant: moments of untouched rows wait) are confined
-to the rows that were gathered. Shapes: N rows, R gathered rows, D dimension.
+A micro-batch touches some thousand rows of a table that may hold millions, so gradients and steps
+are confined to the rows that were gathered. The steps are those of row-wise Adagrad (Duchi et al.,
+JMLR 2011; one accumulator a row, as in FBGEMM): a row that has learnt much makes small steps, so
+old words and items come to rest and new ones move quickly, and the state is one number a row.
+Against Adam with two moments of each value it finds more, too (docs/RESULTS.md).
+Shapes: N rows, R gathered rows, D dimension.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from torch import Tensor
 InitialRows = Callable[[int, int], Tensor]
 """(first row, end row) -> initial values, float32 (rows, D). Must not depend on anything else."""
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+INITIAL_ACCUMULATOR = 1e-8
+"""Below the mean square of what a click teaches: a first faint gradient makes no long step."""
 
 
 class RowTable:
@@ -30,9 +34,7 @@ class RowTable:
         self._device = device
         self._size = 0
         self._weight = torch.zeros(0, dimension, device=device)
-        self._mean = torch.zeros(0, dimension, device=device)
-        self._square = torch.zeros(0, dimension, device=device)
-        self._steps = torch.zeros(0, device=device)
+        self._accumulator = torch.zeros(0, device=device)
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
@@ -51,7 +53,7 @@ class RowTable:
         while capacity < size:
             capacity *= 2
         if capacity > self._weight.shape[0]:
-            for name in ("_weight", "_mean", "_square", "_steps"):
+            for name in ("_weight", "_accumulator"):
                 old = getattr(self, name)
                 new = torch.zeros(capacity, *old.shape[1:], device=self._device)
                 new[: old.shape[0]] = old
@@ -71,7 +73,7 @@ class RowTable:
 
     @torch.no_grad()
     def step(self, learning_rate: float, scale: float = 1.0) -> None:
-        """One Adam step on the rows gathered since the last call; gradients times `scale`.
+        """One step on the rows gathered since the last call; gradients times `scale`.
 
         A row whose gradient is zero has learnt nothing, and stays as it is.
         """
@@ -81,17 +83,9 @@ class RowTable:
             learnt_r = torch.nonzero(leaf_RD.grad.any(dim=1)).squeeze(1)
             rows_R = rows_R.index_select(0, learnt_r)
             gradient_RD = leaf_RD.grad.index_select(0, learnt_r) * scale
-            steps_R = self._steps.index_select(0, rows_R) + 1
-            mean_RD = self._mean.index_select(0, rows_R).lerp_(gradient_RD, 1 - _BETA1)
-            square_RD = self._square.index_select(0, rows_R)
-            square_RD.mul_(_BETA2).addcmul_(gradient_RD, gradient_RD, value=1 - _BETA2)
-            correction_R1 = (1 - _BETA2**steps_R).sqrt_().unsqueeze(1)
-            rate_R1 = learning_rate / (1 - _BETA1**steps_R).unsqueeze(1)
-            change_RD = rate_R1 * mean_RD / (square_RD.sqrt() / correction_R1 + _EPSILON)
-            self._weight.index_add_(0, rows_R, change_RD, alpha=-1)
-            self._mean.index_copy_(0, rows_R, mean_RD)
-            self._square.index_copy_(0, rows_R, square_RD)
-            self._steps.index_copy_(0, rows_R, steps_R)
+            self._accumulator.index_add_(0, rows_R, gradient_RD.square().mean(dim=1))
+            root_R = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
+            self._weight.index_add_(0, rows_R, gradient_RD / root_R[:, None], alpha=-learning_rate)
         self._pending.clear()
 
     def gradients(self) -> list[Tensor]:
@@ -99,12 +93,12 @@ class RowTable:
         return [leaf.grad for _, leaf in self._pending if leaf.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of values and moments."""
-        names = ("weight", "mean", "square", "steps")
+        """Copies of values and accumulators."""
+        names = ("weight", "accumulator")
         return {n: getattr(self, f"_{n}")[: self._size].detach().clone() for n in names}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        self.grow(len(state["steps"]))
+        self.grow(len(state["accumulator"]))
         for name, value in state.items():
             getattr(self, f"_{name}")[: self._size] = value.to(self._device)
