@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.histories import NO_ROW
 from model.learning.item_tables import ItemTables
 from model.network.sparc import Sparc
 from model.retrieval.item_segments import ItemSegments, Segment
@@ -70,26 +69,22 @@ def _segment(tables: ItemTables, rows_n: np.ndarray, z_nD: Tensor, codes_nQ: Ten
     catalogue, near = tables.catalogue, tables.neighbours
     counted_m = np.flatnonzero(tables.events_N > 0)
     counts_mH, times_m = tables.popularity.stored(counted_m)
-    size = len(tables)
-    near_k = np.flatnonzero((near.rows_NM[:size] != NO_ROW).any(axis=1))
-    slots = near.slots(near_k)
-    filled_kM = slots.rows_EM != NO_ROW
-    last_k = slots.rows_EM.shape[1] - filled_kM[:, ::-1].argmax(axis=1)
-    kept_kM = np.arange(slots.rows_EM.shape[1]) < last_k[:, None]
+    near_k = near.items()
+    slots = near.ragged(near_k)
     return Segment(
         rows_n=rows_n,
         ids_n=catalogue.item_ids_N[rows_n],
         z_nD=z_nD.cpu().numpy(),
         codes_nQ=codes_nQ.cpu().numpy().astype(np.int16),
-        words_nT=catalogue.words_NT[rows_n].astype(np.int16),
-        category_n=catalogue.category_N[rows_n].astype(np.int16),
+        words_nT=catalogue.words_NT[rows_n],
+        category_n=catalogue.category_N[rows_n],
         event_rows_m=counted_m,
         events_m=tables.events_N[counted_m],
         counts_mH=counts_mH,
         count_times_m=times_m,
         near_rows_k=near_k,
-        near_starts_K=np.append(0, np.cumsum(last_k)),
-        near_items_P=slots.rows_EM[kept_kM].astype(np.int32),
-        near_weights_PH=slots.weights_EMH[kept_kM],
-        near_times_k=slots.times_E,
+        near_starts_K=slots.starts_K,
+        near_items_P=slots.rows_P,
+        near_weights_PH=slots.weights_PH,
+        near_times_k=slots.times_k,
     )

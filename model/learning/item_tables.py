@@ -5,7 +5,8 @@ Shapes: N items, S rows at hand, T title words, W words at hand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from model.histories import NO_ROW
 from model.learning.candidates import CandidateSample
+from model.learning.learner_state import by_group
 from model.network.item_tower import ItemInputs, content_rows, initial_ids
 from model.network.sparc import SparcConfig
 from model.tables.capacity import with_room
@@ -21,7 +23,18 @@ from model.tables.cooccurrence import Cooccurrence
 from model.tables.decayed_counts import Popularity
 from model.tables.item_features import CATEGORY_BUCKETS, TITLE_BUCKETS
 from model.tables.row_table import RowTable
+from model.tables.touched_rows import CHECKPOINT, TouchedRows
 from streaming.events import Item
+
+
+class Table(Protocol):
+    """What is kept as a base and changes."""
+
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """All rows, or those that changed since the last call."""
+
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it."""
 
 
 class ItemTables:
@@ -41,8 +54,6 @@ class ItemTables:
         popularity, code_popularity: decayed counts of items and of codes.
         neighbours: co-occurrence.
         candidates: items with events, to draw negatives from.
-        codes_N: int64 first-level code of each item when it was last looked at; `NO_ROW`: never.
-        events_N: int64 events of each item.
     """
 
     def __init__(
@@ -58,8 +69,9 @@ class ItemTables:
         self.code_popularity.grow(model.quantizer.codes)
         self.neighbours = Cooccurrence(model.neighbours)
         self.candidates = CandidateSample(candidates)
-        self.codes_N = np.zeros(0, dtype=np.int64)
-        self.events_N = np.zeros(0, dtype=np.int64)
+        self._codes = np.zeros(0, dtype=np.int64)
+        self._events = np.zeros(0, dtype=np.int64)
+        self._touched = TouchedRows()
         self._positions = np.zeros(0, dtype=np.int64)
 
     def _initial_ids(self, first: int, end: int) -> Tensor:
@@ -69,16 +81,28 @@ class ItemTables:
     def __len__(self) -> int:
         return len(self.catalogue)
 
+    @property
+    def codes_N(self) -> np.ndarray:
+        """First-level code of each item when it was last looked at, int64; `NO_ROW`: never."""
+        return self._codes[: len(self)]
+
+    @property
+    def events_N(self) -> np.ndarray:
+        """Events of each item, int64."""
+        return self._events[: len(self)]
+
     def list_items(self, items: Sequence[Item]) -> None:
         """Make items known; one listed again takes its new title and category."""
         self.catalogue.add(items)
+        self._grow()
+
+    def _grow(self) -> None:
         size = len(self)
         self.ids.grow(size)
         self.popularity.grow(size)
         self.neighbours.grow(size)
-        more = size - len(self.codes_N)
-        self.codes_N = np.pad(self.codes_N, (0, more), constant_values=NO_ROW)
-        self.events_N = np.pad(self.events_N, (0, more))
+        self._codes = with_room(self._codes, size, NO_ROW)
+        self._events = with_room(self._events, size)
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array on the device."""
@@ -126,40 +150,56 @@ class ItemTables:
             self.categories.weight_ND,
         )
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """Everything that `load` needs, by group."""
-        return {
-            "catalogue": self.catalogue.state(),
-            "ids": self.ids.state(),
-            "words": self.words.state(),
-            "categories": self.categories.state(),
-            "popularity": self.popularity.state(),
-            "code_popularity": self.code_popularity.state(),
-            "neighbours": self.neighbours.state(),
-            "candidates": self.candidates.changes(whole=True),
-            "learner": {
-                "codes_N": torch.from_numpy(self.codes_N),
-                "events_N": torch.from_numpy(self.events_N),
-            },
-        }
+    def count(self, rows_B: np.ndarray) -> None:
+        """One event more of each row, as often as it is named."""
+        np.add.at(self.events_N, rows_B, 1)
+        self._touched.mark(rows_B)
 
-    def load(self, groups: Mapping[str, dict[str, Tensor]]) -> None:
-        """Take over what `state` gave.
+    def note_codes(self, rows_S: np.ndarray, codes_S: np.ndarray) -> None:
+        """What first-level codes items were seen to have."""
+        changed = self.codes_N[rows_S] != codes_S
+        self.codes_N[rows_S] = codes_S
+        self._touched.mark(rows_S[changed])
+
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """Rows that changed since the last call, for `apply`; `whole`: all of them."""
+        found: dict[str, Tensor] = {}
+        for group, table in self.tables().items():
+            found |= {f"{group}.{name}": x for name, x in table.changes(whole).items()}
+        rows_n = self._touched.take(CHECKPOINT)
+        rows_n = np.arange(len(self)) if whole else rows_n
+        own = {
+            "rows": rows_n,
+            "codes": self.codes_N[rows_n],
+            "events": self.events_N[rows_n],
+        }
+        return found | {f"items.{name}": torch.from_numpy(x) for name, x in own.items()}
+
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it.
 
         Raises:
-            KeyError: if a group or a tensor is missing.
+            KeyError: if a table or a tensor is missing.
         """
-        self.catalogue.load(groups["catalogue"])
-        self.ids.load(groups["ids"])
-        self.words.load(groups["words"])
-        self.categories.load(groups["categories"])
-        self.popularity.load(groups["popularity"])
-        self.code_popularity.load(groups["code_popularity"])
-        self.neighbours.load(groups["neighbours"])
-        self.candidates.apply(groups["candidates"])
-        own = groups["learner"]
-        self.codes_N = own["codes_N"].numpy().copy()
-        self.events_N = own["events_N"].numpy().copy()
+        groups = by_group(changes)
+        for group, table in self.tables().items():
+            table.apply(groups[group])
+        self._grow()
+        own = {name: value.numpy() for name, value in groups["items"].items()}
+        self.codes_N[own["rows"]], self.events_N[own["rows"]] = own["codes"], own["events"]
+
+    def tables(self) -> dict[str, Table]:
+        """By name; the catalogue comes first, as initial values follow from ids."""
+        return {
+            "catalogue": self.catalogue,
+            "ids": self.ids,
+            "words": self.words,
+            "categories": self.categories,
+            "popularity": self.popularity,
+            "code_popularity": self.code_popularity,
+            "neighbours": self.neighbours,
+            "candidates": self.candidates,
+        }
 
 
 def _used(buckets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

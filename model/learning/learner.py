@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from model.learning.batching import make_batch
 from model.learning.errors import LearnerError, NotFiniteError
 from model.learning.export import Export, export
 from model.learning.item_tables import ItemTables
+from model.learning.learner_state import LearnerState, by_group
 from model.network import sparc
 from model.network.sparc import Sparc
 from model.retrieval.retrieval_model import RetrievalModel
@@ -159,7 +159,7 @@ class Learner:
         fresh = self._examples(rows_B, times_B, histories)
         self._tables.popularity.add(rows_B, times_B)
         self._tables.candidates.see(rows_B)
-        self._tables.events_N += np.bincount(rows_B, minlength=len(self._tables.events_N))
+        self._tables.count(rows_B)
         self._clock_ms = max(self._clock_ms, int(times_B.max()))
         results = []
         config = self.config
@@ -250,7 +250,9 @@ class Learner:
                 outcome.z_SD, outcome.codes_SQ, self._generator
             )
         self._check()
-        self._tables.codes_N[batch.item_rows_S.cpu().numpy()] = outcome.codes_SQ[:, 0].cpu().numpy()
+        self._tables.note_codes(
+            batch.item_rows_S.cpu().numpy(), outcome.codes_SQ[:, 0].cpu().numpy()
+        )
         return {name: float(value.detach()) for name, value in outcome.losses.items()}
 
     def _clip(self) -> float:
@@ -333,31 +335,30 @@ class Learner:
         """What would be served now; measures drift anew, as `export` does."""
         return self.export(now_ms).model(str(self.device))
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that `restore` needs, as tensors (CPU, contiguous) and JSON-able facts."""
-        tensors: dict[str, Tensor] = {}
+    def state(self, whole: bool = True) -> LearnerState:
+        """Everything that `restore` needs.
+
+        Args:
+            whole: else of the tables' rows only what changed since the last call, to be kept
+                behind what that gave.
+        """
+        dense: dict[str, Tensor] = {}
 
         def put(prefix: str, values: dict[str, Tensor]) -> None:
-            tensors.update({f"{prefix}.{name}": value for name, value in values.items()})
+            dense.update({f"{prefix}.{name}": value for name, value in values.items()})
 
         put("sparc", self._sparc.state_dict())
         for index, moments in self._optimizer.state_dict()["state"].items():
             put(f"optimizer.{index}", moments)
-        for group, values in self._tables.state().items():
-            put(group, values)
-        put("replay", self._replay.state())
         put("learner", {"random": self._generator.get_state(), "exported_CD": self._exported_CD})
+        dense = {n: v.detach().cpu().contiguous().clone() for n, v in dense.items()}
+        rows = {f"tables.{name}": value for name, value in self._tables.changes(whole).items()}
+        rows |= {f"replay.{name}": value for name, value in self._replay.changes(whole).items()}
         meta = {"counters": dict(self._counters), "clock_ms": self._clock_ms}
-        return {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, meta
+        return LearnerState(dense, [rows], meta)
 
     @classmethod
-    def restore(
-        cls,
-        config: LearnerConfig,
-        tensors: dict[str, Tensor],
-        meta: dict[str, Any],
-        device: str = "cpu",
-    ) -> Learner:
+    def restore(cls, config: LearnerConfig, state: LearnerState, device: str = "cpu") -> Learner:
         """A learner that goes on from `state`, on a CPU bit for bit.
 
         Raises:
@@ -365,19 +366,16 @@ class Learner:
         """
         learner = cls(config, device)
         try:
-            learner._load(tensors, meta)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            learner._load(state)
+        except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise LearnerError(
                 f"the saved state does not fit this configuration ({error}); start afresh or use "
                 "the configuration it was written with"
             ) from error
         return learner
 
-    def _load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            groups.setdefault(group, {})[rest] = value
+    def _load(self, state: LearnerState) -> None:
+        groups = by_group(state.dense)
         self._sparc.load_state_dict(groups["sparc"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in groups.get("optimizer", {}).items():
@@ -385,10 +383,12 @@ class Learner:
             moments.setdefault(int(index), {})[moment] = value.clone()
         optimizer = self._optimizer.state_dict()
         self._optimizer.load_state_dict(optimizer | {"state": moments})
-        self._tables.load(groups)
-        self._replay.load(groups["replay"])
+        for rows in state.rows:
+            changed = by_group(rows)
+            self._tables.apply(changed["tables"])
+            self._replay.apply(changed["replay"])
         own = groups["learner"]
         self._generator.set_state(own["random"])
         self._exported_CD = own["exported_CD"].clone().to(self.device)
-        self._counters = {name: int(value) for name, value in meta["counters"].items()}
-        self._clock_ms = int(meta["clock_ms"])
+        self._counters = {name: int(value) for name, value in state.meta["counters"].items()}
+        self._clock_ms = int(state.meta["clock_ms"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from model.tables.capacity import with_room
 from model.tables.item_features import TITLE_BUCKETS, TITLE_WORDS, hash_features
 from model.tables.row_index import RowIndex
+from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 from streaming.events import Item
 
 
@@ -28,6 +29,7 @@ class Catalogue:
         self._words = np.zeros((0, TITLE_WORDS), dtype=np.int16)
         self._category = np.zeros(0, dtype=np.int16)
         self._items_with_W = np.zeros(TITLE_BUCKETS, dtype=np.int64)
+        self.touched = TouchedRows()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -75,6 +77,7 @@ class Catalogue:
         self._words[rows_m] = words_nT[last_m]
         self._category[rows_m] = category_n[last_m]
         self._count(self._words[rows_m], 1)
+        self.touched.mark(rows_m)
 
     def _count(self, words_nT: np.ndarray, sign: int) -> None:
         """Count the items that have each word, once however often it is in a title."""
@@ -83,15 +86,21 @@ class Catalogue:
         first_nT[:, 1:] &= sorted_nT[:, 1:] != sorted_nT[:, :-1]
         self._items_with_W += sign * np.bincount(sorted_nT[first_nT], minlength=TITLE_BUCKETS)
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the arrays."""
-        return {
-            "item_ids_N": torch.from_numpy(self.item_ids_N.copy()),
-            "words_NT": torch.from_numpy(self.words_NT.copy()),
-            "category_N": torch.from_numpy(self.category_N.copy()),
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """What was listed since the last call, for `apply`; `whole`: everything."""
+        rows_n = self.touched.take(CHECKPOINT)
+        rows_n = np.arange(len(self)) if whole else rows_n
+        arrays = {
+            "ids": self.item_ids_N[rows_n],
+            "words": self._words[rows_n],
+            "category": self._category[rows_n],
+            "unpublished": self.touched.rows(PUBLICATION),
         }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        rows_N = self._index.add(state["item_ids_N"].numpy())
-        self._put(rows_N, state["words_NT"].numpy(), state["category_N"].numpy())
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it."""
+        # rows ascend, so those that are new come in the order in which they were listed
+        rows_n = self._index.add(changes["ids"].numpy())
+        self._put(rows_n, changes["words"].numpy(), changes["category"].numpy())
+        self.touched.load(changes["unpublished"].numpy())

@@ -4,7 +4,8 @@ A count-based memory beside the learned one: a pair of items is known after one 
 gradient step on an embedding cannot do. Each item keeps the `slots` neighbours of greatest
 decayed weight; the weakest give way to new ones. The scores of a history's neighbours enter
 log p(i | u, c) and the interest head as evidence.
-Shapes: N items, M slots, H half-lives, B users, L history length, P pairs, K neighbours kept.
+Shapes: N items, S of them with neighbours, M slots, H half-lives, B users, L history length, P
+pairs, K neighbours kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW, HistoryBatch
+from model.tables.capacity import with_room
 from model.tables.decayed_counts import DAY_MS
+from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,22 @@ class Slots(NamedTuple):
     times_E: np.ndarray
 
 
+class RaggedSlots(NamedTuple):
+    """The same of k items, one after the other.
+
+    Attributes:
+        starts_K: int64 (k + 1), where the slots of each begin among P, and the end.
+        rows_P: int32, `NO_ROW` where a slot is empty.
+        weights_PH: float32, as of `times_k`.
+        times_k: int64 ms.
+    """
+
+    starts_K: np.ndarray
+    rows_P: np.ndarray
+    weights_PH: np.ndarray
+    times_k: np.ndarray
+
+
 class Neighbours(NamedTuple):
     """Neighbours of histories: `rows_BK` (`NO_ROW` padded) and their `scores_BKH`.
 
@@ -88,19 +107,30 @@ class Cooccurrence:
         self.config = config
         self._rate_H = 1.0 / (np.asarray(config.half_lives_days, dtype=np.float64) * DAY_MS)
         h = len(config.half_lives_days)
-        self.rows_NM = np.zeros((0, config.slots), dtype=np.int32)
-        self.weights_NMH = np.zeros((0, config.slots, h), dtype=np.float32)
-        self.times_N = np.zeros(0, dtype=np.int64)
         self._size = 0
+        self._place_N = np.zeros(0, dtype=np.int32)
+        """Where an item's slots are; `NO_ROW`: it has none."""
+        self._held = 0
+        self._rows_SM = np.zeros((0, config.slots), dtype=np.int32)
+        self._weights_SMH = np.zeros((0, config.slots, h), dtype=np.float32)
+        self._times_S = np.zeros(0, dtype=np.int64)
+        self.touched = TouchedRows()
 
     def grow(self, size: int) -> None:
         """Make room for `size` items."""
-        if size > len(self.times_N):
-            more = max(1024, size, 2 * len(self.times_N)) - len(self.times_N)
-            self.rows_NM = np.pad(self.rows_NM, ((0, more), (0, 0)), constant_values=NO_ROW)
-            self.weights_NMH = np.pad(self.weights_NMH, ((0, more), (0, 0), (0, 0)))
-            self.times_N = np.pad(self.times_N, (0, more))
+        self._place_N = with_room(self._place_N, size, NO_ROW)
         self._size = max(self._size, size)
+
+    def _places(self, rows_R: np.ndarray) -> np.ndarray:
+        """Where the slots of distinct items are, new ones where they have none yet."""
+        new_r = rows_R[self._place_N[rows_R] == NO_ROW]
+        end = self._held + len(new_r)
+        self._rows_SM = with_room(self._rows_SM, end, NO_ROW)
+        self._weights_SMH = with_room(self._weights_SMH, end)
+        self._times_S = with_room(self._times_S, end)
+        self._place_N[new_r] = np.arange(self._held, end)
+        self._held = end
+        return self._place_N[rows_R]
 
     def add(self, histories: HistoryBatch, targets_B: np.ndarray, times_B: np.ndarray) -> None:
         """Pair each target with its history's newest events, at the target's time."""
@@ -116,41 +146,43 @@ class Cooccurrence:
         share_P = np.concatenate([self.config.backward * near_P, near_P])
         # bring the rows that are touched to one clock, the newest time at hand
         rows_R = np.unique(item_P)
-        now = max(int(times_B.max()), int(self.times_N[rows_R].max()))
-        age_R = (now - self.times_N[rows_R])[:, None, None]
-        self.weights_NMH[rows_R] *= np.exp2(-age_R * self._rate_H).astype(np.float32)
-        self.times_N[rows_R] = now
+        place_R = self._places(rows_R)
+        self.touched.mark(rows_R)
+        now = max(int(times_B.max()), int(self._times_S[place_R].max()))
+        age_R = (now - self._times_S[place_R])[:, None, None]
+        self._weights_SMH[place_R] *= np.exp2(-age_R * self._rate_H).astype(np.float32)
+        self._times_S[place_R] = now
         # one entry for each distinct pair
         pair_P = item_P * np.int64(1 << 32) + neighbour_P
         weight_PH = np.exp2(-(now - time_P)[:, None] * self._rate_H) * share_P[:, None]
         weight_PH = weight_PH.astype(np.float32)
         pair_U, weight_UH = _sum_by_key(pair_P, weight_PH)
-        item_U, neighbour_U = pair_U >> 32, pair_U & 0xFFFFFFFF
-        same_UM = self.rows_NM[item_U] == neighbour_U[:, None]
+        place_U, neighbour_U = self._place_N[pair_U >> 32], pair_U & 0xFFFFFFFF
+        same_UM = self._rows_SM[place_U] == neighbour_U[:, None]
         known_U = same_UM.any(1)
         slot_U = same_UM[known_U].argmax(1)
-        self.weights_NMH[item_U[known_U], slot_U] += weight_UH[known_U]
-        self._insert(item_U[~known_U], neighbour_U[~known_U], weight_UH[~known_U])
+        self._weights_SMH[place_U[known_U], slot_U] += weight_UH[known_U]
+        self._insert(place_U[~known_U], neighbour_U[~known_U], weight_UH[~known_U])
 
-    def _insert(self, item_U: np.ndarray, neighbour_U: np.ndarray, weight_UH: np.ndarray) -> None:
-        """Give each item's new neighbours, heaviest first, its weakest slots.
+    def _insert(self, place_U: np.ndarray, neighbour_U: np.ndarray, weight_UH: np.ndarray) -> None:
+        """Give the new neighbours of each item's place, heaviest first, its weakest slots.
 
         A newcomer takes a slot even from a somewhat heavier old neighbour: else an item whose
         slots are full could never change its neighbours (the same rule as in Space-Saving,
         Metwally et al., ICDT 2005, but without its over-count).
         """
-        if len(item_U) == 0:
+        if len(place_U) == 0:
             return
-        order = np.lexsort((-weight_UH[:, -1], item_U))
-        item_U, neighbour_U, weight_UH = item_U[order], neighbour_U[order], weight_UH[order]
-        rows_R, first_R = np.unique(item_U, return_index=True)
-        index_U = np.searchsorted(rows_R, item_U)
-        rank_U = np.arange(len(item_U)) - first_R[index_U]
-        weakest_RM = np.argsort(self.weights_NMH[rows_R][:, :, -1], axis=1, kind="stable")
+        order = np.lexsort((-weight_UH[:, -1], place_U))
+        place_U, neighbour_U, weight_UH = place_U[order], neighbour_U[order], weight_UH[order]
+        places_R, first_R = np.unique(place_U, return_index=True)
+        index_U = np.searchsorted(places_R, place_U)
+        rank_U = np.arange(len(place_U)) - first_R[index_U]
+        weakest_RM = np.argsort(self._weights_SMH[places_R][:, :, -1], axis=1, kind="stable")
         fits_U = rank_U < max(1, self.config.slots // 2)
         slot_U = weakest_RM[index_U[fits_U], rank_U[fits_U]]
-        self.rows_NM[item_U[fits_U], slot_U] = neighbour_U[fits_U]
-        self.weights_NMH[item_U[fits_U], slot_U] = weight_UH[fits_U]
+        self._rows_SM[place_U[fits_U], slot_U] = neighbour_U[fits_U]
+        self._weights_SMH[place_U[fits_U], slot_U] = weight_UH[fits_U]
 
     def look_up(self, histories: HistoryBatch, now_B: np.ndarray) -> Neighbours:
         """Neighbours of each history's newest events, best first by the sum of their scores."""
@@ -158,23 +190,62 @@ class Cooccurrence:
 
     def slots(self, rows_E: np.ndarray) -> Slots:
         """What is kept of items."""
-        return Slots(self.rows_NM[rows_E], self.weights_NMH[rows_E], self.times_N[rows_E])
+        place_E = self._place_N[rows_E]
+        held_e = np.flatnonzero(place_E != NO_ROW)
+        place_e = place_E[held_e]
+        M, H = self._weights_SMH.shape[1:]
+        found = Slots(
+            np.full((len(rows_E), M), NO_ROW, np.int32),
+            np.zeros((len(rows_E), M, H), np.float32),
+            np.zeros(len(rows_E), np.int64),
+        )
+        found.rows_EM[held_e] = self._rows_SM[place_e]
+        found.weights_EMH[held_e] = self._weights_SMH[place_e]
+        found.times_E[held_e] = self._times_S[place_e]
+        return found
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the slots."""
-        return {
-            "rows_NM": torch.from_numpy(self.rows_NM[: self._size].copy()),
-            "weights_NMH": torch.from_numpy(self.weights_NMH[: self._size].copy()),
-            "times_N": torch.from_numpy(self.times_N[: self._size].copy()),
+    def items(self) -> np.ndarray:
+        """Rows of the items that have neighbours, ascending."""
+        return np.flatnonzero(self._place_N[: self._size] != NO_ROW)
+
+    def ragged(self, rows_k: np.ndarray) -> RaggedSlots:
+        """What is kept of items that have neighbours, without the empty slots at the end."""
+        place_k = self._place_N[rows_k]
+        rows_kM = self._rows_SM[place_k]
+        filled_kM = rows_kM != NO_ROW
+        M = rows_kM.shape[1]
+        lengths_k = M - filled_kM[:, ::-1].argmax(axis=1)
+        kept_kM = np.arange(M) < lengths_k[:, None]
+        starts_K = np.append(0, np.cumsum(lengths_k))
+        weights_PH = self._weights_SMH[place_k][kept_kM]
+        return RaggedSlots(starts_K, rows_kM[kept_kM], weights_PH, self._times_S[place_k])
+
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """Slots of the items paired since the last call, for `apply`; `whole`: all."""
+        rows_k = self.touched.take(CHECKPOINT)
+        rows_k = self.items() if whole else rows_k
+        arrays = {
+            "size": np.asarray(self._size),
+            "items": rows_k,
+            "unpublished": self.touched.rows(PUBLICATION),
+            **self.ragged(rows_k)._asdict(),
         }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        size = len(state["times_N"])
-        self.grow(size)
-        self.rows_NM[:size] = state["rows_NM"].numpy()
-        self.weights_NMH[:size] = state["weights_NMH"].numpy()
-        self.times_N[:size] = state["times_N"].numpy()
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it."""
+        c = {name: value.numpy() for name, value in changes.items()}
+        self.grow(int(c["size"]))
+        place_k = self._places(c["items"])
+        lengths_k = np.diff(c["starts_K"])
+        filled_kM = np.arange(self.config.slots) < lengths_k[:, None]
+        rows_kM = np.full(filled_kM.shape, NO_ROW, np.int32)
+        rows_kM[filled_kM] = c["rows_P"]
+        weights_kMH = np.zeros((*filled_kM.shape, len(self._rate_H)), np.float32)
+        weights_kMH[filled_kM] = c["weights_PH"]
+        self._rows_SM[place_k], self._weights_SMH[place_k] = rows_kM, weights_kMH
+        self._times_S[place_k] = c["times_k"]
+        self.touched.load(c["unpublished"])
 
 
 def look_up(

@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.tables.capacity import with_room
+from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
+
 DAY_MS = 86_400_000
 _SECONDS = 34
 """Bits of a log key that hold the time in seconds; the row is above them."""
@@ -44,17 +47,17 @@ class Popularity:
         self._times_N = np.zeros(0, dtype=np.int64)
         self._keys_E = np.zeros(0, dtype=np.int64)
         self._logged_EH = np.zeros((0, len(half_lives_days)), dtype=np.float32)
+        self._origin_E = np.zeros(0, dtype=np.int32)  # place in the log last saved; -1: new
+        self._saved_log = 0
         self._size = 0
+        self.touched = TouchedRows()
         self._total = 0.0
         self._total_time = 0
 
     def grow(self, size: int) -> None:
         """Make room for `size` rows, new ones with zero counts."""
-        if size > len(self._times_N):
-            capacity = max(1024, size, 2 * len(self._times_N))
-            more = capacity - len(self._times_N)
-            self._counts_NH = np.pad(self._counts_NH, ((0, more), (0, 0)))
-            self._times_N = np.pad(self._times_N, (0, more))
+        self._counts_NH = with_room(self._counts_NH, size)
+        self._times_N = with_room(self._times_N, size)
         self._size = max(size, self._size)
 
     def add(self, rows_E: np.ndarray, times_E: np.ndarray) -> None:
@@ -76,6 +79,8 @@ class Popularity:
         places = np.searchsorted(self._keys_E, keys[order], side="right")
         self._keys_E = np.insert(self._keys_E, places, keys[order])
         self._logged_EH = np.insert(self._logged_EH, places, logged[order], axis=0)
+        self._origin_E = np.insert(self._origin_E, places, -1)
+        self.touched.mark(rows_E)
         if len(self._keys_E) > self._log_size:
             self._trim(self._log_size * 3 // 4)
 
@@ -83,6 +88,7 @@ class Popularity:
         seconds_E = self._keys_E & _LAST
         newest = np.sort(np.argsort(seconds_E, kind="stable")[len(seconds_E) - keep :])
         self._keys_E, self._logged_EH = self._keys_E[newest], self._logged_EH[newest]
+        self._origin_E = self._origin_E[newest]
 
     def current(self, now_ms: int) -> np.ndarray:
         """Counts of all rows now: (N, H) float32. A clock behind the newest event is no gain."""
@@ -117,27 +123,57 @@ class Popularity:
         decay_GSH = np.exp2(-age_GS[:, :, None] * self._rate_H.astype(np.float32))
         return self._logged_EH[place_GS] * decay_GSH * valid_GS[:, :, None]
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of counts and log."""
-        return {
-            "counts_NH": torch.from_numpy(self._counts_NH[: self._size].copy()),
-            "times_N": torch.from_numpy(self._times_N[: self._size].copy()),
-            "keys_E": torch.from_numpy(self._keys_E.copy()),
-            "logged_EH": torch.from_numpy(self._logged_EH.copy()),
-            "total": torch.tensor(self._total, dtype=torch.float64),
-            "total_time": torch.tensor(self._total_time),
-        }
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """What events changed since the last call, for `apply`; `whole`: all that any event left.
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        size = len(state["times_N"])
-        self.grow(size)
-        self._counts_NH[:size] = state["counts_NH"].numpy()
-        self._times_N[:size] = state["times_N"].numpy()
-        self._keys_E = state["keys_E"].numpy().copy()
-        self._logged_EH = state["logged_EH"].numpy().copy()
-        self._total = float(state["total"])
-        self._total_time = int(state["total_time"])
+        Of the log, what was added, and one bit for each entry of before: whether it is still there.
+        """
+        touched_n = self.touched.take(CHECKPOINT)
+        rows_n = np.flatnonzero(self._counts_NH[: self._size, -1] > 0) if whole else touched_n
+        added_E = np.ones(len(self._keys_E), np.bool_) if whole else self._origin_E < 0
+        kept = np.zeros(0 if whole else self._saved_log, np.bool_)
+        kept[self._origin_E[~added_E]] = True
+        self._log_saved()
+        arrays = {
+            "size": np.asarray(self._size),
+            "rows": rows_n,
+            "counts": self._counts_NH[rows_n],
+            "times": self._times_N[rows_n],
+            "unpublished": self.touched.rows(PUBLICATION),
+            "kept_of": np.asarray(len(kept)),
+            "kept": np.packbits(kept),
+            "keys": self._keys_E[added_E],
+            "logged": self._logged_EH[added_E],
+            "total": np.asarray(self._total),
+            "total_time": np.asarray(self._total_time),
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _log_saved(self) -> None:
+        """From here on the log's changes are counted."""
+        self._saved_log = len(self._keys_E)
+        self._origin_E = np.arange(self._saved_log, dtype=np.int32)
+
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it.
+
+        Raises:
+            ValueError: if something is missing between the two.
+        """
+        c = {name: value.numpy() for name, value in changes.items()}
+        self.grow(int(c["size"]))
+        self._counts_NH[c["rows"]], self._times_N[c["rows"]] = c["counts"], c["times"]
+        kept = np.unpackbits(c["kept"], count=int(c["kept_of"])).astype(np.bool_)
+        if len(kept) not in (0, len(self._keys_E)):
+            raise ValueError(f"{len(kept)} entries of a log of {len(self._keys_E)}")
+        old = kept if len(kept) else np.zeros(len(self._keys_E), np.bool_)
+        keys_E = np.concatenate([self._keys_E[old], c["keys"]])
+        logged_EH = np.concatenate([self._logged_EH[old], c["logged"]])
+        order = np.argsort(keys_E, kind="stable")  # of one key, the older entry comes first
+        self._keys_E, self._logged_EH = keys_E[order], logged_EH[order]
+        self._log_saved()
+        self._total, self._total_time = float(c["total"]), int(c["total_time"])
+        self.touched.load(c["unpublished"])
 
 
 def decayed(

@@ -80,6 +80,7 @@ class ReplayBuffer:
     def __init__(self, capacity: int, neighbours: int, half_lives: int) -> None:
         self.capacity = capacity
         self._total = 0
+        self._saved_total = 0
         self._arrays: dict[str, np.ndarray] = {
             "targets": np.zeros(0, dtype=np.int32),
             "times": np.zeros(0, dtype=np.int64),
@@ -149,11 +150,16 @@ class ReplayBuffer:
             ),
         )
 
-    def state(self) -> dict[str, Tensor]:
-        """The content without its padding."""
-        a = {name: array[: len(self)] for name, array in self._arrays.items()}
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """What was added since the last call, without its padding, for `apply`; `whole`: all."""
+        oldest = self._total - len(self)
+        first = oldest if whole else max(oldest, self._saved_total)
+        places_B = np.arange(first, self._total) % self.capacity
+        self._saved_total = self._total
+        a = {name: array[places_B] for name, array in self._arrays.items()}
         known_BL, near_BK = a["history_rows"] != NO_ROW, a["neighbour_rows"] != NO_ROW
         packed = {
+            "capacity": np.asarray(self.capacity, dtype=np.int64),
             "total": np.asarray(self._total, dtype=np.int64),
             "targets": a["targets"],
             "times": a["times"],
@@ -164,22 +170,40 @@ class ReplayBuffer:
             "neighbour_rows": a["neighbour_rows"][near_BK],
             "neighbour_scores": a["neighbour_scores"][near_BK],
         }
-        return {name: torch.from_numpy(array.copy()) for name, array in packed.items()}
+        return {name: torch.from_numpy(array) for name, array in packed.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        s = {name: value.numpy() for name, value in state.items()}
-        self._total = int(s["total"])
-        size = len(self)
-        self._reserve(size)
-        a = {name: array[:size] for name, array in self._arrays.items()}
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it.
+
+        Raises:
+            ValueError: if it is of a buffer of another capacity.
+        """
+        s = {name: value.numpy() for name, value in changes.items()}
+        if int(s["capacity"]) != self.capacity:
+            raise ValueError(
+                f"the replay buffer had a capacity of {int(s['capacity'])}, not {self.capacity}"
+            )
+        added = len(s["targets"])
+        self._total = self._saved_total = int(s["total"])
+        self._reserve(len(self))
+        places_B = np.arange(self._total - added, self._total) % self.capacity
         columns = np.arange(HISTORY_LENGTH)
         known_BL = columns >= HISTORY_LENGTH - s["history_lengths"][:, None]
-        width = a["neighbour_rows"].shape[1]
+        width = self._arrays["neighbour_rows"].shape[1]
         near_BK = np.arange(width) < s["neighbour_counts"][:, None]
-        a["targets"][:], a["times"][:] = s["targets"], s["times"]
-        a["history_rows"][:], a["neighbour_rows"][:] = NO_ROW, NO_ROW
-        a["history_rows"][known_BL] = s["history_rows"]
-        a["history_times"][known_BL] = s["history_times"]
-        a["neighbour_rows"][near_BK] = s["neighbour_rows"]
-        a["neighbour_scores"][near_BK] = s["neighbour_scores"]
+        for name, values, mask in (
+            ("targets", s["targets"], None),
+            ("times", s["times"], None),
+            ("history_rows", s["history_rows"], known_BL),
+            ("history_times", s["history_times"], known_BL),
+            ("neighbour_rows", s["neighbour_rows"], near_BK),
+            ("neighbour_scores", s["neighbour_scores"], near_BK),
+        ):
+            array = self._arrays[name]
+            if mask is None:
+                array[places_B] = values
+                continue
+            fill = NO_ROW if name.endswith("rows") else 0
+            full = np.full((added, *array.shape[1:]), fill, array.dtype)
+            full[mask] = values
+            array[places_B] = full

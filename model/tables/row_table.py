@@ -12,14 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from model.tables.capacity import with_room
+from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 
 InitialRows = Callable[[int, int], Tensor]
 """(first row, end row) -> initial values, float32 (rows, D). Must not depend on anything else."""
 
 INITIAL_ACCUMULATOR = 1e-8
 """Below the mean square of what a click teaches: a first faint gradient makes no long step."""
+_STATE = ("weight", "accumulator")
 
 
 class RowTable:
@@ -35,7 +40,9 @@ class RowTable:
         self._size = 0
         self._weight = torch.zeros(0, dimension, device=device)
         self._accumulator = torch.zeros(0, device=device)
+        self._stepped = np.zeros(0, np.bool_)
         self._pending: list[tuple[Tensor, Tensor]] = []
+        self.touched = TouchedRows()
 
     def __len__(self) -> int:
         return self._size
@@ -53,12 +60,13 @@ class RowTable:
         while capacity < size:
             capacity *= 2
         if capacity > self._weight.shape[0]:
-            for name in ("_weight", "_accumulator"):
-                old = getattr(self, name)
+            for name in _STATE:
+                old = getattr(self, f"_{name}")
                 new = torch.zeros(capacity, *old.shape[1:], device=self._device)
                 new[: old.shape[0]] = old
-                setattr(self, name, new)
+                setattr(self, f"_{name}", new)
         self._weight[self._size : size] = self._initial(self._size, size).to(self._device)
+        self._stepped = with_room(self._stepped, size)
         self._size = size
 
     def gather(self, rows_R: Tensor) -> Tensor:
@@ -86,19 +94,38 @@ class RowTable:
             self._accumulator.index_add_(0, rows_R, gradient_RD.square().mean(dim=1))
             root_R = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
             self._weight.index_add_(0, rows_R, gradient_RD / root_R[:, None], alpha=-learning_rate)
+            self._mark(rows_R.cpu().numpy())
         self._pending.clear()
+
+    def _mark(self, rows_R: np.ndarray) -> None:
+        self._stepped[rows_R] = True
+        self.touched.mark(rows_R)
 
     def gradients(self) -> list[Tensor]:
         """Gradients that wait for `step`, for clipping."""
         return [leaf.grad for _, leaf in self._pending if leaf.grad is not None]
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of values and accumulators."""
-        names = ("weight", "accumulator")
-        return {n: getattr(self, f"_{n}")[: self._size].detach().clone() for n in names}
+    def changes(self, whole: bool) -> dict[str, Tensor]:
+        """Values and accumulators of the rows stepped since the last call, for `apply`.
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        self.grow(len(state["accumulator"]))
-        for name, value in state.items():
-            getattr(self, f"_{name}")[: self._size] = value.to(self._device)
+        `whole`: of all that were ever stepped; others have their initial values.
+        """
+        rows_n = self.touched.take(CHECKPOINT)
+        rows = torch.from_numpy(np.flatnonzero(self._stepped) if whole else rows_n)
+        here = rows.to(self._device)
+        return {
+            "size": torch.tensor(self._size),
+            "rows": rows,
+            "unpublished": torch.from_numpy(self.touched.rows(PUBLICATION)),
+            **{n: getattr(self, f"_{n}").index_select(0, here).cpu() for n in _STATE},
+        }
+
+    def apply(self, changes: dict[str, Tensor]) -> None:
+        """Take over what `changes` gave, on top of what was given before it."""
+        self.grow(int(changes["size"]))
+        rows = changes["rows"]
+        for name in _STATE:
+            values = changes[name].to(self._device)
+            getattr(self, f"_{name}").index_copy_(0, rows.to(self._device), values)
+        self._stepped[rows.numpy()] = True
+        self.touched.load(changes["unpublished"].numpy())

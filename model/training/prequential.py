@@ -22,7 +22,10 @@ from typing import Protocol
 import numpy as np
 
 from model.evaluation.gains import ndcg_gain, recall_gain
-from model.histories import History
+from model.histories import NO_ROW, History
+from model.tables.capacity import with_room
+from model.tables.row_index import RowIndex
+from model.tables.touched_rows import CHECKPOINT, TouchedRows
 from streaming.events import UserSequence
 
 DEPTH = 50
@@ -55,86 +58,107 @@ def _gains(ranks: np.ndarray) -> np.ndarray:
     )
 
 
+def _targets(sequences: Sequence[UserSequence]) -> np.ndarray:
+    return np.fromiter((s.target for s in sequences), np.int64, len(sequences))
+
+
 class Prequential:
     """Counts items' events, judges answers, and keeps the metrics.
 
-    `arrays` holds the state of `arrays()` to go on from. `window` is in queries.
+    `window` is in queries.
     """
 
-    def __init__(self, window: int, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(self, window: int) -> None:
         self._window = window
-        if arrays is None:
-            self._ids = np.empty(0, np.int64)
-            self._events = np.empty(0, np.int64)
-            self._answered_at = np.empty(0, np.int64)
-            self._head = np.empty(0, np.bool_)
-            self._queries = 0
-            self._counts = np.zeros(len(SLICES), np.int64)
-            self._sums = np.zeros((len(SLICES), len(_MEASURES)))
-            self._ranks = np.zeros(window, np.int16)
-            self._members = np.zeros((window, len(SLICES)), np.bool_)
-        else:
-            self._ids, self._events = arrays["ids"].copy(), arrays["events"].copy()
-            self._answered_at, self._head = arrays["answered_at"].copy(), arrays["head"].copy()
-            self._counts, self._sums = arrays["counts"].copy(), arrays["sums"].copy()
-            self._queries = int(self._counts[0])
-            self._ranks, self._members = arrays["ranks"].copy(), arrays["members"].copy()
-            if len(self._ranks) != window:  # the window was configured anew: begin it anew
-                self._ranks = np.zeros(window, np.int16)
-                self._members = np.zeros((window, len(SLICES)), np.bool_)
-        self._rows = {int(item): row for row, item in enumerate(self._ids)}
+        self._index = RowIndex()
+        self._events = np.zeros(0, np.int64)
+        self._answered_at = np.zeros(0, np.int64)
+        self._head = np.zeros(0, np.bool_)
+        self._touched = TouchedRows()
+        self._queries = 0
+        self._counts = np.zeros(len(SLICES), np.int64)
+        self._sums = np.zeros((len(SLICES), len(_MEASURES)))
+        self._ranks = np.zeros(window, np.int16)
+        self._members = np.zeros((window, len(SLICES)), np.bool_)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """State for a checkpoint."""
-        n = len(self._rows)
+    def changes(self, whole: bool) -> dict[str, np.ndarray]:
+        """What changed since the last call, for `apply`; `whole`: everything."""
+        rows = self._touched.take(CHECKPOINT)
+        rows = np.arange(len(self._index)) if whole else rows
         return {
-            "ids": self._ids[:n],
-            "events": self._events[:n],
-            "answered_at": self._answered_at[:n],
-            "head": self._head[:n],
+            "ids": self._index.ids_N[rows],
+            "events": self._events[rows],
+            "answered_at": self._answered_at[rows],
+            "head": self._head[rows],
+        }
+
+    def apply(self, changes: Mapping[str, np.ndarray]) -> None:
+        """Take over what `changes` gave, on top of what was given before it."""
+        rows = self._rows(changes["ids"])  # they ascend, so new ones come in their order
+        self._events[rows] = changes["events"]
+        self._answered_at[rows] = changes["answered_at"]
+        self._head[rows] = changes["head"]
+        self._touched.take(CHECKPOINT)
+
+    def figures(self) -> dict[str, np.ndarray]:
+        """What does not grow with the catalogue: sums and the sliding window, for `load`."""
+        return {
             "counts": self._counts,
             "sums": self._sums,
             "ranks": self._ranks,
             "members": self._members,
         }
 
+    def load(self, figures: Mapping[str, np.ndarray]) -> None:
+        """Take over what `figures` gave; a window of another length begins anew."""
+        self._counts, self._sums = figures["counts"].copy(), figures["sums"].copy()
+        self._queries = int(self._counts[0])
+        if len(figures["ranks"]) == self._window:
+            self._ranks, self._members = figures["ranks"].copy(), figures["members"].copy()
+
     def list_items(self, items: Iterable[int]) -> None:
         """Add items to the catalogue; known ones are left as they are."""
-        for item in items:
-            self._row(item)
+        self._rows(np.fromiter(items, np.int64))
 
-    def knows(self, item: int) -> bool:
-        """Whether an item is in the catalogue."""
-        return item in self._rows
+    def knows(self, items: np.ndarray) -> np.ndarray:
+        """Whether items (n,) are in the catalogue: bool (n,)."""
+        return self._index.rows(items) != NO_ROW
 
-    def _row(self, item: int) -> int:
-        row = self._rows.setdefault(item, len(self._rows))
-        if row == len(self._ids):
-            more = max(1024, row)
-            self._ids = np.concatenate([self._ids, np.zeros(more, np.int64)])
-            self._events = np.concatenate([self._events, np.zeros(more, np.int64)])
-            self._answered_at = np.concatenate([self._answered_at, np.zeros(more, np.int64)])
-            self._head = np.concatenate([self._head, np.zeros(more, np.bool_)])
-        self._ids[row] = item
-        return row
+    def _rows(self, items: np.ndarray) -> np.ndarray:
+        """Rows of items; new ones join the catalogue."""
+        before = len(self._index)
+        rows = self._index.add(items)
+        size = len(self._index)
+        if size > before:
+            self._events = with_room(self._events, size)
+            self._answered_at = with_room(self._answered_at, size)
+            self._head = with_room(self._head, size)
+            self._touched.mark(np.arange(before, size))
+        return rows
 
-    def learn(self, sequences: Iterable[UserSequence]) -> None:
+    def learn(self, sequences: Sequence[UserSequence]) -> None:
         """Count the events of targets, after they were answered."""
-        for sequence in sequences:
-            row = self._row(sequence.target)  # may replace the arrays
-            self._events[row] += 1
+        rows = self._rows(_targets(sequences))
+        np.add.at(self._events, rows, 1)
+        self._touched.mark(rows)
 
     def fix_head(self) -> None:
         """Take the head of the catalogue anew: floor(0.2 n) items, ties by ascending id."""
-        n = len(self._rows)
-        order = np.lexsort((self._ids[:n], -self._events[:n]))
-        self._head[:] = False
-        self._head[order[: n // 5]] = True
+        n = len(self._index)
+        events, ids, head = self._events[:n], self._index.ids_N, np.zeros(n, np.bool_)
+        if wanted := n // 5:
+            least = np.partition(events, n - wanted)[n - wanted]
+            head[events > least] = True
+            ties = np.flatnonzero(events == least)
+            left = wanted - int(head.sum())
+            head[ties[np.argpartition(ids[ties], left - 1)[:left]]] = True
+        self._touched.mark(np.flatnonzero(head != self._head[:n]))
+        self._head[:n] = head
 
     def judge(self, queries: Sequence[UserSequence], items_BK: np.ndarray) -> None:
         """Compare answers, int64 (B, K) padded with -1, with the targets of their queries."""
-        rows = np.array([self._row(q.target) for q in queries], np.int64)
-        targets = np.array([q.target for q in queries], np.int64)
+        targets = _targets(queries)
+        rows = self._rows(targets)
         hits = (items_BK[:, :DEPTH] == targets[:, None]) & (items_BK[:, :DEPTH] >= 0)
         ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
         before = np.array([q.position - 1 for q in queries], np.int64)
@@ -152,9 +176,10 @@ class Prequential:
         places = (self._queries + np.arange(len(queries))) % self._window
         self._ranks[places], self._members[places] = ranks, members
         self._queries += len(queries)
-        answered = np.unique(items_BK[:, :DEPTH])
-        known = [row for i in answered.tolist() if (row := self._rows.get(i)) is not None]
+        answered = self._index.rows(np.unique(items_BK[:, :DEPTH]))
+        known = answered[answered != NO_ROW]
         self._answered_at[known] = self._queries
+        self._touched.mark(known)
 
     def metrics(self) -> dict[str, float]:
         """The metrics so far, names as in the module's table; a slice without query is left out.
@@ -168,7 +193,7 @@ class Prequential:
         found: dict[str, float] = {"queries": float(self._queries)}
         found |= self._shares("", self._counts, self._sums)
         found |= self._shares("window_", members.sum(axis=0), members.astype(np.float64).T @ gains)
-        n = len(self._rows)
+        n = len(self._index)
         if self._queries and n:
             answered_at = self._answered_at[:n]
             found["coverage_at_50"] = float((answered_at > 0).mean())

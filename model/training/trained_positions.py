@@ -21,10 +21,11 @@ class TrainedPositions:
     (3, 0)
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        self._users = arrays["users"] if arrays else np.empty(0, np.int64)
-        self._positions = arrays["positions"] if arrays else np.empty(0, np.int64)
+    def __init__(self) -> None:
+        self._users = np.empty(0, np.int64)
+        self._positions = np.empty(0, np.int64)
         self._recent: dict[int, int] = {}
+        self._unsaved: set[int] = set()
 
     def __getitem__(self, user: int) -> int:
         """The last trained position of a user, 0 if there is none."""
@@ -38,6 +39,7 @@ class TrainedPositions:
 
     def __setitem__(self, user: int, position: int) -> None:
         self._recent[user] = position
+        self._unsaved.add(user)
         if len(self._recent) >= MERGE_AT:
             self._merge()
 
@@ -45,13 +47,30 @@ class TrainedPositions:
         users = np.fromiter(self._recent.keys(), np.int64, len(self._recent))
         positions = np.fromiter(self._recent.values(), np.int64, len(self._recent))
         self._recent = {}
-        users = np.concatenate([users, self._users])  # the recent one comes first and is kept
+        self._put(users, positions)
+
+    def _put(self, users: np.ndarray, positions: np.ndarray) -> None:
+        if len(users) == 0:
+            return
+        users = np.concatenate([users, self._users])  # the new one comes first and is kept
         positions = np.concatenate([positions, self._positions])
         self._users, first = np.unique(users, return_index=True)
         self._positions = positions[first]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """State for a checkpoint: `users` ascending and `positions`, both int64 (users,)."""
-        if self._recent:
+    def changes(self, whole: bool) -> dict[str, np.ndarray]:
+        """What was set since the last call, for `apply`; `whole`: everything.
+
+        `users` and `positions`, both int64 (users,), ascending.
+        """
+        if whole:
             self._merge()
-        return {"users": self._users, "positions": self._positions}
+            found = self._users, self._positions
+        else:
+            users = np.sort(np.fromiter(self._unsaved, np.int64, len(self._unsaved)))
+            found = users, np.array([self[user] for user in users.tolist()], np.int64)
+        self._unsaved.clear()
+        return dict(zip(("users", "positions"), found, strict=True))
+
+    def apply(self, changes: Mapping[str, np.ndarray]) -> None:
+        """Take over what `changes` gave, on top of what was given before it."""
+        self._put(changes["users"], changes["positions"])

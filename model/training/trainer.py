@@ -398,9 +398,9 @@ class Trainer:
         return float((self._state.learner.drift() > config.drift).mean())
 
     def _save(self) -> int:
-        saved = self._state.save()
-        oldest = self._checkpoints.save(saved)
-        self._saved = (saved.entry, self._state.progress.trained_events, self._clock.now())
+        oldest = self._checkpoints.save(self._state.save)
+        progress = self._state.progress
+        self._saved = (progress.entry, progress.trained_events, self._clock.now())
         return oldest
 
     def _checkpoint(self) -> None:

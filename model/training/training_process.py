@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import structlog
 import torch
 
 from model.learning import learner
 from model.learning.learner import Learner
+from model.learning.learner_state import LearnerState
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
@@ -75,10 +75,10 @@ def run(
     device = pick_device(config.device)
     log.info("trainer starts", device=device, threads=config.threads, data=str(data_dir))
 
-    def make(state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Learner:
+    def make(state: LearnerState | None) -> Learner:
         if state is None:
             return Learner(model_config, device)
-        return Learner.restore(model_config, *state, device)
+        return Learner.restore(model_config, state, device)
 
     # The journal comes first: its lock keeps a second trainer off the directories.
     journal = RocksJournal(data_dir / "trainer" / "journal")

@@ -6,7 +6,7 @@ the entries alone, saved and restored as one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from model.artifacts.handover_facts import HandoverFacts
 from model.histories import History
+from model.learning.learner_state import LearnerState, Tensors, by_group
 from model.training.checkpoint import Saved
 from model.training.micro_batch import MicroBatch, TrainerError
 from model.training.prequential import DEPTH, Answerer, Prequential
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from model.learning.export import Export
     from model.learning.learner import Learner
 
-LearnerFactory = Callable[[tuple[dict[str, torch.Tensor], dict[str, Any]] | None], "Learner"]
-"""Makes a new learner from None, or goes on from what `Learner.state()` gave."""
+LearnerFactory = Callable[[LearnerState | None], "Learner"]
+"""Makes a new learner from None, or goes on from what `Learner.state` gave."""
 
 
 CATCH_UP_SHARE = 4
@@ -48,25 +49,40 @@ class TrainingState:
         self.answerer: Answerer | None = None
         self.losses: dict[str, float] = {}
         self.health: dict[str, float] = {}
+        self.progress = Progress()
+        self._positions = TrainedPositions()
+        self.prequential = Prequential(window_queries)
         if saved is None:
             self.learner = learner_factory(None)
-            self.progress = Progress()
-            self._positions = TrainedPositions()
-            self.prequential = Prequential(window_queries)
         else:
-            self.learner = learner_factory((saved.tensors, saved.meta["learner"]))
+            dense = by_group(saved.dense)
+            parts = self._apply(saved.rows)
+            self.learner = learner_factory(
+                LearnerState(dense["learner"], parts, saved.meta["learner"])
+            )
             self.progress = Progress.from_json(saved.meta["trainer"])
-            self._positions = TrainedPositions(_under("positions.", saved.arrays))
-            self.prequential = Prequential(window_queries, _under("prequential.", saved.arrays))
+            self.prequential.load(_arrays(dense["prequential"]))
             self.health = self.learner.codebook_health()
 
-    def save(self) -> Saved:
-        """The state as a checkpoint holds it."""
-        tensors, meta = self.learner.state()
-        arrays = {f"positions.{k}": v for k, v in self._positions.arrays().items()}
-        arrays |= {f"prequential.{k}": v for k, v in self.prequential.arrays().items()}
+    def _apply(self, rows: Iterable[Tensors]) -> Iterator[Tensors]:
+        """Take over what is the trainer's own, and hand on the learner's."""
+        for part in map(by_group, rows):
+            self._positions.apply(_arrays(part["positions"]))
+            self.prequential.apply(_arrays(part["prequential"]))
+            yield part["learner"]
+
+    def save(self, whole: bool) -> Saved:
+        """The state as a checkpoint holds it, with all rows or those that changed since then."""
+        learner = self.learner.state(whole)
         trainer = self.progress.to_json()
-        return Saved(self.progress.entry, tensors, arrays, {"learner": meta, "trainer": trainer})
+        dense = {f"learner.{name}": tensor for name, tensor in learner.dense.items()}
+        dense |= _tensors("prequential", self.prequential.figures())
+        (learnt,) = learner.rows
+        rows = {f"learner.{name}": tensor for name, tensor in learnt.items()}
+        rows |= _tensors("positions", self._positions.changes(whole))
+        rows |= _tensors("prequential", self.prequential.changes(whole))
+        meta = {"learner": learner.meta, "trainer": trainer}
+        return Saved(self.progress.entry, dense, [rows], meta)
 
     def train(self, number: int, batch: MicroBatch) -> None:
         """Carry out entry `number`: list the items, answer the sequences, then learn them.
@@ -75,7 +91,8 @@ class TrainingState:
             NotFiniteError: if they cannot be learnt; this state is then useless.
         """
         fresh = self._take(batch)
-        unlisted = sum(not self.prequential.knows(s.target) for s in fresh)
+        targets = np.array([s.target for s in fresh], np.int64)
+        unlisted = int((~self.prequential.knows(targets)).sum())
         catching_up = batch.plan.catching_up
         self._answer(fresh[::CATCH_UP_SHARE] if catching_up else fresh)
         if fresh:
@@ -158,5 +175,9 @@ class TrainingState:
         return export
 
 
-def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+def _tensors(group: str, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {f"{group}.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

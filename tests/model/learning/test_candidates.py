@@ -117,4 +117,4 @@ def some_batches(items: list[Item]) -> list[list[UserSequence]]:
 
 
 def ids_of(learner: Learner) -> np.ndarray:
-    return learner.state()[0]["ids.weight"].numpy()
+    return learner._tables.ids.weight_ND.numpy().copy()

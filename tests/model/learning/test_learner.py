@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from model.histories import History
 from model.learning.errors import LearnerError
 from model.learning.learner import Learner, LearnerConfig
+from model.learning.learner_state import LearnerState
 from model.network import item_tower, quantizer, sparc
 from model.tables import cooccurrence
+from model.tables.touched_rows import PUBLICATION
 from streaming.events import Item
 from tests.model.dense_search import every_score
 from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
@@ -40,26 +42,83 @@ def test_a_restored_learner_continues_bit_for_bit(tmp_path: Path) -> None:
     items = make_items(80)
     stream = batches(make_sequences(items, 1200))
     learner = Learner(SMALL)
-    learner.list_items(items[:60])
-    for batch in stream[:8]:
+    learner.list_items(items[:40])
+    kept = Kept(tmp_path)
+    for number, batch in enumerate(stream[:8]):
+        learner.list_items(items[40 + number : 48 + number])
         learner.learn(batch)
-    tensors, meta = learner.state()
-    save_file(tensors, tmp_path / "state.safetensors")
-    (tmp_path / "meta.json").write_text(json.dumps(meta))
-    restored = Learner.restore(
-        SMALL,
-        load_file(tmp_path / "state.safetensors"),
-        json.loads((tmp_path / "meta.json").read_text()),
-    )
+        kept.keep(learner.state(whole=not kept.rows))
+    restored = Learner.restore(SMALL, kept.state())
     for each in (learner, restored):
         each.list_items(items[60:])
         for batch in stream[8:]:
             each.learn(batch)
-    (first, first_meta), (second, second_meta) = learner.state(), restored.state()
+    kept.keep(restored.state(whole=False))
+    assert_same(learner, restored)
+    assert_same(learner, Learner.restore(SMALL, kept.state()))
+
+
+def test_what_is_kept_of_a_micro_batch_does_not_grow_with_the_catalogue() -> None:
+    """Nor with users or with what was learnt before."""
+    sizes = []
+    for count in (600, 3000):
+        items = make_items(count)
+        learner = Learner(dataclasses.replace(SMALL, candidates=50))
+        learner.list_items(items)
+        stream = batches(make_sequences(items[:100], 320))
+        for batch in stream[:-1] * (count // 600):
+            learner.learn(batch)
+        tables = learner._tables
+        for table in (tables.ids, tables.words, tables.categories, tables.neighbours):
+            table.touched.take(PUBLICATION)
+        for counts in (tables.popularity, tables.code_popularity):
+            counts.touched.take(PUBLICATION)
+        tables.catalogue.touched.take(PUBLICATION)
+        whole = learner.state()
+        learner.learn(stream[-1])
+        changed = learner.state(whole=False)
+        sizes.append(
+            [
+                sum(x.nbytes for x in tensors.values())
+                for tensors in (*whole.rows, *changed.rows, changed.dense)
+            ]
+        )
+    (whole, changed, dense), (more, still, same) = sizes
+    assert more > 2 * whole
+    assert still < 1.3 * changed
+    assert dense == same
+
+
+class Kept:
+    """A chain of states as files hold them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.rows: list[Path] = []
+
+    def keep(self, state: LearnerState) -> None:
+        save_file(state.dense, self.directory / "dense")
+        (rows,) = state.rows
+        self.rows.append(self.directory / str(len(self.rows)))
+        save_file(rows, self.rows[-1])
+        (self.directory / "meta").write_text(json.dumps(state.meta))
+
+    def state(self) -> LearnerState:
+        meta = json.loads((self.directory / "meta").read_text())
+        return LearnerState(load_file(self.directory / "dense"), map(load_file, self.rows), meta)
+
+
+def everything(learner: Learner) -> dict[str, torch.Tensor]:
+    state = learner.state()
+    (rows,) = state.rows
+    return state.dense | rows
+
+
+def assert_same(one: Learner, other: Learner) -> None:
+    assert one.state().meta == other.state().meta
+    first, second = everything(one), everything(other)
     assert first.keys() == second.keys()
-    assert first_meta == second_meta
-    different = [n for n, value in first.items() if not torch.equal(value, second[n])]
-    assert different == []
+    assert [n for n, value in first.items() if not torch.equal(value, second[n])] == []
 
 
 def test_the_same_stream_gives_the_same_bits_and_another_seed_does_not() -> None:
@@ -71,7 +130,7 @@ def test_the_same_stream_gives_the_same_bits_and_another_seed_does_not() -> None
         learner.list_items(items)
         for batch in stream:
             learner.learn(batch)
-        return learner.state()[0]
+        return everything(learner)
 
     first, second, other = run(1), run(1), run(2)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -189,9 +248,9 @@ def test_a_candidate_sample_is_used_when_the_catalogue_is_large() -> None:
 def test_a_state_of_another_architecture_is_refused() -> None:
     learner = Learner(SMALL)
     learner.list_items(make_items(20))
-    tensors, meta = learner.state()
+    state = learner.state()
     other = dataclasses.replace(
         SMALL, model=dataclasses.replace(SMALL.model, quantizer=quantizer.QuantizerConfig(codes=16))
     )
     with pytest.raises(LearnerError, match="does not fit"):
-        Learner.restore(other, tensors, meta)
+        Learner.restore(other, state)

@@ -79,8 +79,7 @@ def test_embedding_the_catalogue_gives_the_stored_vectors_and_codes(learner: Lea
 def test_an_unseen_item_lies_where_it_would_lie_once_listed(learner: Learner) -> None:
     new = Item(999_999, "soap mask no 3", "1")
     vectors, codes = learner.retrieval_model().embed([new])
-    tensors, meta = learner.state()
-    other = Learner.restore(learner.config, tensors, meta)
+    other = Learner.restore(learner.config, learner.state())
     other.list_items([new])
     model = other.retrieval_model()
     # the same words are a little less rare once it is listed

@@ -68,7 +68,7 @@ def test_a_late_event_enters_as_old_as_it_is_and_nothing_overflows() -> None:
 def test_the_log_is_bounded_and_keeps_the_newest() -> None:
     events = [(day % 5, day) for day in range(500)]
     popularity = filled(events, log_size=100)
-    assert len(popularity.state()["keys_E"]) <= 100
+    assert len(popularity.changes(whole=True)["keys"]) <= 100
     got = popularity.before(np.array([490 * DAY_MS]), np.arange(5))[0]
     want = [decayed(events, row, 490, strictly=True) for row in range(5)]
     assert np.allclose(got, want, rtol=1e-4)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.artifacts.handover_facts import HandoverFacts
-from model.training.checkpoint import Saved
+from model.training.checkpoint import Saved, Take
 from model.training.journal import Entry
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
 from model.training.source import Offsets
@@ -45,8 +45,8 @@ class MemoryCheckpoints:
     def newest(self) -> Saved | None:
         return None
 
-    def save(self, saved: Saved) -> int:
-        return saved.entry
+    def save(self, take: Take) -> int:
+        return take(False).entry
 
 
 class MemoryHandovers:

@@ -7,13 +7,13 @@ its random state, so two runs that differ anywhere end with different weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from model.histories import History
 from model.learning.export import Export
+from model.learning.learner_state import LearnerState
 from streaming.events import Item, UserSequence
 from tests.model.retrieval.item_segment import segment
 
@@ -43,7 +43,7 @@ class StandInAnswerer:
 
 
 class StandInLearner:
-    def __init__(self, state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None) -> None:
+    def __init__(self, state: LearnerState | None = None) -> None:
         self.generator = torch.Generator().manual_seed(7)
         self.weights_C = torch.zeros(CODES)
         self.momentum_C = torch.zeros(CODES)
@@ -51,19 +51,22 @@ class StandInLearner:
         self.popularity: dict[int, float] = {}
         self.steps = 0
         self.learnt = 0
+        self.unsaved: set[int] = set()
         if state is not None:
-            tensors, meta = state
+            tensors, rows, meta = state
             self.generator.set_state(tensors["random"])
             self.weights_C = tensors["weights"].clone()
             self.momentum_C = tensors["momentum"].clone()
             self.exported_C = tensors["exported"].clone()
-            pairs = zip(tensors["items"].tolist(), tensors["popularity"].tolist(), strict=True)
-            self.popularity = dict(pairs)
+            for part in rows:
+                pairs = zip(part["items"].tolist(), part["popularity"].tolist(), strict=True)
+                self.popularity |= dict(pairs)
             self.steps, self.learnt = meta["steps"], meta["learnt"]
 
     def list_items(self, items: Sequence[Item]) -> None:
         for item in items:
             self.popularity.setdefault(item.item_id, 0.0)
+            self.unsaved.add(item.item_id)
         self.weights_C[items[-1].item_id % CODES] += 0.01 * len(self.popularity)
 
     def learn(self, batch: Sequence[UserSequence], catching_up: bool = False) -> dict[str, float]:
@@ -71,6 +74,7 @@ class StandInLearner:
         for sequence in batch:
             assert sequence.target in self.popularity, "trained before it was listed"
             self.popularity[sequence.target] = self.popularity[sequence.target] * 0.99 + 1
+            self.unsaved.add(sequence.target)
         # Weights by place in the batch make the order matter.
         step = sum((n + 1) * (s.user_id % 13 - 6) for n, s in enumerate(batch)) / len(batch)
         step *= 0.5 if catching_up else 1.0
@@ -80,15 +84,21 @@ class StandInLearner:
         self.learnt += len(batch)
         return {"loss": 1.0 / self.steps}
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        return {
+    def state(self, whole: bool = True) -> LearnerState:
+        items = [i for i in self.popularity if whole or i in self.unsaved]
+        self.unsaved.clear()
+        dense = {
             "random": self.generator.get_state(),
             "weights": self.weights_C.clone(),
             "momentum": self.momentum_C.clone(),
             "exported": self.exported_C.clone(),
-            "items": torch.tensor(list(self.popularity), dtype=torch.int64),
-            "popularity": torch.tensor(list(self.popularity.values()), dtype=torch.float64),
-        }, {"steps": self.steps, "learnt": self.learnt}
+        }
+        values = [self.popularity[i] for i in items]
+        rows = {
+            "items": torch.tensor(items, dtype=torch.int64),
+            "popularity": torch.tensor(values, dtype=torch.float64),
+        }
+        return LearnerState(dense, [rows], {"steps": self.steps, "learnt": self.learnt})
 
     def export(self) -> Export:
         self.exported_C = self.weights_C.clone()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,12 +19,16 @@ def test_it_is_a_dictionary_that_fits_a_checkpoint(
     steps: list[tuple[int, int] | str], merge_at: int
 ) -> None:
     expected: dict[int, int] = {}
+    kept: list[dict[str, np.ndarray]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained_positions, "MERGE_AT", merge_at)
         positions = TrainedPositions()
         for step in steps:
             if isinstance(step, str):
-                positions = TrainedPositions(positions.arrays())
+                kept.append(positions.changes(whole=not kept))
+                positions = TrainedPositions()
+                for changes in kept:
+                    positions.apply(changes)
             else:
                 positions[step[0]] = expected[step[0]] = step[1]
         assert all(positions[user] == position for user, position in expected.items())

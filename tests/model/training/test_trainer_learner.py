@@ -53,7 +53,7 @@ class Exhaustive:
 
 
 def make(state: Any) -> Learner:
-    return Learner(SMALL) if state is None else Learner.restore(SMALL, *state)
+    return Learner(SMALL) if state is None else Learner.restore(SMALL, state)
 
 
 KIT = Kit(make, RetrievalModel.load, Exhaustive)

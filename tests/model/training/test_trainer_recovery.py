@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.artifacts import manifest
+from model.artifacts import chain, manifest
 from model.training.micro_batch import TrainerError
 from tests.model.training.crash import Crash, Steps
 from tests.model.training.training_run import EVENTS, Outcome, assert_equal, train
@@ -43,12 +43,15 @@ def test_every_event_is_trained_once_and_published(undisturbed: tuple[Outcome, i
 
 
 @pytest.mark.usefixtures("unsynced")
+@pytest.mark.parametrize("longest", [chain.LONGEST, 3])
 def test_a_crash_at_any_step_changes_nothing(
-    undisturbed: tuple[Outcome, int], tmp_path: Path
+    undisturbed: tuple[Outcome, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int
 ) -> None:
+    """Also where every third checkpoint begins a chain anew."""
+    monkeypatch.setattr(chain, "LONGEST", longest)
     expected, count = undisturbed
     assert count > 60
-    for crash_at in range(1, count + 1, 3):
+    for crash_at in range(1 + longest % 2, count + 1, 5):
         data = tmp_path / str(crash_at)
         with pytest.raises(Crash):
             train(data, Steps(crash_at))
@@ -89,14 +92,21 @@ def test_handover_numbers_only_rise_while_processes_crash(
 
 
 @pytest.mark.usefixtures("unsynced")
-@pytest.mark.parametrize("name", ["learner.safetensors", "meta.json", "manifest.json"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    undisturbed: tuple[Outcome, int], tmp_path: Path, name: str
+@pytest.mark.parametrize("damage", ["dense", "meta", "manifest", "delta", "older delta", "base"])
+def test_a_damaged_checkpoint_falls_back_to_one_before(
+    undisturbed: tuple[Outcome, int], tmp_path: Path, damage: str
 ) -> None:
     with pytest.raises(Crash):
         train(tmp_path, Steps(undisturbed[1] - 8))
     newest = max((tmp_path / "checkpoints").iterdir())
-    (newest / name).write_bytes(b"\0" * 100)
+    base, *deltas = sorted(newest.glob("rows-*.safetensors"))
+    assert len(deltas) >= 2
+    shared = {"base": base, "older delta": deltas[-2], "delta": deltas[-1]}
+    path = shared.get(damage) or next(newest.glob(f"{damage}.*"))
+    path.write_bytes(b"\0" * 100)  # a file that others share is damaged for them, too
+    assert_equal(train(tmp_path), undisturbed[0])
+    for kept in (tmp_path / "checkpoints").glob("0*"):
+        manifest.verify(kept, "checkpoint")
     assert_equal(train(tmp_path), undisturbed[0])
 
 
@@ -141,16 +151,18 @@ def test_a_handover_that_went_missing_does_not_come_back_under_another_number(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+from model.artifacts import chain
 from tests.model.training.crash import Steps
 from tests.model.training import training_run
 
-for crash_at in map(int, sys.argv[2:]):
+chain.LONGEST = int(sys.argv[2])
+for crash_at in map(int, sys.argv[3:]):
     child = os.fork()
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         continue
     steps = Steps(crash_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    for owner, name in ((os, "fsync"), (Path, "rename")):
+    for owner, name in ((os, "fsync"), (os, "link"), (Path, "rename")):
         def counted(*args, _call=getattr(owner, name)):
             steps.step()
             return _call(*args)
@@ -160,13 +172,16 @@ for crash_at in map(int, sys.argv[2:]):
 """
 
 
+@pytest.mark.parametrize(("longest", "crashes"), [(32, range(1, 90, 8)), (3, range(5, 90, 8))])
 def test_kill_9_between_two_writes_changes_nothing(
-    undisturbed: tuple[Outcome, int], tmp_path: Path
+    undisturbed: tuple[Outcome, int], tmp_path: Path, longest: int, crashes: range
 ) -> None:
-    """Real processes die before their n-th fsync or rename: inside checkpoints and handovers."""
-    crashes = range(1, 60, 6)
+    """Real processes die before their n-th fsync, link or rename.
+
+    That is inside checkpoints (bases, deltas, and those that begin a chain anew) and handovers.
+    """
     child = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(tmp_path), *map(str, crashes)],
+        [sys.executable, "-c", _KILLED, str(tmp_path), str(longest), *map(str, crashes)],
         cwd=Path(__file__).parents[3],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
@@ -22,6 +21,7 @@ from model.training.journal import RocksJournal
 from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.trainer import Trainer, TrainerConfig
+from model.training.training_state import TrainingState
 from tests.model.training.crash import Steps, Watched
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
@@ -56,9 +56,11 @@ class Kit:
 
 @dataclass
 class Outcome:
+    """`tensors` are the learner's, `own` the trainer's: all rows, whatever chain they came by."""
+
     progress: dict[str, Any]
     tensors: dict[str, torch.Tensor]
-    arrays: dict[str, np.ndarray]
+    own: dict[str, torch.Tensor]
     handovers: dict[int, Manifest]
 
 
@@ -90,28 +92,36 @@ def train(
         progress = trainer.run(threading.Event(), lambda status: steps.report(status))
     finally:
         journal.close()
-    return outcome(data, progress)
+    return outcome(data, progress, config, kit)
 
 
-def outcome(data: Path, progress: Progress) -> Outcome:
+def outcome(data: Path, progress: Progress, config: TrainerConfig, kit: Kit) -> Outcome:
     saved = CheckpointDirectory(data / "checkpoints", 9).newest()
     assert saved is not None
+    state = TrainingState(kit.learner, config.window_queries, saved).save(whole=True)
+    tensors = dict(state.dense)
+    for rows in state.rows:
+        tensors |= {f"rows.{name}": tensor for name, tensor in rows.items()}
+    learnt = {name for name in tensors if name.removeprefix("rows.").startswith("learner.")}
     handovers = {
         int(p.name): manifest.verify(p, "handover") for p in sorted((data / "handover").iterdir())
     }
     plain = json.loads(json.dumps(progress.to_json()))
-    return Outcome(plain, saved.tensors, saved.arrays, handovers)
+    return Outcome(
+        plain,
+        {name: tensors[name] for name in sorted(learnt)},
+        {name: tensors[name] for name in sorted(tensors.keys() - learnt)},
+        handovers,
+    )
 
 
 def assert_equal(one: Outcome, other: Outcome) -> None:
     """The same bits everywhere."""
     assert one.progress == other.progress
-    assert one.tensors.keys() == other.tensors.keys()
-    for name in one.tensors:
-        assert torch.equal(one.tensors[name], other.tensors[name]), name
-    assert one.arrays.keys() == other.arrays.keys()
-    for name in one.arrays:
-        assert np.array_equal(one.arrays[name], other.arrays[name]), name
+    for these, those in ((one.tensors, other.tensors), (one.own, other.own)):
+        assert these.keys() == those.keys()
+        for name in these:
+            assert torch.equal(these[name], those[name]), name
     assert {n: m.digest for n, m in one.handovers.items()} == {
         n: m.digest for n, m in other.handovers.items()
     }
