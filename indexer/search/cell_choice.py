@@ -57,9 +57,11 @@ class CellChoice:
         self._firsts_M = np.concatenate(firsts)
         self._sizes_M = np.concatenate(sizes)
         self._blocks_M = np.concatenate(blocks)
-        self._means_MD = np.concatenate(means)
         codes_M = self._blocks_M >> 1
-        self._bounds = np.searchsorted(codes_M, np.arange(len(lists.lists) + 1)).tolist()
+        bounds = np.searchsorted(codes_M, np.arange(1, len(lists.lists)))
+        # of each code: its cells and their means
+        self._cells_C = np.split(np.arange(len(codes_M)), bounds)
+        self._means_C = np.split(np.concatenate(means), bounds)
         gone = np.concatenate(
             [lists.starts_C[code] + one.removed for code, one in enumerate(lists.lists)]
         )
@@ -91,11 +93,11 @@ class CellChoice:
             most: rows, but for one cell, that is always taken.
             wanted: items that they must hold where the lists hold as many.
         """
-        bounds = [(self._bounds[code], self._bounds[code + 1]) for code in codes_S.tolist()]
+        codes = codes_S.tolist()
         estimates = np.concatenate(
-            [self._means_MD[a:b] @ user for (a, b), user in zip(bounds, users_SD, strict=True)]
+            [self._means_C[code] @ user for code, user in zip(codes, users_SD, strict=True)]
         )
-        cells = np.concatenate([np.arange(a, b) for a, b in bounds])
+        cells = np.concatenate([self._cells_C[code] for code in codes])
         estimates += self._prior_MP[cells] @ weights_P
         ranked = cells[np.argsort(-estimates, kind="stable")]
         count = np.searchsorted(np.cumsum(self._sizes_M[ranked]), most, side="right")

@@ -67,7 +67,7 @@ class SearchConfig:
         explore: places that are reserved for what the ranking would not show.
     """
 
-    codes: int = 9
+    codes: int = 16
     quota: Quota = "joint"
     temperature: float = 1.0
     evidence: int = 256

@@ -13,7 +13,7 @@ neighbours, P features of the recency prior, D dimension of z.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -51,14 +51,14 @@ class Encoded(NamedTuple):
     """What the model says of B histories, in numpy; opaque outside this module.
 
     Attributes:
-        users_BCD: user vector of each code.
+        vectors: makes the user vectors (B, K, D) of chosen codes (B, K).
         log_interests_BC: log p(c | u).
         popularity_weights_BP: weights of the recency prior's features.
         near_rows_BM: neighbours of the history, `NO_ROW` padded.
         near_scores_BM: what they add to the scores of their items.
     """
 
-    users_BCD: np.ndarray
+    vectors: Callable[[np.ndarray], np.ndarray]
     log_interests_BC: np.ndarray
     popularity_weights_BP: np.ndarray
     near_rows_BM: np.ndarray
@@ -301,7 +301,7 @@ class RetrievalModel:
             near.scores_BKH[0],
         )
         return Encoded(
-            said.users_CD[None],
+            lambda codes_1K: self._single.vectors(said, codes_1K[0])[None],
             said.log_interests_C[None],
             said.popularity_weights_P[None],
             near.rows_BK,
@@ -328,11 +328,23 @@ class RetrievalModel:
         near_BK = (near_BKH @ near_weights_BH.unsqueeze(2)).squeeze(2)
         contexts = sparc.contexts(histories, self._views)
         log_interests_BC = sparc.log_interests(histories, contexts, self._views, evidence_BCF)
-        # the members' mean: each has its part of z, and they are weighed alike
-        members = sparc.user_vectors(histories, contexts)
-        users_BCD = torch.cat(members, dim=2) / len(members)
+
+        @torch.inference_mode()
+        def vectors(codes_BK: np.ndarray) -> np.ndarray:
+            """The members' mean: each has its part of z, and they are weighed alike."""
+            codes = torch.from_numpy(np.array(codes_BK, np.int64)).to(self._device)
+            if self._one_user_vector:
+                codes = torch.full_like(codes, self.first_level_codes)  # its query is the last
+            rows = torch.arange(len(codes), device=self._device).unsqueeze(1)
+            members = [
+                tower(history, context[rows, codes])
+                for tower, history, context in zip(sparc.towers, histories, contexts, strict=True)
+            ]
+            vectors_BKD: np.ndarray = (torch.cat(members, dim=2) / len(members)).cpu().numpy()
+            return vectors_BKD
+
         return Encoded(
-            users_BCD.cpu().numpy(),
+            vectors,
             log_interests_BC.cpu().numpy(),
             popularity_weights_BP.cpu().numpy(),
             near.rows_BK,
@@ -368,8 +380,7 @@ class RetrievalModel:
 
     def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
         """The vector of each (user, chosen code): (B, K, D) float32."""
-        rows_B1 = np.arange(len(encoded.users_BCD))[:, None]
-        return encoded.users_BCD[rows_B1, codes_BK]
+        return encoded.vectors(np.asarray(codes_BK))
 
 
 def model_facts(

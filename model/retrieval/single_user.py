@@ -28,16 +28,18 @@ class UserAnswers(NamedTuple):
     """What the model says of one history, all float32.
 
     Attributes:
-        users_CD: user vector of each code, the members' mean.
         log_interests_C: log p(c | u).
         popularity_weights_P: user part of the popularity features.
         near_K: what each neighbour adds to its item's score.
+        context_MCd: what each member's attention read for each code.
+        base_M1d: each member's user vector without it.
     """
 
-    users_CD: Floats
     log_interests_C: Floats
     popularity_weights_P: Floats
     near_K: Floats
+    context_MCd: Floats
+    base_M1d: Floats
 
 
 class _Linear:
@@ -132,11 +134,6 @@ class SingleUser:
         logits_MCE = self._query_MCd @ keys_MEd.swapaxes(1, 2)
         logits_MCE += bias_MEa[..., -1][:, None]
         context_MCd = _softmax(logits_MCE, axis=2) @ tokens_MEd
-        read_MCd = context_MCd
-        if self._one_user_vector:
-            read_MCd = np.repeat(context_MCd[:, self._codes :], self._codes, axis=1)
-            context_MCd = context_MCd[:, : self._codes]
-        users_MCd = self._output_norm(read_MCd * self._gain_M1d + base_M1d)
         weights_W = self._evidence(state_M1d).mean(axis=(0, 1))
         p = self._popularity_features
         near_KH = np.log1p(4 * near_score_KH)
@@ -147,13 +144,23 @@ class SingleUser:
                 np.log1p(4 * self._mass(history_code_L, _decay(len(age_L)))),
             ]
         )
-        context_CD = context_MCd.swapaxes(0, 1).reshape(self._codes, members * d)
+        context_CD = context_MCd[:, : self._codes].swapaxes(0, 1).reshape(self._codes, -1)
         return UserAnswers(
-            users_MCd.swapaxes(0, 1).reshape(self._codes, members * d) / np.float32(members),
             self._log_interests(state_M1d.reshape(1, 1, -1), context_CD, evidence_CF),
             weights_W[:p],
             near_KH @ weights_W[p:],
+            context_MCd,
+            base_M1d,
         )
+
+    def vectors(self, said: UserAnswers, code_K: NDArray[np.int64]) -> Floats:
+        """The user vectors of some codes, the members' mean: (K, D)."""
+        if self._one_user_vector:
+            code_K = np.full(len(code_K), self._codes)  # its query is the last
+        read_MKd = said.context_MCd[:, code_K]
+        users_MKd = self._output_norm(read_MKd * self._gain_M1d + said.base_M1d)
+        members = len(users_MKd)
+        return users_MKd.swapaxes(0, 1).reshape(len(code_K), -1) / np.float32(members)
 
     def _bias(self, age_L: Floats) -> Floats:
         """What place and age add to the attention of each head and of the codes: (M, E, A + 1)."""
