@@ -280,7 +280,7 @@ def _ask(follower: Any, asked: Asked, exhaustive: int) -> Report:
         answers = search.search(histories[one], now_ms_B[one], asked.k)
         seconds.append((time.perf_counter() - began, time.thread_time() - worked))
         found.append(answers.items_BK[0].tolist())
-        scored.append(_scored(answers, search))
+        scored.append(int(answers.scored_B[0]))
     wall, cpu = np.quantile(np.array(seconds[len(seconds) // 10 :]), [0.5, 0.99], axis=0).T * 1000
     best = []
     for b in range(min(exhaustive, len(histories))):
@@ -310,10 +310,3 @@ def _recall(found_BK: Sequence[Sequence[int]], targets_B: Sequence[int]) -> floa
     hits = [target in found for found, target in zip(found_BK, targets_B, strict=False)]
     return round(float(np.mean(hits)), 4)
 
-
-def _scored(answers: Any, search: Any) -> int:
-    """How many items were scored for an answer."""
-    if hasattr(answers, "scored_B"):
-        return int(answers.scored_B[0])
-    codes = answers.searched_BS[0]
-    return int(search.lists.lengths_C[codes[codes >= 0]].sum())
