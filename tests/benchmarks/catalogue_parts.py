@@ -309,4 +309,3 @@ def _ask(follower: Any, asked: Asked, exhaustive: int) -> Report:
 def _recall(found_BK: Sequence[Sequence[int]], targets_B: Sequence[int]) -> float:
     hits = [target in found for found, target in zip(found_BK, targets_B, strict=False)]
     return round(float(np.mean(hits)), 4)
-

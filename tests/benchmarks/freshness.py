@@ -38,6 +38,8 @@ TARGETS = {"item_retrievable": 2.0, "click_in_history": 2.0, "click_learnt": 60.
 """Seconds within which 95 % are to be."""
 FIRST_NEW_ITEM = 10**9
 PATIENCE_SECONDS = 600.0
+EVENTS_OF_A_USER = 15
+"""In the log of a made catalogue."""
 
 
 def read(address: str) -> dict[str, list[tuple[float, float]]]:
@@ -95,8 +97,10 @@ def listing(settings: Settings, seconds: float, each: float, first: int) -> int:
 def of_catalogue(size: CatalogueSize, rate: float, seconds: float) -> dict[str, Any]:
     """The delays with a made catalogue, whose log is as long as it must be."""
     options = argparse.Namespace(rate=rate, seconds=seconds, warm_up=60.0, listing=0.5)
+    clicks = _events(options)
     with tempfile.TemporaryDirectory() as place:
-        events, items = make(replace(size, events=_events(options))).write(Path(place) / "log")
+        made = make(replace(size, events=clicks, users=clicks // EVENTS_OF_A_USER))
+        events, items = made.write(Path(place) / "log")
         files = ["--events", str(events), "--items", str(items)]
         return play(options, Path(place) / "state", files)
 
