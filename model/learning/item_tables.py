@@ -167,7 +167,8 @@ class ItemTables:
         for group, table in self.tables().items():
             found |= {f"{group}.{name}": x for name, x in table.changes(whole).items()}
         rows_n = self._touched.take(CHECKPOINT)
-        rows_n = np.arange(len(self)) if whole else rows_n
+        if whole:
+            rows_n = np.flatnonzero((self.codes_N != NO_ROW) | (self.events_N > 0))
         own = {
             "rows": rows_n,
             "codes": self.codes_N[rows_n],

@@ -24,6 +24,8 @@ InitialRows = Callable[[int, int], Tensor]
 
 INITIAL_ACCUMULATOR = 1e-8
 """Below the mean square of what a click teaches: a first faint gradient makes no long step."""
+CHUNK = 65_536
+"""Rows whose initial values are made at once; bounds the memory of a restart."""
 _STATE = ("weight", "accumulator")
 
 
@@ -65,7 +67,9 @@ class RowTable:
                 new = torch.zeros(capacity, *old.shape[1:], device=self._device)
                 new[: old.shape[0]] = old
                 setattr(self, f"_{name}", new)
-        self._weight[self._size : size] = self._initial(self._size, size).to(self._device)
+        for first in range(self._size, size, CHUNK):
+            end = min(first + CHUNK, size)
+            self._weight[first:end] = self._initial(first, end).to(self._device)
         self._stepped = with_room(self._stepped, size)
         self._size = size
 

@@ -73,4 +73,11 @@ class TrainedPositions:
 
     def apply(self, changes: Mapping[str, np.ndarray]) -> None:
         """Take over what `changes` gave, on top of what was given before it."""
-        self._put(changes["users"], changes["positions"])
+        users, positions = changes["users"], changes["positions"]
+        if len(users) >= MERGE_AT:
+            self._merge()
+            self._put(users, positions)
+            return
+        self._recent.update(zip(users.tolist(), positions.tolist(), strict=True))
+        if len(self._recent) >= MERGE_AT:
+            self._merge()
