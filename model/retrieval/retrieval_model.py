@@ -132,8 +132,20 @@ class RetrievalModel:
             raise ModelError(f"the weights do not fit the model's facts: {error}") from error
 
     @classmethod
-    def load(cls, directory: Path, manifest: Manifest, device: str = "cpu") -> RetrievalModel:
+    def load(
+        cls,
+        directory: Path,
+        manifest: Manifest,
+        items: ItemSegments | None = None,
+        device: str = "cpu",
+    ) -> RetrievalModel:
         """Read a published directory whose digests have been verified.
+
+        Args:
+            directory: a handover or a snapshot.
+            manifest: of it.
+            items: what its segments say, where they are read already.
+            device: "cpu" or "cuda".
 
         Raises:
             ModelError: if the weights are unreadable, do not fit, or hold NaN or infinity.
@@ -149,7 +161,8 @@ class RetrievalModel:
         if not segments or not all(name in manifest.files for name in segments):
             raise ModelError(f"{directory}: the manifest names no segments of items")
         try:
-            items = ItemSegments.of([Segment.load(directory / name) for name in segments])
+            if items is None:
+                items = ItemSegments.of([Segment.load(directory / name) for name in segments])
             return cls(tensors, manifest.facts["model"], items, device)
         except SegmentError as error:
             raise ModelError(f"{directory}: {error}") from error

@@ -150,7 +150,7 @@ def trainer(connection: Connection, data_dir: Path, files: LogFiles, events: int
                 HandoverDirectory(
                     data_dir / "handover",
                     config.keep_handovers,
-                    lambda path, manifest: RetrievalModel.load(path, manifest, "cpu"),
+                    RetrievalModel.load,
                 ),
                 "handovers",
                 ledger,
