@@ -40,6 +40,8 @@ from model.tables.replay_buffer import Examples, ReplayBuffer
 from streaming.events import Item, UserSequence
 
 EMBED_CHUNK = 65_536
+HEALTH_SAMPLE = 16_384
+"""Items by which the health of the codebook is told."""
 LARGEST_GRADIENT = 5.0
 """Norm that a gradient is scaled down to: no micro-batch of odd events moves the model further."""
 REPLAY_RECENCY = 3.0
@@ -311,14 +313,14 @@ class Learner:
         return (moved_C / radius_C).cpu().numpy()
 
     def codebook_health(self) -> dict[str, float]:
-        """`ResidualQuantizer.health` over up to 65,536 items, and the codes revived so far.
+        """`ResidualQuantizer.health` over some 16,384 items, and the codes revived so far.
 
         Empty before the first step.
         """
         size, quantizer = len(self._tables), self._sparc.quantizer
         if size == 0 or not bool(quantizer.ready):
             return {}
-        z_ND = self._embed(np.arange(size)[:: max(1, size // EMBED_CHUNK)])
+        z_ND = self._embed(np.arange(0, size, max(1, size // HEALTH_SAMPLE)))
         return quantizer.health(z_ND) | {"revived": float(self._counters["revived"])}
 
     @torch.no_grad()

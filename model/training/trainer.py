@@ -374,7 +374,7 @@ class Trainer:
 
     def _take_answerer(self) -> None:
         """Answer with the last handover from now on: with what users would be served."""
-        progress = self._state.progress
+        progress, before = self._state.progress, self._state.answerer
         self._state.answerer = None
         if self._answerer_factory is None or not progress.handovers:
             return
@@ -382,7 +382,8 @@ class Trainer:
         if model is None and progress.entry == progress.handover_entry:
             model = self._state.learner.retrieval_model()
         if model is not None:
-            self._state.answerer = self._answerer_factory(model)
+            make = self._answerer_factory if before is None else before.followed_by
+            self._state.answerer = make(model)
 
     def _publication(self, reason: str) -> Publication:
         """The decision to publish under a number that was never used."""

@@ -75,7 +75,7 @@ def test_what_is_said_is_where_a_base_would_differ(learner: Learner) -> None:
 
 def test_small_moves_add_up_until_they_are_said() -> None:
     """Each publication alone is within the tolerance; unseen, ten of them would not be."""
-    slow = dataclasses.replace(SMALL, learning_rate=1e-5, table_learning_rate=1e-5, tolerance=0.02)
+    slow = dataclasses.replace(SMALL, learning_rate=1e-5, table_learning_rate=2e-4, tolerance=0.02)
     learner = learnt(Learner(slow), 0, 1)
     items = published(learner)
     said = []
@@ -111,7 +111,7 @@ def test_in_a_large_catalogue_the_sweep_reaches_everything_in_turn(
     items = published(learner)
     with torch.no_grad():
         learner._sparc.item_tower.no_title_D += 1
-        learner._sparc.item_tower.category.weight += 1  # moves all, and touches none
+        learner._tables.categories.weight_ND.add_(1)  # moves all, and touches none
     turns = []
     for _ in range(3):
         export = learner.export(items)

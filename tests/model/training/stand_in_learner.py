@@ -42,6 +42,9 @@ class StandInAnswerer:
             row[: len(kept)] = kept
         return answers
 
+    def followed_by(self, model: StandInModel) -> StandInAnswerer:
+        return StandInAnswerer(model)
+
 
 class StandInLearner:
     def __init__(self, state: LearnerState | None = None) -> None:
