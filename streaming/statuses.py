@@ -140,6 +140,7 @@ class IndexerStatus(PartStatus):
     shared_codes: int | None = None
     drift: dict[str, Any] | None = None
     rebuild_reasons: dict[str, int] = {}
+    moved_items: int | None = None
     deferred_codes: int | None = None
     codebook_health: dict[str, Any] | None = None
     codes: int | None = None

@@ -57,6 +57,10 @@ def published(settings: Settings) -> list[dict[str, Any]]:
                 "trained_events": facts.trained_events,
                 "trained_until_ms": facts.trained_until_ms,
                 "rebuilt_codes": len(facts.rebuilt_codes or []),
+                "rebuild_reasons": facts.rebuild_reasons,
+                "shared_codes": facts.shared_codes,
+                "moved_items": facts.moved_items,
+                "new_lists": facts.new_lists,
                 "items": facts.indexed_items,
                 "recall_at_50": facts.metrics.get("recall_at_50"),
                 "newer": facts.newer,
@@ -85,7 +89,7 @@ def _aliases(settings: Settings) -> dict[int, list[str]] | None:
 
 def _show(found: list[dict[str, Any]]) -> None:
     """Print them as a table."""
-    columns = "version", "registry", "aliases", "reason", "trained", "until", "lists", "R@50"
+    columns = "version", "registry", "aliases", "reason", "trained", "until", "new lists", "R@50"
     table = Table(*columns, box=SIMPLE, padding=(0, 1, 0, 0))
     for entry in found:
         until = entry["trained_until_ms"]
@@ -98,7 +102,7 @@ def _show(found: list[dict[str, Any]]) -> None:
             str(entry["reason"] or ""),
             f"{entry['trained_events'] or 0:,}",
             "" if until is None else datetime.fromtimestamp(until / 1000, UTC).date().isoformat(),
-            f"{entry['rebuilt_codes']} new",
+            entry["new_lists"],
             "" if recall is None else f"{recall:.4f}",
         )
     console.print(table)

@@ -37,9 +37,8 @@ class CodebookMap:
         places = turned(plane(snapshot.model.centroids_CD), self._places)
         self._places = places
         C = len(places)
-        codes = snapshot.items.codes_NQ[:, 0].astype(np.int64)
-        events = snapshot.items.rows["events"].to_numpy()
-        clicks = np.bincount(codes, events, C)
+        items = snapshot.model.items
+        clicks = np.bincount(items.codes_NQ[:, 0], items.events_N, C)
         movement = _padded(snapshot.facts.code_drift.movement, C)
         churn = _padded(snapshot.facts.code_drift.churn, C)
         sizes = snapshot.lists.sizes_C
@@ -65,21 +64,20 @@ class CodebookMap:
 
 def items_of(retriever: Retriever, code: int, limit: int) -> list[dict[str, Any]]:
     """Items of a first-level code, the most clicked first."""
-    items = retriever.snapshot.items
-    mine = np.flatnonzero(items.codes_NQ[:, 0] == code)
-    events = items.rows["events"].to_numpy()[mine]
-    order = mine[np.argsort(-events, kind="stable")[:limit]]
-    rows = items.rows.take(order).to_pylist()
+    snapshot = retriever.snapshot
+    ids = snapshot.lists.lists[code].present_ids
+    ids = ids[ids >= 0]
+    most = np.argsort(-snapshot.events_of(ids), kind="stable")[:limit]
     return [
         {
-            "item_id": int(items.item_ids_N[at]),
+            "item_id": row["item_id"],
             "title": row["title"],
             "category": row["category"],
             "external_id": row["external_id"],
-            "clicks": int(row["events"]),
-            "codes": items.codes_NQ[at].tolist(),
+            "clicks": row["events"],
+            "codes": row["codes"],
         }
-        for at, row in zip(order.tolist(), rows, strict=True)
+        for row in snapshot.describe(ids[most].tolist())
     ]
 
 

@@ -149,7 +149,11 @@ FIGURES: tuple[Figure, ...] = (
         "sparc_index_codes_in_use", "Codes that hold items.", mlflow="live/codes_in_use",
     ),
     Figure("index", "codes", "", "", "sparc_index_codes", "First-level codes."),
-    Figure("index", "rebuilt_codes", "lists rebuilt"),
+    Figure("index", "rebuilt_codes", "new lists", "new lists"),
+    Figure(
+        "index", "moved_items", "items moved", "items moved",
+        "sparc_index_moved_items", "Items that came, went or moved in the newest version.",
+    ),
     Figure(
         "index", "waiting_items", "", "",
         "sparc_index_waiting_items", "Listed, not retrievable.",

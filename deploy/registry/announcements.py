@@ -13,7 +13,7 @@ import orjson
 from kafka import KafkaProducer
 
 from deploy.release.ledger import RegisteredVersion
-from indexer.comparison.catalogue_changes import metrics_of
+from indexer.comparison.version_metrics import metrics_of
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import TopicIdentity

@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
@@ -37,7 +38,7 @@ from deploy.release import version_metadata
 from deploy.release.errors import RegistryError
 from deploy.release.ledger import RegisteredVersion
 from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
-from indexer.comparison.catalogue_changes import metrics_of
+from indexer.comparison.version_metrics import metrics_of
 from indexer.search.config import SearchConfig
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import Manifest
@@ -209,9 +210,7 @@ class Registry:
             f"models:/{model_id}",
             run_id=run_id,
             tags=tags,
-            description=version_metadata.description_of(
-                facts, parent, version_metadata.changes_in(directory, parent)
-            ),
+            description=version_metadata.description_of(facts, parent),
             model_id=model_id,
         )
         registered = self.find(manifest.digest)
@@ -275,7 +274,7 @@ class Registry:
             draw_plots(
                 path / PLOTS,
                 facts,
-                version_metadata.sizes_of(directory, facts),
+                np.array(facts.sizes, np.int64),
                 self._history(run_id, facts, metrics),
             )
             self._client.log_model_artifacts(logged.model_id, str(path))

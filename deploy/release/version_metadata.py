@@ -6,25 +6,14 @@ Functions over `SnapshotFacts` and the tables on disk; nothing here knows MLflow
 from __future__ import annotations
 
 import json
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from deploy.release.decisions import Decision
-from indexer.comparison.catalogue_changes import (
-    Changes,
-    changes,
-    first_codes,
-    metric_name,
-    metrics_of,
-)
-from indexer.snapshots.snapshot import ITEMS
-from indexer.snapshots.snapshot_facts import CodeDrift, SnapshotFacts
+from indexer.comparison.version_metrics import metric_name, metrics_of
+from indexer.snapshots.snapshot_facts import CatalogueChanges, CodeDrift, SnapshotFacts
 from model.artifacts.manifest import MANIFEST
 
 DIGEST_TAG = "manifest_digest"
@@ -50,7 +39,7 @@ def tags_of(facts: SnapshotFacts, digest: str) -> dict[str, str]:
         "rebuilt_codes": None if facts.rebuilt_codes is None else len(facts.rebuilt_codes),
         "offsets": json.dumps(facts.offsets, sort_keys=True) if facts.offsets else None,
         VERSION_TAG: facts.version,
-        "index_version": facts.version,  # lists are written whole with each snapshot
+        "index_version": facts.version,  # a snapshot holds its lists, whoever wrote their files
         DIGEST_TAG: digest,
     }
     if facts.event_time_range:
@@ -101,32 +90,10 @@ def interval_of(
     return {"publish_interval_seconds": max(0.0, after - before)}
 
 
-def sizes_of(directory: Path, facts: SnapshotFacts) -> NDArray[np.int64]:
-    """Items of each first-level code, int64 (C,); empty where the table is not readable."""
-    try:
-        codes = first_codes(pq.read_table(directory / ITEMS, columns=["codes"]))
-    except (OSError, pa.ArrowException):
-        return np.zeros(0, np.int64)
-    return np.bincount(codes, minlength=facts.codes)
-
-
-def changes_in(directory: Path, parent: SnapshotFacts | None) -> Changes | None:
-    """What changed in the catalogue since the parent, where it is on disk beside `directory`."""
-    if parent is None:
-        return None
-    try:
-        return changes(directory.parent / f"{parent.version:08d}", directory)
-    except (OSError, KeyError):
-        return None
-
-
-def description_of(
-    facts: SnapshotFacts, parent: SnapshotFacts | None, changed: Changes | None = None
-) -> str:
+def description_of(facts: SnapshotFacts, parent: SnapshotFacts | None) -> str:
     """Markdown for a person: what is in this version and what changed since its parent.
 
-    `parent` are the facts of the version named by `facts.parent`, where still known; `changed` what
-    is different in its catalogue.
+    `parent` are the facts of the version named by `facts.parent`, where still known.
     """
     before = parent or SnapshotFacts()
     since = f"after snapshot {facts.parent}" if facts.parent else "the first of this pipeline"
@@ -147,9 +114,11 @@ def description_of(
     if facts.event_time_range:
         lines.append("- events from " + " to ".join(map(utc, facts.event_time_range)))
     if facts.rebuilt_codes is not None:
-        lines.append(f"- lists rebuilt: {len(facts.rebuilt_codes)}" + _reasons(facts))
-    if changed is not None:
-        lines += changed.lines()
+        lines.append(f"- lists written anew: {facts.new_lists}")
+    if facts.moved_items is not None:
+        lines.append(f"- items that came, went or moved: {facts.moved_items:,}")
+    if facts.changes is not None:
+        lines += _changes(facts.changes)
     lines += _most_drifted(facts.code_drift)
     metrics, earlier = metrics_of(facts), metrics_of(parent) if parent else {}
     shown = [n for n in map(metric_name, sorted(facts.metrics)) if n in metrics]
@@ -161,6 +130,21 @@ def description_of(
     return "\n".join(lines)
 
 
+def _changes(changed: CatalogueChanges) -> list[str]:
+    """What is different in the catalogue."""
+    gone = f", gone: {changed.removed_items:,}" if changed.removed_items else ""
+    lines = [
+        f"- items new: {changed.new_items:,}{gone}",
+        f"- items that changed code: {changed.moved_items:,} ({changed.moved_share:.1%})",
+    ]
+    if changed.moves:
+        moves = ", ".join(f"{a} → {b}: {n}" for a, b, n in changed.moves)
+        lines.append(f"- most frequent moves: {moves}")
+    for title, before, after in changed.examples[:3]:
+        lines.append(f"  - {title}: code {before} → {after}")
+    return lines
+
+
 def _most_drifted(drift: CodeDrift) -> list[str]:
     """`- codes that drifted most: 7 (1.20), 3 (0.80)`."""
     if not drift.movement:
@@ -169,11 +153,3 @@ def _most_drifted(drift: CodeDrift) -> list[str]:
     order = np.argsort(-total, kind="stable")[:5]
     most = ", ".join(f"{code} ({total[code]:.2f})" for code in order.tolist())
     return [f"- codes that drifted most: {most}"]
-
-
-def _reasons(facts: SnapshotFacts) -> str:
-    """Reasons of the rebuilt lists, most frequent first: ` (drift 5, moved items 2)`."""
-    counts = Counter(" and ".join(why) for why in facts.reasons.values())
-    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    words = ", ".join(f"{reason} {count}" for reason, count in ordered[:5])
-    return f" ({words})" if words else ""

@@ -49,7 +49,7 @@ def health_of(service: Answering) -> Health:
         digest=retriever.snapshot.manifest.digest if retriever else None,
         codebook_generation=facts.codebook_generation,
         items=len(retriever.snapshot.lists) if retriever else 0,
-        appended_items=len(retriever.loaded.items) - facts.indexed_items
+        appended_items=len(retriever.loaded.lists) - facts.indexed_items
         if retriever and facts.indexed_items is not None
         else 0,
         pointer_age_seconds=since_pointer(service),

@@ -3,8 +3,10 @@
 The pointer `current.json` (the newest version built) and the switch `served.json` (the version
 that answers) are looked at several times a second. What is to serve is verified, loaded and asked
 a first question before it takes over, and taking over is replacing one reference: a request under
-way ends with what it began with. A damaged snapshot never takes over; the last good one
-stays, and it is tried again. At a start with a damaged snapshot the newest sound one answers.
+way ends with what it began with. Files are mapped into memory, and what two versions share is
+loaded and verified once, so that a swap costs what differs. A damaged snapshot never takes over;
+the last good one stays, and it is tried again. At a start with a damaged snapshot the newest sound
+one answers.
 
 What was withdrawn is taken out of whatever answers, also of an older version that does not know of
 it, as soon as `withdrawn.json` says so. While that file is damaged, what it said last holds.
@@ -34,6 +36,7 @@ from indexer.search.retriever import Query, Retriever
 from indexer.snapshots.pointer import POINTER, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from indexer.snapshots.withdrawn import NONE, WITHDRAWN, read_withdrawn
+from model.artifacts.verified_files import VerifiedFiles
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +81,8 @@ class SnapshotFollower:
         self._clock = clock
         self._judge = judge
         self._decided_elsewhere = follow_decisions
-        self._newcomers = LateItems(data_dir)
+        self._verified = VerifiedFiles()
+        self._newcomers = LateItems(data_dir, self._verified)
         self._seen: object = ()
         self._retry_at = float("inf")
         self._challenging: Retriever | None = None
@@ -155,10 +159,9 @@ class SnapshotFollower:
             wanted = served.version
         if wanted == pointer.version:
             self._challenging = None
-            loaded = self.retriever.loaded if self.retriever else None
-            self._serve(lambda: load_served(self._data_dir, self._load_model, loaded))
+            self._serve(self._served)
         elif self.retriever is None or self.retriever.version != wanted:
-            self._serve(lambda: load_version(self._data_dir, wanted, self._load_model))
+            self._serve(lambda: self._version(wanted))
         if self._judge is not None and self.retriever is not None:
             if served is None:
                 first = Decision(wanted, "first", "judge", "the first version served")
@@ -187,6 +190,17 @@ class SnapshotFollower:
         if self.retriever is not None:
             self._take_over(self.retriever.loaded)
 
+    def _served(self) -> Snapshot | None:
+        """What the pointer names; costs what differs from what answers."""
+        loaded = self.retriever.loaded if self.retriever else None
+        return load_served(self._data_dir, self._load_model, loaded, self._verified)
+
+    def _version(self, version: int) -> Snapshot:
+        loaded = self.retriever.loaded if self.retriever else None
+        return load_version(
+            self._data_dir, version, self._load_model, held=loaded, verified=self._verified
+        )
+
     def _serve(self, load: Callable[[], Snapshot | None]) -> None:
         began = self._clock()
         snapshot = load()
@@ -210,7 +224,7 @@ class SnapshotFollower:
                 self._decide(Decision(pointer.version, "kept", "judge", reason), None)
                 return
             began = self._clock()
-            snapshot = load_served(self._data_dir, self._load_model)
+            snapshot = self._served()
             if snapshot is None or snapshot.version != pointer.version:
                 return  # the pointer moved meanwhile; the next look sees it
             challenging = self._challenging = self._ready(snapshot)
@@ -285,7 +299,7 @@ class SnapshotFollower:
         """Serve the newest sound snapshot on disk instead of nothing."""
         for version in reversed(versions(self._data_dir)):
             try:
-                self._take_over(load_version(self._data_dir, version, self._load_model))
+                self._take_over(self._version(version))
                 return
             except (ValueError, RuntimeError, OSError) as error:
                 log.error("snapshot refused", reason=str(error), version=version)

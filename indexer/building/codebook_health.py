@@ -1,6 +1,6 @@
 """Whether a codebook as a whole is of use: how evenly it is used, and how well its codes fit.
 
-Shapes: C first-level codes, D dimension of the quantizer's space, N items.
+Shapes: C first-level codes, D dimension of the quantizer's space, n items.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Health:
         effective_codes: exp of the entropy of the codes' shares of the items; C where all are
             equal. Over C it is what the learner reports as `perplexity`.
         largest_share: of the items, in the fullest code.
-        item_cosine: mean cosine of an item and its centroid; 1 where codes say all.
+        item_cosine: mean cosine of an item and its centroid, over those looked at; 1 where codes
+            say all.
         centroid_cosine: mean cosine of two different centroids in use; near 0 where they differ.
     """
 
@@ -34,21 +35,21 @@ class Health:
     def measure(
         cls,
         centroids_CD: NDArray[np.float32],
-        items_ND: NDArray[np.float32],
-        codes_N: NDArray[np.int64],
+        counts_C: NDArray[np.int64],
+        items_nD: NDArray[np.float32],
+        codes_n: NDArray[np.int64],
     ) -> Health:
-        """From the items in the quantizer's space and their first-level codes.
+        """From how many items each code holds, and some items in the quantizer's space.
 
         >>> square = np.array([[1, 0], [0, 1]], np.float32)
-        >>> Health.measure(square, square, np.array([0, 1]))
+        >>> Health.measure(square, np.array([5, 5]), square, np.array([0, 1]))
         Health(codes_alive=2, effective_codes=2.0, largest_share=0.5, item_cosine=1.0, \
 centroid_cosine=0.0)
         """
-        counts_C = np.bincount(codes_N, minlength=len(centroids_CD))
         shares = counts_C[counts_C > 0] / max(1, counts_C.sum())
-        unit_CD, unit_ND = _unit(centroids_CD), _unit(items_ND)
+        unit_CD, unit_nD = _unit(centroids_CD), _unit(items_nD)
         item_cosine = (
-            float(np.einsum("nd,nd->n", unit_ND, unit_CD[codes_N]).mean()) if len(codes_N) else 0.0
+            float(np.einsum("nd,nd->n", unit_nD, unit_CD[codes_n]).mean()) if len(codes_n) else 0.0
         )
         alive_AD = unit_CD[counts_C > 0].astype(np.float64)
         A = len(alive_AD)

@@ -78,34 +78,47 @@ class Drift:
         }
 
 
-def continued(
+def shared_traffic(
     old_codes_N: NDArray[np.int64],
     new_codes_N: NDArray[np.int64],
     traffic_N: NDArray[np.floating],
     codes: int,
-) -> NDArray[np.int64]:
+    staying_C: NDArray[np.floating] | None = None,
+) -> NDArray[np.float64]:
+    """Traffic by new code (rows) and old code (columns): float64 (C, C).
+
+    Args:
+        old_codes_N: of items that both versions know.
+        new_codes_N: of the same.
+        traffic_N: of each.
+        codes: C.
+        staying_C: traffic of all other items, which have kept their code; None for no others.
+    """
+    shared = np.bincount(new_codes_N * codes + old_codes_N, traffic_N, codes * codes)
+    shared_CC = shared.reshape(codes, codes).astype(np.float64)
+    if staying_C is not None:
+        shared_CC[np.arange(codes), np.arange(codes)] += staying_C
+    return shared_CC
+
+
+def continued(shared_CC: NDArray[np.float64]) -> NDArray[np.int64]:
     """The old code that each new one continues, int64 (C,): a permutation.
 
     Together the pairs share as much traffic as can be; of equals the code's own number is taken.
 
-    >>> continued(np.array([0, 0, 1, 2]), np.array([2, 2, 0, 1]), np.ones(4), 3).tolist()
-    [1, 2, 0]
+    >>> continued(shared_traffic(np.array([0, 0, 1, 2]), np.array([2, 2, 0, 1]), np.ones(4), 3))
+    array([1, 2, 0])
     """
-    shared = np.bincount(new_codes_N * codes + old_codes_N, traffic_N, codes * codes)
-    shared_CC = shared.reshape(codes, codes)
+    codes = len(shared_CC)
     own = shared_CC.diagonal()
     if (own >= shared_CC.max(axis=1)).all():  # nearly always, and then there is nothing to solve
         return np.arange(codes)
-    preference = np.eye(codes) * (1e-6 * max(float(traffic_N.sum()), 1.0) / codes)
+    preference = np.eye(codes) * (1e-6 * max(float(shared_CC.sum()), 1.0) / codes)
     return linear_sum_assignment(shared_CC + preference, maximize=True)[1]
 
 
 def measure_drift(
-    old: Geometry,
-    new_centroids_CD: NDArray[np.float32],
-    old_codes_N: NDArray[np.int64],
-    new_codes_N: NDArray[np.int64],
-    traffic_N: NDArray[np.floating],
+    old: Geometry, new_centroids_CD: NDArray[np.float32], shared_CC: NDArray[np.float64]
 ) -> Drift:
     """Compare two versions over the items that both know.
 
@@ -113,32 +126,35 @@ def measure_drift(
     radius of the others. Churn of a code is the traffic of the items that left or entered it over
     the traffic of all that were or are in it.
 
+    Args:
+        old: where the codes lay.
+        new_centroids_CD: where they lie.
+        shared_CC: the traffic of those items; see `shared_traffic`.
+
     >>> old = Geometry(np.zeros((2, 1), np.float32), np.ones(2, np.float32))
     >>> moved = np.array([[0.5], [0.0]], np.float32)
-    >>> d = measure_drift(old, moved, np.array([0, 0, 1]), np.array([0, 1, 1]), np.ones(3))
+    >>> shared = shared_traffic(np.array([0, 0, 1]), np.array([0, 1, 1]), np.ones(3), 2)
+    >>> d = measure_drift(old, moved, shared)
     >>> d.movement_C.tolist(), d.churn_C.tolist()
     ([0.5, 0.0], [0.5, 0.5])
     """
     C = len(old.centroids_CD)
-    continued_C = continued(old_codes_N, new_codes_N, traffic_N, C)
+    continued_C = continued(shared_CC)
     renumbered = int((continued_C != np.arange(C)).sum())
     if renumbered:
         old = Geometry(old.centroids_CD[continued_C], old.radii_C[continued_C])
-        old_codes_N = np.argsort(continued_C)[old_codes_N]
+        shared_CC = shared_CC[:, continued_C]
     known = old.radii_C[old.radii_C > 0]
     typical = float(known.mean()) if len(known) else 1.0
     radii_C = np.where(old.radii_C > 0, old.radii_C, typical)
     movement_C = np.linalg.norm(new_centroids_CD - old.centroids_CD, axis=1) / radii_C
-    changed_N = old_codes_N != new_codes_N
-    leaving_C = np.bincount(old_codes_N, traffic_N * changed_N, C)
-    entering_C = np.bincount(new_codes_N, traffic_N * changed_N, C)
-    staying_C = np.bincount(old_codes_N, traffic_N * ~changed_N, C)
-    total_C = leaving_C + entering_C + staying_C
-    churn_C = (leaving_C + entering_C) / np.where(total_C > 0, total_C, 1.0)
+    staying_C = shared_CC.diagonal()
+    total_C = shared_CC.sum(axis=0) + shared_CC.sum(axis=1) - staying_C
+    churn_C = (total_C - staying_C) / np.where(total_C > 0, total_C, 1.0)
     weight_C = total_C / total_C.sum() if total_C.sum() > 0 else np.full(C, 1 / C)
     return Drift(
         movement_C.astype(np.float32),
-        churn_C.astype(np.float32),
+        churn_C.clip(0).astype(np.float32),
         weight_C.astype(np.float32),
         renumbered,
     )

@@ -8,26 +8,26 @@ category, without popularity.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from indexer.building.assignment import embed
+from indexer.building.placing import ListedItem, place
 from indexer.errors import SnapshotError
-from indexer.snapshots.item_table import ItemTable, read_items
+from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import Pointer
-from indexer.snapshots.snapshot import ITEMS, Snapshot
-from model.artifacts.manifest import ManifestError, read_manifest, sha256
+from indexer.snapshots.snapshot import Snapshot, facts_of
+from model.artifacts.manifest import ManifestError, read_manifest
+from model.artifacts.verified_files import VerifiedFiles
 from streaming.events import Item
 
 
 class LateItems:
     """Adds to a served snapshot what only the newest version holds; each file is read once."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, verified: VerifiedFiles | None = None) -> None:
         self._data_dir = data_dir
+        self._verified = verified or VerifiedFiles()
         self._seen: dict[int, set[str]] = {}
 
     def added_to(self, snapshot: Snapshot, pointer: Pointer) -> Snapshot:
@@ -36,15 +36,18 @@ class LateItems:
         Raises:
             SnapshotError: if a file of the pointer's version is missing or altered.
         """
-        seen = self._seen.setdefault(snapshot.version, set())
+        own = {snapshot.manifest.files[name][0] for name in snapshot.facts.catalogue}
+        seen = self._seen.setdefault(snapshot.version, own)
         self._seen = {snapshot.version: seen}
         for path, digest in self._files(pointer):
             if digest in seen:
                 continue
-            if sha256(path) != digest:
-                raise SnapshotError(f"{path}: content differs from its digest")
-            model = snapshot.model
-            snapshot = _with(snapshot, read_items(path, model.levels, model.first_level_codes))
+            try:
+                if self._verified.digest(path) != digest:
+                    raise SnapshotError(f"{path}: content differs from its digest")
+            except OSError as error:
+                raise SnapshotError(f"{path}: {error.strerror}") from error
+            snapshot = _with(snapshot, Rows.read(path))
             seen.add(digest)
         return snapshot
 
@@ -54,26 +57,31 @@ class LateItems:
             manifest = read_manifest(directory, "snapshot")
         except ManifestError as error:
             raise SnapshotError(str(error)) from error
-        if manifest.digest != pointer.digest or ITEMS not in manifest.files:
+        if manifest.digest != pointer.digest:
             raise SnapshotError(f"{directory}: is another snapshot than the pointer names")
-        files = [(directory / ITEMS, manifest.files[ITEMS][0])]
+        names = facts_of(directory, manifest).catalogue
+        files = [(directory / name, manifest.files[name][0]) for name in names]
         return files + [(self._data_dir / one.file, one.sha256) for one in pointer.appended]
 
 
-def _with(snapshot: Snapshot, table: ItemTable) -> Snapshot:
-    missing_N = ~np.isin(table.item_ids_N, snapshot.items.item_ids_N)
-    if not missing_N.any():
+def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
+    missing = rows.listed_n & (snapshot.lists.locate(rows.ids_n)[0] < 0)
+    if not missing.any():
         return snapshot
-    ids = table.item_ids_N[missing_N]
-    rows = table.rows.filter(pa.array(missing_N))
-    items = [
-        Item(item_id, row["title"], row["category"], row["external_id"], row["first_seen"])
-        for item_id, row in zip(ids.tolist(), rows.to_pylist(), strict=True)
+    told = rows.batch.take(np.flatnonzero(missing)).to_pylist()
+    listed = [
+        ListedItem(
+            Item(
+                row["item_id"],
+                row["title"],
+                row["category"],
+                row["external_id"],
+                row["first_seen"],
+            ),
+            row["first_seen"],
+            0,
+            0,
+        )
+        for row in told
     ]
-    codes, vectors = embed(snapshot.model, items)
-    return replace(
-        snapshot,
-        lists=snapshot.lists.with_items(ids, codes, vectors),
-        items=snapshot.items.merged(ItemTable(ids, codes.astype(np.int16), rows)),
-        appended_items=snapshot.appended_items | set(ids.tolist()),
-    )
+    return snapshot.with_placed(place(snapshot.model, listed))

@@ -1,23 +1,18 @@
-"""Which lists a new version builds anew, and which it shares with its parent.
+"""Which lists a new version writes anew, and which files it shares with its parent.
 
-A list is shared only where sharing changes no answer beyond a stated tolerance:
+Every list holds what the model and the indexer say now: what has moved since its file was written
+lies in its tail, and is searched like the rest. So a list is written anew not to be right, but to
+be quick:
 
-- *membership*: the list holds exactly the items assigned to its code, always;
-- *vectors*: no item of it has moved, against the vector in the list (not against the previous
-  model, so small steps do not add up unseen), by more than `vector_tolerance` of the catalogue's
-  root mean square norm. A stale vector under a moved user tower is the failure that DACT
-  (SIGIR 2026) measures, so a code whose centroid stood still is not shared for that alone;
-- *drift*: the code's drift is within `drift_threshold`.
+- *drift*: its code has drifted by more than `drift_threshold`. Its cells, which say which of its
+  rows are worth a look, were made under a codebook that is gone. When very many codes drift at
+  once, those that drift most, by traffic, are written, and the others wait;
+- *changes*: rows that came, or rows that left, since its file was written are more than
+  `CHANGES_SHARE` of the rows of the file. Readers keep tails in memory, each for itself, and look
+  past removed rows;
+- *first*: there is no file to share.
 
-On Beauty (64 codes, a handover every 5,000 events) joint training moves every vector by about 5 %
-of the norm or more between two handovers and 15-36 % of the items change code, so every list is
-built anew at each of them: 8 ms for all 64 (12,101 x 133), and 12 ms to write them. Keeping the
-old vectors under the new codes instead gives answers that share 55 % with the fresh ones, and
-recall@50 .095 for .100; vectors off by 0.1 % give answers that share 99.9 %, by 1 % 99.3 %.
-
-Everything else is built anew, and every code built anew has its reasons on record. A list that is
-built for drift alone answers as the shared one would, within the tolerance; so when very many codes
-drift at once, those that drift most, by traffic, are built, and the others wait.
+A list in which nothing has changed is never written: it would be the same file.
 """
 
 from __future__ import annotations
@@ -25,11 +20,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexer.building.drift import Drift
 from indexer.lists.code_list import CodeList
-from indexer.lists.code_lists import CodeLists, members, seconds
+from indexer.lists.code_lists import CodeLists
+
+CHANGES_SHARE = 0.5
+"""A change is written about twice more (1 / share), and tails are a fourth of the lists."""
+FEW = 512
+"""So many changes are no reason: they are searched as quickly as the one cell of a short list."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Rebuild:
     """The lists of a new version.
 
     Attributes:
-        lists: all of them; shared ones are the parent's objects.
-        reasons: code -> why its list was built anew ("first", "membership", "vectors", "drift").
+        lists: all of them; the files of shared ones are the parent's.
+        reasons: code -> why its list is written anew ("first", "drift", "changes").
         deferred: codes that drifted, and no more than that, in a flood of drift: shared.
     """
 
@@ -48,65 +47,37 @@ class Rebuild:
 
     @property
     def shared(self) -> list[int]:
-        """Codes whose list is the parent's."""
+        """Codes whose file is the parent's."""
         return [code for code in range(len(self.lists.lists)) if code not in self.reasons]
 
 
+def first(lists: CodeLists) -> Rebuild:
+    """All lists written, as there is nothing to share."""
+    return Rebuild(lists, {code: ["first"] for code in range(len(lists.lists))})
+
+
 def rebuild(
-    parent: CodeLists | None,
-    item_ids_N: NDArray[np.int64],
-    codes_NQ: NDArray[np.int64],
-    vectors_ND: NDArray[np.float32],
-    first_level_codes: int,
-    drift: Drift | None,
-    *,
-    drift_threshold: float,
-    vector_tolerance: float,
-    drift_rebuilds: int | None = None,
+    lists: CodeLists, drift: Drift, drift_threshold: float, drift_rebuilds: int | None = None
 ) -> Rebuild:
-    """Lists of all items by first-level code, sharing with `parent` what the rule allows.
+    """What is written anew of lists that have grown from their parent's.
 
-    `parent` None, or of another number of codes or dimension, shares nothing. `item_ids_N` is
-    ascending. At most `drift_rebuilds` lists are built for drift alone, None for any number.
-
-    Raises:
-        IndexerError: as `CodeLists.build`.
+    Args:
+        lists: as they are to be; the base of each is the parent's file.
+        drift: since the parent.
+        drift_threshold: as in `IndexerConfig`.
+        drift_rebuilds: lists written for drift alone at most; None for any number.
     """
-    if (
-        parent is None
-        or drift is None
-        or (len(parent.lists), parent.dimension) != (first_level_codes, vectors_ND.shape[1])
-    ):
-        fresh = CodeLists.build(item_ids_N, codes_NQ, vectors_ND, first_level_codes)
-        return Rebuild(fresh, {code: ["first"] for code in range(first_level_codes)})
-    square_N = (vectors_ND.astype(np.float64) ** 2).sum(axis=1)
-    tolerance = vector_tolerance * float(np.sqrt(square_N.mean())) if len(square_N) else 0.0
+    changes_C = np.array([max(len(one.tail), len(one.removed)) for one in lists.lists])
+    bases_C = np.array([len(one.base) for one in lists.lists])
+    many_C = (changes_C > FEW) & (changes_C > CHANGES_SHARE * bases_C)
+    drifted_C = (drift.drift_C > drift_threshold) & (changes_C > 0)
+    order = np.argsort(-(drift.drift_C * drift.weight_C), kind="stable")
+    alone = order[drifted_C[order] & ~many_C[order]].tolist()
+    deferred = tuple(sorted(alone[drift_rebuilds:])) if drift_rebuilds is not None else ()
     reasons: dict[int, list[str]] = {}
-    rows_C = members(codes_NQ[:, 0], item_ids_N, first_level_codes)
-    for code, (old, rows) in enumerate(zip(parent.lists, rows_C, strict=True)):
-        why = []
-        held = old.packed()
-        order = np.argsort(held.item_ids)
-        if not np.array_equal(held.item_ids[order], item_ids_N[rows]):
-            why.append("membership")
-        elif not _furthest(held.vectors[order], vectors_ND[rows]) <= tolerance:
-            why.append("vectors")
-        if drift.drift_C[code] > drift_threshold:
-            why.append("drift")
-        if why:
-            reasons[code] = why
-    drifted = [code for code, why in reasons.items() if why == ["drift"]]
-    drifted.sort(key=lambda code: -float(drift.drift_C[code] * drift.weight_C[code]))
-    deferred = tuple(sorted(drifted[drift_rebuilds:])) if drift_rebuilds is not None else ()
-    for code in deferred:
-        del reasons[code]
-    changed = {
-        code: CodeList.of(item_ids_N[rows], seconds(codes_NQ[rows]), vectors_ND[rows])
-        for code, rows in enumerate(rows_C)
-        if code in reasons
-    }
-    return Rebuild(parent.replaced(changed), reasons, deferred)
-
-
-def _furthest(old_nD: NDArray[np.float32], new_nD: NDArray[np.float32]) -> float:
-    return float(np.sqrt(((new_nD - old_nD) ** 2).sum(axis=1).max(initial=0)))
+    for code in np.flatnonzero(many_C | drifted_C).tolist():
+        if code not in deferred:
+            why = (("changes", many_C[code]), ("drift", drifted_C[code]))
+            reasons[code] = [name for name, holds in why if holds]
+    packed = {code: CodeList(lists.lists[code].packed()) for code in reasons}
+    return Rebuild(lists.replaced(packed), reasons, deferred)

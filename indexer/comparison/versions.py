@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.building.drift import Drift, Geometry, measure_drift
+from indexer.building.build import drift_since
+from indexer.building.drift import Drift
 from indexer.comparison import paired_queries
-from indexer.comparison.catalogue_changes import changes, metrics_of
+from indexer.comparison.version_metrics import metrics_of
 from indexer.search.retriever import Query, Retriever
+from indexer.snapshots.catalogue_changes import changes
 from model.histories import History
 from streaming.events import UserSequence
 
@@ -37,11 +39,8 @@ def compare(
         events: recent events, for the paired figures; none are asked where it is empty.
         samples: histories for which both answer.
         k: items of a sample answer.
-
-    Raises:
-        OSError: if a snapshot's table has been removed from disk meanwhile.
     """
-    changed = changes(a.snapshot.path, b.snapshot.path)
+    changed = changes(a.snapshot, b.snapshot)
     asked = list(events)[-EVENTS:]
     return {
         "a": _facts(a),
@@ -70,9 +69,8 @@ def compare(
 
 def usual_samples(retriever: Retriever, count: int = 3) -> list[History]:
     """Histories to ask where no user is at hand: none, and the most clicked items one by one."""
-    items = retriever.snapshot.items
-    events = items.rows["events"].to_numpy()
-    most = items.item_ids_N[np.argsort(-events, kind="stable")[: count - 1]].tolist()
+    items = retriever.snapshot.model.items
+    most = items.ids_N[np.argsort(-items.events_N, kind="stable")[: count - 1]].tolist()
     now = retriever.event_time_ms
     return [History([], []), *(History([item], [now]) for item in most)]
 
@@ -99,24 +97,8 @@ def _metrics(a: Retriever, b: Retriever) -> list[dict[str, Any]]:
 
 def drift_between(a: Retriever, b: Retriever) -> Drift | None:
     """How far each code moved from a to b; None where they have not the same shape."""
-    old, new = a.snapshot, b.snapshot
-    if old.model.centroids_CD.shape != new.model.centroids_CD.shape:
-        return None
-    geometry = Geometry.measure(
-        old.model.centroids_CD,
-        old.model.quantizer_space(None),
-        old.model.codes_NQ[:, 0].astype(np.int64),
-    )
-    _, at_a, at_b = np.intersect1d(
-        old.items.item_ids_N, new.items.item_ids_N, assume_unique=True, return_indices=True
-    )
-    return measure_drift(
-        geometry,
-        new.model.centroids_CD,
-        old.items.codes_NQ[at_a, 0].astype(np.int64),
-        new.items.codes_NQ[at_b, 0].astype(np.int64),
-        new.items.rows["events"].to_numpy()[at_b] + 1.0,
-    )
+    old, new = a.snapshot.model, b.snapshot.model
+    return None if old.centroids_CD.shape != new.centroids_CD.shape else drift_since(old, new)
 
 
 def _codes(a: Retriever, b: Retriever) -> list[dict[str, Any]]:

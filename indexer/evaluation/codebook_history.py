@@ -28,17 +28,19 @@ class CodebookLog:
     def add(self, day: int, served: Served, learner: Learner) -> None:
         """Record the version that answers a day, before the day is learnt."""
         built = served.built
-        codes_N = built.assignment.codes_NQ[:, 0]
+        codes_N = built.model.items.codes_NQ[:, 0]
         if self._first_codes_N is None:
-            self._first_codes_N = codes_N.copy()
-        sizes_C = built.rebuild.lists.sizes_C
+            self._first_codes_N = codes_N
+        first_N = self._first_codes_N
+        sizes_C = served.search.lists.sizes_C
         entry: dict[str, Any] = {"day": day, **learner.codebook_health()}
         entry |= {
             "codes_with_items": int((sizes_C > 0).sum()),
             "largest_list": int(sizes_C.max()),
             "centroid_cosine": built.health.centroid_cosine,
             "lists_rebuilt": len(built.rebuild.reasons),
-            "same_code_as_first": float((codes_N == self._first_codes_N).mean()),
+            "items_moved": built.moved,
+            "same_code_as_first": float((codes_N[: len(first_N)] == first_N).mean()),
         }
         if built.drift is not None:
             entry["drift"] = built.drift.summary(self._threshold)

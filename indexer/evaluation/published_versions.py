@@ -1,6 +1,6 @@
 """What would be served: a published model with its index, built as the indexer builds it.
 
-The indexer's own assignment, drift and rebuild rules make the lists of each version from the one
+The indexer's own placing, drift and rebuild rules make the lists of each version from the one
 before; what is left out is the disk. Shapes: C codes, B queries.
 """
 
@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from indexer.building.build import Build, build
-from indexer.building.drift import Geometry
+from indexer.building.placing import ListedItem, place
 from indexer.indexing.config import IndexerConfig
-from indexer.indexing.item_store import ListedItem
 from indexer.search.answers import Answers
 from indexer.search.config import SearchConfig
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.item_table import ItemTable
 from indexer.snapshots.snapshot import Snapshot
-from indexer.snapshots.snapshot_facts import SnapshotFacts
-from model.artifacts.manifest import Manifest
 from model.evaluation.protocol import LIST_LENGTH, Queries
 from model.learning.export import Export
 from model.retrieval.retrieval_model import RetrievalModel
@@ -46,7 +41,7 @@ class Served:
         version: counted from 1; 0 for one that has no successors.
         handover: of the learner.
         search: answers from the lists.
-        built: assignment, lists, drift against the version before.
+        built: lists, placed items, drift against the version before.
     """
 
     version: int
@@ -76,10 +71,10 @@ class Publisher:
 
     def __init__(self, items: Sequence[Item], indexer: IndexerConfig, search: SearchConfig) -> None:
         self._listed = [ListedItem(item, 0, 0, offset) for offset, item in enumerate(items)]
+        self._ids_N = np.array([item.item_id for item in items], np.int64)
         self._indexer = indexer
         self._search = search
         self._parent: Snapshot | None = None
-        self._geometry: Geometry | None = None
 
     def publish(self, handover: Handover) -> Served:
         """The next version, which shares with the one before what the indexer's rule allows.
@@ -87,19 +82,11 @@ class Publisher:
         Raises:
             IndexerError: if the model must not be served.
         """
-        model = handover.model
         version = self._parent.version + 1 if self._parent else 1
-        built = self._build(model, self._parent, self._geometry)
-        lists = built.rebuild.lists
-        codes_NQ = built.assignment.codes_NQ.astype(np.int16)
-        table = ItemTable(built.assignment.item_ids_N, codes_NQ, pa.table({}))
-        nowhere = Manifest("snapshot", {}, {}, "")
-        self._parent = Snapshot(
-            SnapshotFacts(version=version), Path(), nowhere, model, lists, table
-        )
-        codes_N = model.codes_NQ[:, 0].astype(np.int64)
-        self._geometry = Geometry.measure(model.centroids_CD, model.quantizer_space(None), codes_N)
-        return Served(version, handover, SoftSearch(model, lists, self._search), built)
+        built = self._build(handover.model, self._parent)
+        self._parent = built.snapshot(version, ItemTable())
+        search = SoftSearch(handover.model, self._parent.lists, self._search)
+        return Served(version, handover, search, built)
 
     def once(self, handover: Handover) -> Served:
         """A version that has no parent and becomes none; its number is 0.
@@ -107,19 +94,15 @@ class Publisher:
         Raises:
             IndexerError: if the model must not be served.
         """
-        built = self._build(handover.model, None, None)
-        search = SoftSearch(handover.model, built.rebuild.lists, self._search)
-        return Served(0, handover, search, built)
+        built = self._build(handover.model, None)
+        lists = built.snapshot(0, ItemTable()).lists
+        return Served(0, handover, SoftSearch(handover.model, lists, self._search), built)
 
-    def _build(
-        self, model: RetrievalModel, parent: Snapshot | None, geometry: Geometry | None
-    ) -> Build:
+    def _build(self, model: RetrievalModel, parent: Snapshot | None) -> Build:
+        unknown = np.flatnonzero(model.items.rows(self._ids_N) < 0).tolist()
         return build(
             model,
-            self._listed,
-            (),
+            place(model, [self._listed[at] for at in unknown]),
             parent,
-            geometry,
             drift_threshold=self._indexer.drift_threshold,
-            vector_tolerance=self._indexer.vector_tolerance,
         )

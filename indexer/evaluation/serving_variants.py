@@ -63,7 +63,7 @@ class Searched:
 
     def answer(self, served: Served, queries: Queries) -> Answers:
         """Search the same lists."""
-        model, lists = served.handover.model, served.built.rebuild.lists
+        model, lists = served.handover.model, served.search.lists
         return ask(SoftSearch(model, lists, self._config), queries)
 
 

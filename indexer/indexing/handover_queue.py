@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from indexer.indexing.handovers import KIND, handovers
+from indexer.indexing.handovers import KIND, handovers, tell_refused
 from indexer.indexing.item_store import ItemStore
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import ManifestError, read_manifest
@@ -28,6 +28,7 @@ class HandoverQueue:
 
     Attributes:
         last_refusal: which handover was refused last, and why; None since the start.
+        nothing_served: whether there is no version that readers are served.
     """
 
     def __init__(self, store: ItemStore, data_dir: Path, max_backlog: int) -> None:
@@ -35,12 +36,18 @@ class HandoverQueue:
         self._data_dir = data_dir
         self._max_backlog = max_backlog
         self.last_refusal: str | None = None
+        self.nothing_served = True
         self._waits: tuple[int, float] | None = None  # for its items: which one, since when
 
     def pending(self) -> list[int]:
-        """Numbers of the handovers that are newer than what was indexed, ascending."""
+        """Numbers of the handovers that are newer than what was indexed, ascending.
+
+        While nothing is served, as after a loss of all versions, the newest one is among them.
+        """
         done = self._store.newest("handover")
         numbers = handovers(self._data_dir).numbers()
+        if self.nothing_served:
+            done = min(done, numbers[-1] - 1) if numbers else done
         return [n for n in numbers if n > done and self._store.refused_handover(n) is None]
 
     def next(self) -> int | None:
@@ -74,7 +81,8 @@ class HandoverQueue:
         return all(mine.get(p, 0) >= offset for p, offset in learnt_to.items())
 
     def refuse(self, number: int, reason: str) -> None:
-        """Index a handover never, with the reason on record."""
+        """Index a handover never, with the reason on record, and tell the trainer."""
         log.error("handover refused", number=number, reason=reason)
+        tell_refused(self._data_dir, number, reason)
         self._store.refuse_handover(number, reason)
         self.last_refusal = f"handover {number}: {reason}"

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from indexer.building.assignment import embed
+from indexer.building.placing import place
 from indexer.errors import IndexerError, SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import HandoverQueue
@@ -35,15 +35,12 @@ from indexer.indexing.listing import Announced, KeepAside, Listing
 from indexer.indexing.publication import Prepared, VersionBuilder
 from indexer.indexing.recovery import last_good, pointer_to, remove_leftovers
 from indexer.indexing.served_version import ServedVersion
-from indexer.snapshots.pointer import write_pointer
-from indexer.snapshots.snapshot import (
-    ModelLoader,
-    Snapshot,
-    note_published,
-    remove_versions,
-)
+from indexer.snapshots.pointer import positions, write_pointer
+from indexer.snapshots.snapshot import ModelLoader, Snapshot, note_published
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from indexer.snapshots.snapshot_writing import remove_versions
 from indexer.snapshots.withdrawn import read_withdrawn, write_withdrawn
+from model.artifacts.verified_files import VerifiedFiles
 from streaming.statuses import IndexerStatus
 
 log = structlog.get_logger(__name__)
@@ -88,8 +85,9 @@ class Indexer:
         self._protected = protected
         self.handovers = HandoverQueue(store, data_dir, config.max_backlog)
         self.listing = Listing(store, keep_aside)
+        self._verified = VerifiedFiles()
         self._builder = VersionBuilder(
-            config, store, data_dir, self.handovers, self.listing, load_model
+            config, store, data_dir, self.handovers, self.listing, load_model, self._verified
         )
         self.behind = False
         self._told: set[int] = set()  # what `withdrawn.json` says
@@ -105,7 +103,9 @@ class Indexer:
         except SnapshotError as error:
             log.error("written anew from what `items` said", reason=str(error))
             write_withdrawn(self.data_dir, self.listing.withdrawn)
-        self.served_version = last_good(self.data_dir, self._now_ms, self._load_model)
+        self.served_version = last_good(
+            self.data_dir, self._now_ms, self._load_model, self._verified
+        )
         if self.served_version is not None:
             self._note_served(self.served_version)
         self._withdraw()
@@ -157,19 +157,12 @@ class Indexer:
         merged = len(served.pointer.appended) >= self.config.max_appended
         listed = self.listing.of(waiting | (served.snapshot.appended_items if merged else set()))
         try:
-            codes_nQ, vectors_nD = embed(served.base.model, [one.item for one in listed])
+            placed = place(served.base.model, listed)
         except IndexerError as error:
             log.error("listed items wait for the next snapshot", reason=str(error))
             return None
-        appended = served.append(
-            self.data_dir,
-            listed,
-            codes_nQ,
-            vectors_nD,
-            self.store.position,
-            self._now_ms(),
-            merged=merged,
-        )
+        position, now_ms = self.store.position, self._now_ms()
+        appended = served.append(self.data_dir, placed, position, now_ms, merged=merged)
         log.info("items appended", version=served.base.version, items=len(waiting))
         return appended
 
@@ -226,7 +219,12 @@ class Indexer:
         return snapshot.version
 
     def _note_served(self, served: ServedVersion) -> None:
+        self.handovers.nothing_served = False
         self.store.commit_version(served.base.version, served.handover)
+        # the next version asks for what was said since this one, or since its trainer's position
+        facts = served.base.facts
+        shown, learnt = positions(facts.position), facts.learnt_to("items")
+        self.store.forget_places({p: min(shown.get(p, 0), o) for p, o in learnt.items()})
 
     def _remove_old(self, snapshot: Snapshot) -> None:
         spared = {snapshot.version, snapshot.facts.parent or 0, *self._protected()}
@@ -245,7 +243,7 @@ class Indexer:
             handover_offsets=facts.offsets or None,
             catalogue_items=self.listing.catalogue_items,
             indexed_items=len(served.snapshot.lists) if served else 0,
-            waiting_items=len(self.listing.waiting),
+            waiting_items=len(self.listing.waiting) if served else self.listing.catalogue_items,
             withdrawn_items=len(self.listing.withdrawn),
             appended_items=len(served.snapshot.appended_items) if served else 0,
             pending_handovers=len(self.handovers.pending()),
@@ -253,6 +251,7 @@ class Indexer:
             shared_codes=facts.shared_codes,
             drift=facts.code_drift.summary or None,
             rebuild_reasons=_counted(facts.reasons),
+            moved_items=facts.moved_items,
             deferred_codes=len(facts.deferred_codes),
             codebook_health=facts.codebook_health,
             codes=facts.codes,

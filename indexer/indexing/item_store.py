@@ -4,11 +4,13 @@ A rocksdict database in raw mode (bytes in, bytes out; nothing is pickled). Colu
 
     items      item id -> JSON: features, first_seen, and the partition and offset they came from
     withdrawn  item id -> JSON: the partition and offset of its tombstone
+    places     partition and offset -> item id: what was said last, in order
     meta       offsets of `items`, the versions last used and served, what was refused
 
-Ids are 8 bytes, big-endian, so that keys sort as numbers. The order of a commit: what was read and
-the offset it came from go in one WriteBatch; the version that is served is noted after the pointer
-was replaced. Codes, vectors and lists are in the versions on disk, and nowhere else.
+Ids are 8 bytes, big-endian, so that keys sort as numbers, and so are places. The order of a commit:
+what was read and the offset it came from go in one WriteBatch; the version that is served is noted
+after the pointer was replaced. Codes, vectors and lists are in the versions on disk, and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -18,15 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
-from indexer.building.assignment import ListedItem
+from indexer.building.placing import ListedItem
 from indexer.errors import IndexerError
 from streaming.durable_files import make_folder
 from streaming.events import Item, Withdrawal
 
-FAMILIES = ("items", "withdrawn", "meta")
+Ids = NDArray[np.int64]
+
+FAMILIES = ("items", "withdrawn", "places", "meta")
 POSITION = "position/"
 BOUNDS = 1
 """Of what is stored; another number when `streaming.bounds` refuses what it took before."""
@@ -51,6 +57,10 @@ class Change:
 
 def _id(item_id: int) -> bytes:
     return item_id.to_bytes(8, "big")
+
+
+def _place(partition: int, offset: int) -> bytes:
+    return partition.to_bytes(4, "big") + offset.to_bytes(8, "big")
 
 
 class ItemStore:
@@ -80,6 +90,9 @@ class ItemStore:
         self._handles = {name: self._db.get_column_family_handle(name) for name in FAMILIES}
         self._durable = WriteOptions()
         self._durable.sync = True
+        if not self._meta("places"):  # of what an older version stored no places are noted
+            self.forget_places(self.position)
+            self.set_meta("places", 1)
 
     def close(self) -> None:
         """Release the database."""
@@ -91,10 +104,13 @@ class ItemStore:
         value = self._families["meta"].get(key.encode())
         return None if value is None else orjson.loads(value)
 
+    def _pairs(self, family: str, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys, ascending, from a first one on, and their values."""
+        return cast(Iterator[tuple[bytes, bytes]], self._families[family].items(from_key=first))
+
     def _scan(self, family: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys, ascending, and values of the keys that begin with `prefix`."""
-        pairs = cast(Iterator[tuple[bytes, bytes]], self._families[family].items(from_key=prefix))
-        for key, value in pairs:
+        for key, value in self._pairs(family, prefix):
             if not key.startswith(prefix):
                 return
             yield key, value
@@ -157,7 +173,10 @@ class ItemStore:
             if listed is None:
                 batch.delete(key, self._handles["items"])
                 batch.put(key, orjson.dumps(places[item_id]), self._handles["withdrawn"])
+                batch.put(_place(*places[item_id]), key, self._handles["places"])
                 continue
+            at = _place(listed.partition, listed.offset)
+            batch.put(at, key, self._handles["places"])
             record = {"first_seen": listed.first_seen, "at": [listed.partition, listed.offset]}
             value = orjson.dumps({"item": listed.item, **record})
             batch.put(key, value, self._handles["items"])
@@ -181,6 +200,45 @@ class ItemStore:
         keys = cast(Iterator[bytes], self._families["withdrawn"].keys())
         return [int.from_bytes(key, "big") for key in keys]
 
+    def said_since(self, position: Mapping[int, int]) -> Ids:
+        """Ids of the items that were listed anew or withdrawn at or behind a position, ascending.
+
+        Costs what was said since, as long as it was not `forgotten`: then it costs all items.
+        """
+        forgotten: dict[str, int] = self._meta("forgotten") or {}
+        if all(position.get(int(p), 0) >= offset for p, offset in forgotten.items()):
+            found = []
+            for partition in self.position:
+                first, end = _place(partition, position.get(partition, 0)), _place(partition + 1, 0)
+                for key, value in self._pairs("places", first):
+                    if key >= end:
+                        break
+                    found.append(value)
+            return np.unique(np.frombuffer(b"".join(found), ">i8").astype(np.int64))
+        places = ((one.item.item_id, one.partition, one.offset) for one in self.all_listed())
+        gone = (
+            (int.from_bytes(key, "big"), *orjson.loads(value))
+            for key, value in self._pairs("withdrawn", b"")
+        )
+        since = [
+            item_id
+            for item_id, partition, offset in (*places, *gone)
+            if offset >= position.get(partition, 0)
+        ]
+        return np.array(sorted(since), np.int64)
+
+    def forget_places(self, position: Mapping[int, int]) -> None:
+        """What was said before a position is asked for no more, but after damage."""
+        forgotten = {int(p): offset for p, offset in (self._meta("forgotten") or {}).items()}
+        batch = WriteBatch(raw_mode=True)
+        for partition, offset in position.items():
+            if offset > forgotten.get(partition, 0):
+                first, end = _place(partition, 0), _place(partition, offset)
+                batch.delete_range(first, end, self._handles["places"])
+                forgotten[partition] = offset
+        self._put_meta(batch, "forgotten", {str(p): offset for p, offset in forgotten.items()})
+        self._db.write(batch)
+
     @property
     def is_within_bounds(self) -> bool:
         """Whether everything stored has passed `streaming.bounds`: an older store may hold more."""
@@ -200,6 +258,10 @@ class ItemStore:
         """One item, None if it was never announced."""
         value = self._families["items"].get(_id(item_id))
         return None if value is None else _listed(value)
+
+    def count_listed(self) -> int:
+        """How many items are listed."""
+        return sum(1 for _ in self._families["items"].keys())  # noqa: SIM118 - no dictionary
 
     def all_listed(self) -> Iterator[ListedItem]:
         """Every item, ascending by id."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 
-from indexer.building.assignment import ListedItem
+from indexer.building.placing import ListedItem
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.served_version import ServedVersion
 from streaming.bounds import EventError
@@ -40,7 +40,8 @@ class Listing:
         keep_aside: is given what is refused.
 
     Attributes:
-        waiting: ids of the items that are listed but not served as listed.
+        waiting: ids of the items that are listed but not served as listed; none before the first
+            version.
         withdrawn: ids of the items that must not be answered.
         withdrawals: how often that changed.
         catalogue_items: how many items are listed.
@@ -53,22 +54,20 @@ class Listing:
         self.waiting: set[int] = set()
         self.withdrawn: set[int] = set(store.withdrawn())
         self.withdrawals = 0
-        self._heard: dict[int, tuple[int, int]] = {}  # since the last version was published
         self.catalogue_items = 0
         self._refuse_what_is_stored()
         self.refused = store.count_refused_items()
 
     def recount(self, served: ServedVersion | None) -> None:
-        """Go through all items for those that wait."""
-        listed = list(self._store.all_listed())
-        self.catalogue_items = len(listed)
-        self._heard = {one.item.item_id: (one.partition, one.offset) for one in listed}
+        """Count what is listed, and look for those that wait."""
+        self.catalogue_items = self._store.count_listed()
         self.settle(served)
 
     def settle(self, served: ServedVersion | None) -> None:
-        """Another version is served: what was listed while it was built may wait."""
-        self.waiting = self._not_served(self._heard, served)
-        self._heard = {one: self._heard[one] for one in self.waiting}
+        """Another version is served: what was listed while it was built waits."""
+        self.waiting = set()
+        if served is not None:
+            self.waiting = set(self._store.said_since(served.covered).tolist()) - self.withdrawn
 
     def listen(
         self,
@@ -95,12 +94,10 @@ class Listing:
         self.catalogue_items += len(change.new) - change.listed_before
         at = {one.item_id: (partition, offset) for one, partition, offset in said}
         heard = {item_id: at[item_id] for item_id in (*change.new, *change.changed)}
-        self._heard |= heard
-        self.waiting |= self._not_served(heard, served)
+        if served is not None:  # else they are in the first version
+            self.waiting |= self._not_served(heard, served)
         self.withdrawals += bool(change.withdrawn or not self.withdrawn.isdisjoint(heard))
         self.withdrawn -= heard.keys()
-        for item_id in change.withdrawn:
-            self._heard.pop(item_id, None)
         self.waiting -= change.withdrawn
         self.withdrawn |= change.withdrawn
 
@@ -133,10 +130,8 @@ class Listing:
         self._store.take_out(ids, _reasons(refused))
 
     @staticmethod
-    def _not_served(heard: Mapping[int, tuple[int, int]], served: ServedVersion | None) -> set[int]:
+    def _not_served(heard: Mapping[int, tuple[int, int]], served: ServedVersion) -> set[int]:
         """Of items and where they were announced those that are not served as announced there."""
-        if served is None or not heard:
-            return set(heard)
         ids = np.fromiter(heard, np.int64, len(heard))
         codes, _ = served.snapshot.lists.locate(ids)
         covered = served.covered

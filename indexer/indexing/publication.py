@@ -5,27 +5,28 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from indexer.building.build import Build, build
+from indexer.building.placing import place
 from indexer.errors import IndexerError, SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import HandoverQueue
 from indexer.indexing.handovers import ModelExport, handovers, load_handover
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Listing
+from indexer.indexing.said_since import everything, what_changed
 from indexer.indexing.served_version import ServedVersion
+from indexer.snapshots.catalogue_changes import changes
+from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.published import published
-from indexer.snapshots.snapshot import (
-    ModelLoader,
-    Snapshot,
-    load_snapshot,
-    versions,
-    write_snapshot,
-)
+from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_snapshot, versions
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from indexer.snapshots.snapshot_writing import Contents, write_snapshot
+from model.artifacts.verified_files import VerifiedFiles
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class Prepared:
     Attributes:
         snapshot: as it was read back.
         handover: number of what it was made of.
-        made: what was built anew, and why.
+        made: what was written anew, and why.
         skipped: numbers of older handovers that it makes superfluous.
     """
 
@@ -57,6 +58,7 @@ class VersionBuilder:
         handovers: those that wait.
         listing: the items announced so far.
         load_model: reads the weights of a handover.
+        verified: the files that this process has verified.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class VersionBuilder:
         handovers: HandoverQueue,
         listing: Listing,
         load_model: ModelLoader | None,
+        verified: VerifiedFiles,
     ) -> None:
         self._config = config
         self._store = store
@@ -74,6 +77,7 @@ class VersionBuilder:
         self._handovers = handovers
         self._listing = listing
         self._load_model = load_model
+        self._verified = verified
 
     def prepare(self, number: int, served: ServedVersion | None) -> Prepared | None:
         """Make a snapshot of a handover.
@@ -82,7 +86,7 @@ class VersionBuilder:
 
         Args:
             number: of the handover.
-            served: what is served meanwhile, whose lists may be shared.
+            served: what is served meanwhile, whose files may be shared.
 
         Returns:
             None if the handover was refused (the reason is on record) or has been removed
@@ -94,11 +98,13 @@ class VersionBuilder:
         """
         position = self._store.position
         skipped = [n for n in self._handovers.pending() if n < number]
+        base = served.base if served is not None else None
         try:
-            handover = load_handover(self._data_dir, number, self._load_model)
-            for share in (True, False):  # not, where a list of the parent is damaged on disk
-                made = self._build(handover, served, share)
-                snapshot = self._write(handover, made, position, served, share)
+            handover = load_handover(self._data_dir, number, self._load_model, base, self._verified)
+            # without a parent, where one of its files is damaged on disk
+            for parent in [base, None] if base is not None else [None]:
+                made, listed = self._build(handover, parent)
+                snapshot = self._write(handover, made, listed, position, base, parent)
                 if snapshot is not None:
                     return Prepared(snapshot, number, made, skipped)
         except (ValueError, OSError) as error:
@@ -111,31 +117,34 @@ class VersionBuilder:
             return None
         raise IndexerError(f"the snapshot of handover {number} cannot be read back; see the log")
 
-    def _build(self, handover: ModelExport, served: ServedVersion | None, share: bool) -> Build:
-        listed = list(self._store.all_listed())
+    def _build(self, handover: ModelExport, parent: Snapshot | None) -> tuple[Build, Rows]:
         learnt = handover.facts.learnt_to("items")
-        changed = {one.item.item_id for one in listed if learnt and one.after(learnt)}
-        return build(
+        if parent is None:
+            to_place, listed = everything(self._store, handover.model, learnt)
+        else:
+            to_place, listed = what_changed(self._store, handover.model, learnt, parent)
+        made = build(
             handover.model,
-            listed,
-            changed,
-            served.base if served and share else None,
-            served.geometry if served else None,
+            place(handover.model, to_place),
+            parent,
             withdrawn=self._store.withdrawn(),
             drift_threshold=self._config.drift_threshold,
-            vector_tolerance=self._config.vector_tolerance,
             drift_rebuilds=self._config.drift_rebuilds,
         )
+        return made, listed
 
     def _write(
         self,
         handover: ModelExport,
         made: Build,
+        listed: Rows,
         position: dict[int, int],
-        served: ServedVersion | None,
-        share: bool,
+        before: Snapshot | None,
+        parent: Snapshot | None,
     ) -> Snapshot | None:
-        """Write `snapshots/<version>` and verify it; shared lists are linked from the parent.
+        """Write `snapshots/<version>` and verify it; what is shared is linked from the parent.
+
+        `before` is served meanwhile, also where the version shares nothing with it.
 
         Returns:
             The snapshot; None, with nothing left on disk, if it is not as it was written: a file
@@ -144,32 +153,37 @@ class VersionBuilder:
         Raises:
             OSError: if it cannot be written; nothing of it is then visible.
         """
-        base = served.base if served else None
         taken = [0, *versions(self._data_dir), *(published(self._data_dir) or ())]
         version = self._store.reserve_version(max(taken) + 1)
+        more: dict[str, Any] = made.facts(before, self._config.drift_threshold)
+        if parent is not None:
+            table = parent.catalogue.with_rows(listed)
+            more["changes"] = changes(parent, made.snapshot(version, table)).model_dump()
         facts = SnapshotFacts.after(
             handover.facts,
-            **made.facts(base, self._config.drift_threshold),
+            **more,
             catalogue_items=self._listing.catalogue_items,
             position={str(p): offset for p, offset in position.items()},
             version=version,
             handover=handover.number,
         )
-        write_snapshot(
-            self._data_dir,
-            facts,
-            linked=handover.files,
-            lists=made.rebuild.lists,
-            items=made.assignment.items,
-            codes_NQ=made.assignment.codes_NQ,
-            first_seen_N=made.first_seen_N,
-            events_N=made.assignment.events_N,
-            parent=base if share else None,
-            shared=made.rebuild.shared,
+        contents = Contents(
+            handover.files,
+            made.rebuild.lists,
+            made.rebuild.reasons,
+            made.absent,
+            made.placed,
+            listed,
         )
+        write_snapshot(self._data_dir, facts, contents, parent)
         directory = self._data_dir / snapshot_path(version)
         try:
-            return load_snapshot(directory, lambda *_: handover.model)
+            return load_snapshot(
+                directory,
+                lambda *_: handover.model,
+                held=parent,
+                verified=self._verified,
+            )
         except SnapshotError as error:
             log.error("snapshot is not as it was written", version=version, reason=str(error))
             shutil.rmtree(directory)

@@ -23,6 +23,7 @@ from indexer.snapshots.pointer import (
     write_pointer,
 )
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_version, versions
+from model.artifacts.verified_files import VerifiedFiles
 from streaming.durable_files import PARTIAL, remove_partial
 
 log = structlog.get_logger(__name__)
@@ -37,7 +38,10 @@ def remove_leftovers(data_dir: Path) -> None:
 
 
 def last_good(
-    data_dir: Path, now_ms: Callable[[], int], load_model: ModelLoader | None = None
+    data_dir: Path,
+    now_ms: Callable[[], int],
+    load_model: ModelLoader | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> ServedVersion | None:
     """The newest version that is whole, with what was appended to it; None where there is none.
 
@@ -47,6 +51,7 @@ def last_good(
         data_dir: the pipeline's directory.
         now_ms: the clock.
         load_model: reads the weights.
+        verified: the files that this process has verified.
     """
     pointer = None
     try:
@@ -56,7 +61,8 @@ def last_good(
     for version in versions(data_dir)[::-1]:
         named = pointer if pointer and pointer.version == version else None
         try:
-            snapshot = load_version(data_dir, version, load_model, named.digest if named else None)
+            digest = named.digest if named else None
+            snapshot = load_version(data_dir, version, load_model, digest, verified=verified)
         except SnapshotError as error:
             log.error("snapshot unusable", version=version, reason=str(error))
             continue

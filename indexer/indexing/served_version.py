@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.building.assignment import ListedItem
-from indexer.building.drift import Geometry
+from indexer.snapshots.placed_items import PlacedItems
 from indexer.snapshots.pointer import Pointer, positions, write_pointer
-from indexer.snapshots.snapshot import Snapshot, load_appended, write_appended
+from indexer.snapshots.snapshot import Snapshot, load_appended
+from indexer.snapshots.snapshot_writing import write_appended
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,11 @@ class ServedVersion:
         base: the snapshot as it is on disk, whose lists the next version may share.
         snapshot: what readers load: the same with the appended items, without withdrawn ones.
         pointer: what `current.json` says.
-        geometry: where the codes lie, to measure drift from.
     """
 
     base: Snapshot
     snapshot: Snapshot
     pointer: Pointer
-    geometry: Geometry
 
     @classmethod
     def of(cls, data_dir: Path, base: Snapshot, pointer: Pointer) -> ServedVersion:
@@ -38,10 +35,7 @@ class ServedVersion:
         Raises:
             SnapshotError: if an appended file is damaged.
         """
-        model = base.model
-        codes_N = model.codes_NQ[:, 0].astype(np.int64)
-        geometry = Geometry.measure(model.centroids_CD, model.quantizer_space(None), codes_N)
-        return cls(base, load_appended(data_dir, pointer, base), pointer, geometry)
+        return cls(base, load_appended(data_dir, pointer, base), pointer)
 
     @property
     def handover(self) -> int:
@@ -63,9 +57,7 @@ class ServedVersion:
     def append(
         self,
         data_dir: Path,
-        listed: Sequence[ListedItem],
-        codes_nQ: NDArray[np.int64],
-        vectors_nD: NDArray[np.float32],
+        placed: PlacedItems,
         position: dict[int, int],
         now_ms: int,
         *,
@@ -79,17 +71,8 @@ class ServedVersion:
             OSError: if it cannot be written; the pointer is then as before.
         """
         before = self.pointer.appended
-        appended = write_appended(
-            data_dir,
-            self.base.version,
-            max((one.number for one in before), default=0) + 1,
-            position,
-            items=[one.item for one in listed],
-            codes_nQ=codes_nQ,
-            vectors_nD=vectors_nD,
-            first_seen_n=np.array([one.first_seen for one in listed], np.int64),
-            events_n=np.zeros(len(listed), np.int64),
-        )
+        number = max((one.number for one in before), default=0) + 1
+        appended = write_appended(data_dir, self.base.version, number, position, placed)
         files = (appended,) if merged else (*before, appended)
         pointer = replace(self.pointer, appended=files, published_at=now_ms)
         snapshot = load_appended(data_dir, pointer, self.snapshot)

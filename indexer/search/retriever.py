@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from indexer.search.answers import Answers
 from indexer.search.config import SearchConfig
 from indexer.search.soft_search import SoftSearch
-from indexer.snapshots.item_table import ItemTable
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
 from indexer.snapshots.withdrawn import NONE, read_withdrawn
 from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
 MAX_K = 500
+LABELLING = 32_768
+"""Items that codes are named after: the most clicked."""
 
 
 class QueryError(ValueError):
@@ -196,7 +196,7 @@ class Retriever:
     def label(self, code: int) -> str:
         """What the clicked items of a first-level code have in common: a category, or a title."""
         if self._labels is None:
-            self._labels = code_labels(self.snapshot.items)
+            self._labels = code_labels(self.snapshot)
         return self._labels.get(code, "")
 
     def items_for(
@@ -217,21 +217,12 @@ class Retriever:
 
     def titles(self, item_ids: Sequence[int]) -> list[dict[str, str]]:
         """title, category and external_id of each item; empty strings where unknown."""
-        items = self.loaded.items
-        ids = np.asarray(item_ids, np.int64)
-        at = np.searchsorted(items.item_ids_N, ids)
-        known = (at < len(items)) & (items.item_ids_N[np.minimum(at, len(items) - 1)] == ids)
-        columns = items.rows.select(["title", "category", "external_id"])
-        rows = iter(columns.take(pa.array(at[known])).to_pylist())
-        nothing = {"title": "", "category": "", "external_id": ""}
-        return [next(rows) if one else nothing for one in known]
+        return self.loaded.items.shown(item_ids)
 
 
 def _listed_ms(snapshot: Snapshot) -> NDArray[np.int64]:
     """When the item of each position in the lists was first listed, in milliseconds."""
-    at = np.searchsorted(snapshot.items.item_ids_N, snapshot.lists.item_ids_N)
-    listed: NDArray[np.int64] = snapshot.items.rows["first_seen"].to_numpy()[at]
-    return listed
+    return snapshot.items.first_seen(snapshot.lists.item_ids_N)
 
 
 def _answer(found: Answers, row: int, now_ms: int) -> Answer:
@@ -254,26 +245,35 @@ def _answer(found: Answers, row: int, now_ms: int) -> Answer:
     )
 
 
-def code_labels(items: ItemTable) -> dict[int, str]:
+def code_labels(snapshot: Snapshot) -> dict[int, str]:
     """A name for each first-level code that holds items.
 
     The category with most clicks among its items (its last part, where it is a path); without
-    categories the title of the most clicked item.
+    categories the title of the most clicked item. The `LABELLING` most clicked items are looked at.
     """
-    codes = items.codes_NQ[:, 0].astype(np.int64)
-    weights = items.rows["events"].to_numpy() + 1.0
-    categories, at = np.unique(
-        np.array(items.rows["category"].to_pylist(), dtype=object).astype(str),
-        return_inverse=True,
-    )
+    ids = most_clicked(snapshot, LABELLING)
+    codes, weights = snapshot.lists.locate(ids)[0], snapshot.events_of(ids) + 1.0
+    rows = snapshot.items.shown(ids.tolist())
+    categories, at = np.unique([row["category"] for row in rows] or [""], return_inverse=True)
     labels = {}
-    for code in np.unique(codes).tolist():
+    for code in np.unique(codes[codes >= 0]).tolist():
         mine = np.flatnonzero(codes == code)
         totals = np.bincount(at[mine], weights[mine], len(categories))
         best = str(categories[int(totals.argmax())]).split(" > ")[-1].strip()
         if not best:
             first = int(mine[weights[mine].argmax()])
-            row = items.rows.slice(first, 1).to_pylist()[0]
-            best = row["title"] or row["external_id"] or str(items.item_ids_N[first])
+            best = rows[first]["title"] or rows[first]["external_id"] or str(ids[first])
         labels[code] = best if len(best) <= 60 else f"{best[:58]}…"
     return labels
+
+
+def most_clicked(snapshot: Snapshot, count: int) -> NDArray[np.int64]:
+    """Ids of the items of most events, and of those that the indexer has placed."""
+    items = snapshot.model.items
+    events_N = items.events_N
+    if len(events_N) > count:
+        rows = np.argpartition(-events_N, count)[:count]
+    else:
+        rows = np.arange(len(events_N))
+    placed = [one.ids_n for one in snapshot.placed]
+    return np.unique(np.concatenate([items.ids_N[rows], *placed]))

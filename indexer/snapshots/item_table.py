@@ -1,12 +1,19 @@
-"""`items.parquet`: what a snapshot knows of every item, for people, other tools and display.
+"""What is shown of items: `catalogue-<version>.arrow`, a base and deltas, mapped into memory.
 
-Columns: item_id int64, codes list<int16> (first level first), vector list<float32> (as in the
-lists), first_seen int64 (ms), events int64, title, category, external_id. Rows ascend by item_id.
-An appended file has the same columns. Shapes: N items, Q levels, D dimension.
+Columns: item_id int64, listed bool (false: withdrawn, and in no list), first_seen int64 (ms),
+title, category, external_id. Rows ascend by item_id. A row of a later file takes the place of an
+earlier one. Items that only the model knows have no row; codes and vectors are the model's and the
+lists'.
+
+The files are Arrow IPC without compression: any Arrow reader opens them, and what is asked for is
+read from the page cache, shared between processes.
+
+Shapes: n rows of a file, N items of the table.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,169 +21,219 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexer.errors import SnapshotError
-from indexer.lists.cells import MAX_DIMENSION, MAX_ITEMS
+from indexer.lists.cells import MAX_ITEMS
 from streaming.events import Item
 
-SCHEMA = pa.schema(
-    [
-        ("item_id", pa.int64()),
-        ("codes", pa.list_(pa.int16())),
-        ("vector", pa.list_(pa.float32())),
-        ("first_seen", pa.int64()),
-        ("events", pa.int64()),
-        ("title", pa.string()),
-        ("category", pa.string()),
-        ("external_id", pa.string()),
-    ]
-)
-ROW_BYTES = 64 * 1024
-"""An item takes less than this in memory; a file that declares more is not read."""
+Ids = NDArray[np.int64]
+
+COLUMNS = [
+    ("item_id", pa.int64()),
+    ("listed", pa.bool_()),
+    ("first_seen", pa.int64()),
+    ("title", pa.large_string()),
+    ("category", pa.large_string()),
+    ("external_id", pa.large_string()),
+]
+SCHEMA = pa.schema(COLUMNS)
+SHOWN = ("title", "category", "external_id")
+NOTHING = dict.fromkeys(SHOWN, "")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one file, ascending by id."""
+
+    ids_n: Ids
+    listed_n: NDArray[np.bool_]
+    batch: pa.RecordBatch
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> Rows:
+        """From a record batch that has the columns, and perhaps more."""
+        listed = batch.column("listed").to_numpy(zero_copy_only=False)
+        return cls(batch.column("item_id").to_numpy(), listed, batch.select(SCHEMA.names))
+
+    @classmethod
+    def made(
+        cls, items: Sequence[Item], first_seen_n: NDArray[np.int64], withdrawn: Sequence[int] = ()
+    ) -> Rows:
+        """Rows of items as they are listed, and of some that were withdrawn, none of both.
+
+        Args:
+            items: in any order.
+            first_seen_n: when each was first listed, in ms.
+            withdrawn: ids.
+        """
+        return cls.of(batch_of(items, first_seen_n, withdrawn))
+
+    def find(self, item_ids: Ids) -> Ids:
+        """The row of each item, -1 where it has none."""
+        if not len(self.ids_n):
+            return np.full(len(item_ids), -1)
+        at = np.searchsorted(self.ids_n, item_ids).clip(max=len(self.ids_n) - 1)
+        return np.where(self.ids_n[at] == item_ids, at, -1)
+
+    def write(self, path: Path) -> None:
+        """Write an Arrow IPC file of one batch.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        write_batch(path, self.batch)
+
+    @classmethod
+    def read(cls, path: Path) -> Rows:
+        """Map what `write` wrote, after its digest was verified; further columns are passed over.
+
+        Raises:
+            SnapshotError: for another schema, an absurd size, a value that is missing, or ids that
+                do not ascend.
+        """
+        return cls.of(read_batch(path, SCHEMA))
 
 
 @dataclass(frozen=True)
 class ItemTable:
-    """Items ascending by id; the vectors stay in the lists.
+    """The newest row of every item over some files, the newest file last; immutable."""
 
-    Attributes:
-        item_ids_N: int64.
-        codes_NQ: int16.
-        rows: the other columns as an Arrow table in the same order.
-    """
+    parts: tuple[Rows, ...] = ()
+    _count: int = 0
 
-    item_ids_N: NDArray[np.int64]
-    codes_NQ: NDArray[np.int16]
-    rows: pa.Table
+    @classmethod
+    def of(cls, parts: Sequence[Rows]) -> ItemTable:
+        """From the rows of some files, oldest first."""
+        return functools.reduce(ItemTable.with_rows, parts, cls())
 
     def __len__(self) -> int:
-        return len(self.item_ids_N)
+        return self._count
+
+    def with_rows(self, rows: Rows) -> ItemTable:
+        """The table with a newer file."""
+        before = self.find(rows.ids_n)[0] >= 0
+        more = int(rows.listed_n.sum()) - int(before.sum())
+        return ItemTable((*self.parts, rows), self._count + more)
+
+    def without(self, item_ids: Ids) -> ItemTable:
+        """The table without these items."""
+        there = np.unique(item_ids)
+        there = there[self.find(there)[0] >= 0]
+        if not len(there):
+            return self
+        return self.with_rows(Rows.made([], np.empty(0, np.int64), there.tolist()))
+
+    def find(self, item_ids: Ids) -> tuple[Ids, Ids]:
+        """File and row of each item that is listed; -1, -1 for the others."""
+        item_ids = np.asarray(item_ids, np.int64)
+        parts, rows = np.full(len(item_ids), -1), np.full(len(item_ids), -1)
+        open_n = np.arange(len(item_ids))  # not found in a newer file
+        for number in range(len(self.parts) - 1, -1, -1):
+            if not len(open_n):
+                break
+            part = self.parts[number]
+            at = part.find(item_ids[open_n])
+            here = at >= 0
+            found, at = open_n[here], at[here]
+            listed = part.listed_n[at]
+            parts[found[listed]], rows[found[listed]] = number, at[listed]
+            open_n = open_n[~here]
+        return parts, rows
+
+    def shown(self, item_ids: Sequence[int]) -> list[dict[str, str]]:
+        """title, category and external_id of each item; empty where it is not listed."""
+        return [{name: row[name] for name in SHOWN} for row in self.describe(item_ids)]
 
     def describe(self, item_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """For each item: item_id, codes, first_seen, events, title, category, external_id.
-
-        An unknown item (also -1, the padding of an answer) has its id alone.
-        """
-        found = []
-        for item_id in item_ids:
-            at = int(np.searchsorted(self.item_ids_N, item_id))
-            if at == len(self) or self.item_ids_N[at] != item_id:
-                found.append({"item_id": int(item_id)})
-                continue
-            row = self.rows.slice(at, 1).to_pylist()[0]
-            found.append({"item_id": int(item_id), "codes": self.codes_NQ[at].tolist(), **row})
+        """first_seen, title, category and external_id of each item; 0 and empty where unknown."""
+        found: list[dict[str, Any]] = [{"first_seen": 0, **NOTHING} for _ in item_ids]
+        parts, rows = self.find(np.asarray(item_ids, np.int64))
+        for number in np.unique(parts[parts >= 0]).tolist():
+            mine = np.flatnonzero(parts == number)
+            columns = self.parts[number].batch.select(["first_seen", *SHOWN])
+            told = columns.take(pa.array(rows[mine])).to_pylist()
+            for place, row in zip(mine.tolist(), told, strict=True):
+                found[place] = row
         return found
 
-    def merged(self, other: ItemTable) -> ItemTable:
-        """Both tables; where an item is in both, the row of `other`."""
-        stay = ~np.isin(self.item_ids_N, other.item_ids_N)
-        ids = np.concatenate([self.item_ids_N[stay], other.item_ids_N])
-        order = np.argsort(ids, kind="stable")
-        rows = pa.concat_tables([self.rows.filter(pa.array(stay)), other.rows])
-        return ItemTable(
-            ids[order],
-            np.concatenate([self.codes_NQ[stay], other.codes_NQ])[order],
-            rows.take(pa.array(order)),
-        )
+    def first_seen(self, item_ids: Ids) -> NDArray[np.int64]:
+        """When each item was first listed, in ms; 0 where it is not listed."""
+        parts, rows = self.find(item_ids)
+        first = np.zeros(len(item_ids), np.int64)
+        for number in np.unique(parts[parts >= 0]).tolist():
+            mine = parts == number
+            first[mine] = self.parts[number].batch.column("first_seen").to_numpy()[rows[mine]]
+        return first
 
-    def without(self, item_ids: NDArray[np.int64]) -> ItemTable:
-        """The table without these items."""
-        stay = ~np.isin(self.item_ids_N, item_ids)
-        return ItemTable(
-            self.item_ids_N[stay], self.codes_NQ[stay], self.rows.filter(pa.array(stay))
-        )
+    def packed(self) -> Rows:
+        """All listed items in one: a base."""
+        kept, later = [], np.empty(0, np.int64)
+        for part in reversed(self.parts):
+            stay = part.listed_n & ~np.isin(part.ids_n, later)
+            kept.append(part.batch.filter(pa.array(stay)))
+            later = np.union1d(later, part.ids_n)
+        if not kept:
+            return Rows.made([], np.empty(0, np.int64))
+        table = pa.Table.from_batches(kept).combine_chunks()
+        order = np.argsort(table["item_id"].to_numpy(), kind="stable")
+        batches = table.take(pa.array(order)).combine_chunks().to_batches()
+        return Rows.of(batches[0]) if batches else Rows.made([], np.empty(0, np.int64))
 
-
-def write_items(
-    path: Path,
-    items: Sequence[Item],
-    codes_NQ: NDArray[np.int64],
-    vectors_ND: NDArray[np.float32],
-    first_seen_N: NDArray[np.int64],
-    events_N: NDArray[np.int64],
-) -> None:
-    """Write a Parquet file with zstd; `items` ascend by id."""
-    table = pa.table(
-        [
-            pa.array([i.item_id for i in items], pa.int64()),
-            _lists(codes_NQ.astype(np.int16)),
-            _lists(vectors_ND.astype(np.float32)),
-            pa.array(first_seen_N, pa.int64()),
-            pa.array(events_N, pa.int64()),
-            pa.array([i.title for i in items], pa.string()),
-            pa.array([i.category for i in items], pa.string()),
-            pa.array([i.external_id for i in items], pa.string()),
-        ],
-        schema=SCHEMA,
-    )
-    pq.write_table(table, path, compression="zstd")
+    @functools.cached_property
+    def item_ids_N(self) -> NDArray[np.int64]:
+        """Ids of all listed items, ascending: a pass over the catalogue."""
+        return self.packed().ids_n
 
 
-def _lists(rows: NDArray[Any]) -> pa.ListArray:
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.ravel()))
+def batch_of(
+    items: Sequence[Item], first_seen_n: NDArray[np.int64], withdrawn: Sequence[int] = ()
+) -> pa.RecordBatch:
+    """The record batch of items as listed, and of some that were withdrawn, ascending by id."""
+    n, gone = len(items), list(withdrawn)
+    nothing = [""] * len(gone)
+    ids = np.array([*(one.item_id for one in items), *gone], np.int64)
+    columns = [
+        pa.array(ids, pa.int64()),
+        pa.array(np.arange(len(ids)) < n),
+        pa.array(np.concatenate([first_seen_n, np.zeros(len(gone), np.int64)]), pa.int64()),
+        pa.array([*(one.title for one in items), *nothing], pa.large_string()),
+        pa.array([*(one.category for one in items), *nothing], pa.large_string()),
+        pa.array([*(one.external_id for one in items), *nothing], pa.large_string()),
+    ]
+    batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    if (ids[1:] > ids[:-1]).all():
+        return batch
+    return batch.take(pa.array(np.argsort(ids, kind="stable")))
 
 
-def read_items(path: Path, levels: int, first_level_codes: int) -> ItemTable:
-    """Read what `write_items` wrote, without the vectors, after the digest was verified.
-
-    Raises:
-        SnapshotError: for another schema, an absurd size, ids that do not ascend, or codes that
-            the model does not have.
-    """
-    table = _read(path, [name for name in SCHEMA.names if name != "vector"])
-    ids = table["item_id"].to_numpy()
-    if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
-        raise SnapshotError(f"{path}: item ids do not ascend, or one is there twice")
-    codes = _matrix(path, table["codes"], levels)
-    if len(codes) and not 0 <= codes[:, 0].min() <= codes[:, 0].max() < first_level_codes:
-        raise SnapshotError(f"{path}: a first-level code is outside 0..{first_level_codes - 1}")
-    return ItemTable(ids, codes, table.drop_columns(["item_id", "codes"]))
+def write_batch(path: Path, batch: pa.RecordBatch) -> None:
+    """Write an Arrow IPC file of one batch."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
-def read_vectors(path: Path, dimension: int) -> NDArray[np.float32]:
-    """The vectors (N, D) of an items file.
+def read_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
+    """Map a file of `write_batch` whose rows ascend by `item_id`.
 
     Raises:
-        SnapshotError: for another dimension or a vector that is not finite.
+        SnapshotError: if it is none, has another schema, or is inconsistent.
     """
-    vectors = _matrix(path, _read(path, ["vector"])["vector"], dimension)
-    if not np.isfinite(vectors).all():
-        raise SnapshotError(f"{path}: a vector is not finite")
-    return vectors
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                raise SnapshotError(f"{path}: has other columns than an items file")
-            declared = file.metadata
-            groups = range(declared.num_row_groups)
-            size = sum(declared.row_group(g).total_byte_size for g in groups)
-            if declared.num_rows > MAX_ITEMS or size > (declared.num_rows + 16) * ROW_BYTES:
-                raise SnapshotError(f"{path}: declares {declared.num_rows} rows, {size} bytes")
-            table = file.read(columns=columns)
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        if pa.schema(list(file.schema)[: len(schema)]) != schema:
+            raise SnapshotError(f"{path}: has other columns than an items file of this version")
+        if file.num_record_batches != 1:
+            raise SnapshotError(f"{path}: holds {file.num_record_batches} batches, not one")
+        batch = file.get_batch(0)
+        batch.validate(full=True)  # offsets and text, before anything is read by them
     except (OSError, pa.ArrowException) as error:
         raise SnapshotError(f"{path}: {error}") from error
-    if any(column.null_count for column in table.columns):
+    if batch.num_rows > MAX_ITEMS:
+        raise SnapshotError(f"{path}: declares {batch.num_rows} rows")
+    if any(column.null_count for column in batch.columns):
         raise SnapshotError(f"{path}: a value is missing")
-    return table
-
-
-def _matrix(path: Path, column: pa.ChunkedArray, width: int) -> NDArray[Any]:
-    """A column of lists of one length as a matrix."""
-    if not 1 <= width <= MAX_DIMENSION:
-        raise SnapshotError(f"{path}: absurd width {width}")
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # a column without chunks
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    lengths = np.diff(array.offsets.to_numpy()) if len(array) else np.empty(0, np.int64)
-    if (lengths != width).any():
-        raise SnapshotError(f"{path}: a list of {lengths[lengths != width][0]}, not of {width}")
-    values = array.flatten()
-    if values.null_count:
-        raise SnapshotError(f"{path}: a value is missing")
-    return values.to_numpy(zero_copy_only=False).reshape(len(array), width)
+    ids = batch.column("item_id").to_numpy()
+    if not (ids[1:] > ids[:-1]).all():
+        raise SnapshotError(f"{path}: item ids do not ascend, or one is there twice")
+    return batch

@@ -1,7 +1,7 @@
 """`current.json`: which snapshot is served, and what was appended to it since.
 
     {"version": 7, "path": "snapshots/00000007", "digest": SHA-256 of its manifest,
-     "appended": [{"file": "appended/00000007-0001.parquet", "sha256": ..., "position": {...}}],
+     "appended": [{"file": "appended/00000007-0001.arrow", "sha256": ..., "position": {...}}],
      "published_at": ms}
 
 The file is replaced in one step, so a reader sees the old state or the new one. Paths are
@@ -25,7 +25,7 @@ POINTER = "current.json"
 SNAPSHOTS = "snapshots"
 APPENDED = "appended"
 _SNAPSHOT = re.compile(rf"{SNAPSHOTS}/(\d{{8}})")
-_APPENDED = re.compile(rf"{APPENDED}/(\d{{8}})-(\d{{4,}})\.parquet")
+_APPENDED = re.compile(rf"{APPENDED}/(\d{{8}})-(\d{{4,}})\.arrow")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,7 +40,7 @@ class Appended:
     @property
     def number(self) -> int:
         """Its number among those of its version, from 1."""
-        return int(self.file.rsplit("-", 1)[1].removesuffix(".parquet"))
+        return int(self.file.rsplit("-", 1)[1].removesuffix(".arrow"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def snapshot_path(version: int) -> str:
 
 def appended_path(version: int, number: int) -> str:
     """Where the `number`-th file appended to a version lies, relative to the data directory."""
-    return f"{APPENDED}/{version:08d}-{number:04d}.parquet"
+    return f"{APPENDED}/{version:08d}-{number:04d}.arrow"
 
 
 def read_pointer(data_dir: Path) -> Pointer | None:

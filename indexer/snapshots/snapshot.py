@@ -2,71 +2,74 @@
 
     snapshots/<version, 8 digits>/
         weights.safetensors, items-<handover>.safetensors   from the trainer's handover
-        items.parquet         items, codes, vectors, features
         index/<code>.safetensors   the list of each first-level code
-        manifest.json         written last: `SnapshotFacts` and the digest of every file
+        changes.safetensors   how the lists differ from their files
+        placed.arrow   items that the model has not learnt, or not as they are listed
+        catalogue-<version>.arrow   what is shown of items: a base and deltas
+        manifest.json   written last: `SnapshotFacts` and the digest of every file
 
-Files that did not change are hard links to the handover or the parent snapshot. A reader checks
-every digest before it parses anything, and then that the parts fit each other, so that codebook,
-towers and lists of different versions never answer together.
+What did not change is a hard link to the handover or the parent snapshot, so that a version costs
+what changed, and is complete by itself. A reader checks digests before it parses anything, each
+file once, and then that the parts fit each other, so that codebook, towers and lists of different
+versions never answer together. Given a version that it holds, it reads what differs from it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import IndexerError, SnapshotError
 from indexer.lists.code_lists import CodeLists, file_name
-from indexer.snapshots.item_table import ItemTable, read_items, read_vectors, write_items
-from indexer.snapshots.pointer import (
-    APPENDED,
-    SNAPSHOTS,
-    Appended,
-    Pointer,
-    appended_path,
-    read_pointer,
-    snapshot_path,
-)
-from indexer.snapshots.published import begin_with, published, record, require_published
-from indexer.snapshots.snapshot_facts import SnapshotFacts
-from model.artifacts.chain import link
-from model.artifacts.manifest import Manifest, ManifestError, publish, read_manifest, sha256, verify
+from indexer.snapshots import learnt_lists
+from indexer.snapshots.item_table import ItemTable, Rows
+from indexer.snapshots.learnt_lists import ids_of
+from indexer.snapshots.list_changes import ListChanges
+from indexer.snapshots.placed_items import PlacedItems
+from indexer.snapshots.pointer import SNAPSHOTS, Appended, Pointer, read_pointer, snapshot_path
+from indexer.snapshots.published import begin_with, published, require_published
+from indexer.snapshots.snapshot_facts import CATALOGUE, SnapshotFacts
+from model.artifacts.chain import Chain
+from model.artifacts.manifest import Manifest, ManifestError, read_manifest, verify
 from model.artifacts.numbered import NumberedDirectories
-from streaming.durable_files import PARTIAL, appear, make_folder
-from streaming.events import Item
+from model.artifacts.verified_files import VerifiedFiles
 
 if TYPE_CHECKING:  # torch is needed where a model is loaded only
+    from model.retrieval.item_segments import ItemSegments
     from model.retrieval.retrieval_model import RetrievalModel
 
 KIND = "snapshot"
 WEIGHTS = "weights.safetensors"
-ITEMS = "items.parquet"
+CHANGES = "changes.safetensors"
+PLACED = "placed.arrow"
 INDEX = "index"
 
-ModelLoader = Callable[[Path, Manifest], "RetrievalModel"]
+ModelLoader = Callable[[Path, Manifest, "ItemSegments"], "RetrievalModel"]
+"""Reads the weights of a published directory, whose items are loaded."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A verified snapshot, ready to answer; `lists` and `items` include what was appended.
+    """A verified snapshot, ready to answer.
 
     Attributes:
         facts: what its manifest says of it.
         path: its directory.
         manifest: digests.
-        model: the weights.
-        lists: the items by first-level code.
-        items: features for display.
+        model: the weights, and the items that it has learnt.
+        lists: the items by first-level code, with those placed by the indexer.
+        items: what is shown of them.
+        learnt: the lists of the directory without placed items: the bases are its files.
+        catalogue: the table of the directory.
+        absent: int64 ids, ascending: what the model knows and `learnt` does not hold.
+        placed: items placed by the indexer: the directory's, then those appended to it.
         appended: the files appended to it that are loaded.
-        appended_items: ids of the items in them.
     """
 
     facts: SnapshotFacts
@@ -75,77 +78,82 @@ class Snapshot:
     model: RetrievalModel
     lists: CodeLists
     items: ItemTable
+    learnt: CodeLists
+    catalogue: ItemTable
+    absent: NDArray[np.int64]
+    placed: tuple[PlacedItems, ...] = ()
     appended: tuple[Appended, ...] = ()
-    appended_items: frozenset[int] = frozenset()
 
     @property
     def version(self) -> int:
         """Its number."""
         return self.facts.version
 
+    @property
+    def appended_items(self) -> set[int]:
+        """Ids of the items that are in the lists because they were appended."""
+        ids = np.concatenate([np.empty(0, np.int64), *(one.ids_n for one in self.placed[1:])])
+        return set(ids[self.lists.locate(ids)[0] >= 0].tolist())
+
     def without(self, item_ids: NDArray[np.int64]) -> Snapshot:
         """The same without these items; itself where it holds none of them."""
         lists = self.lists.without(item_ids)
         if lists is self.lists:
             return self
-        left = self.appended_items - set(item_ids.tolist())
-        items = self.items.without(item_ids)
-        return replace(self, lists=lists, items=items, appended_items=left)
+        return replace(self, lists=lists, items=self.items.without(item_ids))
 
+    def with_placed(self, placed: PlacedItems) -> Snapshot:
+        """The same with items that somebody has placed, wherever they were before.
 
-@dataclass(frozen=True)
-class Source:
-    """A verified file and its digest, to be linked into a snapshot."""
+        Raises:
+            IndexerError: as `CodeLists.with_items`.
+        """
+        return replace(
+            self,
+            lists=self.lists.with_items(placed.ids_n, placed.codes_nQ, placed.vectors_nD),
+            items=self.items.with_rows(placed.rows),
+            placed=(*self.placed, placed),
+        )
 
-    path: Path
-    sha256: str
+    def codes_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Codes (n, Q) of items, -1 for those that are in no list."""
+        items = self.model.items
+        rows = items.rows(item_ids)
+        codes = np.full((len(item_ids), items.codes_NQ.shape[1]), -1, np.int64)
+        codes[rows >= 0] = items.codes_NQ[rows[rows >= 0]]
+        for one in self.placed:
+            at = one.rows.find(item_ids)
+            codes[at >= 0] = one.codes_nQ[at[at >= 0]]
+        codes[self.lists.locate(item_ids)[0] < 0] = -1
+        return codes
 
+    def events_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many events the model has seen of each item."""
+        rows = self.model.items.rows(item_ids)
+        return np.where(rows >= 0, self.model.items.events_N[rows], 0) if len(rows) else rows
 
-def write_snapshot(
-    data_dir: Path,
-    facts: SnapshotFacts,
-    *,
-    linked: Sequence[Source],
-    lists: CodeLists,
-    items: Sequence[Item],
-    codes_NQ: NDArray[np.int64],
-    first_seen_N: NDArray[np.int64],
-    events_N: NDArray[np.int64],
-    parent: Snapshot | None = None,
-    shared: Sequence[int] = (),
-) -> Manifest:
-    """Publish `snapshots/<facts.version>`; the lists of the `shared` codes are those of `parent`.
+    def describe(self, item_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """For each item: item_id, codes, first_seen, events, title, category, external_id.
 
-    Weights and segments of items are `linked`.
-
-    Raises:
-        FileExistsError: if the version exists.
-        OSError: if it cannot be written; nothing of it is then visible.
-    """
-    known = {source.path.name: source.sha256 for source in linked}
-    names = [f"{INDEX}/{file_name(code)}" for code in shared]
-    if parent is not None:
-        known |= {name: parent.manifest.files[name][0] for name in names}
-
-    def write(directory: Path) -> None:
-        for source in linked:
-            link(source.path, directory / source.path.name)
-        vectors_ND = lists.vectors_of(np.array([i.item_id for i in items], np.int64))
-        write_items(directory / ITEMS, items, codes_NQ, vectors_ND, first_seen_N, events_N)
-        lists.write(directory / INDEX, shared, parent.path / INDEX if parent else None)
-
-    return publish(
-        data_dir / snapshot_path(facts.version),
-        KIND,
-        facts.to_json(),
-        write,
-        known,
-        lambda digest: record(data_dir, facts.version, digest),
-    )
+        An item that is in no list (also -1, the padding of an answer) has its id alone.
+        """
+        ids = np.asarray(item_ids, np.int64)
+        codes, events = self.codes_of(ids), self.events_of(ids)
+        rows = self.items.describe(ids.tolist())
+        return [
+            {"item_id": int(one), "codes": code.tolist(), "events": int(count), **row}
+            if code[0] >= 0
+            else {"item_id": int(one)}
+            for one, code, count, row in zip(ids, codes, events, rows, strict=True)
+        ]
 
 
 def load_snapshot(
-    directory: Path, load_model: ModelLoader | None = None, digest: str | None = None
+    directory: Path,
+    load_model: ModelLoader | None = None,
+    digest: str | None = None,
+    held: Snapshot | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> Snapshot:
     """Verify and read a snapshot directory, without what was appended to it.
 
@@ -153,41 +161,139 @@ def load_snapshot(
         directory: `<data>/snapshots/<version>`.
         load_model: reads the weights; by default `RetrievalModel.load` on the CPU.
         digest: what the manifest's digest must be (the pointer says), None for any.
+        held: a version, older or newer, from which what is the same is taken over.
+        verified: files that are known; None for none.
 
     Raises:
         SnapshotError: naming the file that is missing, altered, foreign or does not fit, or what
-            to do about a snapshot that a newer version of this program wrote.
+            to do about a snapshot that another version of this program wrote.
     """
     try:
-        manifest = verify(directory, KIND)
+        manifest = verify(directory, KIND, (verified or VerifiedFiles()).digest)
     except ManifestError as error:
         raise SnapshotError(str(error)) from error
     if digest is not None and manifest.digest != digest:
         raise SnapshotError(f"{directory}: is another snapshot than the pointer names")
+    facts = facts_of(directory, manifest)
+    try:
+        items = load_items(directory, manifest, held)
+        model = (load_model or load_weights)(directory, manifest, items)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise SnapshotError(f"{directory}/{WEIGHTS}: {error}") from error
+    C = model.first_level_codes
+    index = [f"{INDEX}/{file_name(code)}" for code in range(C)]
+    expected = {WEIGHTS, CHANGES, PLACED, *facts.segments, *facts.catalogue, *index}
+    if manifest.files.keys() != expected:
+        odd = sorted(manifest.files.keys() ^ expected)
+        raise SnapshotError(f"{directory}: {odd[0]!r} is missing or too much for {C} codes")
+    changes = ListChanges.load(directory / CHANGES, C)
+    learnt = _lists(directory, manifest, changes, model, held)
+    catalogue = _catalogue(directory, manifest, held)
+    placed = PlacedItems.read(directory / PLACED, model.levels, model.dimension, C)
+    snapshot = Snapshot(
+        facts, directory, manifest, model, learnt, catalogue, learnt, catalogue, changes.absent_a
+    )
+    try:
+        return snapshot.with_placed(placed)
+    except IndexerError as error:
+        raise SnapshotError(f"{directory / PLACED}: {error}") from error
+
+
+def facts_of(directory: Path, manifest: Manifest) -> SnapshotFacts:
+    """The facts of a snapshot that this program can read.
+
+    Raises:
+        SnapshotError: saying what to do about one that another version of this program wrote.
+    """
     try:
         facts = SnapshotFacts.of(manifest)
     except ManifestError as error:
         raise SnapshotError(f"{directory}: {error}") from error
+    if facts.schema_version < SnapshotFacts.VERSION:
+        raise SnapshotError(
+            f"{directory}: written by an older version of this program, whose lists this one does "
+            "not read: it makes a version of its own of the trainer's next handover; to go back "
+            "to this one, run the program that wrote it"
+        )
     if not facts.version:
         raise SnapshotError(f"{directory}: its manifest says no version")
+    return facts
+
+
+def load_items(directory: Path, manifest: Manifest, held: Snapshot | None) -> ItemSegments:
+    """What a published directory says of the items; segments that are held are not read again.
+
+    Raises:
+        ManifestError: if it names no segments.
+        SegmentError: if they do not fit each other.
+    """
+    from model.retrieval.item_segments import ItemSegments
+
+    known = (held.manifest, held.model.items) if held is not None else None
+    return ItemSegments.load(directory, manifest, known)
+
+
+def _lists(
+    directory: Path,
+    manifest: Manifest,
+    changes: ListChanges,
+    model: RetrievalModel,
+    held: Snapshot | None,
+) -> CodeLists:
+    """The lists of what the model has learnt."""
+    index, C = directory / INDEX, model.first_level_codes
+    if held is None or (len(held.learnt.lists), held.learnt.dimension) != (C, model.dimension):
+        return learnt_lists.read(index, C, changes, model.items)
+    moved = learnt_lists.movement(held.model.items, model.items)
     try:
-        model = (load_model or load_weights)(directory, manifest)
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise SnapshotError(f"{directory}/{WEIGHTS}: {error}") from error
-    C = model.first_level_codes
-    index = (f"{INDEX}/{file_name(code)}" for code in range(C))
-    expected = {WEIGHTS, *facts.segments, ITEMS, *index}
-    if manifest.files.keys() != expected:
-        odd = sorted(manifest.files.keys() ^ expected)
-        raise SnapshotError(f"{directory}: {odd[0]!r} is missing or too much for {C} codes")
-    items = read_items(directory / ITEMS, model.levels, C)
-    holding = (items.item_ids_N, items.codes_NQ[:, 0])
-    lists = CodeLists.load(directory / INDEX, C, model.dimension, holding)
-    return Snapshot(facts, directory, manifest, model, lists, items)
+        lists = learnt_lists.advanced(
+            held.learnt, moved, changes.absent_a, held.absent, model.items
+        )
+        fresh = {}
+        for code in range(C):
+            name = f"{INDEX}/{file_name(code)}"
+            if manifest.files[name][0] == held.manifest.files[name][0]:
+                continue
+            fresh[code] = one = learnt_lists.read_list(index, code, changes, model.items)
+            if not np.array_equal(ids_of(one), ids_of(lists.lists[code])):
+                raise SnapshotError(
+                    f"{directory / name} does not hold the items that have its code"
+                )
+        return lists.replaced(fresh)
+    except IndexerError as error:
+        raise SnapshotError(f"{directory}: {error}") from error
+
+
+def _catalogue(directory: Path, manifest: Manifest, held: Snapshot | None) -> ItemTable:
+    try:
+        chain = Chain.of(directory, manifest, CATALOGUE)
+    except ManifestError as error:
+        raise SnapshotError(str(error)) from error
+    known: dict[str, Rows] = {}
+    if held is not None:
+        before = [held.manifest.files[name][0] for name in held.facts.catalogue]
+        known = dict(zip(before, held.catalogue.parts, strict=True))
+        if (new := chain.since(before)) is not None:
+            table = held.catalogue
+            for name in new:
+                table = table.with_rows(Rows.read(directory / name))
+            return table
+    digests = [chain.digests[name] for name in chain.names]
+    return ItemTable.of(
+        [
+            known[digest] if digest in known else Rows.read(path)
+            for digest, path in zip(digests, chain.paths(), strict=True)
+        ]
+    )
 
 
 def load_version(
-    data_dir: Path, version: int, load_model: ModelLoader | None = None, digest: str | None = None
+    data_dir: Path,
+    version: int,
+    load_model: ModelLoader | None = None,
+    digest: str | None = None,
+    held: Snapshot | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> Snapshot:
     """`load_snapshot` of a version of a data directory, if it is what was published there.
 
@@ -197,7 +303,7 @@ def load_version(
     directory = data_dir / snapshot_path(version)
     found = manifest_of(directory).digest
     require_published(data_dir, version, found)
-    snapshot = load_snapshot(directory, load_model, digest or found)
+    snapshot = load_snapshot(directory, load_model, digest or found, held, verified)
     if snapshot.version != version:
         raise SnapshotError(f"{snapshot.path}: is version {snapshot.version}")
     return snapshot
@@ -227,14 +333,16 @@ def note_published(data_dir: Path) -> None:
         begin_with(data_dir, found)
 
 
-def load_weights(directory: Path, manifest: Manifest) -> RetrievalModel:
+def load_weights(directory: Path, manifest: Manifest, items: ItemSegments) -> RetrievalModel:
     """`RetrievalModel.load` on the CPU; torch is imported here, where it is first needed."""
     from model.retrieval.retrieval_model import RetrievalModel
 
-    return RetrievalModel.load(directory, manifest)
+    return RetrievalModel.load(directory, manifest, items=items)
 
 
-def load_appended(data_dir: Path, pointer: Pointer, snapshot: Snapshot) -> Snapshot:
+def load_appended(
+    data_dir: Path, pointer: Pointer, snapshot: Snapshot, verified: VerifiedFiles | None = None
+) -> Snapshot:
     """The snapshot with every file of `pointer.appended` that it does not hold yet.
 
     Raises:
@@ -243,7 +351,7 @@ def load_appended(data_dir: Path, pointer: Pointer, snapshot: Snapshot) -> Snaps
     """
     if pointer.version != snapshot.version:
         raise SnapshotError(f"appended to version {pointer.version}, not {snapshot.version}")
-    lists, items, added = snapshot.lists, snapshot.items, set[int]()
+    model, verified = snapshot.model, verified or VerifiedFiles()
     for one in pointer.appended:
         if one in snapshot.appended:
             continue
@@ -251,33 +359,27 @@ def load_appended(data_dir: Path, pointer: Pointer, snapshot: Snapshot) -> Snaps
         try:
             if path.resolve().parent != (data_dir / one.file).parent.resolve():
                 raise SnapshotError(f"{path}: leads outside {path.parent}")
-            if sha256(path) != one.sha256:
+            if verified.digest(path) != one.sha256:
                 raise SnapshotError(f"{path}: content differs from the digest in the pointer")
         except OSError as error:
             raise SnapshotError(f"{path}: {error.strerror}") from error
-        new = read_items(path, snapshot.model.levels, snapshot.model.first_level_codes)
-        vectors = read_vectors(path, snapshot.model.dimension)
+        placed = PlacedItems.read(path, model.levels, model.dimension, model.first_level_codes)
         try:
-            lists = lists.with_items(new.item_ids_N, new.codes_NQ, vectors)
+            snapshot = snapshot.with_placed(placed)
         except IndexerError as error:
             raise SnapshotError(f"{path}: {error}") from error
-        items = items.merged(new)
-        added.update(new.item_ids_N.tolist())
-    return replace(
-        snapshot,
-        lists=lists,
-        items=items,
-        appended=pointer.appended,
-        appended_items=snapshot.appended_items | added,
-    )
+    return replace(snapshot, appended=pointer.appended)
 
 
 def load_served(
-    data_dir: Path, load_model: ModelLoader | None = None, loaded: Snapshot | None = None
+    data_dir: Path,
+    load_model: ModelLoader | None = None,
+    loaded: Snapshot | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> Snapshot | None:
     """What `current.json` names, with what was appended; None before the first snapshot.
 
-    Given what is `loaded`, only what is new is read: `loaded` itself is returned if nothing is.
+    Given what is `loaded`, only what differs is read: `loaded` itself is returned if nothing does.
 
     Raises:
         SnapshotError: if any of it is unusable; what is loaded goes on serving. A snapshot may
@@ -287,48 +389,14 @@ def load_served(
     if pointer is None:
         return None
     if loaded is None or loaded.manifest.digest != pointer.digest:
-        loaded = load_version(data_dir, pointer.version, load_model, pointer.digest)
-    return (
-        loaded if loaded.appended == pointer.appended else load_appended(data_dir, pointer, loaded)
-    )
-
-
-def write_appended(
-    data_dir: Path,
-    version: int,
-    number: int,
-    position: dict[int, int],
-    *,
-    items: Sequence[Item],
-    codes_nQ: NDArray[np.int64],
-    vectors_nD: NDArray[np.float32],
-    first_seen_n: NDArray[np.int64],
-    events_n: NDArray[np.int64],
-) -> Appended:
-    """Write the `number`-th file appended to a version; it counts once the pointer names it."""
-    path = data_dir / appended_path(version, number)
-    make_folder(path.parent)
-    partial = path.parent / f"{PARTIAL}{path.name}-{os.getpid()}"
-    write_items(partial, items, codes_nQ, vectors_nD, first_seen_n, events_n)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    digest = sha256(partial)
-    appear(partial, path)
-    return Appended(appended_path(version, number), digest, position)
+        loaded = load_version(
+            data_dir, pointer.version, load_model, pointer.digest, loaded, verified
+        )
+    if loaded.appended == pointer.appended:
+        return loaded
+    return load_appended(data_dir, pointer, loaded, verified)
 
 
 def versions(data_dir: Path) -> list[int]:
     """Published versions, ascending."""
     return NumberedDirectories(data_dir / SNAPSHOTS).numbers()
-
-
-def remove_versions(data_dir: Path, keep: int, protected: set[int]) -> list[int]:
-    """Remove all but the last `keep` versions and the protected ones, and what was appended.
-
-    Returns the removed versions.
-    """
-    removed = NumberedDirectories(data_dir / SNAPSHOTS).keep(keep, protected)
-    for version in removed:
-        for file in (data_dir / APPENDED).glob(f"{version:08d}-*.parquet"):
-            file.unlink(missing_ok=True)
-    return removed

@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.artifacts.former_settings import without_constants
-from model.artifacts.manifest import Manifest
+from model.artifacts.manifest import Manifest, ManifestError
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.network.item_tower import ItemInputs, initial_ids
 from model.network.sparc import Sparc, neighbour_features
-from model.retrieval.item_segments import ItemSegments, Segment, SegmentError
+from model.retrieval.item_segments import ItemSegments, SegmentError
 from model.retrieval.single_user import SingleUser
 from model.tables import cooccurrence
 from model.tables.cooccurrence import Neighbours, look_up
@@ -153,18 +153,15 @@ class RetrievalModel:
         path = directory / WEIGHTS
         if "model" not in manifest.facts:
             raise ModelError(f"{directory}: the manifest's facts describe no model")
-        segments = manifest.facts.get("segments") or []
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: not readable as safetensors ({error})") from error
-        if not segments or not all(name in manifest.files for name in segments):
-            raise ModelError(f"{directory}: the manifest names no segments of items")
         try:
             if items is None:
-                items = ItemSegments.of([Segment.load(directory / name) for name in segments])
+                items = ItemSegments.load(directory, manifest)
             return cls(tensors, manifest.facts["model"], items, device)
-        except SegmentError as error:
+        except (ManifestError, SegmentError) as error:
             raise ModelError(f"{directory}: {error}") from error
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
@@ -281,13 +278,10 @@ class RetrievalModel:
         return self._sparc.item_tower.content(inputs)
 
     @torch.inference_mode()
-    def quantizer_space(self, items: Sequence[Item] | None = None) -> np.ndarray:
-        """Where items lie in the space of the centroids: (N, D of z) float32; None: all of them."""
-        if items is None:
-            z_ND = torch.from_numpy(self.vectors_ND).to(self._device)
-        else:
-            z_ND = self._place(items)
-        return self._sparc.quantizer.standardise(z_ND).cpu().numpy()
+    def quantizer_space(self, z_nD: np.ndarray) -> np.ndarray:
+        """Where places (n, D) lie in the space of the centroids: float32 of the same shape."""
+        z = torch.from_numpy(np.asarray(z_nD, np.float32)).to(self._device)
+        return self._sparc.quantizer.standardise(z).cpu().numpy()
 
     def encode(self, histories: Sequence[History], now_ms: np.ndarray) -> Encoded:
         """Encode histories as of `now_ms` (B,). An empty history gives the prior."""

@@ -34,6 +34,7 @@ from indexer.indexing.listing import Announced
 from indexer.lists.code_list import CodeList
 from indexer.lists.code_lists import CodeLists, members
 from model.artifacts.manifest import Manifest
+from model.retrieval.item_segments import ItemSegments
 from streaming.events import Item
 from tests.benchmarks.clustered_items import clustered
 from tests.benchmarks.reports import begun, write
@@ -164,8 +165,8 @@ def on_disk(
     return _beside_build(build[0], found)
 
 
-def load(directory: Path, manifest: Manifest) -> WideStandIn:
-    return WideStandIn.load(directory, manifest)  # type: ignore[return-value]
+def load(directory: Path, manifest: Manifest, items: ItemSegments) -> WideStandIn:
+    return WideStandIn.load(directory, manifest, items)  # type: ignore[return-value]
 
 
 def _listen(indexer: Indexer, items: list[Item], offset: int) -> int:

@@ -158,9 +158,9 @@ class Learnt(Clustered):
     @classmethod
     def of(cls, directory: Path) -> Learnt:
         snapshot = load_snapshot(directory)
-        ids_N = snapshot.items.item_ids_N
+        ids_N = np.sort(snapshot.lists.item_ids_N[snapshot.lists.item_ids_N >= 0])
         vectors_ND = snapshot.lists.vectors_of(ids_N)
-        codes_NQ = snapshot.items.codes_NQ.astype(np.int64)
+        codes_NQ = snapshot.codes_of(ids_N)
         C = len(snapshot.lists.lists)
         counts_C = np.maximum(np.bincount(codes_NQ[:, 0], minlength=C), 1)
         means_CD = np.stack([np.bincount(codes_NQ[:, 0], x, C) / counts_C for x in vectors_ND.T], 1)

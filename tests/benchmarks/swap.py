@@ -108,7 +108,7 @@ def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
     search = SearchConfig(codes=4)
     pointers, known = {}, {}
     rng = np.random.default_rng(options.seed)
-    ids = load_snapshot(data_dir / snapshot_path(1), StandIn.load).items.item_ids_N
+    ids = load_snapshot(data_dir / snapshot_path(1), StandIn.load).model.items.ids_N
     queries = [
         Query(rng.choice(ids, 10).tolist(), [1] * 10, now_ms=1_000, k=K) for _ in range(QUERIES)
     ]

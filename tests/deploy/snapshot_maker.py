@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
-from indexer.lists.code_lists import CodeLists
+from indexer.building.build import build
+from indexer.building.placing import ListedItem, place
+from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import Appended, Pointer, snapshot_path, write_pointer
 from indexer.snapshots.published import record
-from indexer.snapshots.snapshot import Source, load_snapshot, write_appended, write_snapshot
+from indexer.snapshots.snapshot import load_snapshot
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from indexer.snapshots.snapshot_writing import Contents, Source, write_appended, write_snapshot
+from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import Manifest, read_manifest, sha256
 from model.learning.learner import Learner, LearnerConfig
 from model.network import quantizer, sparc
@@ -74,7 +78,17 @@ def make_snapshots(data_dir: Path, versions: int, seed: int = 0) -> None:
             "parent": version - 1 or None,
             "codebook_generation": 1,
             "rebuilt_codes": [0, 3],
-            "reasons": {"0": ["drift"], "3": ["drift"]},
+            "reasons": {"0": ["drift"], "3": ["changes", "drift"]},
+            "codes": 8,
+            "shared_codes": 6,
+            "moved_items": 9,
+            "changes": {
+                "items": 59,
+                "new_items": 1,
+                "moved_items": 4,
+                "moves": [[2, 3, 4]],
+                "examples": [["Soap", 2, 3]],
+            },
             "catalogue_items": ITEMS,
             "indexed_items": ITEMS,
         }
@@ -83,26 +97,22 @@ def make_snapshots(data_dir: Path, versions: int, seed: int = 0) -> None:
 
 def publish(data_dir: Path, facts: dict[str, Any], learner: Learner, listed: list[Item]) -> None:
     """Write what a learner knows as a snapshot, as the indexer does; no pointer moves."""
-    by_id = {item.item_id: item for item in listed}
     export = learner.export()
     model = export.model()
     weights, segment = data_dir / "weights.safetensors", data_dir / "items-00000001.safetensors"
     save_file(export.tensors, weights)
     export.segment.save(segment)
-    order = np.argsort(model.item_ids_N)
-    lists = CodeLists.build(
-        model.item_ids_N, model.codes_NQ, model.vectors_ND, model.first_level_codes
+    made = build(model, place(model, []), None, drift_threshold=0.1)
+    described = {"model": export.facts, "segments": [segment.name], "sizes": made.sizes_C.tolist()}
+    contents = Contents(
+        handed_over=[Source(path, sha256(path)) for path in (weights, segment)],
+        learnt=made.rebuild.lists,
+        rebuilt=made.rebuild.reasons,
+        absent=made.absent,
+        placed=made.placed,
+        listed=Rows.made(listed, np.full(len(listed), START_MS)),
     )
-    write_snapshot(
-        data_dir,
-        SnapshotFacts(**facts | {"model": export.facts, "segments": [segment.name]}),
-        linked=[Source(path, sha256(path)) for path in (weights, segment)],
-        lists=lists,
-        items=[by_id[i] for i in model.item_ids_N[order].tolist()],
-        codes_NQ=model.codes_NQ[order],
-        first_seen_N=np.full(len(lists), START_MS),
-        events_N=model.item_events_N[order],
-    )
+    write_snapshot(data_dir, SnapshotFacts.after(HandoverFacts(), **facts | described), contents)
     weights.unlink()
     segment.unlink()
 
@@ -135,16 +145,6 @@ class Shelf:
     def append(self, version: int, new: list[Item]) -> None:
         """Add items to a published version, and have the pointer name them."""
         model = load_snapshot(self.data_dir / snapshot_path(version)).model
-        vectors, codes = model.embed(new)
-        appended = write_appended(
-            self.data_dir,
-            version,
-            1,
-            {0: ITEMS + len(new)},
-            items=new,
-            codes_nQ=codes,
-            vectors_nD=vectors,
-            first_seen_n=np.full(len(new), START_MS),
-            events_n=np.zeros(len(new), np.int64),
-        )
+        placed = place(model, [ListedItem(item, START_MS, 0, 0) for item in new])
+        appended = write_appended(self.data_dir, version, 1, {0: ITEMS + len(new)}, placed)
         self.point_at(version, (appended,))

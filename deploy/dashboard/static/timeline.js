@@ -23,7 +23,8 @@ function options(found, style) {
           `<b>version ${v.version}</b>${v.aliases.length ? ` · ${safe(v.aliases.join(", "))}` : ""}`,
           `${safe(v.action ?? "not decided")}${v.trigger ? `, built because of: ${safe(v.trigger)}` : ""}`,
           `trained on ${count(v.trained_events)} events until ${date(v.trained_until_ms)}`,
-          `recall@50 ${ratio(v.recall_at_50, 4)}, ${count(v.rebuilt_codes)} lists rebuilt`,
+          `recall@50 ${ratio(v.recall_at_50, 4)}`,
+          `new lists ${safe(v.new_lists || "not told")}${v.moved_items === null ? "" : `, ${count(v.moved_items)} items moved`}`,
           ...(v.newer ? [safe(v.newer)] : []),
         ].join("<br>");
       },

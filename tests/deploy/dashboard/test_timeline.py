@@ -13,7 +13,7 @@ def test_a_version_of_a_newer_program_is_listed_with_what_is_known_of_it(tmp_pat
         (directory / "weights").write_bytes(b"x")
 
     older = {"version": 1, "reason": "interval", "event_time_range": [7, 9]}
-    newer = older | {"version": 2, "schema_version": 2, "event_time_range": "yesterday"}
+    newer = older | {"version": 2, "schema_version": 3, "event_time_range": "yesterday"}
     for version, facts in ((1, older), (2, newer)):
         publish(tmp_path / "snapshots" / f"{version:08d}", "snapshot", facts, write)
     timeline = Timeline(tmp_path).view()["versions"]

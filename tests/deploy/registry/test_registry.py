@@ -30,7 +30,7 @@ from deploy.release.ledger import (
     ledger_path,
     registered_versions,
 )
-from indexer.comparison.catalogue_changes import metrics_of
+from indexer.comparison.version_metrics import metrics_of
 from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.snapshot_facts import SnapshotFacts
@@ -230,7 +230,7 @@ def test_a_damaged_snapshot_is_refused_and_the_next_is_registered(
 ) -> None:
     registering.shelf.publish(1)
     registering.shelf.publish(2)
-    (registering.shelf.data_dir / snapshot_path(1) / "items.parquet").write_bytes(b"")
+    (registering.shelf.data_dir / snapshot_path(1) / "placed.arrow").write_bytes(b"")
     registering.settle()
     assert registering.numbers == [2]
     assert registering.registrar.status().refused == 1
@@ -396,7 +396,9 @@ def test_the_description_says_what_changed_since_the_parent(shelf: Shelf) -> Non
     text = version_metadata.description_of(facts_of(shelf, 2), facts_of(shelf, 1))
     assert "**Snapshot 2**, after snapshot 1." in text
     assert "- trained events: 48 (+24)" in text
-    assert "- lists rebuilt: 2 (drift 2)" in text
+    assert "- lists written anew: 2 of 8 (changes and drift 1, drift 1)" in text
+    assert "- items that came, went or moved: 9" in text
+    assert "- items that changed code: 4 (6.8%)" in text and "  - Soap: code 2 → 3" in text
     assert "| recall_at_50 | 0.02 | +0.01 |" in text
     first = version_metadata.description_of(facts_of(shelf, 1), None)
     assert "the first of this pipeline" in first
@@ -534,7 +536,7 @@ def test_a_version_has_pictures_and_says_what_changed(
     for version in (1, 2, 3):
         register(registry, shelf, version)
     version = registry._client.get_model_version(registry._model_name, "3")
-    assert "- items that changed code: " in version.description
+    assert "- items that changed code: 4" in version.description
     assert version.tags["code_revision"] == "abc123"
     stored = Path(registry._client.get_logged_model(version.source.split("/")[1]).artifact_location)
     names = {path.name for path in (stored / "plots").iterdir()}

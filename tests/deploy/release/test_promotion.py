@@ -61,7 +61,7 @@ def test_rollback_pins_the_version_before_and_promote_releases(four: Shelf) -> N
 
 
 def test_a_damaged_version_is_not_served(four: Shelf) -> None:
-    (four.data_dir / snapshot_path(2) / "items.parquet").write_bytes(b"")
+    (four.data_dir / snapshot_path(2) / "placed.arrow").write_bytes(b"")
     asked = CliRunner().invoke(app, ["promote", "2", "--data-dir", str(four.data_dir)])
     assert asked.exit_code == 1
     assert read_served(four.data_dir) is None

@@ -190,7 +190,7 @@ def test_a_damaged_snapshot_never_takes_over(running: Running) -> None:
 def test_a_start_with_a_damaged_snapshot_serves_the_newest_sound_one(running: Running) -> None:
     for version in (1, 2, 3):
         running.shelf.publish(version)
-    (running.data_dir / snapshot_path(3) / "items.parquet").write_bytes(b"")
+    (running.data_dir / snapshot_path(3) / "placed.arrow").write_bytes(b"")
     running.follower.poll()
     assert running.retrieve(history=[1])["version"] == 2
 

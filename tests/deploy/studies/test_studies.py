@@ -54,7 +54,7 @@ def test_the_indexes_answer_as_a_dense_scan_of_the_same_model(folder: Path, spar
     data, settings = read(folder)
     for day in list(data.log.days())[:3]:
         sparc.answer(day.queries)
-        model, lists = sparc.served.handover.model, sparc.served.built.rebuild.lists
+        model, lists = sparc.served.handover.model, sparc.served.search.lists
         alone = SoftSearch(model, lists, replace(settings.search, evidence=0, explore=RANKED_ONLY))
         answers = ask(alone, day.queries)
         dense = best(model, day.queries.histories, day.queries.now_ms, settings.search.codes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import signal
@@ -14,7 +13,7 @@ import orjson
 import pytest
 from rocksdict import Options, Rdict
 
-import indexer.snapshots.snapshot as snapshot_module
+import indexer.snapshots.snapshot_writing as writing_module
 from indexer.errors import IndexerError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import ITEMS_WAIT_S
@@ -34,9 +33,11 @@ from tests.indexer.driving import (
     drive,
     in_another_process,
     items_of,
+    listed_again,
     running,
     serve_first,
 )
+from tests.indexer.same_snapshots import same_lists
 from tests.indexer.stand_in import StandIn
 
 
@@ -45,7 +46,9 @@ def served(data_dir: Path) -> Snapshot | None:
 
 
 def membership(snapshot: Snapshot) -> dict[int, int]:
-    return {int(i): c for c, one in enumerate(snapshot.lists.lists) for i in one.item_ids}
+    return {
+        int(i): c for c, one in enumerate(snapshot.lists.lists) for i in one.present_ids if i >= 0
+    }
 
 
 def test_before_any_handover_nothing_is_served_and_items_wait(tmp_path):
@@ -77,7 +80,7 @@ def test_a_snapshot_says_what_it_holds(tmp_path):
     assert facts["rebuilt_codes"] == list(range(8)) and facts["reasons"]["0"] == ["first"]
     assert status.version == 1 and status.indexed_items == 30 and status.handover == 3
     orjson.dumps(status.to_json())
-    one = snapshot.items.describe([int(model.item_ids_N[4]), -1])
+    one = snapshot.describe([int(model.item_ids_N[4]), -1])
     assert one[0]["title"] == f"title {model.item_ids_N[4]}" and one[0]["first_seen"] == 104
     assert one[0]["codes"] == model.codes_NQ[4].tolist() and one[0]["events"] == 1
     assert one[1] == {"item_id": -1}
@@ -96,29 +99,58 @@ def test_lists_equal_the_assignments_after_every_version(tmp_path):
                 zip(model.item_ids_N.tolist(), model.codes_NQ[:, 0].tolist(), strict=True)
             )
             assert membership(snapshot) == expected
-            far = snapshot.lists.vectors_of(model.item_ids_N) - model.vectors_ND
-            assert np.abs(far).max() < 0.01
+            vectors = snapshot.lists.vectors_of(model.item_ids_N)
+            assert np.array_equal(vectors, model.vectors_ND)
         assert versions(tmp_path) == [4, 5, 6]
 
 
-def test_undrifted_codes_share_their_files_with_the_parent(tmp_path):
-    model = StandIn.make(120)
+def files_of(data_dir: Path, version: int) -> list[Path]:
+    index = data_dir / "snapshots" / f"{version:08d}" / "index"
+    return [index / f"{code:05d}.safetensors" for code in range(8)]
+
+
+def test_drift_in_one_topic_writes_its_list_anew_and_the_others_are_shared(tmp_path):
+    rng = np.random.default_rng(0)
+    topics, centroids = np.arange(160) % 8, 10 * np.eye(8)
+    model = StandIn(np.arange(1, 161), centroids[topics] + rng.normal(size=(160, 8)), centroids)
+    with running(tmp_path) as indexer:
+        announce(indexer, items_of(model))
+        model.hand_over(tmp_path, 1, {"0": 160})
+        catch_up(indexer)
+        step = 2 * (topics == 3)[:, None] * np.eye(8)[3]
+        vectors = model.vectors_ND + step.astype(np.float32)
+        drifted = StandIn(
+            model.item_ids_N, vectors, centroids + 2 * np.outer(np.eye(8)[3], np.eye(8)[3])
+        )
+        assert np.array_equal(drifted.codes_NQ[:, 0], topics)  # none has changed its first code
+        drifted.hand_over(tmp_path, 2, {"0": 160}, after=1)
+        catch_up(indexer)
+    snapshot = served(tmp_path)
+    facts = snapshot.facts
+    assert facts.rebuilt_codes == [3] and facts.reasons == {"3": ["drift"]}
+    assert facts.shared_codes == 7 and facts.codebook_generation == 2
+    assert facts.rewritten_items == 20 <= facts.moved_items
+    pairs = zip(files_of(tmp_path, 1), files_of(tmp_path, 2), strict=True)
+    assert [a.samefile(b) for a, b in pairs] == [code != 3 for code in range(8)]
+    assert np.array_equal(snapshot.lists.vectors_of(model.item_ids_N), vectors)
+
+
+def test_items_that_moved_in_a_calm_codebook_are_in_tails_and_every_file_is_shared(tmp_path):
+    model = StandIn.make(160)
     with running(tmp_path) as indexer:
         model.hand_over(tmp_path, 1)
         moved = StandIn(model.item_ids_N, model.vectors_ND.copy(), model.centroids_CD)
         row = int(np.flatnonzero(model.codes_NQ[:, 0] == 3)[0])
         moved.vectors_ND[row] *= 1.01
-        moved.hand_over(tmp_path, 2)
+        moved = StandIn(moved.item_ids_N, moved.vectors_ND, moved.centroids_CD)
+        moved.hand_over(tmp_path, 2, after=1)
         catch_up(indexer)
-    facts = served(tmp_path).manifest.facts
-    assert facts["rebuilt_codes"] == [3] and facts["reasons"] == {"3": ["vectors"]}
-    assert facts["shared_codes"] == 7 and facts["codebook_generation"] == 1
-    index = [tmp_path / "snapshots" / v / "index" for v in ("00000001", "00000002")]
-    same = [
-        (index[0] / f"{c:05d}.safetensors").samefile(index[1] / f"{c:05d}.safetensors")
-        for c in range(8)
-    ]
-    assert same == [c != 3 for c in range(8)]
+    snapshot = served(tmp_path)
+    assert snapshot.facts.rebuilt_codes == [] and snapshot.facts.moved_items == 1
+    pairs = zip(files_of(tmp_path, 1), files_of(tmp_path, 2), strict=True)
+    assert all(a.samefile(b) for a, b in pairs)
+    assert len(snapshot.lists.lists[3].tail) == 1
+    assert np.array_equal(snapshot.lists.vectors_of(model.item_ids_N), moved.vectors_ND)
 
 
 def test_a_new_item_is_retrievable_at_once_and_stays_so_over_a_restart(tmp_path):
@@ -133,7 +165,7 @@ def test_a_new_item_is_retrievable_at_once_and_stays_so_over_a_restart(tmp_path)
         [History([], [])], np.zeros(1), 62, codes=8
     )
     assert {999_001, 999_002} <= set(answers.items_BK[0].tolist())
-    assert snapshot.items.describe([999_002])[0]["title"] == "newer"
+    assert snapshot.describe([999_002])[0]["title"] == "newer"
     with running(tmp_path) as indexer:
         assert indexer.append_waiting() == 0
         assert membership(indexer.served_version.snapshot) == membership(snapshot)
@@ -217,7 +249,7 @@ def test_appended_items_are_in_the_next_version_even_where_the_code_did_not_drif
         catch_up(indexer)
         snapshot = served(tmp_path)
         assert 999_001 in membership(snapshot) and snapshot.appended == ()
-        assert len(snapshot.manifest.facts["rebuilt_codes"]) == 1
+        assert snapshot.manifest.facts["rebuilt_codes"] == []
 
 
 def test_appended_files_are_merged_before_they_become_many(tmp_path):
@@ -288,8 +320,8 @@ def test_a_corrupt_handover_is_refused_and_the_last_good_version_goes_on(tmp_pat
 def test_a_handover_that_is_removed_while_it_is_indexed_is_passed_over(tmp_path):
     model = StandIn.make(20)
 
-    def load_then_remove(directory, manifest):
-        loaded = StandIn.load(directory, manifest)
+    def load_then_remove(directory, manifest, items):
+        loaded = StandIn.load(directory, manifest, items)
         if directory.name == "00000002":
             shutil.rmtree(directory)
         return loaded
@@ -318,7 +350,7 @@ def test_a_full_disk_leaves_the_last_version_served_and_nothing_half_written(tmp
             def full(*args):
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(snapshot_module, "write_items", full)
+            patch.setattr(writing_module.PlacedItems, "write", full)
             with pytest.raises(OSError, match="No space left"):
                 indexer.index_handover(2)
         assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["00000001"]
@@ -377,6 +409,7 @@ def test_version_numbers_are_not_reused_when_directories_were_deleted(tmp_path):
     (tmp_path / "current.json").unlink()
     with running(tmp_path) as indexer:
         assert indexer.served_version is None
+        assert indexer.handovers.pending() == [2]  # what was lost is made again of the newest
         model.hand_over(tmp_path, 3)
         catch_up(indexer)
         assert served(tmp_path).version == 3
@@ -433,6 +466,7 @@ def test_a_list_file_damaged_on_disk_is_not_carried_into_the_next_version(tmp_pa
         snapshot = served(tmp_path)
         assert snapshot.manifest.facts["handover"] == 2
         assert snapshot.manifest.facts["shared_codes"] == 0
+        assert load_served(tmp_path, StandIn.load).version == snapshot.version
         assert versions(tmp_path) == [1, snapshot.version]
 
 
@@ -454,18 +488,22 @@ def seen_versions(data_dir: Path, seen: dict[int, str]) -> None:
         served(data_dir)
 
 
-def digest_of(data_dir: Path, indexer: Indexer) -> dict[str, str]:
-    """What is served, file by file and item by item, and what the store says of it."""
+def content_of(data_dir: Path, indexer: Indexer) -> dict[str, object]:
+    """What is served, list by list and item by item, and what the store says of it."""
     snapshot = served(data_dir)
-    found = {name: digest for name, (digest, _) in snapshot.manifest.files.items()}
-    found |= {f"appended {n}": one.sha256 for n, one in enumerate(snapshot.appended)}
-    vectors = snapshot.lists.vectors_of(snapshot.items.item_ids_N)
-    found["vectors"] = hashlib.sha256(vectors.tobytes()).hexdigest()
+    same_lists(snapshot, indexer.served_version.snapshot)
+    found: dict[str, object] = {}
+    for code, one in enumerate(snapshot.lists.lists):
+        ids = one.present_ids[one.present_ids >= 0]
+        order = np.argsort(ids)
+        found[f"list {code}"] = ids[order].tolist(), snapshot.lists.vectors_of(ids[order]).tobytes()
+    ids = np.sort(snapshot.lists.item_ids_N[snapshot.lists.item_ids_N >= 0])
+    found["items"] = snapshot.describe(ids.tolist())
     return found | {"handover in the store": str(indexer.store.newest("handover"))}
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory) -> tuple[list[StandIn], dict[str, str]]:
+def work(tmp_path_factory) -> tuple[list[StandIn], dict[str, object]]:
     """Models to be handed over, and the index of the last one and an appended item, from scratch.
 
     From scratch: by an indexer that never saw another model.
@@ -474,11 +512,11 @@ def work(tmp_path_factory) -> tuple[list[StandIn], dict[str, str]]:
     data_dir = tmp_path_factory.mktemp("scratch")
     models[-1].hand_over(data_dir, len(models))
     with running(data_dir, EXACT) as indexer:
-        announce(indexer, items_of(models[0]))
+        announce(indexer, [*items_of(models[0]), listed_again(len(models))])
         catch_up(indexer)
         announce(indexer, [Item(900_000, "new", "", "", 1)])
         indexer.append_waiting()
-        return models, digest_of(data_dir, indexer)
+        return models, content_of(data_dir, indexer)
 
 
 @pytest.mark.parametrize(("when", "nth"), [("before", 1), ("after", 2)])
@@ -495,7 +533,7 @@ def test_kill_9_at_any_step_leaves_the_index_that_is_built_from_scratch(
     with running(tmp_path, EXACT) as indexer:
         drive(indexer, tmp_path, models, handovers)
         seen_versions(tmp_path, seen)
-        healed = digest_of(tmp_path, indexer)
+        healed = content_of(tmp_path, indexer)
         assert indexer.status().snapshots_published == 3
     assert healed == expected
     numbers = [json.loads(text)["facts"]["handover"] for text in seen.values()]
@@ -511,7 +549,7 @@ def test_kill_9_at_any_time_leaves_the_index_that_is_built_from_scratch(tmp_path
         drive(indexer, clean, models, handovers)
     whole = time.monotonic() - began
     for number, model in enumerate(models, start=1):
-        model.hand_over(killed, number)
+        model.hand_over(killed, number, after=number - 1 or None)
     seen: dict[int, str] = {}
     rng = np.random.default_rng(0)
     for _ in range(12):
@@ -519,7 +557,7 @@ def test_kill_9_at_any_time_leaves_the_index_that_is_built_from_scratch(tmp_path
         seen_versions(killed, seen)
     with running(killed, EXACT) as indexer:
         drive(indexer, killed, models, handovers)
-        healed = digest_of(killed, indexer)
+        healed = content_of(killed, indexer)
     assert healed == expected
 
 

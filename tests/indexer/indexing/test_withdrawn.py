@@ -91,7 +91,7 @@ def test_listed_and_withdrawn_in_one_breath_is_withdrawn_and_the_other_way_round
         assert not holds(served(indexer), 900_000) and holds(served(indexer), known)
         assert read_withdrawn(tmp_path).tolist() == [123_456, 900_000]
         assert indexer.status().catalogue_items == 40
-        [row] = served(indexer).items.describe([known])
+        [row] = served(indexer).describe([known])
         assert row["title"] == "again"
 
 
@@ -108,7 +108,7 @@ def test_listing_it_again_brings_it_back(tmp_path, model, changed):
         assert read_withdrawn(tmp_path).tolist() == []
         assert holds(served(indexer), gone.item_id)
         assert holds(load_served(tmp_path, StandIn.load), gone.item_id)
-        [row] = load_served(tmp_path, StandIn.load).items.describe([gone.item_id])
+        [row] = load_served(tmp_path, StandIn.load).describe([gone.item_id])
         assert row["title"] == again.title
         assert indexer.status().catalogue_items == indexer.status().indexed_items == 40
         model.moved(0.1).hand_over(tmp_path, 2)

@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from indexer.errors import SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
-from indexer.snapshots.item_table import ItemTable, read_items, write_items
+from indexer.snapshots.item_table import SCHEMA, ItemTable, Rows, read_batch, write_batch
 from indexer.snapshots.pointer import read_pointer, write_pointer
 from indexer.snapshots.snapshot import load_served, load_snapshot
-from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import publish
 from streaming.events import Item
 from tests.indexer.stand_in import StandIn
@@ -36,9 +35,11 @@ def published(tmp_path_factory) -> Path:
     indexer = Indexer(IndexerConfig(), store, data_dir, lambda: 7, StandIn.load)
     indexer.recover()
     for number in (1, 2):
-        model.hand_over(data_dir, number)
+        item = Item(int(model.item_ids_N[number]), f"title {number}", listed_at=3)
+        indexer.listen([Announced(0, number, item.to_bytes())], {0: number + 1})
+        model.hand_over(data_dir, number, after=number - 1 or None)
         indexer.index_handover(number)
-    indexer.listen([Announced(0, 0, Item(900_000, "new", listed_at=3).to_bytes())], {0: 1})
+    indexer.listen([Announced(0, 3, Item(900_000, "new", listed_at=3).to_bytes())], {0: 4})
     indexer.append_waiting()
     store.close()
     return data_dir
@@ -50,10 +51,15 @@ def data_dir(published, tmp_path) -> Path:
     return Path(shutil.copytree(published, tmp_path / "data"))
 
 
+CATALOGUE = "catalogue-00000001.arrow"
 FILES = [
     "manifest.json",
     "weights.safetensors",
-    "items.parquet",
+    "items-00000001.safetensors",
+    "catalogue-00000001.arrow",
+    "catalogue-00000002.arrow",
+    "placed.arrow",
+    "changes.safetensors",
     *(f"index/0000{c}.safetensors" for c in range(4)),
 ]
 
@@ -92,15 +98,15 @@ def test_a_truncated_or_missing_file_is_refused_by_name(data_dir, name, how):
         {"version": 1},
         {"digest": "0" * 64},
         {"digest": "no digest"},
-        {"appended": [{"file": "../x.parquet", "sha256": "0" * 64, "position": {}}]},
+        {"appended": [{"file": "../x.arrow", "sha256": "0" * 64, "position": {}}]},
         {
             "appended": [
-                {"file": "appended/00000001-0001.parquet", "sha256": "0" * 64, "position": {}}
+                {"file": "appended/00000001-0001.arrow", "sha256": "0" * 64, "position": {}}
             ]
         },
         {
             "appended": [
-                {"file": "appended/00000002-0009.parquet", "sha256": "0" * 64, "position": {}}
+                {"file": "appended/00000002-0009.arrow", "sha256": "0" * 64, "position": {}}
             ]
         },
         {"appended": [{}]},
@@ -131,16 +137,16 @@ def test_an_appended_file_with_one_flipped_byte_is_refused(data_dir):
 
 
 def test_a_link_that_leads_outside_is_refused(data_dir, tmp_path):
-    path = data_dir / "snapshots" / "00000002" / "items.parquet"
-    path.rename(tmp_path / "elsewhere.parquet")
-    path.symlink_to(tmp_path / "elsewhere.parquet")
+    path = data_dir / "snapshots" / "00000002" / CATALOGUE
+    path.rename(tmp_path / "elsewhere.arrow")
+    path.symlink_to(tmp_path / "elsewhere.arrow")
     with pytest.raises(SnapshotError, match="outside"):
         load_served(data_dir, StandIn.load)
     path.unlink()
-    (tmp_path / "elsewhere.parquet").rename(path)
+    (tmp_path / "elsewhere.arrow").rename(path)
     appended = data_dir / read_pointer(data_dir).appended[0].file
-    appended.rename(tmp_path / "appended.parquet")
-    appended.symlink_to(tmp_path / "appended.parquet")
+    appended.rename(tmp_path / "appended.arrow")
+    appended.symlink_to(tmp_path / "appended.arrow")
     with pytest.raises(SnapshotError, match="outside"):
         load_served(data_dir, StandIn.load)
 
@@ -175,25 +181,45 @@ def more_codes(directory: Path) -> None:
     StandIn.make(40, codes=5).save(directory / "weights.safetensors")
 
 
-def nan_model(directory: Path) -> None:
-    StandIn.make(40, codes=4).moved(np.nan).save(directory / "weights.safetensors")
+def other_items(directory: Path) -> None:
+    model = StandIn.make(41, codes=4)
+    model.segment(np.arange(41)).save(directory / "items-00000001.safetensors")
+
+
+def nan_means(directory: Path) -> None:
+    path = directory / "index" / "00000.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"means": tensors["means"] * np.float32(np.nan)}, path)
+
+
+def moved_row(directory: Path) -> None:
+    path = directory / "changes.safetensors"
+    arrays = load_file(path)
+    starts = arrays["removed_starts_C"].copy()
+    starts[1:] += 1
+    removed = np.concatenate([[0], arrays["removed_r"]])
+    save_file(arrays | {"removed_r": removed, "removed_starts_C": starts}, path)
+
+
+def altered(directory: Path, change) -> None:
+    path = directory / CATALOGUE
+    batch = read_batch(path, SCHEMA)
+    path.unlink()
+    write_batch(path, change(batch))
 
 
 def retyped_items(directory: Path) -> None:
-    table = pq.read_table(directory / "items.parquet")
-    column = table["item_id"].cast(pa.int32())
-    pq.write_table(table.set_column(0, "item_id", column), directory / "items.parquet")
+    column = pa.array([1, 2], pa.int32())
+    altered(directory, lambda batch: pa.RecordBatch.from_arrays([column], names=["item_id"]))
 
 
 def doubled_items(directory: Path) -> None:
-    table = pq.read_table(directory / "items.parquet")
-    pq.write_table(pa.concat_tables([table, table]), directory / "items.parquet")
+    altered(directory, lambda batch: batch.take([0, 0]))
 
 
 def null_items(directory: Path) -> None:
-    table = pq.read_table(directory / "items.parquet")
-    nothing = pa.nulls(len(table), pa.int64())
-    pq.write_table(table.set_column(3, "first_seen", nothing), directory / "items.parquet")
+    nothing = pa.nulls(1, pa.int64())
+    altered(directory, lambda batch: batch.set_column(2, "first_seen", nothing))
 
 
 def missing_list(directory: Path) -> None:
@@ -210,7 +236,9 @@ def stowaway(directory: Path) -> None:
         swap_lists,
         another_model,
         more_codes,
-        nan_model,
+        other_items,
+        nan_means,
+        moved_row,
         retyped_items,
         doubled_items,
         null_items,
@@ -233,21 +261,21 @@ def test_a_snapshot_under_another_pointer_digest_is_refused(data_dir):
         load_snapshot(path, StandIn.load, pointer.digest)
 
 
-def test_a_snapshot_of_before_facts_had_a_version_is_served_as_it_was(data_dir):
-    now = load_snapshot(data_dir / "snapshots" / "00000002", StandIn.load)
-    assert now.facts.schema_version == SnapshotFacts.VERSION
-    assert now.facts.to_json() == now.manifest.facts
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_snapshot_of_an_older_version_is_refused_with_what_to_do(data_dir, version):
     path = republish(data_dir)
     manifest = path / "manifest.json"
     body = orjson.loads(manifest.read_bytes())
-    del body["facts"]["schema_version"]
+    body["facts"]["schema_version"] = version
+    if version is None:
+        del body["facts"]["schema_version"]
     manifest.write_bytes(orjson.dumps(body))
-    older = load_snapshot(path, StandIn.load).facts
-    assert older == now.facts.model_copy(update={"version": 9, "schema_version": 0})
+    with pytest.raises(SnapshotError, match="written by an older version .* makes a version"):
+        load_snapshot(path, StandIn.load)
 
 
 def test_a_snapshot_of_a_newer_version_is_refused_with_what_to_do(data_dir):
-    path = republish(data_dir, schema_version=2, event_time_range="yesterday")
+    path = republish(data_dir, schema_version=3, event_time_range="yesterday")
     with pytest.raises(SnapshotError, match="00000009: written by a newer version .* run that"):
         load_snapshot(path, StandIn.load)
 
@@ -282,26 +310,27 @@ def test_a_pointer_is_written_only_if_readers_would_take_it(data_dir):
         write_pointer(data_dir, replace(pointer, path="../x"))
 
 
-def test_items_are_read_as_written_and_merged_with_the_newer_row(tmp_path):
-    def table(ids: list[int], title: str) -> ItemTable:
-        path = tmp_path / "items.parquet"
-        path.unlink(missing_ok=True)
-        n = len(ids)
-        write_items(
-            path,
-            [Item(i, title, "c", "x") for i in ids],
-            np.arange(n * 3).reshape(n, 3) % 4,
-            np.ones((n, 5), np.float32),
-            np.arange(n),
-            np.arange(n) * 2,
-        )
-        return read_items(path, 3, 4)
+def rows(path: Path, ids: list[int], title: str, withdrawn: list[int]) -> Rows:
+    Rows.made([Item(i, title, "c", "x") for i in ids], np.array(ids), withdrawn).write(path)
+    return Rows.read(path)
 
-    merged = table([1, 5, 9], "old").merged(table([3, 5], "new"))
-    assert merged.item_ids_N.tolist() == [1, 3, 5, 9]
-    assert [row["title"] for row in merged.describe([1, 3, 5, 9])] == ["old", "new", "new", "old"]
-    assert merged.codes_NQ.tolist() == [[0, 1, 2], [0, 1, 2], [3, 0, 1], [2, 3, 0]]
-    assert len(table([], "none")) == 0
+
+def test_the_newest_row_of_an_item_is_shown_and_a_withdrawn_one_is_not(tmp_path):
+    table = ItemTable.of(
+        [
+            rows(tmp_path / "base", [9, 1, 5], "old", []),
+            rows(tmp_path / "first", [3, 5], "new", [9]),
+            rows(tmp_path / "none", [], "", []),
+            rows(tmp_path / "second", [9], "again", [1]),
+        ]
+    )
+    assert table.item_ids_N.tolist() == [3, 5, 9] and len(table) == 3
+    shown = [row["title"] for row in table.describe([1, 3, 5, 9, 77])]
+    assert shown == ["", "new", "new", "again", ""]
+    assert table.first_seen(np.array([9, 1, 5])).tolist() == [9, 0, 5]
+    packed = ItemTable.of([table.packed()])
+    assert packed.describe([1, 3, 5, 9]) == table.describe([1, 3, 5, 9]) and len(packed) == 3
+    assert len(table.without(np.array([3, 4]))) == 2
 
 
 def test_a_snapshot_is_loaded_and_searched_without_kafka_rocksdict_and_faiss(data_dir):

@@ -89,8 +89,8 @@ def test_an_unseen_item_lies_where_it_would_lie_once_listed(learner: Learner) ->
 
 def test_an_unseen_item_lies_near_items_of_its_title_and_category(learner: Learner) -> None:
     model = learner.retrieval_model()
-    z = model.quantizer_space(make_items(90))
-    new = model.quantizer_space([Item(123_456, "soap mask no 5", "1")])[0]
+    z = model.quantizer_space(model.embed(make_items(90))[0])
+    new = model.quantizer_space(model.embed([Item(123_456, "soap mask no 5", "1")])[0])[0]
     distance = np.linalg.norm(z - new, axis=1).reshape(-1, 5).mean(0)
     assert distance.argmin() == 0  # items of category 1 are 0, 5, 10, ...
 

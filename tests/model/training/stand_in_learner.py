@@ -14,7 +14,6 @@ import torch
 from model.histories import History
 from model.learning.export import Export
 from model.learning.learner_state import LearnerState
-from model.retrieval.item_segments import ItemSegments
 from streaming.events import Item, UserSequence
 from tests.model.retrieval.item_segment import segment
 
@@ -42,9 +41,6 @@ class StandInAnswerer:
             row[: len(kept)] = kept
         return answers
 
-    def followed_by(self, model: StandInModel) -> StandInAnswerer:
-        return StandInAnswerer(model)
-
 
 class StandInLearner:
     def __init__(self, state: LearnerState | None = None) -> None:
@@ -56,7 +52,6 @@ class StandInLearner:
         self.steps = 0
         self.learnt = 0
         self.unsaved: set[int] = set()
-        self.unpublished: set[int] = set()
         if state is not None:
             tensors, rows, meta = state
             self.generator.set_state(tensors["random"])
@@ -67,13 +62,11 @@ class StandInLearner:
                 pairs = zip(part["items"].tolist(), part["popularity"].tolist(), strict=True)
                 self.popularity |= dict(pairs)
             self.steps, self.learnt = meta["steps"], meta["learnt"]
-            self.unpublished = set(meta["unpublished"])
 
     def list_items(self, items: Sequence[Item]) -> None:
         for item in items:
             self.popularity.setdefault(item.item_id, 0.0)
             self.unsaved.add(item.item_id)
-            self.unpublished.add(item.item_id)
         self.weights_C[items[-1].item_id % CODES] += 0.01 * len(self.popularity)
 
     def learn(self, batch: Sequence[UserSequence], catching_up: bool = False) -> dict[str, float]:
@@ -82,7 +75,6 @@ class StandInLearner:
             assert sequence.target in self.popularity, "trained before it was listed"
             self.popularity[sequence.target] = self.popularity[sequence.target] * 0.99 + 1
             self.unsaved.add(sequence.target)
-            self.unpublished.add(sequence.target)
         # Weights by place in the batch make the order matter.
         step = sum((n + 1) * (s.user_id % 13 - 6) for n, s in enumerate(batch)) / len(batch)
         step *= 0.5 if catching_up else 1.0
@@ -106,30 +98,16 @@ class StandInLearner:
             "items": torch.tensor(items, dtype=torch.int64),
             "popularity": torch.tensor(values, dtype=torch.float64),
         }
-        meta = {
-            "steps": self.steps,
-            "learnt": self.learnt,
-            "unpublished": sorted(self.unpublished),
-        }
-        return LearnerState(dense, [rows], meta)
+        return LearnerState(dense, [rows], {"steps": self.steps, "learnt": self.learnt})
 
-    def export(self, published: ItemSegments | None = None) -> Export:
+    def export(self) -> Export:
+        self.exported_C = self.weights_C.clone()
         tensors = {
             "weights": self.weights_C.clone(),
             "items": torch.tensor(list(self.popularity), dtype=torch.int64),
             "popularity": torch.tensor(list(self.popularity.values()), dtype=torch.float64),
         }
-        said = [
-            (row, item)
-            for row, item in enumerate(self.popularity)
-            if published is None or item in self.unpublished
-        ]
-        items = segment([i for _, i in said], [r for r, _ in said], seed=self.steps)
-        return Export(tensors, items, {"kind": "stand-in"})
-
-    def mark_published(self) -> None:
-        self.exported_C = self.weights_C.clone()
-        self.unpublished.clear()
+        return Export(tensors, segment(list(self.popularity)), {"kind": "stand-in"})
 
     def retrieval_model(self) -> StandInModel:
         return StandInModel(list(self.popularity), list(self.popularity.values()))
