@@ -98,7 +98,7 @@ class OnlineSparc:
     def answer(self, queries: Queries) -> Answers:
         """Answers of the newest version, made of what was learnt before this day."""
         if self._published is None:
-            export = self.learner.export(queries.now_ms)
+            export = self.learner.export(now_ms=queries.now_ms)
             handover = Handover(export, self.retrieval_model(export))
             self._published = self.publisher.publish(handover)
         self.served = self._published

@@ -20,6 +20,7 @@ queries, K results, S searched codes, C codes, N items in the lists.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import IndexerError
+from indexer.lists.code_list import CodeList
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers, Candidates, joined
 from indexer.search.code_choice import CodeChoice, EncodedQueries, Queries
@@ -41,6 +43,8 @@ if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
     from model.retrieval.retrieval_model import RetrievalModel
 
+REPACKED = 0.5
+"""A list that changed by so much of itself since it was laid out is laid out anew."""
 CHUNK = 256
 """Queries encoded together; bounds the memory."""
 
@@ -201,13 +205,40 @@ def _places(searched_BS: NDArray[np.int64], codes_BK: NDArray[np.int64]) -> NDAr
 
 
 class ServedPath:
-    """Answers as the service would: soft search over the lists of one published model."""
+    """Answers as the service would: soft search over the lists of one published model.
 
-    def __init__(self, config: SearchConfig, model: RetrievalModel) -> None:
-        lists = CodeLists.build(
-            model.item_ids_N, model.codes_NQ, model.vectors_ND, model.first_level_codes
-        )
-        self._search = SoftSearch(model, lists, config)
+    The lists are those of the model's base, changed by each of its further segments in turn: so
+    they are the same whether somebody followed the versions or begins with this one.
+
+    Args:
+        config: how queries are answered.
+        model: a published one.
+        before: what answered by the model before; what did not change since is shared with it.
+    """
+
+    def __init__(
+        self, config: SearchConfig, model: RetrievalModel, before: ServedPath | None = None
+    ) -> None:
+        segments = model.items.segments
+        lists, known = None, 0
+        if before is not None:
+            earlier = before._search.model.items.segments
+            if len(earlier) <= len(segments) and all(map(operator.is_, earlier, segments)):
+                lists, known = before._search.lists, len(earlier)
+        if lists is None:
+            base, known = segments[0], 1
+            lists = CodeLists.build(base.ids_n, base.codes_nQ, base.z_nD, model.first_level_codes)
+        for segment in segments[known:]:
+            lists = lists.with_items(segment.ids_n, segment.codes_nQ, segment.z_nD)
+            lists = lists.replaced(
+                {
+                    code: CodeList(one.packed())
+                    for code, one in enumerate(lists.lists)
+                    if one.changes > REPACKED * len(one)
+                }
+            )
+        self._config = config
+        self._search: SoftSearch = SoftSearch(model, lists, config)
 
     def answer(
         self,
@@ -218,3 +249,7 @@ class ServedPath:
     ) -> NDArray[np.int64]:
         """See `model.training.prequential.Answerer`."""
         return self._search.search(histories, now_ms, k, exclude=exclude_history).items_BK
+
+    def followed_by(self, model: RetrievalModel) -> ServedPath:
+        """See `model.training.prequential.Answerer`."""
+        return ServedPath(self._config, model, self)

@@ -26,6 +26,7 @@ class HandoverFacts(Versioned):
         micro_batches: batches they came in.
         metrics: quality and health of the codebook, by name.
         drift: of each first-level code since the handover before.
+        follows: number of the handover whose items it adds to; 0: it says all of them.
         segments: its files of items, oldest first; see `model.retrieval.item_segments`.
         model: what `RetrievalModel` needs beside the weights; see `model_facts`.
     """
@@ -40,6 +41,7 @@ class HandoverFacts(Versioned):
     micro_batches: int | None = None
     metrics: dict[str, Any] = {}
     drift: list[float] = []
+    follows: int = 0
     segments: list[str] = []
     model: dict[str, Any] = {}
 

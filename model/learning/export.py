@@ -1,4 +1,11 @@
-"""What serves a learner's model: weights, what is to be said of the items, and facts."""
+"""What serves a learner's model: weights, what is to be said of the items, and facts.
+
+Of an item that was published before, only what changed is said. Its place is looked at when it may
+have moved: when its id part, its title or its category changed, and otherwise in its turn, as the
+words and categories that items share move all of them a little. It is said again when it is further
+from where it was *published* than a tolerance, so that small steps do not add up unseen, or when
+its first-level code is another one.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +13,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.learning.item_tables import ItemTables
+from model.network.quantizer import ResidualQuantizer
 from model.network.sparc import Sparc
 from model.retrieval.item_segments import ItemSegments, Segment
 from model.retrieval.retrieval_model import RetrievalModel, model_facts
 from model.tables.decayed_counts import log_counts
+from model.tables.touched_rows import PUBLICATION
+
+SWEEP = 65_536
+"""Rows looked at in their turn at each publication: none is behind by more than N / SWEEP of them.
+A catalogue no larger is looked at whole, which takes a tenth of a second."""
+
+Rows = NDArray[np.int64]
 
 
 class Export(NamedTuple):
@@ -38,19 +54,53 @@ class Export(NamedTuple):
         return RetrievalModel(self.tensors, self.facts, items, device)
 
 
-def export(network: Sparc, tables: ItemTables, z_ND: Tensor, seed: int, clock_ms: int) -> Export:
-    """Weights, all items and facts for `RetrievalModel`, as of `clock_ms`.
+class Changes(NamedTuple):
+    """Rows that may have changed since they were published, each ascending.
 
-    Args:
-        network: its weights are copied.
-        tables: of the same model.
-        z_ND: of all items.
-        seed: of the initial id parts.
-        clock_ms: the time to which the recency prior is brought forward.
+    Attributes:
+        places: whose place is to be looked at.
+        counts: that had an event.
+        neighbours: whose neighbours changed.
     """
-    quantizer, config = network.quantizer, network.config
-    codes_NQ = quantizer.assign(quantizer.standardise(z_ND))
-    code_counts_CH = tables.code_popularity.current(clock_ms)[: quantizer.config.codes]
+
+    places: Rows
+    counts: Rows
+    neighbours: Rows
+
+    @classmethod
+    def all(cls, tables: ItemTables) -> Changes:
+        """Of a learner that has published nothing: all there is to say."""
+        counted = np.flatnonzero(tables.events_N > 0)
+        return cls(np.arange(len(tables)), counted, tables.neighbours.items())
+
+    @classmethod
+    def since(cls, tables: ItemTables, published: int, swept: int) -> Changes:
+        """Since the last publication, which was of so many items.
+
+        Args:
+            tables: of the learner.
+            published: items that were published before; those behind are new.
+            swept: the row at which the sweep goes on.
+        """
+        size = len(tables)
+        turn = (swept + np.arange(min(SWEEP, size))) % max(size, 1)
+        touched = [tables.ids.touched, tables.catalogue.touched]
+        places = [turn, np.arange(published, size), *(t.rows(PUBLICATION) for t in touched)]
+        counted, near = tables.popularity.touched, tables.neighbours.touched
+        return cls(
+            np.unique(np.concatenate(places)), counted.rows(PUBLICATION), near.rows(PUBLICATION)
+        )
+
+
+def forget_changes(tables: ItemTables) -> None:
+    """From here on changes are counted anew: they are published."""
+    for table in (tables.ids, tables.catalogue, tables.popularity, tables.neighbours):
+        table.touched.take(PUBLICATION)
+
+
+def dense_weights(network: Sparc, tables: ItemTables, clock_ms: int) -> dict[str, Tensor]:
+    """Everything but the items, as of `clock_ms`: copies on the CPU."""
+    code_counts_CH = tables.code_popularity.current(clock_ms)[: network.quantizer.config.codes]
     tensors = {f"sparc.{n}": v.detach().clone() for n, v in network.state_dict().items()}
     tensors |= {
         "words_WD": tables.words.weight_ND.clone(),
@@ -58,24 +108,80 @@ def export(network: Sparc, tables: ItemTables, z_ND: Tensor, seed: int, clock_ms
         "words.idf_W": torch.from_numpy(tables.catalogue.idf_W),
         "codes.popularity_CP": torch.from_numpy(log_counts(code_counts_CH)),
     }
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    segment = _segment(tables, np.arange(len(tables)), z_ND, codes_NQ)
-    facts = model_facts(config, seed, clock_ms, len(z_ND), network.one_user_vector)
-    return Export(tensors, segment, facts)
+    return {name: value.cpu().contiguous() for name, value in tensors.items()}
 
 
-def _segment(tables: ItemTables, rows_n: np.ndarray, z_nD: Tensor, codes_nQ: Tensor) -> Segment:
-    """The places of some rows; counts and neighbours of all that have any."""
-    catalogue, near = tables.catalogue, tables.neighbours
-    counted_m = np.flatnonzero(tables.events_N > 0)
+def export(
+    network: Sparc,
+    tables: ItemTables,
+    changes: Changes,
+    z_nD: Tensor,
+    published: ItemSegments | None,
+    *,
+    tolerance: float,
+    seed: int,
+    clock_ms: int,
+) -> Export:
+    """Weights, the items that changed, and facts for `RetrievalModel`, as of `clock_ms`.
+
+    Args:
+        network: its weights are copied.
+        tables: of the same model.
+        changes: what may have to be said.
+        z_nD: of `changes.places`.
+        published: what was said before; None: nothing.
+        tolerance: how far a place may be from where it was published, in parts of the RMS norm.
+        seed: of the initial id parts.
+        clock_ms: the time to which the recency prior is brought forward.
+    """
+    codes = network.quantizer.assign(network.quantizer.standardise(z_nD))
+    rows_n, places_nD = changes.places, z_nD.cpu().numpy()
+    codes_nQ = codes.cpu().numpy().astype(np.int16)
+    if published is not None:
+        furthest = tolerance * rms_norm(network.quantizer)
+        said_n = _to_be_said(tables, published, rows_n, places_nD, codes_nQ, furthest)
+        rows_n, places_nD, codes_nQ = rows_n[said_n], places_nD[said_n], codes_nQ[said_n]
+    facts = model_facts(network.config, seed, clock_ms, len(tables), network.one_user_vector)
+    segment = _segment(tables, changes._replace(places=rows_n), places_nD, codes_nQ)
+    return Export(dense_weights(network, tables, clock_ms), segment, facts)
+
+
+def rms_norm(quantizer: ResidualQuantizer) -> float:
+    """Root of the mean squared length of z, by the quantizer's moving averages."""
+    return float((quantizer.mean_D.square() + quantizer.variance_D).sum().sqrt())
+
+
+def _to_be_said(
+    tables: ItemTables,
+    published: ItemSegments,
+    rows_n: Rows,
+    z_nD: np.ndarray,
+    codes_nQ: np.ndarray,
+    furthest: float,
+) -> NDArray[np.bool_]:
+    said_n = rows_n >= len(published)
+    old = np.flatnonzero(~said_n)
+    rows = rows_n[old]
+    moved = np.square(z_nD[old] - published.z(rows)).sum(axis=1) > furthest * furthest
+    moved |= codes_nQ[old, 0] != published.codes_NQ[rows, 0]
+    words_nT, category_n = published.features(rows)
+    moved |= (tables.catalogue.words_NT[rows] != words_nT).any(axis=1)
+    moved |= tables.catalogue.category_N[rows] != category_n
+    said_n[old] = moved
+    return said_n
+
+
+def _segment(
+    tables: ItemTables, changes: Changes, z_nD: np.ndarray, codes_nQ: np.ndarray
+) -> Segment:
+    catalogue, (rows_n, counted_m, near_k) = tables.catalogue, changes
     counts_mH, times_m = tables.popularity.stored(counted_m)
-    near_k = near.items()
-    slots = near.ragged(near_k)
+    slots = tables.neighbours.ragged(near_k)
     return Segment(
         rows_n=rows_n,
         ids_n=catalogue.item_ids_N[rows_n],
-        z_nD=z_nD.cpu().numpy(),
-        codes_nQ=codes_nQ.cpu().numpy().astype(np.int16),
+        z_nD=z_nD,
+        codes_nQ=codes_nQ,
         words_nT=catalogue.words_NT[rows_n],
         category_n=catalogue.category_N[rows_n],
         event_rows_m=counted_m,

@@ -29,16 +29,19 @@ from torch import Tensor
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories, scatter_right
 from model.learning.batching import make_batch
 from model.learning.errors import LearnerError, NotFiniteError
-from model.learning.export import Export, export
+from model.learning.export import SWEEP, Changes, Export, export, forget_changes
 from model.learning.item_tables import ItemTables
 from model.learning.learner_state import LearnerState, by_group
 from model.network import sparc
 from model.network.sparc import Sparc
+from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
 from model.tables.replay_buffer import Examples, ReplayBuffer
 from streaming.events import Item, UserSequence
 
 EMBED_CHUNK = 65_536
+HEALTH_SAMPLE = 16_384
+"""Items by which the health of the codebook is told."""
 LARGEST_GRADIENT = 5.0
 """Norm that a gradient is scaled down to: no micro-batch of odd events moves the model further."""
 REPLAY_RECENCY = 3.0
@@ -67,6 +70,8 @@ class LearnerConfig:
         chunk: consecutive examples that share a clock.
         candidates: most negatives of a step. A larger catalogue is sampled, with the log-Q
             correction, among the items that somebody has clicked; a tenth is drawn anew each step.
+        tolerance: an item is published anew when it is further from where it was published than
+            this part of the RMS norm of all.
         session_dropout: share of examples whose history loses the events of the last
             day. Who is asked after a day's pause has no session to go by, and a model that always
             had one learns little else.
@@ -81,6 +86,7 @@ class LearnerConfig:
     replay_capacity: int = 131_072
     chunk: int = 32
     candidates: int = 16_384
+    tolerance: float = 0.01
     session_dropout: float = 0.0
 
 
@@ -119,6 +125,7 @@ class Learner:
         self._replay = ReplayBuffer(config.replay_capacity, near.answers, len(near.half_lives_days))
         self._clock_ms = 0
         self._exported_CD = self._centroids()
+        self._swept = 0
         self._counters = {"micro_batches": 0, "events": 0, "replayed": 0, "revived": 0}
 
     @property
@@ -300,40 +307,60 @@ class Learner:
         return self._sparc.quantizer.codebooks_QCD[0].clone()
 
     def drift(self) -> np.ndarray:
-        """How far each first-level centroid has moved since the last `export`, in radii: (C,)."""
+        """How far each first-level centroid moved since `mark_published`, in radii: (C,)."""
         moved_C = (self._centroids() - self._exported_CD).norm(dim=1)
         radius_C = self._sparc.quantizer.squared_radius_C.clamp(min=1e-12).sqrt()
         return (moved_C / radius_C).cpu().numpy()
 
     def codebook_health(self) -> dict[str, float]:
-        """`ResidualQuantizer.health` over up to 65,536 items, and the codes revived so far.
+        """`ResidualQuantizer.health` over some 16,384 items, and the codes revived so far.
 
         Empty before the first step.
         """
         size, quantizer = len(self._tables), self._sparc.quantizer
         if size == 0 or not bool(quantizer.ready):
             return {}
-        z_ND = self._embed(np.arange(size)[:: max(1, size // EMBED_CHUNK)])
+        z_ND = self._embed(np.arange(0, size, max(1, size // HEALTH_SAMPLE)))
         return quantizer.health(z_ND) | {"revived": float(self._counters["revived"])}
 
     @torch.no_grad()
-    def export(self, now_ms: int | None = None) -> Export:
-        """Weights, items and facts for `RetrievalModel`; drift is measured from here on.
+    def export(self, published: ItemSegments | None = None, now_ms: int | None = None) -> Export:
+        """Weights, items and facts for `RetrievalModel`.
+
+        Once they are published, `mark_published` is to be called.
 
         Args:
+            published: what was published of the items before: then only what changed is said.
+                None: all of them.
             now_ms: the time to which the recency prior is brought forward, if it is later than
                 the newest event.
         """
-        z_ND = self._embed(np.arange(len(self._tables)))
-        if not bool(self._sparc.quantizer.ready) and len(z_ND):
+        if not bool(self._sparc.quantizer.ready) and len(self._tables):
             self._sparc.quantizer.start(self._catalogue_sample(), self._generator)
+        if published is None:
+            changes = Changes.all(self._tables)
+        else:
+            changes = Changes.since(self._tables, len(published), self._swept)
+        return export(
+            self._sparc,
+            self._tables,
+            changes,
+            self._embed(changes.places),
+            published,
+            tolerance=self.config.tolerance,
+            seed=self.config.seed,
+            clock_ms=max(self._clock_ms, now_ms or 0),
+        )
+
+    def mark_published(self) -> None:
+        """What `export` gave is published: changes and drift are counted from here on."""
+        forget_changes(self._tables)
+        self._swept = (self._swept + SWEEP) % max(len(self._tables), 1)
         self._exported_CD = self._centroids()
-        clock_ms = max(self._clock_ms, now_ms or 0)
-        return export(self._sparc, self._tables, z_ND, self.config.seed, clock_ms)
 
     def retrieval_model(self, now_ms: int | None = None) -> RetrievalModel:
-        """What would be served now; measures drift anew, as `export` does."""
-        return self.export(now_ms).model(str(self.device))
+        """What would be served now, if all of it was published."""
+        return self.export(now_ms=now_ms).model(str(self.device))
 
     def state(self, whole: bool = True) -> LearnerState:
         """Everything that `restore` needs.
@@ -354,7 +381,11 @@ class Learner:
         dense = {n: v.detach().cpu().contiguous().clone() for n, v in dense.items()}
         rows = {f"tables.{name}": value for name, value in self._tables.changes(whole).items()}
         rows |= {f"replay.{name}": value for name, value in self._replay.changes(whole).items()}
-        meta = {"counters": dict(self._counters), "clock_ms": self._clock_ms}
+        meta = {
+            "counters": dict(self._counters),
+            "clock_ms": self._clock_ms,
+            "swept": self._swept,
+        }
         return LearnerState(dense, [rows], meta)
 
     @classmethod
@@ -392,3 +423,4 @@ class Learner:
         self._exported_CD = own["exported_CD"].clone().to(self.device)
         self._counters = {name: int(value) for name, value in state.meta["counters"].items()}
         self._clock_ms = int(state.meta["clock_ms"])
+        self._swept = int(state.meta["swept"])

@@ -328,6 +328,44 @@ class ItemSegments:
             changed.pop("ids_N", None)
         return replace(self, **changed)
 
+    def as_base(self) -> Segment:
+        """One segment that says all that these say: what begins a chain anew."""
+        rows_N, near_k = np.arange(len(self)), np.flatnonzero(self._near_segment_N >= 0)
+        counted_m = np.flatnonzero(self.events_N > 0)
+        words_NT, category_N = self.features(rows_N)
+        lengths_k, times_k = np.zeros(len(near_k), np.int64), np.zeros(len(near_k), np.int64)
+        parts = []
+        for s in np.unique(self._near_segment_N[near_k]).tolist():
+            segment, here = self.segments[s], np.flatnonzero(self._near_segment_N[near_k] == s)
+            at = self._near_at_N[near_k[here]]
+            lengths_k[here] = segment.near_starts_K[at + 1] - segment.near_starts_K[at]
+            times_k[here] = segment.near_times_k[at]
+            parts.append((segment, here, segment.near_starts_K[at]))
+        starts_K = np.append(0, np.cumsum(lengths_k))
+        P, H = int(starts_K[-1]), self.segments[0].near_weights_PH.shape[1]
+        items_P, weights_PH = np.empty(P, np.int32), np.empty((P, H), np.float32)
+        for segment, here, first_k in parts:
+            to_P, from_P = _spans(starts_K[here], lengths_k[here]), _spans(first_k, lengths_k[here])
+            items_P[to_P] = segment.near_items_P[from_P]
+            weights_PH[to_P] = segment.near_weights_PH[from_P]
+        return Segment(
+            rows_n=rows_N,
+            ids_n=self.ids_N,
+            z_nD=self.z(rows_N),
+            codes_nQ=self.codes_NQ,
+            words_nT=words_NT.astype(np.int16),
+            category_n=category_N.astype(np.int16),
+            event_rows_m=counted_m,
+            events_m=self.events_N[counted_m],
+            counts_mH=self.counts_NH[counted_m],
+            count_times_m=self.count_times_N[counted_m],
+            near_rows_k=near_k,
+            near_starts_K=starts_K,
+            near_items_P=items_P,
+            near_weights_PH=weights_PH,
+            near_times_k=times_k,
+        )
+
     def rows(self, ids: NDArray[np.integer]) -> Rows:
         """Catalogue rows of ids, in their shape; `NO_ROW` where unknown."""
         if not len(self):
@@ -393,3 +431,9 @@ class ItemSegments:
             rows_EM[filled] = self.segments[s].near_items_P[at_P]
             weights_EMH[filled] = self.segments[s].near_weights_PH[at_P]
         return Slots(rows_EM, weights_EMH, times_E)
+
+
+def _spans(starts_k: Rows, lengths_k: Rows) -> Rows:
+    """The numbers of several ranges, one behind the other."""
+    ends_k = np.cumsum(lengths_k)
+    return np.repeat(starts_k - (ends_k - lengths_k), lengths_k) + np.arange(lengths_k.sum())

@@ -17,7 +17,7 @@ Everything is kept twice: since the beginning, and over a sliding window of the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from model.tables.capacity import with_room
 from model.tables.row_index import RowIndex
 from model.tables.touched_rows import CHECKPOINT, TouchedRows
 from streaming.events import UserSequence
+
+if TYPE_CHECKING:
+    from model.retrieval.retrieval_model import RetrievalModel
 
 DEPTH = 50
 """Items per answer."""
@@ -49,6 +52,9 @@ class Answerer(Protocol):
 
         `now_ms` is int64 (B,), the time of each query.
         """
+
+    def followed_by(self, model: RetrievalModel) -> Answerer:
+        """The same over the model that was published next; it answers as one made anew."""
 
 
 def _gains(ranks: np.ndarray) -> np.ndarray:

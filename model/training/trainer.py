@@ -6,7 +6,8 @@ The order of a commit, which `_carry_out` and `_publish` follow:
     2. train       items are listed, the sequences answered by the last handover, then learnt
     3. checkpoint  weights, optimizer, codebook statistics, random state, replay buffer, metrics,
                    counters and the offsets after the last finished micro-batch, in one directory
-    4. handover    the exported weights and their facts, in one directory
+    4. handover    the exported weights, the items that changed since the handover before, and
+                   their facts, in one directory; what changes is counted anew from here on
     5. prune       journal entries up to the oldest checkpoint that is kept are forgotten
 
 Step 2 is taken after every plan, steps 3 to 5 after every decision to publish, and 3 and 5 also
@@ -213,8 +214,7 @@ class Trainer:
         if saved or entries:
             log.info("recovering", checkpoint=progress.entry, entries=len(entries))
         if progress.handover and progress.entry == progress.handover_entry:
-            # The crash may have come between the checkpoint and its handover.
-            self._hand_over(self._state.learner.export())
+            self._hand_over_again()
         self._take_answerer()
         for number, entry in entries:
             self._tell("recovering")
@@ -336,9 +336,11 @@ class Trainer:
         self._journal.append(number, entry)
 
     def _publish(self, number: int, entry: Publication) -> None:
-        export = self._state.publish(number, entry.sequence, entry.reason)
+        published = self._handovers.items(self._state.progress.handovers)
+        export = self._state.publish(number, entry.sequence, entry.reason, published)
         oldest = self._save()
         self._hand_over(export)
+        self._state.learner.mark_published()
         self._take_answerer()
         self._journal.prune(oldest)
         log.info(
@@ -355,9 +357,24 @@ class Trainer:
         if facts is not None and facts.sequence > self._handovers.newest():
             self._handovers.publish(facts.sequence, export, facts)
 
+    def _hand_over_again(self) -> None:
+        """After a checkpoint that a handover comes behind: the crash may have come between them.
+
+        The checkpoint knows what was to be said, so the handover says the same again; unless the
+        one that it follows was damaged meanwhile: then it says everything.
+        """
+        learner, progress = self._state.learner, self._state.progress
+        facts = progress.handover
+        if facts is not None and facts.sequence > self._handovers.newest():
+            published = self._handovers.items(facts.follows)
+            if published is None:
+                progress.handover = facts.model_copy(update={"follows": 0})
+            self._hand_over(learner.export(published))
+        learner.mark_published()
+
     def _take_answerer(self) -> None:
         """Answer with the last handover from now on: with what users would be served."""
-        progress = self._state.progress
+        progress, before = self._state.progress, self._state.answerer
         self._state.answerer = None
         if self._answerer_factory is None or not progress.handovers:
             return
@@ -365,7 +382,8 @@ class Trainer:
         if model is None and progress.entry == progress.handover_entry:
             model = self._state.learner.retrieval_model()
         if model is not None:
-            self._state.answerer = self._answerer_factory(model)
+            make = self._answerer_factory if before is None else before.followed_by
+            self._state.answerer = make(model)
 
     def _publication(self, reason: str) -> Publication:
         """The decision to publish under a number that was never used."""

@@ -95,7 +95,7 @@ def run(
             HandoverDirectory(
                 data_dir / "handover",
                 config.keep_handovers,
-                lambda path, manifest: RetrievalModel.load(path, manifest, device=device),
+                lambda path, manifest, items: RetrievalModel.load(path, manifest, items, device),
             ),
             answerer_factory,
             config,

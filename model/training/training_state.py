@@ -26,6 +26,7 @@ from streaming.events import UserSequence
 if TYPE_CHECKING:
     from model.learning.export import Export
     from model.learning.learner import Learner
+    from model.retrieval.item_segments import ItemSegments
 
 LearnerFactory = Callable[[LearnerState | None], "Learner"]
 """Makes a new learner from None, or goes on from what `Learner.state` gave."""
@@ -133,10 +134,13 @@ class TrainingState:
         now_ms = np.array([s.event_time for s in queries], np.int64)
         self.prequential.judge(queries, self.answerer.answer(histories, now_ms, DEPTH))
 
-    def publish(self, number: int, sequence: int, reason: str) -> Export:
+    def publish(
+        self, number: int, sequence: int, reason: str, published: ItemSegments | None
+    ) -> Export:
         """Carry out entry `number`: export the weights as handover `sequence`.
 
-        Returns what was exported; the facts are in `progress.handover`.
+        Returns what was exported; the facts are in `progress.handover`. `published` is what the
+        handover before said of the items; None: say all of them.
 
         Raises:
             TrainerError: if a weight is not finite.
@@ -153,8 +157,9 @@ class TrainingState:
             micro_batches=progress.micro_batches,
             metrics=self.prequential.metrics() | self.health,
             drift=[float(d) for d in self.learner.drift()],
+            follows=progress.handovers if published is not None else 0,
         )
-        export = self.learner.export()
+        export = self.learner.export(published)
         wrong = [
             f"{name} is not finite"
             for name, tensor in export.tensors.items()

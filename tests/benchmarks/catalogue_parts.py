@@ -150,16 +150,23 @@ def trainer(connection: Connection, data_dir: Path, files: LogFiles, events: int
                 HandoverDirectory(
                     data_dir / "handover",
                     config.keep_handovers,
-                    lambda path, manifest: RetrievalModel.load(path, manifest, "cpu"),
+                    RetrievalModel.load,
                 ),
                 "handovers",
                 ledger,
             ),
-            lambda model: Timed(ServedPath(SearchConfig(), model), "answerer", ledger),
+            lambda model: _TimedPath(ServedPath(SearchConfig(), model), "answerer", ledger),
             config,
         ).run(threading.Event(), lambda _: None)
     finally:
         journal.close()
+
+
+class _TimedPath(Timed):
+    """The paths that follow are timed, too."""
+
+    def followed_by(self, model: Any) -> _TimedPath:
+        return _TimedPath(self.__getattr__("followed_by")(model), "answerer", self._ledger)
 
 
 class _Publications:

@@ -222,14 +222,14 @@ def test_an_unlisted_target_is_listed_on_the_way_and_unknown_history_is_ignored(
     assert np.array_equal(model.log_interests(known), model.log_interests(padded))
 
 
-def test_drift_starts_anew_with_each_export() -> None:
+def test_drift_starts_anew_with_each_publication() -> None:
     items = make_items(60)
     learner = Learner(SMALL)
     learner.list_items(items)
     stream = batches(make_sequences(items, 600))
     for batch in stream[:5]:
         learner.learn(batch)
-    learner.export()
+    learner.mark_published()
     assert learner.drift().max() == 0
     for batch in stream[5:]:
         learner.learn(batch)

@@ -14,6 +14,7 @@ import torch
 from model.histories import History
 from model.learning.export import Export
 from model.learning.learner_state import LearnerState
+from model.retrieval.item_segments import ItemSegments
 from streaming.events import Item, UserSequence
 from tests.model.retrieval.item_segment import segment
 
@@ -41,6 +42,9 @@ class StandInAnswerer:
             row[: len(kept)] = kept
         return answers
 
+    def followed_by(self, model: StandInModel) -> StandInAnswerer:
+        return StandInAnswerer(model)
+
 
 class StandInLearner:
     def __init__(self, state: LearnerState | None = None) -> None:
@@ -52,6 +56,7 @@ class StandInLearner:
         self.steps = 0
         self.learnt = 0
         self.unsaved: set[int] = set()
+        self.unpublished: set[int] = set()
         if state is not None:
             tensors, rows, meta = state
             self.generator.set_state(tensors["random"])
@@ -62,11 +67,13 @@ class StandInLearner:
                 pairs = zip(part["items"].tolist(), part["popularity"].tolist(), strict=True)
                 self.popularity |= dict(pairs)
             self.steps, self.learnt = meta["steps"], meta["learnt"]
+            self.unpublished = set(meta["unpublished"])
 
     def list_items(self, items: Sequence[Item]) -> None:
         for item in items:
             self.popularity.setdefault(item.item_id, 0.0)
             self.unsaved.add(item.item_id)
+            self.unpublished.add(item.item_id)
         self.weights_C[items[-1].item_id % CODES] += 0.01 * len(self.popularity)
 
     def learn(self, batch: Sequence[UserSequence], catching_up: bool = False) -> dict[str, float]:
@@ -75,6 +82,7 @@ class StandInLearner:
             assert sequence.target in self.popularity, "trained before it was listed"
             self.popularity[sequence.target] = self.popularity[sequence.target] * 0.99 + 1
             self.unsaved.add(sequence.target)
+            self.unpublished.add(sequence.target)
         # Weights by place in the batch make the order matter.
         step = sum((n + 1) * (s.user_id % 13 - 6) for n, s in enumerate(batch)) / len(batch)
         step *= 0.5 if catching_up else 1.0
@@ -98,16 +106,30 @@ class StandInLearner:
             "items": torch.tensor(items, dtype=torch.int64),
             "popularity": torch.tensor(values, dtype=torch.float64),
         }
-        return LearnerState(dense, [rows], {"steps": self.steps, "learnt": self.learnt})
+        meta = {
+            "steps": self.steps,
+            "learnt": self.learnt,
+            "unpublished": sorted(self.unpublished),
+        }
+        return LearnerState(dense, [rows], meta)
 
-    def export(self) -> Export:
-        self.exported_C = self.weights_C.clone()
+    def export(self, published: ItemSegments | None = None) -> Export:
         tensors = {
             "weights": self.weights_C.clone(),
             "items": torch.tensor(list(self.popularity), dtype=torch.int64),
             "popularity": torch.tensor(list(self.popularity.values()), dtype=torch.float64),
         }
-        return Export(tensors, segment(list(self.popularity)), {"kind": "stand-in"})
+        said = [
+            (row, item)
+            for row, item in enumerate(self.popularity)
+            if published is None or item in self.unpublished
+        ]
+        items = segment([i for _, i in said], [r for r, _ in said], seed=self.steps)
+        return Export(tensors, items, {"kind": "stand-in"})
+
+    def mark_published(self) -> None:
+        self.exported_C = self.weights_C.clone()
+        self.unpublished.clear()
 
     def retrieval_model(self) -> StandInModel:
         return StandInModel(list(self.popularity), list(self.popularity.values()))

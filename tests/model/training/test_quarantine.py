@@ -82,8 +82,10 @@ def test_what_follows_is_as_if_its_events_had_never_come(tmp_path: Path) -> None
 
     broken = train(tmp_path / "broken", kit=Kit(refusing(70)))
     skipped = train(tmp_path / "skipped", kit=Kit(Skipping))
-    for name, tensor in skipped.tensors.items():
-        assert torch.equal(tensor, broken.tensors[name]), name
+    # fewer events came to be learnt, so the handover before the last one came at another time
+    learnt = skipped.tensors.keys() - {"learner.exported"}
+    for name in learnt:
+        assert torch.equal(skipped.tensors[name], broken.tensors[name]), name
 
 
 @pytest.mark.usefixtures("unsynced")

@@ -51,6 +51,9 @@ class Exhaustive:
         answers[:, : order_BN.shape[1]] = model.item_ids_N[order_BN]
         return answers
 
+    def followed_by(self, model: RetrievalModel) -> Exhaustive:
+        return Exhaustive(model)
+
 
 def make(state: Any) -> Learner:
     return Learner(SMALL) if state is None else Learner.restore(SMALL, state)

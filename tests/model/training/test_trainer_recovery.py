@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.artifacts import chain, manifest
+from model.retrieval.item_segments import Segment
 from model.training.micro_batch import TrainerError
 from tests.model.training.crash import Crash, Steps
 from tests.model.training.training_run import EVENTS, Outcome, assert_equal, train
@@ -47,15 +48,49 @@ def test_every_event_is_trained_once_and_published(undisturbed: tuple[Outcome, i
 def test_a_crash_at_any_step_changes_nothing(
     undisturbed: tuple[Outcome, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int
 ) -> None:
-    """Also where every third checkpoint begins a chain anew."""
+    """Also where every third checkpoint and handover begins a chain anew."""
     monkeypatch.setattr(chain, "LONGEST", longest)
     expected, count = undisturbed
+    if longest == 3:
+        expected = train(tmp_path / "undisturbed")
     assert count > 60
     for crash_at in range(1 + longest % 2, count + 1, 5):
         data = tmp_path / str(crash_at)
         with pytest.raises(Crash):
             train(data, Steps(crash_at))
         assert_equal(train(data), expected)
+
+
+@pytest.mark.usefixtures("unsynced")
+@pytest.mark.parametrize("longest", [chain.LONGEST, 2])
+@pytest.mark.parametrize("inside", [(Segment, "save"), (chain.Chain, "link")])
+def test_a_crash_while_a_delta_or_a_new_base_is_written_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, inside: tuple[type, str]
+) -> None:
+    """A directory that was begun is not looked at, and written anew: the same again."""
+    monkeypatch.setattr(chain, "LONGEST", longest)
+    expected = train(tmp_path / "undisturbed")
+    owner, method = inside
+    write = getattr(owner, method)
+    crashes = 0
+    for crash_at in range(1, 30):
+        steps = Steps(crash_at)
+
+        def crashing(*args: object, steps: Steps = steps) -> None:
+            write(*args)
+            steps.step()
+
+        data = tmp_path / str(crash_at)
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, method, crashing)
+            try:
+                train(data)
+            except Crash:
+                crashes += 1
+        assert_equal(train(data), expected)
+        if crashes < crash_at:
+            break
+    assert crashes >= 3
 
 
 @pytest.mark.usefixtures("unsynced")

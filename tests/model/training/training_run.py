@@ -14,6 +14,7 @@ import torch
 
 from model.artifacts import manifest
 from model.artifacts.manifest import Manifest
+from model.retrieval.item_segments import ItemSegments
 from model.training import publish_schedule
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
@@ -28,6 +29,7 @@ from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.stand_in_learner import StandInAnswerer, StandInLearner, StandInModel
 
 EVENTS = 150
+LEARNING = {"learn", "list_items", "export", "mark_published"}
 CONFIG = TrainerConfig(
     batch_size=16,
     catch_up_from=60,  # the first half of the log
@@ -40,7 +42,7 @@ CONFIG = TrainerConfig(
 )
 
 
-def load(directory: Path, manifest: Manifest) -> StandInModel:
+def load(directory: Path, manifest: Manifest, items: ItemSegments) -> StandInModel:
     tensors = safetensors.torch.load_file(directory / "weights.safetensors")
     return StandInModel(tensors["items"].tolist(), tensors["popularity"].tolist())
 
@@ -50,7 +52,7 @@ class Kit:
     """What stands behind the trainer: a learner, its published model, and the served path."""
 
     learner: Callable[[Any], Any] = StandInLearner
-    load: Callable[[Path, Manifest], Any] = load
+    load: Callable[[Path, Manifest, ItemSegments], Any] = load
     answerer: Callable[[Any], Any] = StandInAnswerer
 
 
@@ -73,7 +75,7 @@ def train(
     journal = RocksJournal(data / "journal")
     try:
         trainer = Trainer(
-            lambda state: Watched(kit.learner(state), steps, {"learn", "list_items", "export"}),
+            lambda state: Watched(kit.learner(state), steps, LEARNING),
             Watched(RecordedSource(sequences, items, 20), steps, {"poll", "read"}),
             Watched(journal, steps, {"append", "prune"}),
             Watched(
