@@ -6,6 +6,7 @@ Shapes: n items that were listed or withdrawn since the parent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,7 @@ def everything(
     to_place: list[ListedItem] = []
     batches = []
     listed = iter(store.all_listed())
-    while some := [one for one, _ in zip(listed, range(CHUNK), strict=False)]:
+    while some := list(islice(listed, CHUNK)):
         to_place += _not_learnt(some, model, learnt)
         batches.append(_batch(some))
     batches = batches or [_batch([])]
