@@ -92,6 +92,7 @@ def prepare(kind: type[Searcher], made: Clustered, asked: Question, wanted: floa
     facts = {
         "knob": knob,
         "recall": round(recall(found, asked.true_BK), 4),
+        "scored_share": searcher.scored_share(asked.users_BD[:BATCH], asked.k, knob),
         "build_s": round(build_s, 3),
         "build_cpu_s": round(build_cpu_s, 3),
         "memory_mib": round(searcher.memory() / MIB, 1),

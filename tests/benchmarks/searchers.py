@@ -13,7 +13,8 @@ import numpy as np
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 
 from indexer.lists.code_lists import CodeLists
-from indexer.search.config import ExplorationConfig, SearchConfig
+from indexer.search.answers import Answers
+from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
 from model.histories import History
 from tests.benchmarks.clustered_items import Clustered, ClusteredModel
@@ -37,6 +38,10 @@ class Searcher:
 
     def search(self, users_BD: np.ndarray, k: int, knob: int) -> np.ndarray:
         raise NotImplementedError
+
+    def scored_share(self, users_BD: np.ndarray, k: int, knob: int) -> float | None:
+        """Share of the items that are scored for an answer, on the mean; None: it does not say."""
+        return None
 
     def renew(self, rows: np.ndarray, codes: np.ndarray, vectors: np.ndarray) -> None:
         """Items that are there get other codes and vectors; from then on searches find those."""
@@ -254,7 +259,7 @@ class CodeListsAlone(Searcher):
 
 
 class Soft(CodeListsAlone):
-    """Soft search as it is served, evidence apart; the knob bounds its cost, in mean lists."""
+    """Soft search as it is served, evidence apart; the knob is the number of codes."""
 
     def __init__(self, made: Clustered) -> None:
         super().__init__(made)
@@ -262,15 +267,21 @@ class Soft(CodeListsAlone):
         self._searches: dict[int, SoftSearch] = {}
 
     def search(self, users_BD: np.ndarray, k: int, knob: int) -> np.ndarray:
+        answers = self._answers(users_BD, k, knob)
+        return answers.items_BK - 1
+
+    def scored_share(self, users_BD: np.ndarray, k: int, knob: int) -> float:
+        scored_B = self._answers(users_BD, k, knob).scored_B
+        return float(scored_B.mean() / len(self.lists))
+
+    def _answers(self, users_BD: np.ndarray, k: int, knob: int) -> Answers:
         self._model.ask_for(users_BD)
         asked = [History([row], [0]) for row in range(len(users_BD))]
         search = self._searches.get(knob) or self._ready(knob)
-        return search.search(asked, np.zeros(1), k, exclude=False).items_BK - 1
+        return search.search(asked, np.zeros(1), k, exclude=False)
 
     def _ready(self, knob: int) -> SoftSearch:
-        codes = len(self.made.centroids_CD)
-        share, explore = min(1.0, knob / codes), ExplorationConfig(untouched=0)
-        config = SearchConfig(2 * knob, evidence=0, scored_share=share, explore=explore)
+        config = SearchConfig(knob, evidence=0, explore=RANKED_ONLY)
         self._searches = {knob: SoftSearch(self._model, self.lists, config)}
         return self._searches[knob]
 

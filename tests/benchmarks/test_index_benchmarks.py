@@ -29,6 +29,7 @@ def test_the_search_benchmark_compares_at_equal_recall_and_draws_the_growth(tmp_
     for found in result["growth"].values():
         assert found.keys() == SEARCHERS.keys()
         assert found["exhaustive"]["recall"] == 1.0
+        assert 0 < found["soft search"]["scored_share"] <= 1
         for one in found.values():
             assert one["recall"] > 0.8 and 0 < one["p50_ms"] <= one["p99_ms"]
             assert one["queries_per_s_two_cores"] > 0 and one["fresh_cpu_s_per_minute"] >= 0
