@@ -46,7 +46,7 @@ def list_some(catalogue: Catalogue, dice: np.random.Generator) -> None:
 
 
 def count_some(popularity: Popularity, dice: np.random.Generator) -> None:
-    some = int(dice.integers(0, 6))
+    some = int(dice.integers(0, 15))
     popularity.add(dice.integers(0, ROWS, some), dice.integers(0, 40, some) * DAY_MS // 4)
 
 
