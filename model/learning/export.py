@@ -27,6 +27,8 @@ from model.tables.touched_rows import PUBLICATION
 SWEEP = 65_536
 """Rows looked at in their turn at each publication: none is behind by more than N / SWEEP of them.
 A catalogue no larger is looked at whole, which takes a tenth of a second."""
+CHUNK = 65_536
+"""Items that get their codes at once; bounds the memory where all are new."""
 
 Rows = NDArray[np.int64]
 
@@ -134,9 +136,12 @@ def export(
         seed: of the initial id parts.
         clock_ms: the time to which the recency prior is brought forward.
     """
-    codes = network.quantizer.assign(network.quantizer.standardise(z_nD))
+    quantizer = network.quantizer
+    codes_nQ = np.empty((len(z_nD), quantizer.config.levels), np.int16)
+    for first in range(0, len(z_nD), CHUNK):
+        some = slice(first, first + CHUNK)
+        codes_nQ[some] = quantizer.assign(quantizer.standardise(z_nD[some])).cpu().numpy()
     rows_n, places_nD = changes.places, z_nD.cpu().numpy()
-    codes_nQ = codes.cpu().numpy().astype(np.int16)
     if published is not None:
         furthest = tolerance * rms_norm(network.quantizer)
         said_n = _to_be_said(tables, published, rows_n, places_nD, codes_nQ, furthest)

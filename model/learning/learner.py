@@ -297,11 +297,11 @@ class Learner:
     @torch.no_grad()
     def _embed(self, rows: np.ndarray) -> Tensor:
         """Z of rows, without gradient."""
-        parts = [torch.zeros(0, self.config.model.item_tower.dimension, device=self.device)]
+        z_nD = torch.empty(len(rows), self.config.model.item_tower.dimension, device=self.device)
         for a in range(0, len(rows), EMBED_CHUNK):
             some = rows[a : a + EMBED_CHUNK]
-            parts.append(self._sparc.item_tower(self._tables.inputs(some)).float())
-        return torch.cat(parts)
+            z_nD[a : a + EMBED_CHUNK] = self._sparc.item_tower(self._tables.inputs(some))
+        return z_nD
 
     def _centroids(self) -> Tensor:
         return self._sparc.quantizer.codebooks_QCD[0].clone()
