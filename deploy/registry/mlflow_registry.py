@@ -14,6 +14,7 @@ unpickles.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -33,6 +34,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from deploy.registry.mlflow_artifacts import bring_back, retire
 from deploy.registry.mlflow_model import save_model
+from deploy.registry.snapshot_storing import DESCRIPTION, store_snapshot
 from deploy.registry.version_plots import draw_plots
 from deploy.release import version_metadata
 from deploy.release.errors import RegistryError
@@ -41,7 +43,7 @@ from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
 from indexer.comparison.version_metrics import metrics_of
 from indexer.search.config import SearchConfig
 from indexer.snapshots.snapshot_facts import SnapshotFacts
-from model.artifacts.manifest import Manifest
+from model.artifacts.manifest import MANIFEST, Manifest
 from streaming.temporary import temporary
 
 PLOTS = "plots"
@@ -81,8 +83,10 @@ class Registry:
         pipeline: str,
         search: SearchConfig,
         revision: str = "",
+        own_store: Path | None = None,
     ) -> None:
         self._revision = revision
+        self._own_store = own_store
         self._tracking_uri = tracking_uri
         try:
             # Where there is no server in between, MLflow's stores ask for the address of the
@@ -259,9 +263,12 @@ class Registry:
         )
         with temporary("registrar") as folder:
             path = folder / "model"
+            outline = folder / directory.name  # the files follow: MLflow would copy them twice
+            outline.mkdir()
+            shutil.copyfile(directory / MANIFEST, outline / MANIFEST)
             save_model(
                 path,
-                directory,
+                outline,
                 Model(
                     artifact_path=logged.artifact_location,
                     model_uuid=logged.model_id,
@@ -278,6 +285,15 @@ class Registry:
                 self._history(run_id, facts, metrics),
             )
             self._client.log_model_artifacts(logged.model_id, str(path))
+            store_snapshot(
+                self._client,
+                str(logged.model_id),
+                directory,
+                manifest,
+                f"artifacts/{directory.name}",
+                path / DESCRIPTION,
+                self._own_store,
+            )
         self._client.finalize_logged_model(logged.model_id, "READY")
         return str(logged.model_id)
 

@@ -313,6 +313,7 @@ def run(
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     report(RegistrarStatus(caught_up=False, reachable=False))
     from deploy.registry.mlflow_registry import Registry  # imports MLflow, which takes seconds
+    from deploy.registry.snapshot_storing import OWN_STORE
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     ledger = Ledger(data_dir)
@@ -323,6 +324,7 @@ def run(
         ledger.pipeline,
         search,
         code_revision(),
+        data_dir / OWN_STORE,
     )
     identity = TopicIdentity(data_dir, "registry", kafka, {})
     announcer = KafkaAnnouncer(kafka, topic, identity)

@@ -77,7 +77,7 @@ class Observation:
     def _judge(self, day: Day) -> None:
         search, found = self._model.served.search, self._model.found
         now_ms = np.full(len(day.queries), day.queries.now_ms, dtype=np.int64)
-        rows = int(search.lists.lengths_C.sum())  # also those whose item moved: they are scored, too
+        rows = int(search.lists.lengths_C.sum())  # those whose item moved are scored, too
         self._shares.append(found.scored_B[day.query_R] / max(1, rows))
         first = 0
         for candidates in search.candidates(day.queries.histories, now_ms):

@@ -10,6 +10,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from deploy.monitoring.part_status import reporter
+from deploy.registry import snapshot_storing
 from deploy.registry.config import RegistryConfig
 from deploy.registry.mlflow_registry import Registry
 from deploy.registry.registrar import Backoff, Registrar
@@ -32,9 +33,11 @@ from deploy.release.ledger import (
 )
 from indexer.comparison.version_metrics import metrics_of
 from indexer.search.config import SearchConfig
+from indexer.search.retriever import Query, Retriever
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
+from streaming.durable_files import PARTIAL
 from streaming.statuses import TrainerStatus
 from tests.deploy.forging import forge
 from tests.deploy.snapshot_maker import Shelf
@@ -542,6 +545,57 @@ def test_a_version_has_pictures_and_says_what_changed(
     names = {path.name for path in (stored / "plots").iterdir()}
     assert {"size_of_codes.png", "recall_over_time.png", "codebook_use.png"} <= names
     assert all((stored / "plots" / name).stat().st_size > 5000 for name in names)
+
+
+def test_what_the_registry_holds_is_complete_and_takes_no_room(
+    open_registry: Callable[[], Registry], shelf: Shelf, tmp_path: Path
+) -> None:
+    registry = open_registry()
+    register(registry, shelf, 1)
+    version = registry._client.get_model_version(registry._model_name, "1")
+    stored = Path(registry._client.get_logged_model(version.source.split("/")[1]).artifact_location)
+    directory = shelf.data_dir / snapshot_path(1)
+    copy = stored / "artifacts" / directory.name
+    manifest = manifest_of(shelf, 1)
+    for name in (*manifest.files, MANIFEST):
+        assert (copy / name).samefile(directory / name), name
+        assert not (copy / name).stat().st_mode & 0o222  # nobody's writing reaches a reader's map
+    assert not [p for p in copy.rglob("*") if p.name.startswith(PARTIAL)]
+    loaded = Retriever.load(copy, SearchConfig())
+    shutil.rmtree(directory)
+    assert (
+        loaded.answer(Query([1])).items
+        == Retriever.load(copy, SearchConfig()).answer(Query([1])).items
+    )
+
+
+def test_a_store_that_is_elsewhere_is_sent_the_files(
+    open_registry: Callable[[], Registry], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_storing, "_on_this_disk", lambda location, own: None)
+    registry = open_registry()
+    register(registry, shelf, 1)
+    version = registry._client.get_model_version(registry._model_name, "1")
+    stored = Path(registry._client.get_logged_model(version.source.split("/")[1]).artifact_location)
+    copy = stored / "artifacts" / "00000001"
+    assert not (copy / MANIFEST).samefile(shelf.data_dir / snapshot_path(1) / MANIFEST)
+    assert Retriever.load(copy, SearchConfig()).version == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "found"),
+    [
+        ("mlflow-artifacts:/1/models/m-2/artifacts", "store/1/models/m-2/artifacts"),
+        ("mlflow-artifacts://host:5000/1/models", "store/1/models"),
+        ("mlflow-artifacts:/../elsewhere", None),
+        ("s3://bucket/1/models", None),
+        ("/a place/1", "/a place/1"),
+        ("file:///a%20place/1", "/a place/1"),
+    ],
+)
+def test_a_location_is_a_directory_of_this_disk_or_none(location: str, found: str | None) -> None:
+    there = snapshot_storing._on_this_disk(location, Path("store"))
+    assert there == (None if found is None else Path(found))
 
 
 def test_a_retired_version_leaves_no_files_and_an_aliased_one_stays(

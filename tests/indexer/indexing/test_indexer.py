@@ -14,7 +14,7 @@ import pytest
 from rocksdict import Options, Rdict
 
 import indexer.snapshots.snapshot_writing as writing_module
-from indexer.errors import IndexerError
+from indexer.errors import IndexerError, SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import ITEMS_WAIT_S
 from indexer.indexing.indexer import Indexer
@@ -306,6 +306,8 @@ def test_a_corrupt_handover_is_refused_and_the_last_good_version_goes_on(tmp_pat
         elif how == "no manifest":
             (weights.parent / "manifest.json").unlink()
         catch_up(indexer)
+        told = tmp_path / "handover" / "refused" / "2"  # by which the trainer begins a new base
+        assert json.loads(told.read_text())["number"] == 2
         status = indexer.status()
         assert status.version == 1 and status.handovers_refused == 1
         assert "handover 2: " in status.last_refusal
@@ -413,6 +415,28 @@ def test_version_numbers_are_not_reused_when_directories_were_deleted(tmp_path):
         model.hand_over(tmp_path, 3)
         catch_up(indexer)
         assert served(tmp_path).version == 3
+
+
+def test_a_data_directory_of_an_older_version_gets_a_version_of_its_newest_handover(tmp_path):
+    model = StandIn.make(20)
+    with running(tmp_path) as indexer:
+        serve_first(indexer, tmp_path, model)
+        model.hand_over(tmp_path, 2)
+        catch_up(indexer)
+    for version in (1, 2):
+        manifest = tmp_path / "snapshots" / f"{version:08d}" / "manifest.json"
+        body = json.loads(manifest.read_text())
+        body["facts"]["schema_version"] = 1
+        manifest.write_text(json.dumps(body))
+    (tmp_path / "published.jsonl").unlink()  # they were published so
+    with pytest.raises(SnapshotError, match="another snapshot|older version"):
+        served(tmp_path)
+    with running(tmp_path) as indexer:
+        assert indexer.served_version is None and indexer.handovers.pending() == [2]
+        catch_up(indexer)
+        assert served(tmp_path).version == 3 and served(tmp_path).facts.handover == 2
+        assert len(served(tmp_path).lists) == 20
+        assert indexer.handovers.pending() == []
 
 
 def test_a_lost_store_is_filled_again_and_numbers_go_on(tmp_path):
