@@ -13,7 +13,6 @@ from model.histories import NO_ROW
 from model.learning.item_tables import ItemTables
 from model.network.losses import log_inclusion
 from model.network.sparc import Batch, neighbour_features
-from model.tables.decayed_counts import log_counts
 from model.tables.replay_buffer import Examples, concatenate
 
 
@@ -68,8 +67,8 @@ def make_batch(
         history_BL=tensor(history_BL),
         age_BL=tensor(age_BL),
         clock_B=tensor(np.concatenate(groups)),
-        popularity_GSP=tensor(log_counts(counts_GSH)),
-        code_popularity_GCP=tensor(log_counts(code_counts_GCH)),
+        popularity_GSP=tensor(counts_GSH).log1p_(),
+        code_popularity_GCP=tensor(code_counts_GCH).log1p_(),
         neighbour_BK=tensor(neighbour_BK),
         neighbour_code_BK=tensor(tables.codes(near.rows_BK)),
         neighbour_score_BKH=neighbour_features(tensor(near.scores_BKH)),

@@ -27,8 +27,6 @@ from model.tables.touched_rows import PUBLICATION
 SWEEP = 65_536
 """Rows looked at in their turn at each publication: none is behind by more than N / SWEEP of them.
 A catalogue no larger is looked at whole, which takes a tenth of a second."""
-CHUNK = 65_536
-"""Items that get their codes at once; bounds the memory where all are new."""
 
 Rows = NDArray[np.int64]
 
@@ -117,7 +115,8 @@ def export(
     network: Sparc,
     tables: ItemTables,
     changes: Changes,
-    z_nD: Tensor,
+    z_nD: NDArray[np.float32],
+    codes_nQ: NDArray[np.int16],
     published: ItemSegments | None,
     *,
     tolerance: float,
@@ -131,23 +130,19 @@ def export(
         tables: of the same model.
         changes: what may have to be said.
         z_nD: of `changes.places`.
+        codes_nQ: of them.
         published: what was said before; None: nothing.
         tolerance: how far a place may be from where it was published, in parts of the RMS norm.
         seed: of the initial id parts.
         clock_ms: the time to which the recency prior is brought forward.
     """
-    quantizer = network.quantizer
-    codes_nQ = np.empty((len(z_nD), quantizer.config.levels), np.int16)
-    for first in range(0, len(z_nD), CHUNK):
-        some = slice(first, first + CHUNK)
-        codes_nQ[some] = quantizer.assign(quantizer.standardise(z_nD[some])).cpu().numpy()
-    rows_n, places_nD = changes.places, z_nD.cpu().numpy()
+    rows_n = changes.places
     if published is not None:
         furthest = tolerance * rms_norm(network.quantizer)
-        said_n = _to_be_said(tables, published, rows_n, places_nD, codes_nQ, furthest)
-        rows_n, places_nD, codes_nQ = rows_n[said_n], places_nD[said_n], codes_nQ[said_n]
+        said_n = _to_be_said(tables, published, rows_n, z_nD, codes_nQ, furthest)
+        rows_n, z_nD, codes_nQ = rows_n[said_n], z_nD[said_n], codes_nQ[said_n]
     facts = model_facts(network.config, seed, clock_ms, len(tables), network.one_user_vector)
-    segment = _segment(tables, changes._replace(places=rows_n), places_nD, codes_nQ)
+    segment = _segment(tables, changes._replace(places=rows_n), z_nD, codes_nQ)
     return Export(dense_weights(network, tables, clock_ms), segment, facts)
 
 

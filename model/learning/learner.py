@@ -265,11 +265,9 @@ class Learner:
     def _clip(self) -> float:
         """Scale the dense gradients to the largest norm; returns the scale, for the tables."""
         dense = [p.grad for p in self._sparc.parameters() if p.grad is not None]
-        squares = [g.square().sum() for g in dense]
         tables = (self._tables.ids, self._tables.words, self._tables.categories)
         rows = [gradient for table in tables for gradient in table.gradients()]
-        squares += [g.square().sum() for g in rows]
-        norm = float(torch.stack(squares).sum().sqrt())
+        norm = float(torch.stack(torch._foreach_norm(dense + rows)).norm())
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient is not finite (its norm is {norm})")
         scale = min(1.0, LARGEST_GRADIENT / max(norm, 1e-12))
@@ -302,6 +300,19 @@ class Learner:
             some = rows[a : a + EMBED_CHUNK]
             z_nD[a : a + EMBED_CHUNK] = self._sparc.item_tower(self._tables.inputs(some))
         return z_nD
+
+    @torch.no_grad()
+    def _places(self, rows_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Z (n, D) and codes (n, Q) int16 of rows, some at a time: there may be a million."""
+        quantizer = self._sparc.quantizer
+        z_nD = np.empty((len(rows_n), self.config.model.item_tower.dimension), np.float32)
+        codes_nQ = np.empty((len(rows_n), quantizer.config.levels), np.int16)
+        for a in range(0, len(rows_n), EMBED_CHUNK):
+            some = slice(a, a + EMBED_CHUNK)
+            z = self._embed(rows_n[some])
+            z_nD[some] = z.cpu().numpy()
+            codes_nQ[some] = quantizer.assign(quantizer.standardise(z)).cpu().numpy()
+        return z_nD, codes_nQ
 
     def _centroids(self) -> Tensor:
         return self._sparc.quantizer.codebooks_QCD[0].clone()
@@ -345,7 +356,7 @@ class Learner:
             self._sparc,
             self._tables,
             changes,
-            self._embed(changes.places),
+            *self._places(changes.places),
             published,
             tolerance=self.config.tolerance,
             seed=self.config.seed,

@@ -64,7 +64,8 @@ class _CandidateSoftmax(torch.autograd.Function):
         sizes = [layout.sizes_C[c] for c in used]
         items = items_SD.split(sizes)
         base_S1 = -layout.log_q_S.unsqueeze(1)
-        users_grad_CBD = torch.zeros_like(users_CBD)
+        users_grad_CBD = torch.empty_like(users_CBD)
+        users_grad_CBD[[c for c, n in enumerate(layout.sizes_C) if not n]] = 0
         items_grad_SD = torch.zeros_like(items_SD)
         items_grads = items_grad_SD.split(sizes)
         weights_grad_BP = torch.empty_like(weights_BP)
@@ -130,8 +131,8 @@ class _CandidateSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         users_CBD, items_SD, weights_BP, near_BK = ctx.saved_tensors
-        g = gradients[0]
-        return users_CBD * g, items_SD * g, weights_BP * g, near_BK * g, None
+        # they were made for this, and large arrays are dear to make
+        return *(x.mul_(gradients[0]) for x in (users_CBD, items_SD, weights_BP, near_BK)), None
 
 
 def _blocks(clocks: list[tuple[int, int]]) -> list[list[int]]:

@@ -120,7 +120,8 @@ class ResidualQuantizer(nn.Module):
 
     def standardise(self, z_SD: Tensor) -> Tensor:
         """Z in quantizer space."""
-        return (z_SD - self.mean_D) * torch.rsqrt(self.variance_D + 1e-6)
+        scale_D = torch.rsqrt(self.variance_D + 1e-6)
+        return torch.addcmul(-self.mean_D * scale_D, z_SD, scale_D)
 
     def centroids(self) -> Tensor:
         """First-level codewords in the space of z: (C, D)."""
@@ -139,11 +140,14 @@ class ResidualQuantizer(nn.Module):
         residual_SD = input_SD.detach().float()
         codes = []
         for level, codebook_CD in enumerate(self.codebooks_QCD):
-            distance_SC = _squared_distances(residual_SD, codebook_CD)
             if level == 0:
-                distance_SC = distance_SC * self.balance_C()
+                distance_SC = _squared_distances(residual_SD, codebook_CD).mul_(self.balance_C())
+            else:  # the same order, without what all codes of an item have in common
+                norms_C = codebook_CD.square().sum(1)
+                distance_SC = torch.addmm(norms_C, residual_SD, codebook_CD.T, alpha=-2)
             codes.append(distance_SC.min(1).indices)  # faster than argmin
-            residual_SD = residual_SD - codebook_CD.index_select(0, codes[-1])
+            if level + 1 < self.config.levels:
+                residual_SD = residual_SD - codebook_CD.index_select(0, codes[-1])
         return torch.stack(codes, dim=1)
 
     def codewords(self, codes_SQ: Tensor) -> Tensor:
@@ -239,7 +243,7 @@ class ResidualQuantizer(nn.Module):
             self.load_QC[level].lerp_(load_C, 1 - decay)
             self.sums_QCD[level].lerp_(sums_CD, 1 - decay)
             rest_SD = residual_SD - self.codebooks_QCD[level].index_select(0, code_S)
-            error_S = rest_SD.square().sum(1)
+            error_S = torch.linalg.vector_norm(rest_SD, dim=1).square_()
             if level == 0:
                 seen_C = load_C > 0
                 error_C = torch.zeros_like(load_C).index_add_(0, code_S, error_S)

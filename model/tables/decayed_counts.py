@@ -64,17 +64,25 @@ class Popularity:
         """Count events in order of arrival; a late one enters as old as it is."""
         keys = np.empty(len(rows_E), dtype=np.int64)
         logged = np.empty((len(rows_E), len(self._rate_H)), dtype=np.float32)
+        # a few plain numbers at a time, which arrays would be slower for
+        rates, counts, times = self._rate_H.tolist(), {}, {}
+        for row in set(rows_E.tolist()):
+            counts[row], times[row] = self._counts_NH[row].tolist(), int(self._times_N[row])
         for e, (row, time) in enumerate(zip(rows_E.tolist(), times_E.tolist(), strict=True)):
-            last = max(int(self._times_N[row]), time)
-            self._counts_NH[row] *= np.exp2((self._times_N[row] - last) * self._rate_H)
-            self._counts_NH[row] += np.exp2((time - last) * self._rate_H)
-            self._times_N[row] = last
+            before, last = times[row], max(times[row], time)
+            counts[row] = [
+                count * 2.0 ** ((before - last) * rate) + 2.0 ** ((time - last) * rate)
+                for count, rate in zip(counts[row], rates, strict=True)
+            ]
+            times[row] = last
             newest = max(self._total_time, time)
-            self._total *= np.exp2((self._total_time - newest) * self._rate_H[-1])
-            self._total += np.exp2((time - newest) * self._rate_H[-1])
+            self._total *= 2.0 ** ((self._total_time - newest) * rates[-1])
+            self._total += 2.0 ** ((time - newest) * rates[-1])
             self._total_time = newest
             keys[e] = (row << _SECONDS) + min(last // 1000, _LAST)
-            logged[e] = self._counts_NH[row]
+            logged[e] = counts[row]
+        for row, values in counts.items():
+            self._counts_NH[row], self._times_N[row] = values, times[row]
         order = np.argsort(keys, kind="stable")
         places = np.searchsorted(self._keys_E, keys[order], side="right")
         self._keys_E = np.insert(self._keys_E, places, keys[order])
@@ -116,12 +124,20 @@ class Popularity:
         keys_GS = (rows_S[None, :] << _SECONDS) + seconds_G1
         if len(self._keys_E) == 0:
             return np.zeros((*keys_GS.shape, len(self._rate_H)), dtype=np.float32)
-        place_GS = np.searchsorted(self._keys_E, keys_GS.ravel()).reshape(keys_GS.shape) - 1
+        # most clocks are behind the last event of a row; the others are looked for
+        last_S = np.searchsorted(self._keys_E, (rows_S + 1) << _SECONDS) - 1
+        place_GS = np.broadcast_to(last_S, keys_GS.shape).copy()
+        behind_GS = self._keys_E[last_S] >= keys_GS
+        place_GS[behind_GS] = np.searchsorted(self._keys_E, keys_GS[behind_GS]) - 1
         found_GS = self._keys_E[place_GS]
         valid_GS = (place_GS >= 0) & (found_GS >> _SECONDS == rows_S[None, :])
         age_GS = np.where(valid_GS, keys_GS - found_GS, 0).astype(np.float32) * np.float32(1000)
-        decay_GSH = np.exp2(-age_GS[:, :, None] * self._rate_H.astype(np.float32))
-        return self._logged_EH[place_GS] * decay_GSH * valid_GS[:, :, None]
+        # torch's exponential is some times as quick as numpy's
+        age_GSH = torch.from_numpy(age_GS)[:, :, None] * torch.from_numpy(self._rate_H).float()
+        counts_GSH = self._logged_EH[place_GS]
+        counts_GSH *= age_GSH.neg_().exp2_().numpy()
+        counts_GSH *= valid_GS[:, :, None]
+        return counts_GSH
 
     def changes(self, whole: bool) -> dict[str, Tensor]:
         """What events changed since the last call, for `apply`; `whole`: all that any event left.

@@ -92,12 +92,15 @@ class RowTable:
         for rows_R, leaf_RD in self._pending:
             if leaf_RD.grad is None:
                 continue
-            learnt_r = torch.nonzero(leaf_RD.grad.any(dim=1)).squeeze(1)
+            norm_R = torch.linalg.vector_norm(leaf_RD.grad, dim=1)
+            learnt_r = torch.nonzero(norm_R).squeeze(1)
             rows_R = rows_R.index_select(0, learnt_r)
-            gradient_RD = leaf_RD.grad.index_select(0, learnt_r) * scale
-            self._accumulator.index_add_(0, rows_R, gradient_RD.square().mean(dim=1))
-            root_R = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
-            self._weight.index_add_(0, rows_R, gradient_RD / root_R[:, None], alpha=-learning_rate)
+            square_r = (norm_R.index_select(0, learnt_r) * scale).square_() / self.dimension
+            self._accumulator.index_add_(0, rows_R, square_r)
+            root_r = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
+            rate_r1 = (scale * learning_rate / root_r).unsqueeze(1)
+            change_rD = leaf_RD.grad.index_select(0, learnt_r).mul_(rate_r1)
+            self._weight.index_add_(0, rows_R, change_rD, alpha=-1)
             self._mark(rows_R.cpu().numpy())
         self._pending.clear()
 
