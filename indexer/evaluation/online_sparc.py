@@ -1,8 +1,9 @@
 """SPARC in the prequential protocol, answered by the indexes that would be live.
 
 The learner is the pipeline's; what differs is that the log comes from a file. Before the queries
-of a day are answered, what was learnt is published as a new version. Other ways of answering can
-be asked beside it: they see the same queries and the same versions, and change nothing.
+of a day are answered, what was learnt is published as a new version, and of the items what changed.
+Other ways of answering can be asked beside it: they see the same queries and the same versions, and
+change nothing.
 
 Warm-up: one pass in micro-batches, as in production, then `replay_epochs` passes' worth of replay.
 """
@@ -24,6 +25,7 @@ from model.evaluation.protocol import Events, Queries
 from model.evaluation.user_sequences import SequencesOfUsers
 from model.learning.export import Export
 from model.learning.learner import Learner, LearnerConfig
+from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item
 
@@ -87,6 +89,7 @@ class OnlineSparc:
         self._device = device
         self._sequences = SequencesOfUsers()
         self._published: Served | None = None
+        self._items: ItemSegments | None = None
 
     def warm_up(self, events: Events) -> None:
         """One pass in the order of time, without replay, then replay alone."""
@@ -98,8 +101,13 @@ class OnlineSparc:
     def answer(self, queries: Queries) -> Answers:
         """Answers of the newest version, made of what was learnt before this day."""
         if self._published is None:
-            export = self.learner.export(now_ms=queries.now_ms)
-            handover = Handover(export, self.retrieval_model(export))
+            export = self.learner.export(self._items, queries.now_ms)
+            self.learner.mark_published()
+            before = self._items
+            self._items = (
+                before.followed_by(export.segment) if before else ItemSegments.of([export.segment])
+            )
+            handover = Handover(export, self.retrieval_model(export, self._items))
             self._published = self.publisher.publish(handover)
         self.served = self._published
         self.found = self.served.answer(queries)
@@ -120,9 +128,9 @@ class OnlineSparc:
         for a in range(0, len(sequences), size):
             self.learner.learn(sequences[a : a + size], replay)
 
-    def retrieval_model(self, export: Export) -> RetrievalModel:
-        """The model that is made of it."""
-        return export.model(self._device)
+    def retrieval_model(self, export: Export, items: ItemSegments) -> RetrievalModel:
+        """The model that is made of it, and of what was published of the items."""
+        return RetrievalModel(export.tensors, export.facts, items, self._device)
 
     def facts(self) -> dict[str, Any]:
         """Configuration and codebook health."""

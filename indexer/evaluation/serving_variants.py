@@ -35,6 +35,7 @@ from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
 from model.evaluation.protocol import Queries
 from model.learning.export import Export
+from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
 
 CODEBOOK = ("sparc.quantizer.",)
@@ -44,7 +45,7 @@ CONSUMERS = ("sparc.user_towers.", "sparc.interest_head.", "sparc.evidence.")
 RESERVES = {"reserve_10": 0.1, "reserve_25": 0.25, "reserve_40": 0.4}
 """Shares of an answer that are reserved for codes the user never touched."""
 
-MakeModel = Callable[[Export], RetrievalModel]
+MakeModel = Callable[[Export, ItemSegments], RetrievalModel]
 """The model that is made of an export."""
 
 
@@ -121,7 +122,7 @@ class Mixed:
                 raise ValueError(f"the model has no weights {prefix}*: this control would be void")
         changed = {n: v for n, v in other.export.tensors.items() if n.startswith(prefixes)}
         export = base.export._replace(tensors=base.export.tensors | changed)
-        mixed = self._publisher.once(Handover(export, self._make_model(export)))
+        mixed = self._publisher.once(Handover(export, self._make_model(export, base.model.items)))
         return mixed.answer(queries)
 
 

@@ -83,8 +83,7 @@ class Chain:
         twice the base, and writing bases costs no more than writing the deltas, but for chains
         of very small ones.
         """
-        base, *deltas = self.sizes
-        return len(self.sizes) >= LONGEST or sum(deltas) + coming > max(base, FLOOR)
+        return is_full(self.sizes, coming)
 
     def link(self, directory: Path) -> None:
         """Put the segments under the same names into a directory that is being written."""
@@ -102,6 +101,12 @@ class Chain:
         if ours[: len(loaded)] != list(loaded):
             return None
         return self.names[len(loaded) :]
+
+
+def is_full(sizes: Sequence[int], coming: int) -> bool:
+    """`Chain.is_full` for segments of these bytes, base first, wherever they are."""
+    base, *deltas = sizes
+    return len(sizes) >= LONGEST or sum(deltas) + coming > max(base, FLOOR)
 
 
 def link(source: Path, destination: Path) -> None:

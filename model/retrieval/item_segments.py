@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from model.artifacts.chain import Chain
+from model.artifacts.chain import Chain, is_full
 from model.artifacts.manifest import Manifest
 from model.histories import NO_ROW
 from model.tables.cooccurrence import Slots
@@ -327,6 +327,17 @@ class ItemSegments:
         else:
             changed.pop("ids_N", None)
         return replace(self, **changed)
+
+    def followed_by(self, segment: Segment) -> ItemSegments:
+        """What is known after one more segment, in a chain that is no longer than it may be.
+
+        Raises:
+            SegmentError: as `with_segment`.
+        """
+        after = self.with_segment(segment)
+        if is_full([one.nbytes for one in self.segments], segment.nbytes):
+            return ItemSegments.of([after.as_base()])
+        return after
 
     def as_base(self) -> Segment:
         """One segment that says all that these say: what begins a chain anew."""
