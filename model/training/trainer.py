@@ -5,7 +5,8 @@ The order of a commit, which `_carry_out` and `_publish` follow:
     1. journal     the entry (a plan, or the decision to publish) is written and synced
     2. train       items are listed, the sequences answered by the last handover, then learnt
     3. checkpoint  weights, optimizer, codebook statistics, random state, replay buffer, metrics,
-                   counters and the offsets after the last finished micro-batch, in one directory
+                   counters and the offsets after the last finished micro-batch, in one directory:
+                   of tables what changed since the checkpoint before, and links to the rest
     4. handover    the exported weights, the items that changed since the handover before, and
                    their facts, in one directory; what changes is counted anew from here on
     5. prune       journal entries up to the oldest checkpoint that is kept are forgotten
@@ -84,7 +85,8 @@ class TrainerConfig:
         publish: when handovers are due.
         checkpoint_events: a checkpoint is written at every publication, and after so many events
             or a minute without one.
-        keep_checkpoints: how many to keep, for the case that the newest is damaged.
+        keep_checkpoints: how many to keep, for the case that the newest is damaged; if more than
+            one, also the newest that shares no file with them.
         keep_handovers: how many to keep; at least as many as checkpoints, which refer to them.
         window_queries: length of the sliding window of the prequential metrics.
         source_timeout_seconds: how long the source may be away before the trainer gives up.

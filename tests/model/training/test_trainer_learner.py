@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.artifacts import chain
 from model.histories import History
 from model.learning import learner
 from model.learning.learner import Learner
@@ -86,9 +87,19 @@ def test_the_log_is_trained_answered_and_published(undisturbed: tuple[Outcome, S
     assert steps.statuses[-1]["caught_up"]
 
 
-def test_crashes_change_no_bit(undisturbed: tuple[Outcome, Steps], tmp_path: Path) -> None:
+@pytest.mark.parametrize("longest", [chain.LONGEST, 3])
+def test_crashes_change_no_bit(
+    undisturbed: tuple[Outcome, Steps],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    longest: int,
+) -> None:
+    """Also where checkpoints and handovers begin a chain anew."""
+    monkeypatch.setattr(chain, "LONGEST", longest)
     expected, steps = undisturbed
-    for crash_at in range(9, steps.count, 20):
+    if longest == 3:
+        expected = train(tmp_path / "undisturbed", kit=KIT)
+    for crash_at in range(9 + longest, steps.count, 40):
         data = tmp_path / str(crash_at)
         with pytest.raises(Crash):
             train(data, Steps(crash_at), kit=KIT)
