@@ -21,7 +21,7 @@ from indexer.errors import IndexerError, SnapshotError
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-SHORT = 512
+SHORT = 256
 """Up to so many rows are one cell: cells of a handful of rows would cost as much as the rows."""
 MAX_DIMENSION = 4096
 MAX_ITEMS = 2**31 - 1
