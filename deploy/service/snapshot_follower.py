@@ -37,6 +37,7 @@ from indexer.snapshots.pointer import POINTER, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from indexer.snapshots.withdrawn import NONE, WITHDRAWN, read_withdrawn
 from model.artifacts.verified_files import VerifiedFiles
+from streaming.freed_memory import give_back
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +128,11 @@ class SnapshotFollower:
             self._failed(error)
             return False
         self.last_error = ""
-        return self.retriever is not before
+        swapped = self.retriever is not before
+        if swapped:
+            del before
+            give_back()  # what it took
+        return swapped
 
     def run(self, stop: threading.Event, poll_seconds: float) -> None:
         """Poll until `stop` is set."""

@@ -41,6 +41,7 @@ from indexer.snapshots.snapshot_facts import SnapshotFacts
 from indexer.snapshots.snapshot_writing import remove_versions
 from indexer.snapshots.withdrawn import read_withdrawn, write_withdrawn
 from model.artifacts.verified_files import VerifiedFiles
+from streaming.freed_memory import give_back
 from streaming.statuses import IndexerStatus
 
 log = structlog.get_logger(__name__)
@@ -216,6 +217,7 @@ class Indexer:
             shared=len(made.rebuild.shared),
         )
         self._remove_old(snapshot)
+        give_back()
         return snapshot.version
 
     def _note_served(self, served: ServedVersion) -> None:

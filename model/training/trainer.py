@@ -56,6 +56,7 @@ from model.training.quarantine import Quarantined
 from model.training.source import Source, SourceUnavailable
 from model.training.training_state import LearnerFactory, TrainingState
 from model.training.training_status import Status
+from streaming.freed_memory import give_back
 from streaming.statuses import Report
 
 if TYPE_CHECKING:
@@ -351,6 +352,8 @@ class Trainer:
             reason=entry.reason,
             trained_events=self._state.progress.trained_events,
         )
+        del export
+        give_back()
         self._tell(at_once=True)
 
     def _hand_over(self, export: Export) -> None:
