@@ -18,6 +18,7 @@ from indexer.indexing.handovers import ModelExport, handovers, load_handover
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Listing
 from indexer.indexing.said_since import everything, what_changed
+from indexer.indexing.scrub import Scrub
 from indexer.indexing.served_version import ServedVersion
 from indexer.snapshots.catalogue_changes import changes
 from indexer.snapshots.item_table import Rows
@@ -78,6 +79,7 @@ class VersionBuilder:
         self._listing = listing
         self._load_model = load_model
         self._verified = verified
+        self._scrub = Scrub()
 
     def prepare(self, number: int, served: ServedVersion | None) -> Prepared | None:
         """Make a snapshot of a handover.
@@ -99,10 +101,16 @@ class VersionBuilder:
         position = self._store.position
         skipped = [n for n in self._handovers.pending() if n < number]
         base = served.base if served is not None else None
+        sound = base
+        if base is not None and (damaged := self._scrub.damaged(base.path, base.manifest)):
+            log.error("damaged on disk: nothing is shared with it", file=str(base.path / damaged))
+            sound, self._verified = None, VerifiedFiles()
         try:
-            handover = load_handover(self._data_dir, number, self._load_model, base, self._verified)
+            handover = load_handover(
+                self._data_dir, number, self._load_model, sound, self._verified
+            )
             # without a parent, where one of its files is damaged on disk
-            for parent in [base, None] if base is not None else [None]:
+            for parent in [sound, None] if sound is not None else [None]:
                 made, listed = self._build(handover, parent)
                 snapshot = self._write(handover, made, listed, position, base, parent)
                 if snapshot is not None:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import IndexerError, SnapshotError
-from indexer.lists.cells import open_rows
+from indexer.lists.cells import checked, open_rows
 from indexer.lists.code_list import CodeList
-from indexer.lists.code_lists import CodeLists, file_name, seconds
+from indexer.lists.code_lists import CodeLists, file_name, members, seconds
 from indexer.snapshots.list_changes import ListChanges
 
 if TYPE_CHECKING:  # torch is needed by the model only
@@ -82,10 +82,14 @@ def built(model: RetrievalModel, absent: Collection[int] | Ids) -> CodeLists:
     """
     items = model.items
     there = ~np.isin(items.ids_N, np.fromiter(absent, np.int64, len(absent)))
-    rows = np.flatnonzero(there)
-    return CodeLists.build(
-        items.ids_N[rows], items.codes_NQ[rows], items.z(rows), model.first_level_codes
-    )
+    kept = np.flatnonzero(there)
+    lists = []
+    for at in members(items.codes_NQ[kept, 0], items.ids_N[kept], model.first_level_codes):
+        rows = kept[at]  # a code at a time: all vectors at once would be held twice
+        ids, codes_nQ, vectors_nD = items.ids_N[rows], items.codes_NQ[rows], items.z(rows)
+        checked(ids, codes_nQ, vectors_nD, "items")
+        lists.append(CodeList.of(ids, seconds(codes_nQ), vectors_nD))
+    return CodeLists(lists, items.dimension)
 
 
 def advanced(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -492,6 +493,33 @@ def test_a_list_file_damaged_on_disk_is_not_carried_into_the_next_version(tmp_pa
         assert snapshot.manifest.facts["shared_codes"] == 0
         assert load_served(tmp_path, StandIn.load).version == snapshot.version
         assert versions(tmp_path) == [1, snapshot.version]
+
+
+@pytest.mark.parametrize("name", ["index/00002.safetensors", "items-00000001.safetensors"])
+def test_a_shared_file_that_the_disk_has_altered_is_found_and_not_linked_again(tmp_path, name):
+    model = StandIn.make(60)
+    with running(tmp_path) as indexer:
+        model.hand_over(tmp_path, 1)
+        catch_up(indexer)
+        path = tmp_path / "snapshots" / "00000001" / name
+        when, content = path.stat(), bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))  # nobody wrote to it
+        model = model.moved(0.1, 2)
+        model.hand_over(tmp_path, 2, after=1)
+        catch_up(indexer)
+        if name.startswith("items"):  # what follows it cannot be read either: the trainer is told
+            assert indexer.status().handovers_refused == 1
+            model.hand_over(tmp_path, 3)
+            catch_up(indexer)
+        snapshot = served(tmp_path)
+        assert (
+            snapshot.version > 1
+            and not (snapshot.path / name).exists()
+            or (snapshot.facts.shared_codes == 0)
+        )
+        assert np.array_equal(snapshot.lists.vectors_of(model.item_ids_N), model.vectors_ND)
 
 
 def test_protected_versions_and_the_parent_survive_retention(tmp_path):
