@@ -27,6 +27,7 @@ from indexer.evaluation.online_sparc import OnlineSparc, OnlineSparcConfig
 from indexer.evaluation.serving_variants import (
     RESERVES,
     PublishedEvery,
+    PublishedWhole,
     Way,
     interval_ways,
     search_ways,
@@ -162,6 +163,7 @@ def all_ways(model: OnlineSparc, settings: Settings) -> dict[str, Way]:
         search_ways(settings.search)
         | stale_ways(model.retrieval_model, model.publisher)
         | interval_ways()
+        | {"published_whole": PublishedWhole(model.learner, model.retrieval_model, model.publisher)}
     )
 
 
@@ -175,6 +177,7 @@ ALL_WAYS = (
     "published_weekly",
     "published_monthly",
     "published_never",
+    "published_whole",
 )
 
 

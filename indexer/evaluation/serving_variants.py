@@ -21,6 +21,8 @@ queries of a day beside the served answer, before the day is learnt.
                        while training goes on; the served answer is renewed every event day
     published_never    everything served stays as it was after the warm-up, only histories grow:
                        the reference for the two stale ways, which are "bad" if they lose to it
+    published_whole    every item is published in every version, also where it has moved less than
+                       the tolerance: what it costs to publish only what changed
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
 from model.evaluation.protocol import Queries
 from model.learning.export import Export
+from model.learning.learner import Learner
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
 
@@ -46,7 +49,7 @@ RESERVES = {"reserve_10": 0.1, "reserve_25": 0.25, "reserve_40": 0.4}
 """Shares of an answer that are reserved for codes the user never touched."""
 
 MakeModel = Callable[[Export, ItemSegments], RetrievalModel]
-"""The model that is made of an export."""
+"""The model of the weights of an export, and of items."""
 
 
 class Way(Protocol):
@@ -124,6 +127,21 @@ class Mixed:
         export = base.export._replace(tensors=base.export.tensors | changed)
         mixed = self._publisher.once(Handover(export, self._make_model(export, base.model.items)))
         return mixed.answer(queries)
+
+
+class PublishedWhole:
+    """Versions that hold every item as the learner has it now."""
+
+    def __init__(self, learner: Learner, make_model: MakeModel, publisher: Publisher) -> None:
+        self._learner = learner
+        self._make_model = make_model
+        self._publisher = publisher
+
+    def answer(self, served: Served, queries: Queries) -> Answers:
+        """Publish all there is, with an index of its own, and ask it."""
+        export = self._learner.export(now_ms=queries.now_ms)
+        model = self._make_model(export, ItemSegments.of([export.segment]))
+        return self._publisher.once(Handover(export, model)).answer(queries)
 
 
 def search_ways(search: SearchConfig) -> dict[str, Way]:
