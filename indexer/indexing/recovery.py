@@ -30,9 +30,11 @@ log = structlog.get_logger(__name__)
 
 
 def remove_leftovers(data_dir: Path) -> None:
-    """Remove what a killed indexer had begun to write."""
+    """Remove what a killed indexer had begun to write, and what only older versions read."""
     for directory in (SNAPSHOTS, APPENDED):
         remove_partial(data_dir / directory)
+    for former in (data_dir / APPENDED).glob("*.parquet"):
+        former.unlink(missing_ok=True)
     for left in data_dir.glob(f"{PARTIAL}{POINTER}-*"):
         left.unlink(missing_ok=True)
 

@@ -430,10 +430,14 @@ def test_a_data_directory_of_an_older_version_gets_a_version_of_its_newest_hando
         body["facts"]["schema_version"] = 1
         manifest.write_text(json.dumps(body))
     (tmp_path / "published.jsonl").unlink()  # they were published so
+    former = tmp_path / "appended" / "00000002-0001.parquet"
+    former.parent.mkdir()
+    former.write_bytes(b"")
     with pytest.raises(SnapshotError, match="another snapshot|older version"):
         served(tmp_path)
     with running(tmp_path) as indexer:
         assert indexer.served_version is None and indexer.handovers.pending() == [2]
+        assert not former.exists()
         catch_up(indexer)
         assert served(tmp_path).version == 3 and served(tmp_path).facts.handover == 2
         assert len(served(tmp_path).lists) == 20
