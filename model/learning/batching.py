@@ -44,7 +44,9 @@ def make_batch(
     examples, clocks_G, tensor = concatenate(parts), np.concatenate(clocks), tables.tensor
     given = np.unique(np.concatenate([examples.targets_B, examples.histories.rows_BL.ravel()]))
     given = given[given != NO_ROW]
-    rows_S, share = tables.candidates.draw(len(tables), given, most, generator)
+    rows_S, share, unseen_share = tables.candidates.draw(len(tables), given, most, generator)
+    clicked_S = tables.popularity.seen(rows_S)
+    share_S = torch.from_numpy(np.where(clicked_S, share, unseen_share))
     counts_GSH = tables.popularity.before(clocks_G, rows_S)
     code_counts_GCH = tables.code_popularity.before(
         clocks_G, np.arange(tables.model.quantizer.codes)
@@ -60,8 +62,10 @@ def make_batch(
     return Batch(
         items=tables.inputs_to_learn(rows_S),
         item_rows_S=tensor(rows_S),
-        negative_S=tensor(tables.popularity.seen(rows_S)),
-        log_q_S=log_inclusion(frequency_S, events_in_step, share).to(tables.device),
+        clicked_S=tensor(clicked_S),
+        negative_S=tensor(clicked_S | (unseen_share > 0)),
+        codebook_S=tensor(_for_the_codebook(clicked_S)) if unseen_share else None,
+        log_q_S=log_inclusion(frequency_S, events_in_step, share_S).to(tables.device),
         log_frequency_S=torch.log(frequency_S * events_in_step + 1e-6).to(tables.device),
         target_B=tensor(target_B),
         history_BL=tensor(history_BL),
@@ -74,6 +78,16 @@ def make_batch(
         neighbour_score_BKH=neighbour_features(tensor(near.scores_BKH)),
         history_code_BL=tensor(tables.codes(examples.histories.rows_BL)),
     )
+
+
+def _for_the_codebook(clicked_S: np.ndarray) -> np.ndarray:
+    """All that nobody has clicked, and as many evenly spread of the others."""
+    chosen_S, clicked = ~clicked_S, np.flatnonzero(clicked_S)
+    most = int(chosen_S.sum())
+    if most >= len(clicked):
+        return np.ones_like(clicked_S)
+    chosen_S[clicked[(np.arange(most) * len(clicked)) // most]] = True
+    return chosen_S
 
 
 def _frequency(tables: ItemTables, rows_S: np.ndarray, clock_ms: int) -> Tensor:

@@ -86,7 +86,7 @@ class LearnerConfig:
     replay_capacity: int = 131_072
     chunk: int = 32
     candidates: int = 16_384
-    tolerance: float = 0.01
+    tolerance: float = 0.02
     session_dropout: float = 0.0
 
 
@@ -253,8 +253,9 @@ class Learner:
         self._tables.words.step(config.table_learning_rate, scale)
         self._tables.categories.step(config.table_learning_rate, scale)
         if not self.codebook_frozen:
+            shaping = slice(None) if batch.codebook_S is None else batch.codebook_S
             self._counters["revived"] += self._sparc.quantizer.update(
-                outcome.z_SD, outcome.codes_SQ, self._generator
+                outcome.z_SD[shaping], outcome.codes_SQ[shaping], self._generator
             )
         self._check()
         self._tables.note_codes(

@@ -19,13 +19,14 @@ CONTRAST_TEMPERATURE = 0.1
 """Of the reconstruction contrast: cosines, all within 1 of 0, are too near each other without."""
 
 
-def log_inclusion(frequency_S: Tensor, draws: int, uniform_share: float) -> Tensor:
+def log_inclusion(frequency_S: Tensor, draws: int, uniform_share: Tensor | float) -> Tensor:
     """Log-probability that an item is among the candidates of a micro-batch: (S,).
 
     It is there if one of the `draws` events of the micro-batch is on it (`frequency_S` is its
     share of recent events: Yi et al., RecSys 2019) or if the uniform sample of a share of the
-    catalogue holds it. Subtracting this from its logit (the log-Q correction; Bengio and Senecal
-    2008) makes the sampled softmax an estimate of the full one.
+    catalogue holds it; items of different kinds may have different shares. Subtracting this from
+    its logit (the log-Q correction; Bengio and Senecal 2008) makes the sampled softmax an estimate
+    of the full one.
 
     >>> log_inclusion(torch.tensor([0.0, 0.5]), 1, 0.5).exp().tolist()
     [0.5, 0.75]

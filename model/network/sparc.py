@@ -117,8 +117,9 @@ class Batch(NamedTuple):
     Attributes:
         items: features of the candidates.
         item_rows_S: catalogue rows of the candidates.
-        negative_S: True for items that somebody has clicked: only these stand against a positive,
-            the others only shape the codebook.
+        clicked_S: True for items that somebody has clicked; of the others no id part learns.
+        negative_S: True for items that stand against a positive.
+        codebook_S: True for items that shape the codebook; None: all.
         log_q_S: log-probability of being a candidate.
         log_frequency_S: log of the expected number of draws among the positives.
         target_B: positions of the positives.
@@ -135,7 +136,9 @@ class Batch(NamedTuple):
 
     items: ItemInputs
     item_rows_S: Tensor
+    clicked_S: Tensor
     negative_S: Tensor
+    codebook_S: Tensor | None
     log_q_S: Tensor
     log_frequency_S: Tensor
     target_B: Tensor
@@ -335,12 +338,14 @@ class Sparc(nn.Module):
         """All losses of one step. `generator` (CPU) draws shuffles, negatives and dropout."""
         weights = self.config.losses
         content_SD = self.item_tower.content(batch.items)
-        whole_SD = self.item_tower.whole(content_SD, batch.items.id_SD).detach()
+        id_SD = batch.items.id_SD
+        id_SD = torch.where(batch.clicked_S.unsqueeze(1), id_SD, id_SD.detach())
+        whole_SD = self.item_tower.whole(content_SD, id_SD).detach()
         codes_SQ = self.quantizer.assign(self.quantizer.standardise(whole_SD))
         members = self.config.members
         kept_SM = _kept((len(content_SD), members), self.config.item_tower.id_dropout, generator)
         kept_SD = kept_SM.repeat_interleave(content_SD.shape[1] // members, dim=1)
-        z_SD = self.item_tower.whole(content_SD, batch.items.id_SD * kept_SD.to(content_SD.device))
+        z_SD = self.item_tower.whole(content_SD, id_SD * kept_SD.to(content_SD.device))
         code_S = codes_SQ[:, 0]
         target_B = batch.target_B
         size = len(target_B)
@@ -453,10 +458,10 @@ class Sparc(nn.Module):
     def _item_loss(
         self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """-log p(i | u) among candidates with events, over members, and the codes' shares of it."""
+        """-log p(i | u) among the negatives, summed over members, and the codes' shares of it."""
         kept_S = torch.nonzero(batch.negative_S).squeeze(1)
         order_S = kept_S[torch.argsort(code_S[kept_S], stable=True)]
-        # the last one answers for "none", which all items are that nobody has clicked
+        # the last one answers for "none", which all items are that are no negatives
         back_S = torch.full((len(code_S) + 1,), -1, device=order_S.device)
         back_S[order_S] = torch.arange(len(order_S), device=order_S.device)
         # what the user has is never an answer, unless it is the target

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from model.histories import NO_ROW
-from model.learning.candidates import CandidateSample
+from model.learning.candidates import UNSEEN, CandidateSample
 from model.learning.item_tables import ItemTables
 from model.learning.learner import Learner
 from streaming.events import Item, UserSequence
@@ -24,24 +24,25 @@ def sample_of(seen: np.ndarray) -> CandidateSample:
 
 
 def test_a_catalogue_no_larger_than_the_sample_is_taken_whole() -> None:
-    rows, share = sample_of(np.arange(5)).draw(MOST, GIVEN[:1], MOST, torch.Generator())
-    assert rows.tolist() == list(range(MOST)) and share == 1
+    drawn = sample_of(np.arange(5)).draw(MOST, GIVEN[:1], MOST, torch.Generator())
+    assert drawn.rows_S.tolist() == list(range(MOST)) and drawn[1:] == (1, 0)
 
 
-def test_negatives_have_had_an_event_and_a_few_others_come_for_the_codebook() -> None:
+def test_negatives_have_had_an_event_and_some_without_stand_for_all_others() -> None:
     seen = np.arange(0, SIZE, SIZE // SEEN)
     sample, random = sample_of(seen), torch.Generator().manual_seed(0)
-    rows, share = sample.draw(SIZE, GIVEN, MOST, random)
+    rows, share, unseen_share = sample.draw(SIZE, GIVEN, MOST, random)
+    assert abs(unseen_share - UNSEEN / SIZE) < 0.002
     assert set(GIVEN) <= set(rows.tolist()) and (np.diff(rows) > 0).all()
     negatives = np.intersect1d(rows, seen)
     assert 0.95 * MOST < len(negatives) <= MOST + 2
     assert abs(share - MOST / SEEN) < 0.002
-    assert 0 < len(rows) - len(negatives) <= 1024
+    assert 0 < len(rows) - len(negatives) <= UNSEEN
 
 
 def test_few_items_with_events_are_all_candidates() -> None:
     seen = np.array([5, 70_000, 3])
-    rows, share = sample_of(seen).draw(SIZE, GIVEN, MOST, torch.Generator())
+    rows, share, _ = sample_of(seen).draw(SIZE, GIVEN, MOST, torch.Generator())
     assert set(seen) <= set(rows.tolist()) and share == 1
 
 
@@ -63,7 +64,7 @@ def test_the_sample_changes_slowly_and_in_time_holds_everything_alike() -> None:
 def test_who_catches_up_takes_what_was_drawn_last() -> None:
     sample, random = sample_of(np.arange(SEEN)), torch.Generator().manual_seed(0)
     before = sample.draw(SIZE, np.empty(0, int), MOST, random)[0]
-    rows, share = sample.draw(SIZE, np.empty(0, int), 250, random)
+    rows, share, _ = sample.draw(SIZE, np.empty(0, int), 250, random)
     fewer = rows[rows < SEEN]
     assert 230 < len(fewer) <= 250 and abs(share - 250 / SEEN) < 0.001
     assert 0.8 < np.isin(fewer, before).mean() < 1

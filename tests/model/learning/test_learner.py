@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.histories import History
+from model.learning import candidates
 from model.learning.errors import LearnerError
 from model.learning.learner import Learner, LearnerConfig
 from model.learning.learner_state import LearnerState
@@ -58,8 +59,11 @@ def test_a_restored_learner_continues_bit_for_bit(tmp_path: Path) -> None:
     assert_same(learner, Learner.restore(SMALL, kept.state()))
 
 
-def test_what_is_kept_of_a_micro_batch_does_not_grow_with_the_catalogue() -> None:
+def test_what_is_kept_of_a_micro_batch_does_not_grow_with_the_catalogue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Nor with users or with what was learnt before."""
+    monkeypatch.setattr(candidates, "UNSEEN", 64)  # less than there are
     sizes = []
     for count in (600, 3000):
         items = make_items(count)
