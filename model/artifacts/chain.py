@@ -21,13 +21,14 @@ One that verifies many such directories remembers digests (`verified_files`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.artifacts.manifest import Manifest, ManifestError
+from model.artifacts.manifest import Manifest, ManifestError, sha256
 
 SEGMENTS = "segments"
 """The fact that names a chain."""
@@ -75,6 +76,12 @@ class Chain:
     def paths(self) -> list[Path]:
         """Where the segments lie, oldest first."""
         return [self.directory / name for name in self.names]
+
+    def is_as_written(self) -> bool:
+        """Whether every segment is what its digest says; reads all of them."""
+        with contextlib.suppress(OSError):
+            return all(sha256(path) == self.digests[path.name] for path in self.paths())
+        return False
 
     def is_full(self, coming: int) -> bool:
         """Whether a delta of `coming` bytes must not be added: a new base is due instead.

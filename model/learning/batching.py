@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
+from model.learning.candidates import UNSEEN
 from model.learning.item_tables import ItemTables
 from model.network.losses import log_inclusion
 from model.network.sparc import Batch, neighbour_features
@@ -81,9 +82,12 @@ def make_batch(
 
 
 def _for_the_codebook(clicked_S: np.ndarray) -> np.ndarray:
-    """All that nobody has clicked, and as many evenly spread of the others."""
+    """All that nobody has clicked, and as many evenly spread of the others, or `UNSEEN` of them.
+
+    Few of a large catalogue may be left that nobody has clicked: they are no catalogue.
+    """
     chosen_S, clicked = ~clicked_S, np.flatnonzero(clicked_S)
-    most = int(chosen_S.sum())
+    most = max(int(chosen_S.sum()), UNSEEN)
     if most >= len(clicked):
         return np.ones_like(clicked_S)
     chosen_S[clicked[(np.arange(most) * len(clicked)) // most]] = True

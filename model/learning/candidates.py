@@ -98,12 +98,13 @@ class CandidateSample:
             newest = (self._next - 1 - np.arange(most)) % len(self._sample)
             negatives = self._sample[newest]
             share = float(-np.expm1(most * np.log1p(-1 / self._count)))
+        if size <= self._most:  # but for who is in a hurry it would be taken whole
+            return Candidates(np.unique(np.concatenate([given, negatives])), share, 0.0)
         unseen = torch.randint(size, (UNSEEN,), generator=generator).numpy()
         self._is_seen = with_room(self._is_seen, size)
         unseen = unseen[~self._is_seen[unseen]]
         rows_S = np.unique(np.concatenate([given, negatives, unseen]))
-        whole = size <= self._most  # but for who is in a hurry
-        return Candidates(rows_S, share, 0.0 if whole else -np.expm1(UNSEEN * np.log1p(-1 / size)))
+        return Candidates(rows_S, share, float(-np.expm1(UNSEEN * np.log1p(-1 / size))))
 
     def _renew(self, count: int, generator: torch.Generator) -> None:
         """Replace those drawn longest ago; the first time, all."""
@@ -127,5 +128,6 @@ class CandidateSample:
         """Take over what `changes` gave, on top of what was given before it."""
         self.see(changes["seen"].numpy())
         self._saved = self._count
-        self._sample = changes["sample"].numpy().copy()
-        self._next = int(changes["next"])
+        self._sample, self._next = changes["sample"].numpy().copy(), int(changes["next"])
+        if len(self._sample) not in (0, self._most):  # the settings have changed since
+            self._sample, self._next = np.zeros(0, np.int64), 0

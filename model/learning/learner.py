@@ -89,6 +89,10 @@ class LearnerConfig:
     tolerance: float = 0.02
     session_dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"learner.candidates is {self.candidates}, it must be at least 1")
+
 
 class Learner:
     """Trains SPARC on micro-batches and exports what serves it.

@@ -55,6 +55,10 @@ class QuantizerConfig:
     gradient: str = "rotation"
 
 
+MOST_CODES = 32_767
+"""Published codes are numbers of 16 bits."""
+
+
 class Quantized(NamedTuple):
     """Result for S items, in quantizer space (standardised).
 
@@ -103,6 +107,10 @@ class ResidualQuantizer(nn.Module):
         if config.gradient not in ("rotation", "straight_through"):
             raise ValueError(
                 f"quantizer.gradient is {config.gradient!r}; use 'rotation' or 'straight_through'"
+            )
+        if not 1 <= config.codes <= MOST_CODES:
+            raise ValueError(
+                f"learner.model.quantizer.codes is {config.codes}, not within 1..{MOST_CODES}"
             )
         self.config = config
         q, c, d = config.levels, config.codes, dimension

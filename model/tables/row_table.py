@@ -64,7 +64,7 @@ class RowTable:
         if capacity > self._weight.shape[0]:
             for name in _STATE:
                 old = getattr(self, f"_{name}")
-                new = torch.zeros(capacity, *old.shape[1:], device=self._device)
+                new = _room(capacity, *old.shape[1:], device=self._device)
                 new[: old.shape[0]] = old
                 setattr(self, f"_{name}", new)
         for first in range(self._size, size, CHUNK):
@@ -136,3 +136,10 @@ class RowTable:
             getattr(self, f"_{name}").index_copy_(0, rows.to(self._device), values)
         self._stepped[rows.numpy()] = True
         self.touched.load(changes["unpublished"].numpy())
+
+
+def _room(*shape: int, device: torch.device) -> Tensor:
+    """Zeros; on a CPU those that nobody has written to take no memory yet."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, np.float32))
+    return torch.zeros(shape, device=device)

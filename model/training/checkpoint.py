@@ -127,6 +127,9 @@ class CheckpointDirectory:
                 aside = other.with_name(DAMAGED + other.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 other.rename(aside)
+            # they hold all of a chain: one is kept to be looked at
+            for aside in sorted(self._directories.folder.glob(f"{DAMAGED}*"))[:-1]:
+                shutil.rmtree(aside, ignore_errors=True)
             # after damage another chain begins: what is shared with a damaged one is not trusted
             self._chain = None if damaged else chain
             return saved

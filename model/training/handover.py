@@ -85,6 +85,7 @@ class HandoverDirectory:
         self._load = load
         self._held: _Held | None = None
         self._verified = VerifiedFiles()
+        self._distrusted = 0
         remove_partial(directory)
 
     def newest(self) -> int:
@@ -104,6 +105,8 @@ class HandoverDirectory:
                 reason=str(self._refusal(number)),
             )
             return None
+        if number and number == self._distrusted:
+            return None
         held = self._hold(number, "handover unreadable: the next one says everything anew")
         return held.items if held is not None else None
 
@@ -118,7 +121,12 @@ class HandoverDirectory:
         segment, before = export.segment, self._before(facts.follows)
         chain = before.chain if before is not None else None
         if before is not None and before.chain.is_full(segment.nbytes):
-            segment, chain = before.items.with_segment(segment).as_base(), None
+            # what is written again gets a digest of its own, damaged or not
+            if before.chain.is_as_written():
+                segment, chain = before.items.with_segment(segment).as_base(), None
+            else:
+                log.error("files of handovers have been altered: the next one says everything anew")
+                self._distrusted = number
 
         def write(directory: Path) -> None:
             if chain is not None:

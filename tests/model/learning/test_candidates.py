@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 from model.histories import NO_ROW
@@ -119,3 +120,31 @@ def some_batches(items: list[Item]) -> list[list[UserSequence]]:
 
 def ids_of(learner: Learner) -> np.ndarray:
     return learner._tables.ids.weight_ND.numpy().copy()
+
+
+@pytest.mark.parametrize("unclicked", [0, 1, 40])
+def test_a_large_catalogue_of_which_nearly_all_is_clicked_is_learnt(unclicked: int) -> None:
+    """Few or none without events are drawn then: they alone make no codebook."""
+    learner = Learner(dataclasses.replace(SMALL, candidates=50))
+    items = make_items(120)
+    clicked = items[: len(items) - unclicked]
+    learner.list_items(items)
+    sequences = [
+        UserSequence(str(n), n, 10**9 + n, 1, [], [], item.item_id)
+        for n, item in enumerate(clicked)
+    ]
+    for _ in range(4):
+        losses = learner.learn(sequences)
+    assert np.isfinite(list(losses.values())).all()
+    assert learner.codebook_health()["codes_in_use"] > 0.5
+
+
+def test_a_sample_of_another_length_begins_anew() -> None:
+    sample, random = sample_of(np.arange(SEEN)), torch.Generator().manual_seed(0)
+    sample.draw(SIZE, GIVEN, MOST, random)
+    for most in (MOST // 2, 2 * MOST):
+        other = CandidateSample(most)
+        other.apply(sample.changes(whole=True))
+        for _ in range(15):
+            drawn = other.draw(SIZE, GIVEN, most, random)
+        assert most * 0.9 < (drawn.rows_S < SEEN).sum() <= most + 1
