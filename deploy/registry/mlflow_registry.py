@@ -14,7 +14,6 @@ unpickles.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import mlflow
@@ -43,7 +42,7 @@ from deploy.release.version_metadata import DIGEST_TAG, VERSION_TAG
 from indexer.comparison.version_metrics import metrics_of
 from indexer.search.config import SearchConfig
 from indexer.snapshots.snapshot_facts import SnapshotFacts
-from model.artifacts.manifest import MANIFEST, Manifest
+from model.artifacts.manifest import Manifest
 from streaming.temporary import temporary
 
 PLOTS = "plots"
@@ -263,9 +262,10 @@ class Registry:
         )
         with temporary("registrar") as folder:
             path = folder / "model"
-            outline = folder / directory.name  # the files follow: MLflow would copy them twice
+            # Empty, as the files follow: MLflow would copy them twice, and, where an attempt before
+            # this one broke off later, onto links to the published ones.
+            outline = folder / directory.name
             outline.mkdir()
-            shutil.copyfile(directory / MANIFEST, outline / MANIFEST)
             save_model(
                 path,
                 outline,

@@ -41,6 +41,7 @@ from indexer.snapshots.pointer import SNAPSHOTS, snapshot_path
 from indexer.snapshots.published import require_published
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest, verify
+from model.artifacts.verified_files import VerifiedFiles
 from streaming.errors import StreamingError
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import RegistrarStatus, Report
@@ -87,6 +88,7 @@ class Registrar:
         self._catalogue = catalogue
         self._announce = announce
         self._ledger = Ledger(data_dir)
+        self._verified = VerifiedFiles()
         self._refused: dict[int, str] = {}
         self._spared: set[int] = set()
         self._aliases = AliasKeeper(data_dir, catalogue, self._ledger, config.alias_seconds)
@@ -183,7 +185,7 @@ class Registrar:
     def _register(self, number: int) -> None:
         directory = self._directory(number)
         try:
-            manifest = verify(directory, "snapshot")
+            manifest = verify(directory, "snapshot", self._verified.digest)
             require_published(self._data_dir, number, manifest.digest)
             facts = SnapshotFacts.of(manifest)
         except (ManifestError, SnapshotError) as error:

@@ -6,11 +6,13 @@ snapshot's, so that a version of a large catalogue takes neither time nor room. 
 seen by what was just logged: the model's description must lie there, byte for byte.
 
 What is linked is made read-only first: a reader has these files mapped into memory, and who is not
-root cannot write to them through either name.
+root cannot write to them through either name. A file that cannot be made so, as it is another
+user's, or on a file system that is mounted read-only, is copied.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -59,9 +61,20 @@ def store_snapshot(
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial = destination.with_name(f"{PARTIAL}{destination.name}")
         partial.unlink(missing_ok=True)
-        source.chmod(READ_ONLY)
-        link(source, partial)
+        if _made_read_only(source):
+            link(source, partial)
+        else:
+            shutil.copyfile(source, partial)
         partial.replace(destination)
+
+
+def _made_read_only(path: Path) -> bool:
+    """Make a file read-only; False where that is not ours to do."""
+    try:
+        path.chmod(READ_ONLY)
+    except OSError:
+        return False
+    return True
 
 
 def _on_this_disk(location: str, own_store: Path | None) -> Path | None:

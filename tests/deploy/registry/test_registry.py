@@ -36,6 +36,7 @@ from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, Retriever
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from model.artifacts import manifest as manifest_module
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
 from streaming.durable_files import PARTIAL
 from streaming.statuses import TrainerStatus
@@ -237,6 +238,28 @@ def test_a_damaged_snapshot_is_refused_and_the_next_is_registered(
     registering.settle()
     assert registering.numbers == [2]
     assert registering.registrar.status().refused == 1
+
+
+def test_what_versions_share_is_read_once(
+    registering: Registering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, read = manifest_module.hashlib.file_digest, []
+
+    def counted(file: Any, name: str) -> Any:
+        read.append(Path(file.name).relative_to(registering.shelf.data_dir))
+        return digest(file, name)
+
+    monkeypatch.setattr(manifest_module.hashlib, "file_digest", counted)
+    shelf = registering.shelf
+    first, second = (shelf.publish(version) for version in (1, 2))
+    shared = [name for name, file in first.files.items() if second.files.get(name) == file]
+    for name in shared:  # as the indexer publishes
+        path = shelf.data_dir / snapshot_path(2) / name
+        path.unlink()
+        path.hardlink_to(shelf.data_dir / snapshot_path(1) / name)
+    registering.settle()
+    assert registering.numbers == [1, 2]
+    assert shared and len(read) == len(first.files) + len(second.files) - len(shared)
 
 
 def test_a_registry_that_was_emptied_is_filled_again(registering: Registering) -> None:
@@ -503,6 +526,26 @@ def test_mlflow_keeps_one_version_when_a_step_breaks(
     assert len(again._client.search_logged_models([again._experiment_id])) == 1
 
 
+def test_a_second_attempt_writes_nothing_into_what_is_published(
+    open_registry: Callable[[], Registry], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of the first are links to it: only root could, and must not either."""
+    manifest = shelf.data_dir / snapshot_path(1) / MANIFEST
+    registry = open_registry()
+
+    def lost(*_: Any) -> None:
+        raise MlflowException("connection lost")
+
+    with monkeypatch.context() as patch, pytest.raises(MlflowException):
+        patch.setattr(registry._client, "finalize_logged_model", lost)
+        register(registry, shelf, 1)
+    published = manifest.read_bytes(), manifest.stat().st_mtime_ns, manifest.stat().st_mode
+    assert manifest.stat().st_nlink == 2
+    assert register(open_registry(), shelf, 1).mlflow_version == 1
+    after = manifest.read_bytes(), manifest.stat().st_mtime_ns, manifest.stat().st_mode
+    assert after == published
+
+
 def test_a_request_carried_out_late_leaves_one_version(
     open_registry: Callable[[], Registry], shelf: Shelf
 ) -> None:
@@ -579,6 +622,30 @@ def test_a_store_that_is_elsewhere_is_sent_the_files(
     stored = Path(registry._client.get_logged_model(version.source.split("/")[1]).artifact_location)
     copy = stored / "artifacts" / "00000001"
     assert not (copy / MANIFEST).samefile(shelf.data_dir / snapshot_path(1) / MANIFEST)
+    assert Retriever.load(copy, SearchConfig()).version == 1
+
+
+def test_files_that_cannot_be_made_read_only_are_copied(
+    open_registry: Callable[[], Registry], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, or on a file system that is mounted read-only."""
+    directory = shelf.data_dir / snapshot_path(1)
+    weights = directory / "weights.safetensors"
+    real = Path.chmod
+
+    def refused(path: Path, mode: int, **more: Any) -> None:
+        if path == weights:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        real(path, mode, **more)
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    registry = open_registry()
+    register(registry, shelf, 1)
+    version = registry._client.get_model_version(registry._model_name, "1")
+    stored = Path(registry._client.get_logged_model(version.source.split("/")[1]).artifact_location)
+    copy = stored / "artifacts" / directory.name
+    assert not (copy / weights.name).samefile(weights)
+    assert (copy / MANIFEST).samefile(directory / MANIFEST)
     assert Retriever.load(copy, SearchConfig()).version == 1
 
 
