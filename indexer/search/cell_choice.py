@@ -90,7 +90,7 @@ class CellChoice:
             codes_S: ascending.
             users_SD: the user vector of each.
             weights_P: of the prior.
-            most: rows, but for one cell, that is always taken.
+            most: items, but for one cell, that is always taken.
             wanted: items that they must hold where the lists hold as many.
         """
         codes = codes_S.tolist()
@@ -100,8 +100,9 @@ class CellChoice:
         cells = np.concatenate([self._cells_C[code] for code in codes])
         estimates += self._prior_MP[cells] @ weights_P
         ranked = cells[np.argsort(-estimates, kind="stable")]
-        count = np.searchsorted(np.cumsum(self._sizes_M[ranked]), most, side="right")
-        enough = np.searchsorted(np.cumsum(self._present_M[ranked]), wanted) + 1
+        held = np.cumsum(self._present_M[ranked])
+        count = np.searchsorted(held, most, side="right")
+        enough = np.searchsorted(held, wanted) + 1
         chosen = np.sort(ranked[: max(count, enough)])
         firsts, sizes, blocks = (x[chosen] for x in (self._firsts_M, self._sizes_M, self._blocks_M))
         lasts = firsts + sizes

@@ -287,6 +287,33 @@ def test_no_query_scores_more_of_the_catalogue_than_it_may(
             assert answer == whole.items_BK[b][: len(answer)].tolist()
 
 
+@pytest.mark.parametrize("removed", [0.0, 0.4])
+@pytest.mark.parametrize("searched", [5, 8])
+def test_without_a_bound_the_lists_are_searched_whole(
+    monkeypatch: pytest.MonkeyPatch, removed: float, searched: int
+) -> None:
+    """Also with evidence beside them, and rows of items that are gone."""
+    monkeypatch.setattr(config_module, "LEAST_SCORED", 1)
+    model = WithEvidence.make(items=400, codes=8)
+    gone = np.random.default_rng(0).random(400) < removed
+    lists = lists_of(model).without(model.item_ids_N[gone])
+    config = SearchConfig(searched, evidence=100, explore=RANKED_ONLY, scored_share=1.0)
+    histories = histories_of(model, 6, 1)
+    answers = SoftSearch(model, lists, config).search(histories, np.zeros(6), 20)
+    for b, codes in enumerate(answers.searched_BS):
+        assert answers.scored_B[b] >= lists.lengths_C[codes[codes >= 0]].sum()
+
+
+def test_the_bound_is_of_items_not_of_rows_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module, "LEAST_SCORED", 150)
+    model = StandIn.make(items=400, codes=4)
+    lists = lists_of(model).without(model.item_ids_N[:-140])
+    assert lists.lengths_C.sum() > 150 >= len(lists)
+    config = SearchConfig(4, evidence=0, explore=RANKED_ONLY)
+    answers = SoftSearch(model, lists, config).search([History([], [])], np.zeros(1), 5)
+    assert answers.scored_B[0] == lists.lengths_C.sum()
+
+
 def test_every_item_says_which_code_brought_it_and_with_which_probability():
     model = StandIn.make(300, 10)
     answers = SoftSearch(model, lists_of(model), SearchConfig(4)).search(
