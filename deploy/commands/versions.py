@@ -176,11 +176,12 @@ def _compared(settings: Settings, a: str, b: str, user: int | None, k: int) -> d
 def _on_disk(settings: Settings, a: int, b: int, k: int) -> dict[str, Any]:
     from indexer.comparison.versions import compare, usual_samples
     from indexer.search.retriever import Retriever
+    from model.artifacts.verified_files import VerifiedFiles
 
-    states = [
-        Retriever.of_version(settings.data_dir, version, settings.search) for version in (a, b)
-    ]
-    return compare(states[0], states[1], [], usual_samples(states[1]), k)
+    verified = VerifiedFiles()
+    first = Retriever.of_version(settings.data_dir, a, settings.search, verified=verified)
+    second = Retriever.of_version(settings.data_dir, b, settings.search, first, verified)
+    return compare(first, second, [], usual_samples(second), k)
 
 
 def _show_comparison(found: dict[str, Any]) -> None:

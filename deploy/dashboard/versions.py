@@ -14,7 +14,10 @@ KEPT = 2
 
 
 class LoadedVersions:
-    """Loads versions from disk; used by one thread. The one that serves costs nothing."""
+    """Loads versions from disk; used by one thread.
+
+    The one that serves costs nothing, another what differs from it.
+    """
 
     def __init__(self, data_dir: Path, follower: SnapshotFollower) -> None:
         self._data_dir = data_dir
@@ -38,7 +41,7 @@ class LoadedVersions:
                     f"`sparc promote {version} --pin` brings it back"
                 )
             self._retrievers[version] = Retriever.of_version(
-                self._data_dir, version, self._follower.search
+                self._data_dir, version, self._follower.search, serving, self._follower.verified
             )
         retriever = self._retrievers[version].withholding(self._follower.withdrawn)
         self._retrievers[version] = retriever

@@ -61,6 +61,7 @@ class SnapshotFollower:
         served: is told of every version that takes over.
         swapped: is told of every retriever that does: of a version, or of one with more items
             appended, or withdrawn.
+        verified: files that were read, which versions share.
         withdrawn: ids of the items that are in no answer.
         withdrew: is told of what is withdrawn now, all of it.
     """
@@ -82,8 +83,8 @@ class SnapshotFollower:
         self._clock = clock
         self._judge = judge
         self._decided_elsewhere = follow_decisions
-        self._verified = VerifiedFiles()
-        self._newcomers = LateItems(data_dir, self._verified)
+        self.verified = VerifiedFiles()
+        self._newcomers = LateItems(data_dir, self.verified)
         self._seen: object = ()
         self._retry_at = float("inf")
         self._challenging: Retriever | None = None
@@ -128,11 +129,14 @@ class SnapshotFollower:
             self._failed(error)
             return False
         self.last_error = ""
-        swapped = self.retriever is not before
-        if swapped:
-            del before
-            give_back()  # what it took
-        return swapped
+        after = self.retriever
+        if after is before:
+            return False
+        new = before is None or after is None or after.version != before.version
+        del before, after
+        if new:
+            give_back()  # what the one before took; more items appended free next to nothing
+        return True
 
     def run(self, stop: threading.Event, poll_seconds: float) -> None:
         """Poll until `stop` is set."""
@@ -198,12 +202,12 @@ class SnapshotFollower:
     def _served(self) -> Snapshot | None:
         """What the pointer names; costs what differs from what answers."""
         loaded = self.retriever.loaded if self.retriever else None
-        return load_served(self._data_dir, self._load_model, loaded, self._verified)
+        return load_served(self._data_dir, self._load_model, loaded, self.verified)
 
     def _version(self, version: int) -> Snapshot:
         loaded = self.retriever.loaded if self.retriever else None
         return load_version(
-            self._data_dir, version, self._load_model, held=loaded, verified=self._verified
+            self._data_dir, version, self._load_model, held=loaded, verified=self.verified
         )
 
     def _serve(self, load: Callable[[], Snapshot | None]) -> None:

@@ -19,6 +19,7 @@ from indexer.search.config import SearchConfig
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
 from indexer.snapshots.withdrawn import NONE, read_withdrawn
+from model.artifacts.verified_files import VerifiedFiles
 from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
@@ -138,13 +139,29 @@ class Retriever:
         return cls(load_snapshot(directory), search)
 
     @classmethod
-    def of_version(cls, data_dir: Path, version: int, search: SearchConfig) -> Retriever:
+    def of_version(
+        cls,
+        data_dir: Path,
+        version: int,
+        search: SearchConfig,
+        beside: Retriever | None = None,
+        verified: VerifiedFiles | None = None,
+    ) -> Retriever:
         """Verify and load a version of a data directory, without what was withdrawn since.
+
+        Args:
+            data_dir: holds it.
+            version: its number.
+            search: how queries are answered.
+            beside: another version, with which it shares what is the same.
+            verified: files that are known; None for none.
 
         Raises:
             SnapshotError: as `load`, and if it is not what was published there.
         """
-        return cls(load_version(data_dir, version), search, read_withdrawn(data_dir))
+        held = beside.loaded if beside is not None else None
+        snapshot = load_version(data_dir, version, held=held, verified=verified)
+        return cls(snapshot, search, read_withdrawn(data_dir))
 
     def withholding(self, withdrawn: NDArray[np.int64]) -> Retriever:
         """The same version without these items instead; itself where they are the same."""

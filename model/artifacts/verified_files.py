@@ -7,6 +7,7 @@ size and the time of its last change.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ MOST = 4096
 class VerifiedFiles:
     """Digests by identity of the file; the oldest give way beyond some thousand.
 
+    Threads may share them.
+
     `compute` gives the digest of a file that was not read yet.
 
     >>> files = VerifiedFiles()
@@ -28,6 +31,7 @@ class VerifiedFiles:
     def __init__(self, compute: Callable[[Path], str] = sha256) -> None:
         self._compute = compute
         self._digests: dict[tuple[int, int, int, int], str] = {}
+        self._changing = threading.Lock()
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file, in hex, read only if it was not read before.
@@ -37,8 +41,10 @@ class VerifiedFiles:
         """
         found = path.stat()
         identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-        digest = self._digests.pop(identity, None) or self._compute(path)
-        self._digests[identity] = digest  # the newest is the last
-        if len(self._digests) > MOST:
-            del self._digests[next(iter(self._digests))]
+        digest = self._digests.get(identity) or self._compute(path)
+        with self._changing:
+            self._digests.pop(identity, None)
+            self._digests[identity] = digest  # the newest is the last
+            if len(self._digests) > MOST:
+                del self._digests[next(iter(self._digests))]
         return digest

@@ -13,16 +13,19 @@ import orjson
 import pytest
 from fastapi.testclient import TestClient
 
-from deploy.service import process
+from deploy.dashboard.versions import LoadedVersions
+from deploy.service import process, snapshot_follower
 from deploy.service.app import create_app
 from deploy.service.config import ServiceConfig, ServiceError, Worker
 from deploy.service.retrieval import RetrievalService
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, UserHistories
+from indexer.search import retriever
 from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, Retriever
 from indexer.snapshots.pointer import POINTER, snapshot_path
+from model.artifacts import manifest as manifest_module
 from streaming.events import Item
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, clicks
@@ -166,6 +169,49 @@ def test_an_item_that_was_appended_is_retrieved(running: Running) -> None:
     found = {item["item_id"]: item for item in answer["items"]}
     assert found[1000]["title"] == "Item 1000"
     assert running.http.get("/health").json()["appended_items"] == 1
+
+
+def test_memory_is_given_back_when_a_version_takes_over_not_for_appended_items(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(snapshot_follower, "give_back", lambda: given.append(1))
+    running.serve(1)
+    running.serve(2)
+    running.shelf.append(2, [Item(1000, "Item 1000", "kind 0", "B1000", START_MS)])
+    assert running.follower.poll()
+    assert len(given) == 2
+
+
+def test_a_version_that_is_looked_at_costs_what_differs_from_what_serves(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        running.serve(version)
+    read: list[Path] = []
+    digest = manifest_module.hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        read.append(Path(file.name))
+        return digest(file, name)
+
+    monkeypatch.setattr(manifest_module.hashlib, "file_digest", counted)
+    held: list[object] = []
+    real = retriever.load_version
+
+    def loaded(*arguments: Any, **more: Any) -> Any:
+        held.append(more["held"])
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(retriever, "load_version", loaded)
+    serving = running.follower.retriever
+    assert serving is not None
+    looked_at = LoadedVersions(running.data_dir, running.follower).get(1)
+    assert held == [serving.loaded] and not read  # version 1 served before
+    alone = Retriever.of_version(running.data_dir, 1, SEARCH)
+    query = Query([1, 2, 3])
+    assert looked_at.version == 1
+    assert looked_at.answer(query).items == alone.answer(query).items
 
 
 def test_a_damaged_snapshot_never_takes_over(running: Running) -> None:
