@@ -63,8 +63,10 @@ class CodebookMap:
 
 
 def items_of(retriever: Retriever, code: int, limit: int) -> list[dict[str, Any]]:
-    """Items of a first-level code, the most clicked first."""
+    """Items of a first-level code, the most clicked first; none of a code that is not there."""
     snapshot = retriever.snapshot
+    if code >= len(snapshot.lists.lists):
+        return []
     ids = snapshot.lists.lists[code].present_ids
     ids = ids[ids >= 0]
     most = np.argsort(-snapshot.events_of(ids), kind="stable")[:limit]

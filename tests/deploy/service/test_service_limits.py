@@ -331,6 +331,11 @@ def test_interests_are_distributions_after_every_click(serving: Serving) -> None
     assert (unknown["known"], len(unknown["steps"])) == (False, 1)
 
 
+def test_a_code_that_the_version_does_not_have_holds_no_items(serving: Serving) -> None:
+    answer = serving.http.get("/v1/codes/150/items")
+    assert (answer.status_code, answer.json()["items"]) == (200, [])
+
+
 def test_versions_are_compared_and_unknown_ones_named(serving: Serving) -> None:
     found = serving.http.get("/v1/compare?a=1&b=2").json()
     assert found["paired"]["queries"] > 50
