@@ -3,11 +3,13 @@
 The indexer appends new items to the newest version. Where an older one answers (the newest is
 being judged, or a person went back), they would be missing from the answers for as long as that
 lasts. So the served model embeds them itself, as the indexer does with its own: by title and
-category, without popularity.
+category, without popularity. So it does with those that were listed anew as something else.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from indexer.errors import SnapshotError
 from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import Pointer
 from indexer.snapshots.snapshot import Snapshot, facts_of
+from indexer.snapshots.snapshot_facts import CATALOGUE
+from model.artifacts.chain import Chain
 from model.artifacts.manifest import ManifestError, read_manifest
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.events import Item
@@ -28,7 +32,8 @@ class LateItems:
     def __init__(self, data_dir: Path, verified: VerifiedFiles | None = None) -> None:
         self._data_dir = data_dir
         self._verified = verified or VerifiedFiles()
-        self._seen: dict[int, set[str]] = {}
+        self._last: Callable[[], Snapshot | None] = lambda: None
+        self._seen: set[str] = set()  # digests of the files whose items `_last` has
 
     def added_to(self, snapshot: Snapshot, pointer: Pointer) -> Snapshot:
         """The snapshot with the items of the pointer's version; itself where none is missing.
@@ -36,9 +41,10 @@ class LateItems:
         Raises:
             SnapshotError: if a file of the pointer's version is missing or altered.
         """
-        own = {snapshot.manifest.files[name][0] for name in snapshot.facts.catalogue}
-        seen = self._seen.setdefault(snapshot.version, own)
-        self._seen = {snapshot.version: seen}
+        seen = {snapshot.manifest.files[name][0] for name in snapshot.facts.catalogue}
+        if snapshot is self._last():
+            seen = set(self._seen)
+        newer = pointer.version > snapshot.version
         for path, digest in self._files(pointer):
             if digest in seen:
                 continue
@@ -47,8 +53,10 @@ class LateItems:
                     raise SnapshotError(f"{path}: content differs from its digest")
             except OSError as error:
                 raise SnapshotError(f"{path}: {error.strerror}") from error
-            snapshot = _with(snapshot, Rows.read(path))
+            snapshot = _with(snapshot, Rows.read(path), newer)
             seen.add(digest)
+        # Together, once all are read: these files, and no others, are in this one, and no other.
+        self._last, self._seen = weakref.ref(snapshot), seen
         return snapshot
 
     def _files(self, pointer: Pointer) -> list[tuple[Path, str]]:
@@ -59,13 +67,20 @@ class LateItems:
             raise SnapshotError(str(error)) from error
         if manifest.digest != pointer.digest:
             raise SnapshotError(f"{directory}: is another snapshot than the pointer names")
-        names = facts_of(directory, manifest).catalogue
-        files = [(directory / name, manifest.files[name][0]) for name in names]
+        facts_of(directory, manifest)
+        try:
+            chain = Chain.of(directory, manifest, CATALOGUE)
+        except ManifestError as error:
+            raise SnapshotError(str(error)) from error
+        files = [(directory / name, chain.digests[name]) for name in chain.names]
         return files + [(self._data_dir / one.file, one.sha256) for one in pointer.appended]
 
 
-def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
+def _with(snapshot: Snapshot, rows: Rows, newer: bool) -> Snapshot:
+    """The snapshot with the items that it lacks and, of a newer version, those that differ."""
     missing = rows.listed_n & (snapshot.lists.locate(rows.ids_n)[0] < 0)
+    if newer:
+        missing |= snapshot.items.differing(rows)
     if not missing.any():
         return snapshot
     told = rows.batch.take(np.flatnonzero(missing)).to_pylist()

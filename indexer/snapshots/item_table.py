@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexer.errors import SnapshotError
@@ -140,6 +141,19 @@ class ItemTable:
             parts[found[listed]], rows[found[listed]] = number, at[listed]
             open_n = open_n[~here]
         return parts, rows
+
+    def differing(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which rows list an item that is not in the table, or not shown as they say (n)."""
+        parts, at = self.find(rows.ids_n)
+        differs = rows.listed_n & (parts < 0)
+        for number in np.unique(parts[parts >= 0]).tolist():
+            mine = np.flatnonzero((parts == number) & rows.listed_n)
+            here, there = pa.array(mine), pa.array(at[mine])
+            for name in SHOWN:
+                said = rows.batch.column(name).take(here)
+                known = self.parts[number].batch.column(name).take(there)
+                differs[mine] |= pc.not_equal(said, known).to_numpy(zero_copy_only=False)
+        return differs
 
     def shown(self, item_ids: Sequence[int]) -> list[dict[str, str]]:
         """title, category and external_id of each item; empty where it is not listed."""
