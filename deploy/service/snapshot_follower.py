@@ -13,6 +13,8 @@ it, as soon as `withdrawn.json` says so. While that file is damaged, what it sai
 
 A newer version than the served one is a challenger: it takes over once the judge finds it not
 worse, unless a person pinned a version. Whoever moves the switch is followed at the next look.
+Where the version that it names cannot be read, the newest takes its place, and the record says so;
+where a person pinned it, what answers goes on, with the items that were listed since.
 """
 
 from __future__ import annotations
@@ -170,7 +172,13 @@ class SnapshotFollower:
             self._challenging = None
             self._serve(self._served)
         elif self.retriever is None or self.retriever.version != wanted:
-            self._serve(lambda: self._version(wanted))
+            try:
+                self._serve(lambda: self._version(wanted))
+            except (ValueError, RuntimeError, OSError) as error:
+                if served is None or served.pinned or self._judge is None:
+                    self._bring_newcomers(pointer)
+                    raise
+                self._replace(served, pointer, error)
         if self._judge is not None and self.retriever is not None:
             if served is None:
                 first = Decision(wanted, "first", "judge", "the first version served")
@@ -178,10 +186,31 @@ class SnapshotFollower:
                 self._judged = max(self._judged, wanted)
             elif pointer.version not in (served.version, self._judged):
                 self._consider(pointer, served)
-        if self.retriever is not None and self.retriever.version != pointer.version:
-            with_new = self._newcomers.added_to(self.retriever.loaded, pointer)
-            if with_new is not self.retriever.loaded:
-                self._take_over(with_new)
+        self._bring_newcomers(pointer)
+
+    def _replace(self, served: ServingSwitch, pointer: Pointer, error: Exception) -> None:
+        """Serve the newest version where the one that should answer cannot be read."""
+        snapshot = self._served()
+        if snapshot is None or snapshot.version != pointer.version:
+            return  # the pointer moved meanwhile; the next look sees it
+        ready = self._ready(snapshot)
+        log.error("served version unreadable", version=served.version, reason=str(error))
+        reason = f"version {served.version} cannot be read"
+        decision = Decision(pointer.version, "promoted", "judge", reason, served.version)
+        if self._decide(decision, served):
+            self._challenging = None
+            self._swap(ready)
+
+    def _bring_newcomers(self, pointer: Pointer) -> None:
+        """Add to what answers the items that were listed since it was built."""
+        if self.retriever is None:
+            return
+        if self.retriever.version == pointer.version:
+            self._serve(self._served)  # also where it answers in the place of another
+            return
+        with_new = self._newcomers.added_to(self.retriever.loaded, pointer)
+        if with_new is not self.retriever.loaded:
+            self._take_over(with_new)
 
     def _withdraw(self) -> None:
         """Bring what answers, and what may answer next, to what is withdrawn now."""

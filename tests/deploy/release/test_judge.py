@@ -180,6 +180,60 @@ def test_new_items_are_found_while_an_older_version_serves(judging: Judging) -> 
     assert codes[0] >= 0
 
 
+def damaged(judging: Judging, version: int) -> None:
+    path = judging.data_dir / snapshot_path(version) / "index/00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"zzzz")
+
+
+@pytest.mark.parametrize("newest", [2, 3], ids=["the one that answers", "another"])
+def test_a_served_version_that_cannot_be_read_gives_way_to_the_newest_and_later_ones_are_judged(
+    judging: Judging, newest: int
+) -> None:
+    for version in (1, 2):
+        judging.shelf.publish(version)
+    decide(judging.data_dir, Decision(1, "promoted", "person", "the test"))
+    damaged(judging, 1)
+    if newest == 3:
+        judging.shelf.publish(3)
+    judging.start()
+    assert judging.look() == newest and judging.follower.last_error == ""
+    last = decisions(judging.data_dir)[-1]
+    assert (last.version, last.action, last.by) == (newest, "promoted", "judge")
+    assert last.reason == "version 1 cannot be read"
+    judging.shelf.append(newest, [Item(1000, "new", listed_at=START_MS)])
+    judging.look()
+    assert judging.follower.retriever is not None
+    assert 1000 in judging.follower.retriever.snapshot.appended_items
+    if newest == 2:
+        judging.shelf.publish(3)
+        assert judging.look() == 2 and judging.follower.challenger == 3
+        judging.now = 6.0
+        assert judging.look() == 3
+
+
+@pytest.mark.parametrize("answers", [2, 3], ids=["an older one answers", "the newest answers"])
+def test_where_a_pinned_version_cannot_be_read_what_answers_goes_on_with_what_is_listed(
+    judging: Judging, answers: int
+) -> None:
+    for version in (1, 2):
+        judging.shelf.publish(version)
+    decide(judging.data_dir, Decision(answers, "promoted", "person", "the test"))
+    if answers == 3:
+        judging.shelf.publish(3)
+    assert judging.look() == answers
+    damaged(judging, 1)
+    decide(judging.data_dir, Decision(1, "pinned", "person", "the test"))
+    judging.look()
+    if answers == 2:
+        judging.shelf.publish(3)
+    judging.shelf.append(3, [Item(1000, "new", listed_at=START_MS)])
+    assert judging.look() == answers and "00001.safetensors" in judging.follower.last_error
+    assert judging.follower.retriever is not None
+    assert 1000 in judging.follower.retriever.snapshot.appended_items
+    served = read_served(judging.data_dir)
+    assert served is not None and (served.version, served.pinned) == (1, True)
+
+
 def test_a_person_who_moves_the_switch_meanwhile_wins(tmp_path: Path) -> None:
     decide(tmp_path, Decision(1, "first", "judge", ""))
     decide(tmp_path, Decision(5, "pinned", "person", ""))
