@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from indexer.building.placing import place
 from indexer.errors import IndexerError, SnapshotError
@@ -130,8 +131,7 @@ class Indexer:
             write_withdrawn(self.data_dir, told)
             self._told = set(told)
         if self.served_version is not None:
-            ids = np.fromiter(withdrawn, np.int64, len(withdrawn))
-            self.served_version = self.served_version.without(ids)
+            self.served_version = self.served_version.without(self._withdrawn_ids())
         self._settled = (seen, self.served_version)
 
     def append_waiting(self) -> int:
@@ -165,7 +165,10 @@ class Indexer:
         position, now_ms = self.store.position, self._now_ms()
         appended = served.append(self.data_dir, placed, position, now_ms, merged=merged)
         log.info("items appended", version=served.base.version, items=len(waiting))
-        return appended
+        return appended.without(self._withdrawn_ids()) if merged else appended
+
+    def _withdrawn_ids(self) -> NDArray[np.int64]:
+        return np.array(sorted(self.listing.withdrawn), np.int64)
 
     def index_handover(self, number: int) -> int | None:
         """Make a snapshot of a handover and serve it: `prepare`, then `publish`."""
@@ -185,7 +188,7 @@ class Indexer:
         snapshot, made = prepared.snapshot, prepared.made
         served = ServedVersion.of(self.data_dir, snapshot, pointer_to(snapshot, self._now_ms()))
         # what was withdrawn while it was built
-        served = served.without(np.array(sorted(self.listing.withdrawn), np.int64))
+        served = served.without(self._withdrawn_ids())
         self.listing.settle(served)
         appended = self._appended(served, self.listing.waiting)
         if appended is None:

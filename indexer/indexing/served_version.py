@@ -66,6 +66,7 @@ class ServedVersion:
         """Write a file of items and point to it; readers find them from then on.
 
         With `merged` the file takes the place of those appended before, and must hold their items.
+        What was withdrawn from the snapshot is then in it again where the base has it.
 
         Raises:
             OSError: if it cannot be written; the pointer is then as before.
@@ -75,6 +76,6 @@ class ServedVersion:
         appended = write_appended(data_dir, self.base.version, number, position, placed)
         files = (appended,) if merged else (*before, appended)
         pointer = replace(self.pointer, appended=files, published_at=now_ms)
-        snapshot = load_appended(data_dir, pointer, self.snapshot)
+        snapshot = load_appended(data_dir, pointer, self.base if merged else self.snapshot)
         write_pointer(data_dir, pointer)
         return replace(self, snapshot=snapshot, pointer=pointer)

@@ -115,6 +115,13 @@ class Snapshot:
             placed=(*self.placed, placed),
         )
 
+    def as_published(self) -> Snapshot:
+        """The same as its directory has it, without what was appended, or placed since."""
+        bare = replace(self, lists=self.learnt, items=self.catalogue, placed=(), appended=())
+        for placed in self.placed[:1]:
+            bare = bare.with_placed(placed)
+        return bare
+
     def codes_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Codes (n, Q) of items, -1 for those that are in no list."""
         items = self.model.items
@@ -130,7 +137,9 @@ class Snapshot:
     def events_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many events the model has seen of each item."""
         rows = self.model.items.rows(item_ids)
-        return np.where(rows >= 0, self.model.items.events_N[rows], 0) if len(rows) else rows
+        events = np.zeros(len(rows), np.int64)
+        events[rows >= 0] = self.model.items.events_N[rows[rows >= 0]]
+        return events
 
     def describe(self, item_ids: Sequence[int]) -> list[dict[str, Any]]:
         """For each item: item_id, codes, first_seen, events, title, category, external_id.
@@ -343,7 +352,10 @@ def load_weights(directory: Path, manifest: Manifest, items: ItemSegments) -> Re
 def load_appended(
     data_dir: Path, pointer: Pointer, snapshot: Snapshot, verified: VerifiedFiles | None = None
 ) -> Snapshot:
-    """The snapshot with every file of `pointer.appended` that it does not hold yet.
+    """The snapshot with the files of `pointer.appended`; those that it holds are not read again.
+
+    Where the pointer has dropped some that it holds (they were merged into another), it begins
+    again from what was published, or they would be kept in memory until the next version.
 
     Raises:
         SnapshotError: if the pointer is of another version, or a file is missing, altered or does
@@ -351,6 +363,8 @@ def load_appended(
     """
     if pointer.version != snapshot.version:
         raise SnapshotError(f"appended to version {pointer.version}, not {snapshot.version}")
+    if any(one not in pointer.appended for one in snapshot.appended):
+        snapshot = snapshot.as_published()
     model, verified = snapshot.model, verified or VerifiedFiles()
     for one in pointer.appended:
         if one in snapshot.appended:

@@ -24,7 +24,7 @@ from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.pointer import read_pointer
 from indexer.snapshots.snapshot import Snapshot, load_served, versions
 from model.histories import History
-from streaming.events import Item
+from streaming.events import Item, Withdrawal
 from tests.indexer.driving import (
     EXACT,
     STEPS,
@@ -38,7 +38,7 @@ from tests.indexer.driving import (
     running,
     serve_first,
 )
-from tests.indexer.same_snapshots import same_lists
+from tests.indexer.same_snapshots import same_lists, same_snapshots
 from tests.indexer.stand_in import StandIn
 
 
@@ -268,6 +268,43 @@ def test_appended_files_are_merged_before_they_become_many(tmp_path):
         assert len(follower.lists) == 38
         named = {one.file for one in read_pointer(tmp_path).appended}
         assert {f"appended/{p.name}" for p in (tmp_path / "appended").iterdir()} == named
+
+
+def test_whoever_reads_along_forgets_the_files_that_were_merged_into_another(tmp_path):
+    model = StandIn.make(30)
+    gone = int(model.item_ids_N[3])
+    with running(tmp_path, IndexerConfig(max_appended=3)) as indexer:
+        serve_first(indexer, tmp_path, model)
+        announce(indexer, [Withdrawal(gone)])
+        indexer.append_waiting()
+        follower = served(tmp_path)
+        for n in range(12):
+            announce(indexer, [Item(900_000 + n % 9, f"t{n}", "", "", n)])
+            indexer.append_waiting()
+            follower = load_served(tmp_path, StandIn.load, follower)
+            for reader in (follower, indexer.served_version.snapshot):
+                assert len(reader.placed) <= 4 and len(reader.items.parts) <= 6
+            same_snapshots(follower, served(tmp_path))
+            same_snapshots(
+                indexer.served_version.snapshot, follower.without(np.array([gone], np.int64))
+            )
+        assert follower.items.shown([900_000])[0]["title"] == "t9"
+        assert len(indexer.served_version.snapshot.lists) == 30 - 1 + 9
+
+
+def test_a_model_that_has_learnt_no_item_serves_those_that_are_listed(tmp_path):
+    codes = StandIn.make(10).centroids_CD
+    model = StandIn(np.empty(0, np.int64), np.empty((0, codes.shape[1])), codes)
+    with running(tmp_path, EXACT) as indexer:
+        announce(indexer, [Item(n, f"t{n}", "", "", n) for n in range(1, 5)])
+        for number in (1, 2):
+            model.hand_over(tmp_path, number)
+            catch_up(indexer)
+            announce(indexer, [Item(2, f"another title {number}", "", "", 2)])
+        assert indexer.handovers.last_refusal is None
+        snapshot = served(tmp_path)
+        assert snapshot.version == 2 and sorted(membership(snapshot)) == [1, 2, 3, 4]
+        assert [row["events"] for row in snapshot.describe([1, 2])] == [0, 0]
 
 
 def test_a_poison_record_is_refused_on_record_and_the_rest_goes_on(tmp_path):
