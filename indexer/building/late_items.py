@@ -25,6 +25,9 @@ from model.artifacts.manifest import ManifestError, read_manifest
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.events import Item
 
+MOST = 32
+"""Files whose items lie one behind the other; what is asked of an item is looked up in each."""
+
 
 class LateItems:
     """Adds to a served snapshot what only the newest version holds; each file is read once."""
@@ -55,6 +58,8 @@ class LateItems:
                 raise SnapshotError(f"{path}: {error.strerror}") from error
             snapshot = _with(snapshot, Rows.read(path), newer)
             seen.add(digest)
+        if len(snapshot.placed) > MOST:
+            snapshot = snapshot.packed()
         # Together, once all are read: these files, and no others, are in this one, and no other.
         self._last, self._seen = weakref.ref(snapshot), seen
         return snapshot

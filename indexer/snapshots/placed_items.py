@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from indexer.errors import SnapshotError
-from indexer.snapshots.item_table import SCHEMA, Rows, batch_of, read_batch, write_batch
+from indexer.snapshots.item_table import SCHEMA, ItemTable, Rows, batch_of, read_batch, write_batch
 from streaming.events import Item
 
 
@@ -56,6 +56,16 @@ class PlacedItems:
         order = np.argsort(np.array([one.item_id for one in items], np.int64), kind="stable")
         rows = Rows.of(batch_of(items, first_seen_n))
         return cls(rows, codes_nQ[order].astype(np.int16), vectors_nD[order].astype(np.float32))
+
+    @classmethod
+    def merged(cls, parts: Sequence[PlacedItems]) -> PlacedItems:
+        """The last word about every item of some, at least one, the newest last."""
+        ids = np.concatenate([one.ids_n for one in parts])
+        _, behind = np.unique(ids[::-1], return_index=True)
+        last = len(ids) - 1 - behind
+        rows = ItemTable.of([one.rows for one in parts]).packed()  # these, in this order
+        codes = np.concatenate([one.codes_nQ for one in parts])[last]
+        return cls(rows, codes, np.concatenate([one.vectors_nD for one in parts])[last])
 
     def write(self, path: Path) -> None:
         """Write an Arrow IPC file.

@@ -116,11 +116,18 @@ class Snapshot:
         )
 
     def as_published(self) -> Snapshot:
-        """The same as its directory has it, without what was appended, or placed since."""
+        """The same as its directory has it: nothing was appended, placed or taken out since."""
         bare = replace(self, lists=self.learnt, items=self.catalogue, placed=(), appended=())
         for placed in self.placed[:1]:
             bare = bare.with_placed(placed)
         return bare
+
+    def packed(self) -> Snapshot:
+        """The same, with all that was placed since in one; what was taken out is there again."""
+        if len(self.placed) <= 2:
+            return self
+        since = PlacedItems.merged(self.placed[1:])
+        return replace(self.as_published().with_placed(since), appended=self.appended)
 
     def codes_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Codes (n, Q) of items, -1 for those that are in no list."""

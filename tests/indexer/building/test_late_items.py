@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
+from indexer.building import late_items
 from indexer.building.late_items import LateItems
 from indexer.errors import SnapshotError
 from indexer.snapshots.item_table import ItemTable, Rows
@@ -16,6 +17,7 @@ from indexer.snapshots.snapshot import Snapshot, load_version
 from model.artifacts.manifest import sha256
 from streaming.events import Item, Withdrawal
 from tests.indexer.driving import EXACT, announce, catch_up, running, serve_first
+from tests.indexer.same_snapshots import same_snapshots
 from tests.indexer.stand_in import StandIn
 
 NEW = (900_000, 900_001)
@@ -56,6 +58,20 @@ def test_a_version_that_is_served_a_second_time_gets_them_again(listed_since, tm
     assert late.added_to(once, pointer(tmp_path)) is once
     again = late.added_to(version(tmp_path, 1), pointer(tmp_path))
     assert there(again, *NEW) == [True, True]
+
+
+def test_however_many_they_are_they_do_not_pile_up_in_memory(listed_since, tmp_path, monkeypatch):
+    monkeypatch.setattr(late_items, "MOST", 4)
+    indexer, _ = listed_since
+    late, served = LateItems(tmp_path), version(tmp_path, 1)
+    for n in range(12):
+        announce(indexer, [Item(900_000 + n % 9, f"title {n}", "", "", 1)])
+        indexer.append_waiting()
+        served = late.added_to(served, pointer(tmp_path))
+        assert len(served.placed) <= 4 and len(served.items.parts) <= 6
+        at_once = LateItems(tmp_path).added_to(version(tmp_path, 1), pointer(tmp_path))
+        same_snapshots(served, at_once)
+        assert late.added_to(served, pointer(tmp_path)) is served
 
 
 def test_a_file_that_is_missing_for_a_moment_loses_nothing(listed_since, tmp_path):
