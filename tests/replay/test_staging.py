@@ -16,6 +16,7 @@ from replay import staging
 from replay.config import ReplayConfig
 from replay.errors import ReplayError
 from replay.exclusive import exclusive
+from replay.formats.record import NOBODY
 from replay.identity import event_id, numeric_id
 from replay.staging import stage
 
@@ -49,7 +50,7 @@ ids = st.one_of(
     st.integers(0, 10**19).map(str),
     st.text("AB0123456789", min_size=1, max_size=14),
     st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8),
-)
+).filter(lambda text: text.casefold() not in NOBODY)  # hypothesis knows these words from the code
 times = st.one_of(st.integers(788918400, 1750000000), st.sampled_from([1369699200, 1369785600]))
 
 
