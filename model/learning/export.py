@@ -94,8 +94,10 @@ class Changes(NamedTuple):
 
 def forget_changes(tables: ItemTables) -> None:
     """From here on changes are counted anew: they are published."""
-    for table in (tables.ids, tables.catalogue, tables.popularity, tables.neighbours):
-        table.touched.take(PUBLICATION)
+    rows = [table.touched for table in tables.learnt_rows]
+    counts = [tables.popularity.touched, tables.code_popularity.touched]
+    for touched in (tables.catalogue.touched, *rows, *counts, tables.neighbours.touched):
+        touched.take(PUBLICATION)
 
 
 def dense_weights(network: Sparc, tables: ItemTables, clock_ms: int) -> dict[str, Tensor]:

@@ -91,6 +91,11 @@ class ItemTables:
         """Events of each item, int64."""
         return self._events[: len(self)]
 
+    @property
+    def learnt_rows(self) -> tuple[RowTable, ...]:
+        """The tables that gradients reach."""
+        return self.ids, self.words, self.categories
+
     def list_items(self, items: Sequence[Item]) -> None:
         """Make items known; one listed again takes its new title and category."""
         self.catalogue.add(items)

@@ -68,8 +68,9 @@ class LearnerConfig:
             one step; the protocol of evaluation allows 4, and more is better.
         replay_capacity: examples kept for replay.
         chunk: consecutive examples that share a clock.
-        candidates: most negatives of a step. A larger catalogue is sampled, with the log-Q
-            correction, among the items that somebody has clicked; a tenth is drawn anew each step.
+        candidates: most negatives of a step that somebody has clicked. Of a larger catalogue they
+            are sampled, with the log-Q correction, a tenth anew in each step, and items that nobody
+            has clicked stand beside them (`model.learning.candidates`).
         tolerance: an item is published anew when it is further from where it was published than
             this part of the RMS norm of all.
         session_dropout: share of examples whose history loses the events of the last
@@ -253,9 +254,8 @@ class Learner:
         loss.backward()
         scale = self._clip()
         self._optimizer.step()
-        self._tables.ids.step(config.table_learning_rate, scale)
-        self._tables.words.step(config.table_learning_rate, scale)
-        self._tables.categories.step(config.table_learning_rate, scale)
+        for table in self._tables.learnt_rows:
+            table.step(config.table_learning_rate, scale)
         if not self.codebook_frozen:
             shaping = slice(None) if batch.codebook_S is None else batch.codebook_S
             self._counters["revived"] += self._sparc.quantizer.update(
@@ -270,8 +270,7 @@ class Learner:
     def _clip(self) -> float:
         """Scale the dense gradients to the largest norm; returns the scale, for the tables."""
         dense = [p.grad for p in self._sparc.parameters() if p.grad is not None]
-        tables = (self._tables.ids, self._tables.words, self._tables.categories)
-        rows = [gradient for table in tables for gradient in table.gradients()]
+        rows = [x for table in self._tables.learnt_rows for x in table.gradients()]
         norm = float(torch.stack(torch._foreach_norm(dense + rows)).norm())
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient is not finite (its norm is {norm})")
