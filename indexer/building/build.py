@@ -111,7 +111,7 @@ def build(
     *,
     withdrawn: Collection[int] = (),
     drift_threshold: float,
-    drift_rebuilds: int | None = None,
+    rebuild_rows: int | None = None,
 ) -> Build:
     """Move what has moved, measure drift, and choose the lists that are written anew.
 
@@ -121,7 +121,7 @@ def build(
         parent: the served snapshot as it is on disk; None for the first or to share nothing.
         withdrawn: items that the version must not hold, though the model may know them.
         drift_threshold: as in `IndexerConfig`.
-        drift_rebuilds: as in `IndexerConfig`; None for any number.
+        rebuild_rows: as in `IndexerConfig`; None for any number.
 
     Raises:
         IndexerError: if the model gives vectors or codes that must not be served.
@@ -144,7 +144,7 @@ def build(
     check_codes(model, moved.ids_m[known], moved.codes_mQ[known])
     lists = advanced(parent.learnt, moved, absent, parent.absent, items)
     drift = drift_since(parent.model, model, moved)
-    chosen = rebuild(lists, drift, drift_threshold, drift_rebuilds)
+    chosen = rebuild(lists, drift, drift_threshold, rebuild_rows)
     return Build(model, chosen, absent, placed, len(moved.ids_m), drift, health)
 
 

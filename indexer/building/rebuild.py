@@ -4,15 +4,16 @@ Every list holds what the model and the indexer say now: what has moved since it
 lies in its tail, and is searched like the rest. So a list is written anew not to be right, but to
 be quick:
 
-- *drift*: its code has drifted by more than `drift_threshold`. Its cells, which say which of its
-  rows are worth a look, were made under a codebook that is gone. When very many codes drift at
-  once, those that drift most, by traffic, are written, and the others wait;
 - *changes*: rows that came, or rows that left, since its file was written are more than
   `CHANGES_SHARE` of the rows of the file. Readers keep tails in memory, each for itself, and look
   past removed rows;
+- *drift*: its code has drifted by more than `drift_threshold`. Its cells, which say which of its
+  rows are worth a look, were made under a codebook that is gone;
 - *first*: there is no file to share.
 
-A list in which nothing has changed is never written: it would be the same file.
+A version writes about as many rows at most as it is allowed, however large the catalogue: the
+lists that have changed most come first, then those that drift most, by traffic, and the others
+wait; only lists that have doubled never do. A list in which nothing has changed is never written: it would be the same file.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from indexer.lists.code_lists import CodeLists
 
 CHANGES_SHARE = 0.5
 """A change is written about twice more (1 / share), and tails are a fourth of the lists."""
+DOUBLED = 1.0
+"""Of a list whose tail has more rows than its file, which happens as a catalogue comes."""
 FEW = 512
 """So many changes are no reason: they are searched as quickly as the one cell of a short list."""
 
@@ -38,7 +41,7 @@ class Rebuild:
     Attributes:
         lists: all of them; the files of shared ones are the parent's.
         reasons: code -> why its list is written anew ("first", "drift", "changes").
-        deferred: codes that drifted, and no more than that, in a flood of drift: shared.
+        deferred: codes whose list is due and waits for a later version: shared.
     """
 
     lists: CodeLists
@@ -57,7 +60,7 @@ def first(lists: CodeLists) -> Rebuild:
 
 
 def rebuild(
-    lists: CodeLists, drift: Drift, drift_threshold: float, drift_rebuilds: int | None = None
+    lists: CodeLists, drift: Drift, drift_threshold: float, rebuild_rows: int | None = None
 ) -> Rebuild:
     """What is written anew of lists that have grown from their parent's.
 
@@ -65,19 +68,24 @@ def rebuild(
         lists: as they are to be; the base of each is the parent's file.
         drift: since the parent.
         drift_threshold: as in `IndexerConfig`.
-        drift_rebuilds: lists written for drift alone at most; None for any number.
+        rebuild_rows: rows of the lists that are written at most, though one list always may be,
+            and all that have doubled; None for any number.
     """
     changes_C = np.array([max(len(one.tail), len(one.removed)) for one in lists.lists])
     bases_C = np.array([len(one.base) for one in lists.lists])
     many_C = (changes_C > FEW) & (changes_C > CHANGES_SHARE * bases_C)
     drifted_C = (drift.drift_C > drift_threshold) & (changes_C > 0)
-    order = np.argsort(-(drift.drift_C * drift.weight_C), kind="stable")
-    alone = order[drifted_C[order] & ~many_C[order]].tolist()
-    deferred = tuple(sorted(alone[drift_rebuilds:])) if drift_rebuilds is not None else ()
+    share_C = np.where(many_C, changes_C / np.maximum(bases_C, 1), 0.0)
+    order_C = np.lexsort((-drift.drift_C * drift.weight_C, -share_C))  # by share, then by drift
+    due = order_C[(many_C | drifted_C)[order_C]]
+    count = len(due)
+    if rebuild_rows is not None:
+        rows = np.cumsum(lists.sizes_C[due])
+        allowed = int(np.searchsorted(rows, rebuild_rows, side="right"))
+        count = max(allowed, int((share_C[due] > DOUBLED).sum()), 1)
     reasons: dict[int, list[str]] = {}
-    for code in np.flatnonzero(many_C | drifted_C).tolist():
-        if code not in deferred:
-            why = (("changes", many_C[code]), ("drift", drifted_C[code]))
-            reasons[code] = [name for name, holds in why if holds]
+    for code in sorted(due[:count].tolist()):
+        why = (("changes", many_C[code]), ("drift", drifted_C[code]))
+        reasons[code] = [name for name, holds in why if holds]
     packed = {code: CodeList(lists.lists[code].packed()) for code in reasons}
-    return Rebuild(lists.replaced(packed), reasons, deferred)
+    return Rebuild(lists.replaced(packed), reasons, tuple(sorted(due[count:].tolist())))

@@ -206,10 +206,10 @@ class Indexer:
             self._skipped += len(prepared.skipped)
         if made.rebuild.deferred:
             log.warning(
-                "a flood of drift: some lists wait",
+                "more lists are due than a version writes: some wait",
                 version=snapshot.version,
                 lists=len(made.rebuild.deferred),
-                built=self.config.drift_rebuilds,
+                rows=self.config.rebuild_rows,
             )
         log.info(
             "snapshot published",

@@ -137,7 +137,7 @@ class VersionBuilder:
             parent,
             withdrawn=self._store.withdrawn(),
             drift_threshold=self._config.drift_threshold,
-            drift_rebuilds=self._config.drift_rebuilds,
+            rebuild_rows=self._config.rebuild_rows,
         )
         return made, listed
 

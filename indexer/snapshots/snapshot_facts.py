@@ -73,7 +73,7 @@ class SnapshotFacts(HandoverFacts):
         codes, codes_in_use, largest_list: first-level codes, those with items, most items of one.
         rebuilt_codes: whose lists were built anew; None where it is not said.
         shared_codes: how many lists are the parent's.
-        deferred_codes: whose lists are built anew by a later version.
+        deferred_codes: whose lists were due, and wait for a later version.
         moved_items: items with another vector or code than in the parent, come or gone; None for
             the first.
         rewritten_items: items in the lists that were built anew.

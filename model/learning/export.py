@@ -24,7 +24,7 @@ from model.retrieval.retrieval_model import RetrievalModel, model_facts
 from model.tables.decayed_counts import log_counts
 from model.tables.touched_rows import PUBLICATION
 
-SWEEP = 65_536
+SWEEP = 32_768
 """Rows looked at in their turn at each publication: none is behind by more than N / SWEEP of them.
 A catalogue no larger is looked at whole, which takes a tenth of a second."""
 

@@ -86,7 +86,7 @@ def test_the_learner_keeps_the_numbers_of_its_codes():
     assert sum(renumbered) <= 2 * revived
 
 
-def test_a_flood_of_drift_rebuilds_the_most_drifted_by_traffic_and_shares_the_rest():
+def test_a_flood_of_rebuild_rows_the_most_drifted_by_traffic_and_shares_the_rest():
     rng = np.random.default_rng(0)
     ids, codes = np.arange(N), np.arange(N) % C
     vectors = rng.normal(size=(N, D)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_a_flood_of_drift_rebuilds_the_most_drifted_by_traffic_and_shares_the_re
     movement = np.array([0.2, 0.9, 0.3, 0.05, 0.4, 0.9], np.float32)
     weight = np.array([0.3, 0.01, 0.3, 0.1, 0.2, 0.09], np.float32)
     drift = Drift(movement, np.zeros(C, np.float32), weight)
-    result = rebuild(moved, drift, drift_threshold=0.1, drift_rebuilds=3)
+    result = rebuild(moved, drift, drift_threshold=0.1, rebuild_rows=45)
     assert result.reasons == {2: ["drift"], 4: ["drift"], 5: ["drift"]}
     assert result.deferred == (0, 1) and result.shared == [0, 1, 3]
     assert np.array_equal(result.lists.vectors_of(ids), moved.vectors_of(ids))
@@ -118,7 +118,7 @@ def test_health_says_whether_a_codebook_is_of_use():
 
 def test_drift_health_and_the_reason_of_every_rebuild_are_on_record_and_in_the_status(tmp_path):
     model = StandIn.make(120)
-    with running(tmp_path, IndexerConfig(drift_rebuilds=1)) as indexer:
+    with running(tmp_path, IndexerConfig(rebuild_rows=1)) as indexer:
         announce(indexer, items_of(model))
         model.hand_over(tmp_path, 1)
         catch_up(indexer)

@@ -68,6 +68,27 @@ def test_a_few_changes_are_no_reason_in_a_short_list(lists):
     assert chosen(moved(lists, *range(N))) == {}
 
 
+def test_a_version_writes_as_many_rows_as_it_may_however_many_lists_are_due(lists, monkeypatch):
+    monkeypatch.setattr(rules, "FEW", 2)
+    grown = moved(lists, *range(0, 24, 4), *range(1, 32, 4), 2, 3)  # 6, 8, 1, 1 of ten rows each
+    how = drift(0.3, 0, 0.4, 0.9)
+    all_due = rebuild(grown, how, drift_threshold=0.1, rebuild_rows=40)
+    assert list(all_due.reasons) == [0, 1, 2, 3] and all_due.deferred == ()
+    some = rebuild(grown, how, drift_threshold=0.1, rebuild_rows=39)
+    assert some.reasons == {0: ["changes", "drift"], 1: ["changes"], 3: ["drift"]}
+    assert some.deferred == (2,) and some.shared == [2]
+    one = rebuild(grown, how, drift_threshold=0.1, rebuild_rows=1)
+    assert one.reasons == {1: ["changes"]} and one.deferred == (0, 2, 3)
+
+
+def test_lists_that_have_doubled_never_wait(lists, monkeypatch):
+    monkeypatch.setattr(rules, "FEW", 2)
+    new = np.arange(100, 133)  # 11 for each of three lists of ten
+    grown = lists.with_items(new, (new % 3)[:, None], np.ones((33, D), np.float32))
+    result = rebuild(moved(grown, 3), drift(0, 0, 0, 0.9), drift_threshold=0.1, rebuild_rows=1)
+    assert result.reasons == dict.fromkeys(range(3), ["changes"]) and result.deferred == (3,)
+
+
 def test_churn_weighs_items_by_their_traffic():
     old = Geometry(np.zeros((2, 1), np.float32), np.ones(2, np.float32))
     before, after = np.array([0, 0, 1]), np.array([0, 1, 1])

@@ -106,7 +106,7 @@ def test_a_version_is_the_same_however_it_is_loaded(monkeypatch, data):
     monkeypatch.setattr(chain_module, "FLOOR", data.draw(st.sampled_from([0, 1 << 20])))
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder)
-        with running(data_dir, IndexerConfig(max_backlog=99, drift_rebuilds=2)) as indexer:
+        with running(data_dir, IndexerConfig(max_backlog=99, rebuild_rows=8)) as indexer:
             shop, verified = Shop(data, data_dir, indexer), VerifiedFiles()
             held, loaded = None, []
             for _ in range(data.draw(st.integers(1, 6))):
