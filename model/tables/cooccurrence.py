@@ -271,8 +271,13 @@ def look_up(
     owner_P = np.broadcast_to(owner_E[:, None], filled_EM.shape)[filled_EM]
     key_P = owner_P * np.int64(1 << 32) + neighbour_EM[filled_EM]
     key_U, score_UH = _sum_by_key(key_P, weight_EMH[filled_EM])
-    seen = np.isin(key_U, owner_E * np.int64(1 << 32) + event_E)
-    key_U, score_UH = key_U[~seen], score_UH[~seen]
+    new_U = np.ones(len(key_U), dtype=bool)
+    own_E = owner_E * np.int64(1 << 32) + event_E  # few, beside what was kept of all of them
+    place_E = np.searchsorted(key_U, own_E)
+    there_E = place_E < len(key_U)
+    there_E[there_E] = key_U[place_E[there_E]] == own_E[there_E]
+    new_U[place_E[there_E]] = False
+    key_U, score_UH = key_U[new_U], score_UH[new_U]
     owner_U, neighbour_U = key_U >> 32, key_U & 0xFFFFFFFF
     order = _stable_order(-score_UH.sum(1))
     order = order[_stable_order(owner_U[order])]
