@@ -27,7 +27,6 @@ _REQUIREMENTS = (
     "pyarrow",
     "torch",
     "safetensors",
-    "faiss-gpu",
     "sparc-stream",
 )
 
