@@ -13,7 +13,8 @@ be quick:
 
 A version writes about as many rows at most as it is allowed, however large the catalogue: the
 lists that have changed most come first, then those that drift most, by traffic, and the others
-wait; only lists that have doubled never do. A list in which nothing has changed is never written: it would be the same file.
+wait; only lists that have doubled never do. A list in which nothing has changed is never written:
+it would be the same file.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ class CellChoice:
             codes_S: ascending.
             users_SD: the user vector of each.
             weights_P: of the prior.
-            most: items, but for one cell, that is always taken.
+            most: rows, those of removed items too, which cost as much; but for one cell, that is
+                always taken.
             wanted: items that they must hold where the lists hold as many.
         """
         codes = codes_S.tolist()
@@ -99,9 +100,10 @@ class CellChoice:
         )
         cells = np.concatenate([self._cells_C[code] for code in codes])
         estimates += self._prior_MP[cells] @ weights_P
+        estimates[self._present_M[cells] == 0] = -np.inf  # last, and so hardly ever looked into
         ranked = cells[np.argsort(-estimates, kind="stable")]
         held = np.cumsum(self._present_M[ranked])
-        count = np.searchsorted(held, most, side="right")
+        count = np.searchsorted(np.cumsum(self._sizes_M[ranked]), most, side="right")
         enough = np.searchsorted(held, wanted) + 1
         chosen = np.sort(ranked[: max(count, enough)])
         firsts, sizes, blocks = (x[chosen] for x in (self._firsts_M, self._sizes_M, self._blocks_M))
