@@ -15,7 +15,7 @@ from torch import Tensor
 from model.histories import NO_ROW
 from model.learning.candidates import CandidateSample
 from model.learning.learner_state import by_group
-from model.network.item_tower import ItemInputs, content_rows, initial_ids
+from model.network.item_tower import ItemInputs, Titles, content_rows, initial_ids
 from model.network.sparc import SparcConfig
 from model.tables.capacity import with_room
 from model.tables.catalogue import Catalogue
@@ -73,6 +73,7 @@ class ItemTables:
         self._events = np.zeros(0, dtype=np.int64)
         self._touched = TouchedRows()
         self._positions = np.zeros(0, dtype=np.int64)
+        self._whole: tuple[int, tuple[Tensor, Tensor, Titles, Tensor]] | None = None
 
     def _initial_ids(self, first: int, end: int) -> Tensor:
         ids = self.catalogue.item_ids_N[first:end]
@@ -130,27 +131,45 @@ class ItemTables:
         return np.where(rows == NO_ROW, NO_ROW, self.codes_N[rows])
 
     def inputs_to_learn(self, rows_S: np.ndarray) -> ItemInputs:
-        """What the item tower reads of rows; gradients of rows come back to the tables."""
+        """What the item tower reads of ascending rows; gradients come back to the tables."""
+        words_W, categories_K, titles, category_S = self._content(rows_S)
+        return ItemInputs(
+            self.ids.gather(self.tensor(rows_S)),
+            titles,
+            self.words.gather(words_W),
+            category_S,
+            self.categories.gather(categories_K),
+        )
+
+    def _content(self, rows_S: np.ndarray) -> tuple[Tensor, Tensor, Titles, Tensor]:
+        """Words and categories that items have, and which of them are whose.
+
+        A catalogue that is taken whole has the same until something is listed.
+        """
+        listings = self.catalogue.listings
+        if len(rows_S) == len(self) and self._whole is not None and self._whole[0] == listings:
+            return self._whole[1]
         words_ST = self.catalogue.words_NT[rows_S]
         used_W, position_b = _used(words_ST, TITLE_BUCKETS)  # position 0 means "no word"
         category_S = self.catalogue.category_N[rows_S]
         used_K, category_b = _used(category_S, CATEGORY_BUCKETS)
-        return ItemInputs(
-            self.ids.gather(self.tensor(rows_S)),
-            self.tensor(position_b[words_ST]),
-            self.words.gather(self.tensor(used_W)),
-            self.tensor(self.catalogue.idf_W[used_W]),
+        content = (
+            self.tensor(used_W),
+            self.tensor(used_K),
+            Titles(self.tensor(position_b[words_ST]), self.tensor(self.catalogue.idf_W[used_W])),
             self.tensor(category_b[category_S]),
-            self.categories.gather(self.tensor(used_K)),
         )
+        if len(rows_S) == len(self):
+            self._whole = listings, content
+        return content
 
     def inputs(self, rows_S: np.ndarray) -> ItemInputs:
         """The same without gradients."""
+        words_ST = self.tensor(self.catalogue.words_NT[rows_S].astype(np.int64))
         return ItemInputs(
             self.ids.look_up(self.tensor(rows_S)),
-            self.tensor(self.catalogue.words_NT[rows_S].astype(np.int64)),
+            Titles(words_ST, self.tensor(self.catalogue.idf_W)),
             self.words.weight_ND,
-            self.tensor(self.catalogue.idf_W),
             self.tensor(self.catalogue.category_N[rows_S].astype(np.int64)),
             self.categories.weight_ND,
         )

@@ -12,8 +12,8 @@ that a block stays in the processor's cache (the idea of Wijmans et al., Cut You
 divided by their sum instead, which is much smaller. Their sums by code are p(c | u), which teaches
 the interest head.
 
-Shapes: B examples, S candidates (sorted by code), C codes, D dimension, P features, K neighbours,
-L excluded, G clocks, R examples of a block.
+Shapes: B examples, b of a part, S candidates (sorted by code), s of a code, C codes, D dimension, P
+features, K neighbours, L excluded, G clocks, R examples of a block, X user vectors handed out.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Layout(NamedTuple):
         near_BK: positions of neighbours, -1 for none.
         excluded_BL: positions that are no answer, -1 for none; never the target.
         target_B: positions of the positives.
+        parts: the examples of each part of the user vectors; together all, each once.
+        picked_BX: codes whose user vectors are handed out.
     """
 
     sizes_C: list[int]
@@ -51,34 +53,43 @@ class Layout(NamedTuple):
     near_BK: Tensor
     excluded_BL: Tensor
     target_B: Tensor
+    parts: list[Tensor]
+    picked_BX: Tensor
 
 
 class _CandidateSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, users_CBD: Tensor, items_SD: Tensor, weights_BP: Tensor, near_BK: Tensor,
-        layout: Layout,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        size = users_CBD.shape[1]
+        ctx: Any, items_SD: Tensor, weights_BP: Tensor, near_BK: Tensor, layout: Layout,
+        *users_bCD: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        size = len(weights_BP)
+        users_BCD = items_SD.new_empty(size, *users_bCD[0].shape[1:])
+        for part_b, part_bCD in zip(layout.parts, users_bCD, strict=True):
+            users_BCD.index_copy_(0, part_b, part_bCD)
+        every_B1 = torch.arange(size, device=items_SD.device).unsqueeze(1)
+        picked_BXD = users_BCD[every_B1, layout.picked_BX]
         used = [c for c, n in enumerate(layout.sizes_C) if n]
         sizes = [layout.sizes_C[c] for c in used]
         items = items_SD.split(sizes)
         base_S1 = -layout.log_q_S.unsqueeze(1)
-        users_grad_CBD = torch.empty_like(users_CBD)
-        users_grad_CBD[[c for c, n in enumerate(layout.sizes_C) if not n]] = 0
         items_grad_SD = torch.zeros_like(items_SD)
         items_grads = items_grad_SD.split(sizes)
         weights_grad_BP = torch.empty_like(weights_BP)
         near_grad_BK = torch.zeros_like(near_BK)
-        mass_CB = users_CBD.new_zeros(len(layout.sizes_C), size)
-        total_B = users_CBD.new_empty(size)
-        loss = users_CBD.new_zeros(())
-        for clocks in _blocks(layout.clocks):
-            first, end = layout.clocks[clocks[0]][0], layout.clocks[clocks[-1]][1]
+        mass_CB = items_SD.new_zeros(len(layout.sizes_C), size)
+        total_B = items_SD.new_empty(size)
+        loss = items_SD.new_zeros(())
+        blocks = [(layout.clocks[b[0]][0], layout.clocks[b[-1]][1], b)
+                  for b in _blocks(layout.clocks)]  # fmt: skip
+        # memory that is new is dear to write to: blocks share it, and what the gradients of the
+        # user vectors are written over is no longer needed
+        room_X = items_SD.new_empty(len(items_SD) * max(end - first for first, end, _ in blocks))
+        for first, end, clocks in blocks:
             rows = slice(first, end)
             r = end - first
             column_R = torch.arange(r, device=items_SD.device)
-            scores_SR = items_SD.new_empty(len(items_SD), r)
+            scores_SR = room_X[: len(items_SD) * r].view(-1, r)
             by_clock = []
             for g in clocks:
                 a, e = layout.clocks[g]
@@ -87,9 +98,10 @@ class _CandidateSoftmax(torch.autograd.Function):
             for features_SP, own, scores_Sr in by_clock:
                 torch.addmm(base_S1, features_SP, weights_BP[own].T, out=scores_Sr)
             scores = scores_SR.split(sizes)
-            users = users_CBD[:, rows].transpose(1, 2).unbind(0)
-            for c, scores_sR, items_sD in zip(used, scores, items, strict=True):
-                scores_sR.addmm_(items_sD, users[c])
+            users_CRD = users_BCD[rows].transpose(0, 1)
+            users = [users_CRD[c] for c in used]
+            for user_RD, scores_sR, items_sD in zip(users, scores, items, strict=True):
+                scores_sR.addmm_(items_sD, user_RD.T)
             flat_X = scores_SR.view(-1)
             near_rK = layout.near_BK[rows]
             there_rK = near_rK >= 0
@@ -111,28 +123,36 @@ class _CandidateSoftmax(torch.autograd.Function):
             flat_X[target_R] -= total_R
             near_grad_BK[rows] = flat_X[place_rK] * there_rK
             for features_SP, own, scores_Sr in by_clock:
-                torch.mm(scores_Sr.T, features_SP, out=weights_grad_BP[own])
-            shares_CRD = users_CBD[:, rows] / total_R.unsqueeze(1)
-            users_grads = users_grad_CBD[:, rows].unbind(0)
-            for c, scores_sR, items_sD, items_grad_sD in zip(
-                used, scores, items, items_grads, strict=True
+                # the product of the other order takes six times as long
+                weights_grad_BP[own] = (features_SP.T @ scores_Sr).T
+            shares_CRD = users_CRD / total_R.unsqueeze(1)
+            for c, user_RD, scores_sR, items_sD, items_grad_sD in zip(
+                used, users, scores, items, items_grads, strict=True
             ):
-                torch.mm(scores_sR.T, items_sD, out=users_grads[c])
                 items_grad_sD.addmm_(scores_sR, shares_CRD[c])
+                torch.mm(scores_sR.T, items_sD, out=user_RD)
+        if len(used) < len(layout.sizes_C):
+            users_BCD[:, [c for c, n in enumerate(layout.sizes_C) if not n]] = 0
         whole_B1 = (total_B * size).unsqueeze(1)
+        ctx.layout = layout
         ctx.save_for_backward(
-            users_grad_CBD.div_(whole_B1), items_grad_SD.div_(size),
-            weights_grad_BP.div_(whole_B1), near_grad_BK.div_(whole_B1),
+            items_grad_SD.div_(size), weights_grad_BP.div_(whole_B1),
+            near_grad_BK.div_(whole_B1), users_BCD, whole_B1,
         )  # fmt: skip
         mass_BC = (mass_CB / total_B).T.contiguous()
         ctx.mark_non_differentiable(mass_BC)
-        return loss / size, mass_BC
+        return loss / size, mass_BC, picked_BXD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        users_CBD, items_SD, weights_BP, near_BK = ctx.saved_tensors
+        *of_loss, users_BCD, whole_B1 = ctx.saved_tensors
+        layout = ctx.layout
         # they were made for this, and large arrays are dear to make
-        return *(x.mul_(gradients[0]) for x in (users_CBD, items_SD, weights_BP, near_BK)), None
+        users_BCD.mul_((gradients[0] / whole_B1).unsqueeze(2))
+        every_B1 = torch.arange(len(users_BCD), device=users_BCD.device).unsqueeze(1)
+        users_BCD.index_put_((every_B1, layout.picked_BX), gradients[2], accumulate=True)
+        users = (users_BCD.index_select(0, part_b) for part_b in layout.parts)
+        return *(x.mul_(gradients[0]) for x in of_loss), None, *users
 
 
 def _blocks(clocks: list[tuple[int, int]]) -> list[list[int]]:
@@ -147,16 +167,22 @@ def _blocks(clocks: list[tuple[int, int]]) -> list[list[int]]:
 
 
 def candidate_softmax(
-    users_CBD: Tensor, items_SD: Tensor, weights_BP: Tensor, near_BK: Tensor, layout: Layout
-) -> tuple[Tensor, Tensor]:
-    """Mean of -log softmax(s)[target], and each code's share of the probability (B, C).
+    users_bCD: list[Tensor], items_SD: Tensor, weights_BP: Tensor, near_BK: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of -log softmax(s)[target], each code's share of the probability, and user vectors.
 
     Args:
-        users_CBD: user vector of each example for each code, float32.
+        users_bCD: user vectors of `layout.parts` for each code, float32.
         items_SD: candidates sorted by code, float32.
         weights_BP: weights of the evidence, float32.
         near_BK: what each neighbour adds to its logit, float32.
         layout: the rest.
+
+    Returns:
+        The loss; shares (B, C) without a gradient; the user vectors (B, X, D) of `picked_BX`,
+        whose gradient joins that of the loss: alone it would be a copy of all of them.
     """
-    loss, mass_BC = _CandidateSoftmax.apply(users_CBD, items_SD, weights_BP, near_BK, layout)
-    return loss, mass_BC
+    loss, mass_BC, picked_BXD = _CandidateSoftmax.apply(
+        items_SD, weights_BP, near_BK, layout, *users_bCD
+    )
+    return loss, mass_BC, picked_BXD

@@ -13,6 +13,7 @@ Shapes: S items at hand, T title words, D dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,22 +47,56 @@ class ItemTowerConfig:
     length: float = 0.0
 
 
+class Titles:
+    """Title words of S items, weighed.
+
+    Args:
+        words_ST: positions among W words, 0 where there is no word.
+        idf_W: inverse document frequency of each.
+
+    Attributes:
+        words_ST: as given.
+        weight_ST: their weights, of length 1 for each item that has any.
+        untitled_s: items without a word.
+    """
+
+    def __init__(self, words_ST: Tensor, idf_W: Tensor) -> None:
+        weight_ST = idf_W[words_ST] * (words_ST > 0)
+        length_S1 = weight_ST.square().sum(1, keepdim=True)
+        self.words_ST = words_ST
+        self.weight_ST = weight_ST * length_S1.clamp(min=1e-12).rsqrt()
+        self.untitled_s = torch.nonzero(length_S1.squeeze(1) == 0).squeeze(1)
+        self._words = len(idf_W)
+
+    @cached_property
+    def by_word(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Items that have each word, one word after the other, their weights, and the firsts."""
+        # buckets fit 16 bits, which are sorted in a third of the time
+        flat_X = self.words_ST.flatten().to(torch.int16)
+        order_X = torch.argsort(flat_X, stable=True)[int((flat_X == 0).sum()) :]
+        word_X = self.words_ST.flatten()[order_X]
+        every_W = torch.arange(self._words, device=word_X.device)
+        return (
+            order_X // self.words_ST.shape[1],
+            self.weight_ST.flatten()[order_X],
+            torch.searchsorted(word_X, every_W),
+        )
+
+
 class ItemInputs(NamedTuple):
     """What the tower reads of S items.
 
     Attributes:
         id_SD: id parts.
-        words_ST: positions in `words_WD`, 0 where there is no word.
+        titles: with positions in `words_WD`.
         words_WD: word vectors; row 0 is not read.
-        idf_W: inverse document frequency of each word of `words_WD`.
         category_S: positions in `categories_KD`.
         categories_KD: category vectors; one of them may stand for none.
     """
 
     id_SD: Tensor
-    words_ST: Tensor
+    titles: Titles
     words_WD: Tensor
-    idf_W: Tensor
     category_S: Tensor
     categories_KD: Tensor
 
@@ -85,13 +120,12 @@ class ItemTower(nn.Module):
 
     def content(self, inputs: ItemInputs) -> Tensor:
         """The part of z that title and category give, (S, D) float32."""
-        present_ST = inputs.words_ST > 0
-        weight_ST = inputs.idf_W[inputs.words_ST] * present_ST
-        length_S1 = weight_ST.square().sum(1, keepdim=True)
-        weight_ST = weight_ST * length_S1.clamp(min=1e-12).rsqrt()
-        title_SD = _WeightedSums.apply(inputs.words_WD, inputs.words_ST, weight_ST)
-        title_SD = torch.where(length_S1 > 0, title_SD, self.no_title_D)
-        return title_SD + F.embedding(inputs.category_S, inputs.categories_KD)
+        titles = inputs.titles
+        # each further array as long as this one costs more than what is done with it
+        content_SD: Tensor = _WeightedSums.apply(inputs.words_WD, titles)
+        no_title_sD = self.no_title_D.expand(len(titles.untitled_s), -1)
+        content_SD.index_add_(0, titles.untitled_s, no_title_sD)
+        return content_SD.add_(F.embedding(inputs.category_S, inputs.categories_KD))
 
     def forward(self, inputs: ItemInputs) -> Tensor:
         """Z of the items, (S, D) float32."""
@@ -114,27 +148,48 @@ class _WeightedSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, words_WD: Tensor, words_ST: Tensor, weight_ST: Tensor) -> Tensor:
-        ctx.save_for_backward(words_ST, weight_ST)
-        ctx.words = len(words_WD)
-        return F.embedding_bag(words_ST, words_WD, mode="sum", per_sample_weights=weight_ST)
+    def forward(ctx: Any, words_WD: Tensor, titles: Titles) -> Tensor:
+        ctx.titles = titles
+        return F.embedding_bag(
+            titles.words_ST, words_WD, mode="sum", per_sample_weights=titles.weight_ST
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        words_ST, weight_ST = ctx.saved_tensors
-        # buckets fit 16 bits, which are sorted in a third of the time
-        flat_X = words_ST.flatten().to(torch.int16)
-        order_X = torch.argsort(flat_X, stable=True)[int((flat_X == 0).sum()) :]
-        word_X = words_ST.flatten()[order_X]
-        first_W = torch.searchsorted(word_X, torch.arange(ctx.words, device=word_X.device))
+        item_X, weight_X, first_W = ctx.titles.by_word
         words_grad_WD = F.embedding_bag(
-            order_X // words_ST.shape[1],
-            gradients[0].contiguous(),
-            first_W,
-            mode="sum",
-            per_sample_weights=weight_ST.flatten()[order_X],
+            item_X, gradients[0].contiguous(), first_W, mode="sum", per_sample_weights=weight_X
         )
-        return words_grad_WD, None, None
+        return words_grad_WD, None
+
+
+class _PartlyShown(torch.autograd.Function):
+    """Id parts of which some are hidden, and some learn: a part of each for every member."""
+
+    @staticmethod
+    def forward(ctx: Any, id_SD: Tensor, shown_SM: Tensor, learning_SM: Tensor) -> Tensor:
+        ctx.learning_SM = learning_SM
+        return _times(id_SD, shown_SM)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _times(gradients[0], ctx.learning_SM), None, None
+
+
+def _times(x_SD: Tensor, factor_SM: Tensor) -> Tensor:
+    return (x_SD.unflatten(1, (factor_SM.shape[1], -1)) * factor_SM.unsqueeze(2)).flatten(1)
+
+
+def partly_shown(id_SD: Tensor, shown_SM: Tensor, learning_S: Tensor) -> Tensor:
+    """Id parts (S, D) of which each member sees what it is shown.
+
+    Args:
+        id_SD: id parts.
+        shown_SM: 1 where member m is shown its part of the id, else 0.
+        learning_S: False for items whose id part is shown and learns nothing.
+    """
+    shown_SD: Tensor = _PartlyShown.apply(id_SD, shown_SM, shown_SM * learning_S.unsqueeze(1))
+    return shown_SD
 
 
 def content_rows(

@@ -26,6 +26,7 @@ half-lives, P popularity features, M members, D dimension, d = D / M.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -172,13 +173,15 @@ class Users(NamedTuple):
 
     Attributes:
         state_BD: states of all members, side by side.
-        vectors: each member's user vectors (B, C, d).
+        parts: users that were taken together.
+        vectors: each member's user vectors (b, C, d) of each part.
         log_interests_BC: log p(c | u).
         weights: each member's weights of popularity (B, P) and neighbours (B, H).
     """
 
     state_BD: Tensor
-    vectors: list[Tensor]
+    parts: list[Tensor]
+    vectors: list[list[Tensor]]
     log_interests_BC: Tensor
     weights: list[tuple[Tensor, Tensor]]
 
@@ -339,13 +342,13 @@ class Sparc(nn.Module):
         weights = self.config.losses
         content_SD = self.item_tower.content(batch.items)
         id_SD = batch.items.id_SD
-        id_SD = torch.where(batch.clicked_S.unsqueeze(1), id_SD, id_SD.detach())
-        whole_SD = self.item_tower.whole(content_SD, id_SD).detach()
+        with torch.no_grad():
+            whole_SD = self.item_tower.whole(content_SD, id_SD)
         codes_SQ = self.quantizer.assign(self.quantizer.standardise(whole_SD))
-        members = self.config.members
-        kept_SM = _kept((len(content_SD), members), self.config.item_tower.id_dropout, generator)
-        kept_SD = kept_SM.repeat_interleave(content_SD.shape[1] // members, dim=1)
-        z_SD = self.item_tower.whole(content_SD, id_SD * kept_SD.to(content_SD.device))
+        shape = (len(content_SD), self.config.members)
+        shown_SM = _kept(shape, self.config.item_tower.id_dropout, generator).to(id_SD.device)
+        shown_SD = item_tower.partly_shown(id_SD, shown_SM, batch.clicked_S)
+        z_SD = self.item_tower.whole(content_SD, shown_SD)
         code_S = codes_SQ[:, 0]
         target_B = batch.target_B
         size = len(target_B)
@@ -362,15 +365,14 @@ class Sparc(nn.Module):
             shown_B1 = _kept((size, 1), self.config.evidence_dropout, generator).to(z_SD.device)
             weights_shown = [(p_BP * shown_B1, n_BH * shown_B1) for p_BP, n_BH in users.weights]
             users = users._replace(weights=weights_shown)
-        items_loss, mass_BC = self._item_loss(batch, users, z_SD, code_S)
+        code_B = code_S.index_select(0, target_B)
+        items_loss, mass_BC, (right_BD, shuffled_BD) = self._item_loss(
+            batch, users, z_SD, code_S, torch.stack([code_B, code_B[shuffle_B]], dim=1)
+        )
 
         positive_BD = z_SD.index_select(0, target_B)
         quantized = self.quantizer(positive_BD, codes_SQ.index_select(0, target_B))
         reconstruction_BD = self.quantizer.reconstruct(quantized.sum_SD).float()
-        code_B = code_S.index_select(0, target_B)
-        every_B = torch.arange(size, device=z_SD.device)
-        right_BD = torch.cat([v[every_B, code_B] for v in users.vectors], dim=1)
-        shuffled_BD = torch.cat([v[every_B, code_B[shuffle_B]] for v in users.vectors], dim=1)
         rows_B = batch.item_rows_S.index_select(0, target_B)
         few = slice(0, 512)  # of a shuffled batch: enough contrast, bounded cost
         subset = shuffle_B[few]
@@ -420,8 +422,9 @@ class Sparc(nn.Module):
         event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
         order_B = torch.argsort(known_BL.sum(1), stable=True)
         views = self.code_views()
-        parts: list[Users] = []
-        for part in order_B.chunk(LENGTH_PARTS):
+        parts = list(order_B.chunk(LENGTH_PARTS))
+        states, vectors, logs, weights = [], [], [], []
+        for part in parts:
             length = max(1, int(known_BL[part[-1]].sum()))
             encoded = self.encode(
                 F.embedding(event_BL[part, -length:], events_ED),
@@ -429,36 +432,34 @@ class Sparc(nn.Module):
                 known_BL[part, -length:],
             )
             contexts = self.contexts(encoded, views)
-            parts.append(
-                Users(
-                    torch.cat([history.state_BD for history in encoded], dim=1),
-                    [v.float() for v in self.user_vectors(encoded, contexts)],
-                    self.log_interests(
-                        encoded, contexts, views, evidence_BCF.index_select(0, part)
-                    ),
-                    self.evidence_weights(encoded),
-                )
-            )
+            states.append(torch.cat([history.state_BD for history in encoded], dim=1))
+            vectors.append([v.float() for v in self.user_vectors(encoded, contexts)])
+            evidence_bCF = evidence_BCF.index_select(0, part)
+            logs.append(self.log_interests(encoded, contexts, views, evidence_bCF))
+            weights.append(self.evidence_weights(encoded))
         back_B = torch.argsort(order_B)
 
-        def whole(pieces: list[Tensor]) -> Tensor:
-            return torch.cat(pieces).index_select(0, back_B)
+        def whole(pieces: Iterable[Tensor]) -> Tensor:
+            return torch.cat(list(pieces)).index_select(0, back_B)
 
-        members = range(self.config.members)
         return Users(
-            whole([p.state_BD for p in parts]),
-            [whole([p.vectors[m] for p in parts]) for m in members],
-            whole([p.log_interests_BC for p in parts]),
+            whole(states),
+            parts,
+            [list(member) for member in zip(*vectors, strict=True)],
+            whole(logs),
             [
-                (whole([p.weights[m][0] for p in parts]), whole([p.weights[m][1] for p in parts]))
-                for m in members
+                (whole(w for w, _ in member), whole(w for _, w in member))
+                for member in zip(*weights, strict=True)
             ],
         )
 
     def _item_loss(
-        self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """-log p(i | u) among the negatives, summed over members, and the codes' shares of it."""
+        self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor, picked_BX: Tensor
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """-log p(i | u) among the negatives, summed over members, and the codes' shares of it.
+
+        Beside them the user vectors (B, D) of each column of `picked_BX`.
+        """
         kept_S = torch.nonzero(batch.negative_S).squeeze(1)
         order_S = kept_S[torch.argsort(code_S[kept_S], stable=True)]
         # the last one answers for "none", which all items are that are no negatives
@@ -476,25 +477,28 @@ class Sparc(nn.Module):
             near_BK=back_S[batch.neighbour_BK],
             excluded_BL=back_S[old_BL],
             target_B=back_S[batch.target_B],
+            parts=users.parts,
+            picked_BX=picked_BX,
         )
         items_SD = z_SD.index_select(0, order_S)
         results = [
             candidate_softmax(
-                vectors_BCd.transpose(0, 1).contiguous(),
+                vectors,
                 items_Sd.contiguous(),
                 popularity_BP,
                 (batch.neighbour_score_BKH @ near_BH.unsqueeze(2)).squeeze(2),
                 layout,
             )
-            for vectors_BCd, items_Sd, (popularity_BP, near_BH) in zip(
+            for vectors, items_Sd, (popularity_BP, near_BH) in zip(
                 users.vectors,
                 items_SD.chunk(self.config.members, dim=1),
                 users.weights,
                 strict=True,
             )
         ]
-        mass_BC = torch.stack([mass_BC for _, mass_BC in results]).mean(0)
-        return torch.stack([loss for loss, _ in results]).sum(), mass_BC
+        all_losses, masses, picked = zip(*results, strict=True)
+        picked_BXD = torch.cat(picked, dim=2)
+        return torch.stack(all_losses).sum(), torch.stack(masses).mean(0), picked_BXD.unbind(1)
 
 
 def _kept(shape: tuple[int, ...], dropout: float, generator: torch.Generator) -> Tensor:

@@ -27,7 +27,7 @@ from model.artifacts.former_settings import without_constants
 from model.artifacts.manifest import Manifest, ManifestError
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories
 from model.network import item_tower, quantizer, sparc, user_tower
-from model.network.item_tower import ItemInputs, initial_ids
+from model.network.item_tower import ItemInputs, Titles, initial_ids
 from model.network.sparc import Sparc, neighbour_features
 from model.retrieval.item_segments import ItemSegments, SegmentError
 from model.retrieval.single_user import SingleUser
@@ -269,9 +269,8 @@ class RetrievalModel:
         size = len(words_nT)
         inputs = ItemInputs(
             torch.zeros(size, 0, device=self._device),
-            torch.from_numpy(words_nT).to(self._device),
+            Titles(torch.from_numpy(words_nT).to(self._device), self._idf_W),
             self._words_WD,
-            self._idf_W,
             torch.from_numpy(category_n).to(self._device),
             self._categories_KD,
         )

@@ -22,6 +22,10 @@ class Catalogue:
     """Item ids, their rows and their hashed features; rows are given in order of listing.
 
     Words and categories are int16: there are fewer buckets than that holds.
+
+    Attributes:
+        listings: rises whenever items are listed or take new features.
+        touched: rows whose features changed.
     """
 
     def __init__(self) -> None:
@@ -30,6 +34,7 @@ class Catalogue:
         self._category = np.zeros(0, dtype=np.int16)
         self._items_with_W = np.zeros(TITLE_BUCKETS, dtype=np.int64)
         self.touched = TouchedRows()
+        self.listings = 0
 
     def __len__(self) -> int:
         return len(self._index)
@@ -78,6 +83,7 @@ class Catalogue:
         self._category[rows_m] = category_n[last_m]
         self._count(self._words[rows_m], 1)
         self.touched.mark(rows_m)
+        self.listings += 1
 
     def _count(self, words_nT: np.ndarray, sign: int) -> None:
         """Count the items that have each word, once however often it is in a title."""
