@@ -31,6 +31,8 @@ CHANGES_SHARE = 0.5
 """A change is written about twice more (1 / share), and tails are a fourth of the lists."""
 DOUBLED = 1.0
 """Of a list whose tail has more rows than its file, which happens as a catalogue comes."""
+MOST_SHARE = 0.25
+"""Of a small catalogue, which is all allowed: while everything drifts, some lists can be shared."""
 FEW = 512
 """So many changes are no reason: they are searched as quickly as the one cell of a short list."""
 
@@ -69,8 +71,9 @@ def rebuild(
         lists: as they are to be; the base of each is the parent's file.
         drift: since the parent.
         drift_threshold: as in `IndexerConfig`.
-        rebuild_rows: rows of the lists that are written at most, though one list always may be,
-            and all that have doubled; None for any number.
+        rebuild_rows: rows of the lists that are written at most, and never more than
+            `MOST_SHARE` of all, though one list always may be, and all that have doubled; None for
+            any number.
     """
     changes_C = np.array([max(len(one.tail), len(one.removed)) for one in lists.lists])
     bases_C = np.array([len(one.base) for one in lists.lists])
@@ -82,7 +85,8 @@ def rebuild(
     count = len(due)
     if rebuild_rows is not None:
         rows = np.cumsum(lists.sizes_C[due])
-        allowed = int(np.searchsorted(rows, rebuild_rows, side="right"))
+        most = min(rebuild_rows, MOST_SHARE * len(lists))
+        allowed = int(np.searchsorted(rows, most, side="right"))
         count = max(allowed, int((share_C[due] > DOUBLED).sum()), 1)
     reasons: dict[int, list[str]] = {}
     for code in sorted(due[:count].tolist()):

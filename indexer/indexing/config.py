@@ -14,9 +14,9 @@ class IndexerConfig:
     Attributes:
         drift_threshold: drift of a code (centroid movement in radii + churn) above which its list
             is written anew.
-        rebuild_rows: rows of all lists that one version writes anew at most (but always one list,
-            and all that have doubled), those that have changed or drifted most first; further
-            lists wait, which changes no answer.
+        rebuild_rows: rows of all lists that one version writes anew at most (and no more than a
+            quarter of the catalogue; but always one list, and all that have doubled), those that
+            have changed or drifted most first; further lists wait, which changes no answer.
         max_backlog: with more handovers waiting than this the newest is taken, the others are
             skipped.
         max_appended: with more appended files than this they are merged into one.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.building import rebuild as rules
 from indexer.building.build import geometry_of
 from indexer.building.codebook_health import Health
 from indexer.building.drift import Drift, Geometry, continued, measure_drift, shared_traffic
@@ -95,6 +96,7 @@ def test_a_flood_of_rebuild_rows_the_most_drifted_by_traffic_and_shares_the_rest
     movement = np.array([0.2, 0.9, 0.3, 0.05, 0.4, 0.9], np.float32)
     weight = np.array([0.3, 0.01, 0.3, 0.1, 0.2, 0.09], np.float32)
     drift = Drift(movement, np.zeros(C, np.float32), weight)
+    monkeypatch.setattr(rules, "MOST_SHARE", 0.5)
     result = rebuild(moved, drift, drift_threshold=0.1, rebuild_rows=45)
     assert result.reasons == {2: ["drift"], 4: ["drift"], 5: ["drift"]}
     assert result.deferred == (0, 1) and result.shared == [0, 1, 3]

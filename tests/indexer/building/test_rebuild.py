@@ -70,6 +70,7 @@ def test_a_few_changes_are_no_reason_in_a_short_list(lists):
 
 def test_a_version_writes_as_many_rows_as_it_may_however_many_lists_are_due(lists, monkeypatch):
     monkeypatch.setattr(rules, "FEW", 2)
+    monkeypatch.setattr(rules, "MOST_SHARE", 1.0)
     grown = moved(lists, *range(0, 24, 4), *range(1, 32, 4), 2, 3)  # 6, 8, 1, 1 of ten rows each
     how = drift(0.3, 0, 0.4, 0.9)
     all_due = rebuild(grown, how, drift_threshold=0.1, rebuild_rows=40)
@@ -79,6 +80,12 @@ def test_a_version_writes_as_many_rows_as_it_may_however_many_lists_are_due(list
     assert some.deferred == (2,) and some.shared == [2]
     one = rebuild(grown, how, drift_threshold=0.1, rebuild_rows=1)
     assert one.reasons == {1: ["changes"]} and one.deferred == (0, 2, 3)
+
+
+def test_of_a_small_catalogue_a_quarter_is_written_at_most(lists):
+    drifting = drift(0.3, 0.2, 0.4, 0.9)
+    result = rebuild(moved(lists, 0, 1, 2, 3), drifting, drift_threshold=0.1, rebuild_rows=1000)
+    assert result.reasons == {3: ["drift"]} and result.deferred == (0, 1, 2)
 
 
 def test_lists_that_have_doubled_never_wait(lists, monkeypatch):
