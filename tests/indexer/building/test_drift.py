@@ -87,7 +87,7 @@ def test_the_learner_keeps_the_numbers_of_its_codes():
     assert sum(renumbered) <= 2 * revived
 
 
-def test_a_flood_of_rebuild_rows_the_most_drifted_by_traffic_and_shares_the_rest():
+def test_a_flood_of_drift_writes_the_most_drifted_by_traffic_and_shares_the_rest(monkeypatch):
     rng = np.random.default_rng(0)
     ids, codes = np.arange(N), np.arange(N) % C
     vectors = rng.normal(size=(N, D)).astype(np.float32)
