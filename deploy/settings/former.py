@@ -24,6 +24,7 @@ REMOVED: dict[str, str] = {
     "service.judge.confidence": "it is 0.95",
     "service.judge.remembered": "it is 4,096, four times what a verdict asks",
     "indexer.items_wait_s": "a handover waits 30 s for its items, always",
+    "indexer.drift_rebuilds": "indexer.rebuild_rows bounds the rows of lists that are written anew",
     "indexer.vector_tolerance": "the trainer says which items have moved, and these move",
     **{name: f"it is {value}, always" for name, value in CONSTANT.items()},
     **WITHOUT_EFFECT,
