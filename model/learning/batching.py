@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
+from model.launches import on
 from model.learning.candidates import UNSEEN
 from model.learning.item_tables import ItemTables
 from model.network.losses import log_inclusion
@@ -43,6 +44,8 @@ def make_batch(
         groups.append(events // chunk + sum(len(c) for c in clocks))
         clocks.append(np.minimum.reduceat(part.times_B, events[::chunk]))
     examples, clocks_G, tensor = concatenate(parts), np.concatenate(clocks), tables.tensor
+    clock_B = np.concatenate(groups)
+    ends = np.bincount(clock_B).cumsum().tolist()
     given = np.unique(np.concatenate([examples.targets_B, examples.histories.rows_BL.ravel()]))
     given = given[given != NO_ROW]
     rows_S, share, unseen_share = tables.candidates.draw(len(tables), given, most, generator)
@@ -64,14 +67,16 @@ def make_batch(
         items=tables.inputs_to_learn(rows_S),
         item_rows_S=tensor(rows_S),
         clicked_S=tensor(clicked_S),
-        negative_S=tensor(clicked_S | (unseen_share > 0)),
-        codebook_S=tensor(_for_the_codebook(clicked_S)) if unseen_share else None,
-        log_q_S=log_inclusion(frequency_S, events_in_step, share_S).to(tables.device),
-        log_frequency_S=torch.log(frequency_S * events_in_step + 1e-6).to(tables.device),
+        negative_s=tensor(np.flatnonzero(clicked_S | (unseen_share > 0))),
+        codebook_s=tensor(_for_the_codebook(clicked_S)) if unseen_share else None,
+        log_q_S=on(tables.device, log_inclusion(frequency_S, events_in_step, share_S)),
+        log_frequency_S=on(tables.device, torch.log(frequency_S * events_in_step + 1e-6)),
         target_B=tensor(target_B),
         history_BL=tensor(history_BL),
+        event_E=tensor(np.flatnonzero(history_BL >= 0)),
         age_BL=tensor(age_BL),
-        clock_B=tensor(np.concatenate(groups)),
+        clock_B=tensor(clock_B),
+        clocks=list(zip([0, *ends], ends, strict=False)),
         popularity_GSP=tensor(counts_GSH).log1p_(),
         code_popularity_GCP=tensor(code_counts_GCH).log1p_(),
         neighbour_BK=tensor(neighbour_BK),
@@ -82,16 +87,17 @@ def make_batch(
 
 
 def _for_the_codebook(clicked_S: np.ndarray) -> np.ndarray:
-    """All that nobody has clicked, and as many evenly spread of the others, or `UNSEEN` of them.
+    """Positions of all that nobody has clicked, and of as many evenly spread of the others.
 
-    Few of a large catalogue may be left that nobody has clicked: they are no catalogue.
+    Or of `UNSEEN` of these: few of a large catalogue may be left that nobody has clicked, and they
+    are no catalogue.
     """
     chosen_S, clicked = ~clicked_S, np.flatnonzero(clicked_S)
     most = max(int(chosen_S.sum()), UNSEEN)
     if most >= len(clicked):
-        return np.ones_like(clicked_S)
+        return np.arange(len(clicked_S))
     chosen_S[clicked[(np.arange(most) * len(clicked)) // most]] = True
-    return chosen_S
+    return np.flatnonzero(chosen_S)
 
 
 def _frequency(tables: ItemTables, rows_S: np.ndarray, clock_ms: int) -> Tensor:

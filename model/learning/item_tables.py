@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
+from model.launches import on
 from model.learning.candidates import CandidateSample
 from model.learning.learner_state import by_group
 from model.network.item_tower import ItemInputs, Titles, content_rows, initial_ids
@@ -112,7 +113,7 @@ class ItemTables:
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array on the device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return on(self.device, torch.from_numpy(np.ascontiguousarray(array)))
 
     def positions(self, rows_S: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
         """Where each of `rows`, of any shape, is among `rows_S`; `NO_ROW` for those that are not.

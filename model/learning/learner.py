@@ -25,7 +25,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
+from model import launches
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories, scatter_right
 from model.learning.batching import make_batch
 from model.learning.errors import LearnerError, NotFiniteError
@@ -121,7 +123,10 @@ class Learner:
             torch.manual_seed(config.seed)
             self._sparc = Sparc(model, one_user_vector=one_user_vector).to(self.device)
         self._optimizer = torch.optim.Adam(
-            self._sparc.parameters(), lr=config.learning_rate, betas=(0.9, 0.999)
+            self._sparc.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.999),
+            fused=launches.few(self.device),
         )
         self._tables = ItemTables(
             model, config.seed, 2 * config.replay_capacity, config.candidates, self.device
@@ -227,68 +232,91 @@ class Learner:
     def _step(self, parts: list[Examples], most: int) -> dict[str, float]:
         """One step on examples, against `most` candidates."""
         config = self.config
-        batch = make_batch(
-            self._tables,
-            parts,
-            chunk=config.chunk,
-            most=most,
-            clock_ms=self._clock_ms,
-            generator=self._generator,
-        )
+        with record_function("step: batch"):
+            batch = make_batch(
+                self._tables,
+                parts,
+                chunk=config.chunk,
+                most=most,
+                clock_ms=self._clock_ms,
+                generator=self._generator,
+            )
         self._sparc.train()
         if not bool(self._sparc.quantizer.ready):
             self._sparc.quantizer.start(self._catalogue_sample(), self._generator)
-        cuda = self.device.type == "cuda"
+        # where operations are to be few, the device draws, and numbers are looked at in the end
+        late = launches.few(self.device)
         seed = int(torch.randint(2**62, (), generator=self._generator))
+        here = torch.Generator(self.device).manual_seed(seed) if late else self._generator
         with (
-            torch.random.fork_rng([self.device] if cuda else []),
-            torch.autocast("cuda", torch.bfloat16, enabled=cuda),
+            record_function("step: forward"),
+            torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
         ):
             torch.manual_seed(seed)  # of dropout
-            outcome = self._sparc(batch, self._generator)
-        loss = outcome.losses["loss"]
-        if not bool(torch.isfinite(loss)):
-            values = ", ".join(f"{n} {float(v.detach()):.4g}" for n, v in outcome.losses.items())
-            raise NotFiniteError(f"the loss is not finite ({values})")
+            outcome = self._sparc(batch, self._generator, here)
+        losses = torch.stack(list(outcome.losses.values())).detach()
+        if not late:
+            _check_losses(outcome, losses)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        scale = self._clip()
-        self._optimizer.step()
-        for table in self._tables.learnt_rows:
-            table.step(config.table_learning_rate, scale)
+        with record_function("step: backward"):
+            outcome.losses["loss"].backward()
+        with record_function("step: optimizer"):
+            norm = self._gradient_norm()
+            if not late:
+                _check_norm(norm)
+            scale = self._clip(norm)
+            self._optimizer.step()
+        with record_function("step: tables"):
+            for table in self._tables.learnt_rows:
+                table.step(config.table_learning_rate, scale)
+        revived: int | Tensor = 0
         if not self.codebook_frozen:
-            shaping = slice(None) if batch.codebook_S is None else batch.codebook_S
-            self._counters["revived"] += self._sparc.quantizer.update(
-                outcome.z_SD[shaping], outcome.codes_SQ[shaping], self._generator
-            )
-        self._check()
+            with record_function("step: codebook"):
+                shaping = slice(None) if batch.codebook_s is None else batch.codebook_s
+                revived = self._sparc.quantizer.update(
+                    outcome.z_SD[shaping], outcome.codes_SQ[shaping], here
+                )
+        norms = self._norms()
+        if late:
+            _check_losses(outcome, losses)
+            _check_norm(norm)
+        if not bool(torch.isfinite(norms).all()):
+            raise NotFiniteError("a weight or a codeword is not finite after the step")
+        self._counters["revived"] += int(revived)
+        for table in self._tables.learnt_rows:
+            table.settle()
         self._tables.note_codes(
             batch.item_rows_S.cpu().numpy(), outcome.codes_SQ[:, 0].cpu().numpy()
         )
-        return {name: float(value.detach()) for name, value in outcome.losses.items()}
+        return dict(zip(outcome.losses, losses.tolist(), strict=True))
 
-    def _clip(self) -> float:
-        """Scale the dense gradients to the largest norm; returns the scale, for the tables."""
-        dense = [p.grad for p in self._sparc.parameters() if p.grad is not None]
+    def _dense_gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._sparc.parameters() if p.grad is not None]
+
+    def _gradient_norm(self) -> Tensor:
+        """Of all gradients together, those of the tables' rows among them."""
         rows = [x for table in self._tables.learnt_rows for x in table.gradients()]
-        norm = float(torch.stack(torch._foreach_norm(dense + rows)).norm())
-        if not math.isfinite(norm):
-            raise NotFiniteError(f"the gradient is not finite (its norm is {norm})")
-        scale = min(1.0, LARGEST_GRADIENT / max(norm, 1e-12))
+        return torch.stack(torch._foreach_norm(self._dense_gradients() + rows)).norm()
+
+    def _clip(self, norm: Tensor) -> float | Tensor:
+        """Scale the dense gradients to the largest norm; returns the scale, for the tables."""
+        if launches.few(self.device):
+            scale_0 = (LARGEST_GRADIENT / norm.clamp(min=1e-12)).clamp_(max=1.0)
+            torch._foreach_mul_(self._dense_gradients(), scale_0)
+            return scale_0
+        scale = min(1.0, LARGEST_GRADIENT / max(float(norm), 1e-12))
         if scale < 1:
-            torch._foreach_mul_(dense, scale)
+            torch._foreach_mul_(self._dense_gradients(), scale)
         return scale
 
-    def _check(self) -> None:
-        """Refuse dense weights and a codebook that a step has broken.
+    def _norms(self) -> Tensor:
+        """Of dense weights and codebooks, which a step may have broken.
 
         Rows of the tables need no look: their steps are bounded as the gradient is.
         """
         whole = [*self._sparc.parameters(), *self._sparc.buffers()]
         floating = [t.detach() for t in whole if t.is_floating_point()]
-        norms = torch.stack(torch._foreach_norm(floating))
-        if not bool(torch.isfinite(norms).all()):
-            raise NotFiniteError("a weight or a codeword is not finite after the step")
+        return torch.stack(torch._foreach_norm(floating))
 
     def _catalogue_sample(self) -> Tensor:
         """Z of at most 16,384 items, for the first codebook."""
@@ -439,3 +467,17 @@ class Learner:
         self._counters = {name: int(value) for name, value in state.meta["counters"].items()}
         self._clock_ms = int(state.meta["clock_ms"])
         self._swept = int(state.meta["swept"])
+
+
+def _check_losses(outcome: sparc.Outcome, losses: Tensor) -> None:
+    """Refuse a step whose loss is not finite."""
+    values = dict(zip(outcome.losses, losses.tolist(), strict=True))
+    if not math.isfinite(values["loss"]):
+        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        raise NotFiniteError(f"the loss is not finite ({told})")
+
+
+def _check_norm(norm: Tensor) -> None:
+    """Refuse a step whose gradient is not finite."""
+    if not math.isfinite(float(norm)):
+        raise NotFiniteError(f"the gradient is not finite (its norm is {float(norm)})")

@@ -18,43 +18,15 @@ features, K neighbours, L excluded, G clocks, R examples of a block, X user vect
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-LEAST = -60.0
-"""Logits further than this below the best are raised to it: denormal numbers are slow."""
-OUT = -1e4
-"""Logit of what is no candidate."""
+from model.network.candidate_layout import LEAST, OUT, Layout
+
 TOGETHER = 96
 """Examples of a block where several clocks have fewer: less than a cache's room, and few calls."""
-
-
-class Layout(NamedTuple):
-    """What a block of logits is made of, none of it with a gradient.
-
-    Attributes:
-        sizes_C: number of candidates of each code: C numbers.
-        clocks: runs of examples that share a clock, (first, end).
-        features_GSP: evidence of candidates at each clock.
-        log_q_S: log-probability of being a candidate.
-        near_BK: positions of neighbours, -1 for none.
-        excluded_BL: positions that are no answer, -1 for none; never the target.
-        target_B: positions of the positives.
-        parts: the examples of each part of the user vectors; together all, each once.
-        picked_BX: codes whose user vectors are handed out.
-    """
-
-    sizes_C: list[int]
-    clocks: list[tuple[int, int]]
-    features_GSP: Tensor
-    log_q_S: Tensor
-    near_BK: Tensor
-    excluded_BL: Tensor
-    target_B: Tensor
-    parts: list[Tensor]
-    picked_BX: Tensor
 
 
 class _CandidateSoftmax(torch.autograd.Function):
@@ -69,15 +41,16 @@ class _CandidateSoftmax(torch.autograd.Function):
             users_BCD.index_copy_(0, part_b, part_bCD)
         every_B1 = torch.arange(size, device=items_SD.device).unsqueeze(1)
         picked_BXD = users_BCD[every_B1, layout.picked_BX]
-        used = [c for c, n in enumerate(layout.sizes_C) if n]
-        sizes = [layout.sizes_C[c] for c in used]
+        sizes_C = layout.sizes_C.tolist()
+        used = [c for c, n in enumerate(sizes_C) if n]
+        sizes = [sizes_C[c] for c in used]
         items = items_SD.split(sizes)
         base_S1 = -layout.log_q_S.unsqueeze(1)
         items_grad_SD = torch.zeros_like(items_SD)
         items_grads = items_grad_SD.split(sizes)
         weights_grad_BP = torch.empty_like(weights_BP)
         near_grad_BK = torch.zeros_like(near_BK)
-        mass_CB = items_SD.new_zeros(len(layout.sizes_C), size)
+        mass_CB = items_SD.new_zeros(len(sizes_C), size)
         total_B = items_SD.new_empty(size)
         loss = items_SD.new_zeros(())
         blocks = [(layout.clocks[b[0]][0], layout.clocks[b[-1]][1], b)
@@ -131,8 +104,8 @@ class _CandidateSoftmax(torch.autograd.Function):
             ):
                 items_grad_sD.addmm_(scores_sR, shares_CRD[c])
                 torch.mm(scores_sR.T, items_sD, out=user_RD)
-        if len(used) < len(layout.sizes_C):
-            users_BCD[:, [c for c, n in enumerate(layout.sizes_C) if not n]] = 0
+        if len(used) < len(sizes_C):
+            users_BCD[:, [c for c, n in enumerate(sizes_C) if not n]] = 0
         whole_B1 = (total_B * size).unsqueeze(1)
         ctx.layout = layout
         ctx.save_for_backward(

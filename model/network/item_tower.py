@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import launches
 from model.tables.row_table import RowTable
 from model.tables.stable_random import stable_uniform
 
@@ -28,6 +29,8 @@ CONTENT_SCALE = 0.035
 """Half width of the uniform initial word and category vectors: a deviation of 0.02, as is usual."""
 ID_SCALE = 0.035
 """The same of the id part: no larger than a word, and enough to break ties of equal contents."""
+NOBODY = 1024
+"""Rows that take what belongs to no word."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Titles:
     Attributes:
         words_ST: as given.
         weight_ST: their weights, of length 1 for each item that has any.
-        untitled_s: items without a word.
+        titled_S1: True for items with a word.
     """
 
     def __init__(self, words_ST: Tensor, idf_W: Tensor) -> None:
@@ -65,8 +68,13 @@ class Titles:
         length_S1 = weight_ST.square().sum(1, keepdim=True)
         self.words_ST = words_ST
         self.weight_ST = weight_ST * length_S1.clamp(min=1e-12).rsqrt()
-        self.untitled_s = torch.nonzero(length_S1.squeeze(1) == 0).squeeze(1)
+        self.titled_S1 = length_S1 > 0
         self._words = len(idf_W)
+
+    @cached_property
+    def untitled_s(self) -> Tensor:
+        """Items without a word."""
+        return torch.nonzero(~self.titled_S1.squeeze(1)).squeeze(1)
 
     @cached_property
     def by_word(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,9 +131,12 @@ class ItemTower(nn.Module):
         titles = inputs.titles
         # each further array as long as this one costs more than what is done with it
         content_SD: Tensor = _WeightedSums.apply(inputs.words_WD, titles)
+        category_SD = F.embedding(inputs.category_S, inputs.categories_KD)
+        if launches.few(content_SD.device):  # and how many have no title is not asked
+            return torch.where(titles.titled_S1, content_SD, self.no_title_D) + category_SD
         no_title_sD = self.no_title_D.expand(len(titles.untitled_s), -1)
         content_SD.index_add_(0, titles.untitled_s, no_title_sD)
-        return content_SD.add_(F.embedding(inputs.category_S, inputs.categories_KD))
+        return content_SD.add_(category_SD)
 
     def forward(self, inputs: ItemInputs) -> Tensor:
         """Z of the items, (S, D) float32."""
@@ -149,18 +160,33 @@ class _WeightedSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, words_WD: Tensor, titles: Titles) -> Tensor:
-        ctx.titles = titles
+        ctx.titles, ctx.words = titles, len(words_WD)
         return F.embedding_bag(
             titles.words_ST, words_WD, mode="sum", per_sample_weights=titles.weight_ST
         )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if launches.few(gradients[0].device):
+            return _by_adding(gradients[0], ctx.titles, ctx.words), None
         item_X, weight_X, first_W = ctx.titles.by_word
         words_grad_WD = F.embedding_bag(
             item_X, gradients[0].contiguous(), first_W, mode="sum", per_sample_weights=weight_X
         )
         return words_grad_WD, None
+
+
+def _by_adding(grad_SD: Tensor, titles: Titles, words: int) -> Tensor:
+    """The gradient of words in few operations; what is added to one row waits for it in turn.
+
+    So places without a word, which are most, add their nothing to rows of their own.
+    """
+    word_X = titles.words_ST.flatten()
+    place_X = torch.arange(len(word_X), device=word_X.device)
+    row_X = torch.where(word_X > 0, word_X, words + place_X % NOBODY)
+    terms_STD = grad_SD.unsqueeze(1) * titles.weight_ST.unsqueeze(2)
+    sums_WD = grad_SD.new_zeros(words + NOBODY, grad_SD.shape[1])
+    return sums_WD.index_add_(0, row_X, terms_STD.flatten(0, 1))[:words]
 
 
 class _PartlyShown(torch.autograd.Function):

@@ -29,6 +29,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model import launches
+
 DECAY = 0.95
 """Memory of the moving averages, about twenty steps; shorter in the first ones, when items still
 move fast."""
@@ -160,6 +162,9 @@ class ResidualQuantizer(nn.Module):
 
     def codewords(self, codes_SQ: Tensor) -> Tensor:
         """Codewords of each level: (S, Q, D)."""
+        if launches.few(codes_SQ.device):
+            level_Q = torch.arange(self.config.levels, device=codes_SQ.device)
+            return self.codebooks_QCD[level_Q, codes_SQ]
         return torch.stack(
             [self.codebooks_QCD[level].index_select(0, codes_SQ[:, level])
              for level in range(self.config.levels)], dim=1,
@@ -229,21 +234,20 @@ class ResidualQuantizer(nn.Module):
         self.ready.fill_(True)
 
     @torch.no_grad()
-    def update(self, z_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator) -> int:
+    def update(self, z_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator) -> int | Tensor:
         """Move statistics and codebooks towards items of these codes.
 
-        Returns how many codes were revived. Under data parallelism the totals would have to be
-        all-reduced here.
+        `generator` draws what revived codes move onto; it is on the CPU, or where operations are
+        to be few, on the device. Returns how many codes were revived; there, as a tensor. Under
+        data parallelism the totals would have to be all-reduced here.
         """
+        z_SD = z_SD.detach().float()
+        if launches.few(z_SD.device):
+            return self._update_together(z_SD, codes_SQ, generator)
         done = int(self.updates)
         decay = min(DECAY, (1 + done) / (10 + done))
-        self.updates += 1
-        z_SD = z_SD.detach().float()
         residual_SD = self.standardise(z_SD)
-        mean_D = z_SD.mean(0)
-        variance_D = z_SD.square().mean(0) - mean_D.square()
-        self.mean_D.lerp_(mean_D, 1 - decay)
-        self.variance_D.lerp_(variance_D.clamp(min=0), 1 - decay)
+        self._follow(z_SD, 1 - decay)
         revived = 0
         for level in range(self.config.levels):
             code_S = codes_SQ[:, level]
@@ -253,17 +257,50 @@ class ResidualQuantizer(nn.Module):
             rest_SD = residual_SD - self.codebooks_QCD[level].index_select(0, code_S)
             error_S = torch.linalg.vector_norm(rest_SD, dim=1).square_()
             if level == 0:
-                seen_C = load_C > 0
-                error_C = torch.zeros_like(load_C).index_add_(0, code_S, error_S)
-                mean_C = error_C / load_C.clamp(min=1)
-                moved_C = torch.lerp(self.squared_radius_C, mean_C, 1 - decay)
-                self.squared_radius_C.copy_(torch.where(seen_C, moved_C, self.squared_radius_C))
+                self._widen(code_S, error_S, load_C, 1 - decay)
             alive_C = self.load_QC[level] > 1e-6
             mean_CD = self.sums_QCD[level] / self.load_QC[level].clamp(min=1e-6).unsqueeze(1)
             self.codebooks_QCD[level][alive_C] = mean_CD[alive_C]
             revived += self._revive(level, residual_SD, error_S, generator)
             residual_SD = rest_SD
         return revived
+
+    def _follow(self, z_SD: Tensor, new: float | Tensor) -> None:
+        """Move mean and variance by a share of what is `new`."""
+        self.updates += 1
+        mean_D = z_SD.mean(0)
+        variance_D = z_SD.square().mean(0) - mean_D.square()
+        self.mean_D.lerp_(mean_D, new)
+        self.variance_D.lerp_(variance_D.clamp(min=0), new)
+
+    def _widen(self, code_S: Tensor, error_S: Tensor, load_C: Tensor, new: float | Tensor) -> None:
+        """Move the radii of the codes that have items."""
+        error_C = torch.zeros_like(load_C).index_add_(0, code_S, error_S)
+        mean_C = error_C / load_C.clamp(min=1)
+        moved_C = torch.lerp(self.squared_radius_C, mean_C, new)
+        self.squared_radius_C.copy_(torch.where(load_C > 0, moved_C, self.squared_radius_C))
+
+    def _update_together(
+        self, z_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The same of all levels at once, without looking at a number."""
+        done = self.updates.double()
+        new = (1 - ((1 + done) / (10 + done)).clamp_(max=DECAY)).float()
+        levels, codes, _ = self.codebooks_QCD.shape
+        input_SD = self.standardise(z_SD)
+        self._follow(z_SD, new)
+        rests_SQD = input_SD.unsqueeze(1) - self.codewords(codes_SQ).cumsum(1)
+        residuals_SQD = torch.cat([input_SD.unsqueeze(1), rests_SQD[:, :-1]], dim=1)
+        errors_SQ = torch.linalg.vector_norm(rests_SQD, dim=2).square_()
+        row_X = (codes_SQ + codes * torch.arange(levels, device=z_SD.device)).flatten()
+        load_X, sums_XD = _totals(row_X, residuals_SQD.flatten(0, 1), levels * codes)
+        self.load_QC.lerp_(load_X.view_as(self.load_QC), new)
+        self.sums_QCD.lerp_(sums_XD.view_as(self.sums_QCD), new)
+        self._widen(codes_SQ[:, 0], errors_SQ[:, 0], load_X[:codes], new)
+        load_QC1 = self.load_QC.unsqueeze(2)
+        mean_QCD = self.sums_QCD / load_QC1.clamp(min=1e-6)
+        self.codebooks_QCD.copy_(torch.where(load_QC1 > 1e-6, mean_QCD, self.codebooks_QCD))
+        return self._revive_together(residuals_SQD, errors_SQ, generator)
 
     def _revive(
         self, level: int, residual_SD: Tensor, error_S: Tensor, generator: torch.Generator
@@ -284,6 +321,35 @@ class ResidualQuantizer(nn.Module):
             self.squared_radius_C[dead] = self.squared_radius_C.mean()
         return len(dead)
 
+    def _revive_together(
+        self, residuals_SQD: Tensor, errors_SQ: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The same of all levels at once; returns how many.
+
+        Items are drawn for as many codes as there may be, one after the other without replacement
+        (the exponential race that `torch.multinomial` runs).
+        """
+        mean_Q1 = self.load_QC.mean(1, keepdim=True)
+        dead_QC = self.load_QC < self.config.dead_share * mean_Q1
+        waits_SQ = torch.empty_like(errors_SQ).exponential_(generator=generator)
+        most = min(self.config.codes, len(errors_SQ))
+        pick_cQ = torch.topk(errors_SQ / waits_SQ, most, dim=0).indices
+        rank_QC = dead_QC.cumsum(1) - 1
+        dead_QC &= rank_QC < (errors_SQ > 0).sum(0).clamp_(max=most).unsqueeze(1)
+        pick_CQ = pick_cQ.gather(0, rank_QC.T.clamp(0, most - 1))
+        words_CQD = residuals_SQD.gather(
+            0, pick_CQ.unsqueeze(2).expand(-1, -1, self.mean_D.numel())
+        )
+        dead_QC1, half_Q1 = dead_QC.unsqueeze(2), 0.5 * mean_Q1
+        words_QCD = words_CQD.transpose(0, 1)
+        self.codebooks_QCD.copy_(torch.where(dead_QC1, words_QCD, self.codebooks_QCD))
+        words_QCD = words_QCD * half_Q1.unsqueeze(2)
+        self.sums_QCD.copy_(torch.where(dead_QC1, words_QCD, self.sums_QCD))
+        self.load_QC.copy_(torch.where(dead_QC, half_Q1, self.load_QC))
+        radius_C = self.squared_radius_C
+        radius_C.copy_(torch.where(dead_QC[0], radius_C.mean(), radius_C))
+        return dead_QC.sum()
+
 
 def _squared_distances(x_SD: Tensor, codebook_CD: Tensor) -> Tensor:
     """(S, C); clamped, so that rounding cannot make one negative and the balance misread it."""
@@ -293,6 +359,9 @@ def _squared_distances(x_SD: Tensor, codebook_CD: Tensor) -> Tensor:
 
 def _totals(code_S: Tensor, x_SD: Tensor, codes: int) -> tuple[Tensor, Tensor]:
     sums_CD = torch.zeros(codes, x_SD.shape[1], device=x_SD.device).index_add_(0, code_S, x_SD)
+    if launches.few(x_SD.device):  # a GPU would be waited for by the other
+        load_C = torch.zeros(codes, device=x_SD.device)
+        return load_C.index_add_(0, code_S, torch.ones_like(code_S, dtype=torch.float32)), sums_CD
     return torch.bincount(code_S, minlength=codes).float(), sums_CD
 
 

@@ -34,18 +34,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import launches
 from model.network import item_tower, losses, quantizer, user_tower
-from model.network.candidate_softmax import Layout, candidate_softmax
+from model.network.candidate_layout import Layout
+from model.network.candidate_softmax import candidate_softmax
 from model.network.interest_head import InterestHead
 from model.network.item_tower import ItemInputs, ItemTower
 from model.network.quantizer import ResidualQuantizer
-from model.network.user_tower import EncodedHistory, UserTower
+from model.network.tiled_softmax import lay_out, tiled_softmax
+from model.network.user_tower import EncodedHistory, UserTower, age_buckets
 from model.tables import cooccurrence
 
 OWN_DECAY = 0.85
 """Weight of an event for each newer one, in how often a user was at a code."""
 LENGTH_PARTS = 6
-"""Parts of a batch that are padded on their own."""
+"""Parts of a batch that are padded on their own, where padding costs more than operations."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +122,16 @@ class Batch(NamedTuple):
         items: features of the candidates.
         item_rows_S: catalogue rows of the candidates.
         clicked_S: True for items that somebody has clicked; of the others no id part learns.
-        negative_S: True for items that stand against a positive.
-        codebook_S: True for items that shape the codebook; None: all.
+        negative_s: positions of the items that stand against a positive.
+        codebook_s: positions of the items that shape the codebook; None: all.
         log_q_S: log-probability of being a candidate.
         log_frequency_S: log of the expected number of draws among the positives.
         target_B: positions of the positives.
         history_BL: positions of the histories' items.
+        event_E: where in `history_BL`, read row by row, there is an event.
         age_BL: ages of the history's events in ms, float32.
         clock_B: which clock an example belongs to.
+        clocks: runs of examples that share a clock, (first, end).
         popularity_GSP: popularity features of candidates at each clock.
         code_popularity_GCP: the same of codes.
         neighbour_BK: positions of the history's neighbours.
@@ -138,14 +143,16 @@ class Batch(NamedTuple):
     items: ItemInputs
     item_rows_S: Tensor
     clicked_S: Tensor
-    negative_S: Tensor
-    codebook_S: Tensor | None
+    negative_s: Tensor
+    codebook_s: Tensor | None
     log_q_S: Tensor
     log_frequency_S: Tensor
     target_B: Tensor
     history_BL: Tensor
+    event_E: Tensor
     age_BL: Tensor
     clock_B: Tensor
+    clocks: list[tuple[int, int]]
     popularity_GSP: Tensor
     code_popularity_GCP: Tensor
     neighbour_BK: Tensor
@@ -277,9 +284,9 @@ class Sparc(nn.Module):
 
     def encode(self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor) -> list[EncodedHistory]:
         """Each member's view of the histories."""
-        parts = z_BLD.chunk(self.config.members, dim=2)
+        parts, bucket_BL = z_BLD.chunk(self.config.members, dim=2), age_buckets(age_BL)
         return [
-            tower.encode(part_BLd, age_BL, known_BL)
+            tower.encode(part_BLd, bucket_BL, known_BL)
             for tower, part_BLd in zip(self.towers, parts, strict=True)
         ]
 
@@ -337,8 +344,14 @@ class Sparc(nn.Module):
         ]
         return [(w[:, :p], w[:, p:]) for w in weights]
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> Outcome:
-        """All losses of one step. `generator` (CPU) draws shuffles, negatives and dropout."""
+    def forward(self, batch: Batch, generator: torch.Generator, drops: torch.Generator) -> Outcome:
+        """All losses of one step.
+
+        Args:
+            batch: the step.
+            generator: on the CPU; draws negatives.
+            drops: on the device; draws dropout.
+        """
         weights = self.config.losses
         content_SD = self.item_tower.content(batch.items)
         id_SD = batch.items.id_SD
@@ -346,23 +359,23 @@ class Sparc(nn.Module):
             whole_SD = self.item_tower.whole(content_SD, id_SD)
         codes_SQ = self.quantizer.assign(self.quantizer.standardise(whole_SD))
         shape = (len(content_SD), self.config.members)
-        shown_SM = _kept(shape, self.config.item_tower.id_dropout, generator).to(id_SD.device)
+        shown_SM = _kept(shape, self.config.item_tower.id_dropout, drops)
         shown_SD = item_tower.partly_shown(id_SD, shown_SM, batch.clicked_S)
         z_SD = self.item_tower.whole(content_SD, shown_SD)
         code_S = codes_SQ[:, 0]
         target_B = batch.target_B
         size = len(target_B)
-        shuffle_B = torch.randperm(size, generator=generator).to(z_SD.device)
+        shuffle_B = launches.on(z_SD.device, torch.randperm(size, generator=generator))
         evidence_BCF = self.interest_evidence(
             batch.code_popularity_GCP.index_select(0, batch.clock_B),
             batch.neighbour_code_BK,
             batch.neighbour_score_BKH,
             batch.history_code_BL,
         )
-        users = self._users(batch, z_SD, evidence_BCF, generator)
+        users = self._users(batch, z_SD, evidence_BCF, drops)
         log_interests_BC, state_BD = users.log_interests_BC, users.state_BD
         if self.config.evidence_dropout:
-            shown_B1 = _kept((size, 1), self.config.evidence_dropout, generator).to(z_SD.device)
+            shown_B1 = _kept((size, 1), self.config.evidence_dropout, drops)
             weights_shown = [(p_BP * shown_B1, n_BH * shown_B1) for p_BP, n_BH in users.weights]
             users = users._replace(weights=weights_shown)
         code_B = code_S.index_select(0, target_B)
@@ -402,26 +415,42 @@ class Sparc(nn.Module):
                 rows_B[subset],
             ),
         }
-        parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()
+        if launches.few(z_SD.device):
+            weight_P = launches.on(z_SD.device, torch.tensor([getattr(weights, n) for n in parts]))
+            parts["loss"] = (torch.stack(list(parts.values())) * weight_P).sum()
+        else:
+            parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()
         return Outcome(parts, whole_SD, codes_SQ)
 
     def _users(
-        self, batch: Batch, z_SD: Tensor, evidence_BCF: Tensor, generator: torch.Generator
+        self, batch: Batch, z_SD: Tensor, evidence_BCF: Tensor, drops: torch.Generator
     ) -> Users:
         """What is made of the histories.
 
         Most are short and a few are long, so users are taken by length, a part at a time, each
-        padded only to its own longest.
+        padded only to its own longest; or, where operations are to be few, all at once.
         """
         known_BL = batch.history_BL >= 0
         # one gather of all events: each gather from z costs a gradient as long as z
-        events_ED = z_SD.index_select(0, batch.history_BL[known_BL])
+        events_ED = z_SD.index_select(0, batch.history_BL.flatten()[batch.event_E])
         dropout = self.config.user_tower.dropout
-        kept_ED = _kept(tuple(events_ED.shape), dropout, generator).to(z_SD.device)
-        events_ED = F.pad(events_ED * kept_ED / (1 - dropout), (0, 0, 1, 0))
+        events_ED = events_ED * _kept(tuple(events_ED.shape), dropout, drops) / (1 - dropout)
+        views = self.code_views()
+        if launches.few(z_SD.device):
+            places_XD = events_ED.new_zeros(known_BL.numel(), events_ED.shape[1])
+            places_XD = places_XD.index_copy(0, batch.event_E, events_ED)
+            encoded = self.encode(places_XD.unflatten(0, known_BL.shape), batch.age_BL, known_BL)
+            contexts = self.contexts(encoded, views)
+            return Users(
+                torch.cat([history.state_BD for history in encoded], dim=1),
+                [torch.arange(len(known_BL), device=z_SD.device)],
+                [[v.float()] for v in self.user_vectors(encoded, contexts)],
+                self.log_interests(encoded, contexts, views, evidence_BCF),
+                self.evidence_weights(encoded),
+            )
+        events_ED = F.pad(events_ED, (0, 0, 1, 0))
         event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
         order_B = torch.argsort(known_BL.sum(1), stable=True)
-        views = self.code_views()
         parts = list(order_B.chunk(LENGTH_PARTS))
         states, vectors, logs, weights = [], [], [], []
         for part in parts:
@@ -460,18 +489,17 @@ class Sparc(nn.Module):
 
         Beside them the user vectors (B, D) of each column of `picked_BX`.
         """
-        kept_S = torch.nonzero(batch.negative_S).squeeze(1)
-        order_S = kept_S[torch.argsort(code_S[kept_S], stable=True)]
+        kept_s = batch.negative_s
+        order_S = kept_s[torch.argsort(code_S[kept_s], stable=True)]
         # the last one answers for "none", which all items are that are no negatives
         back_S = torch.full((len(code_S) + 1,), -1, device=order_S.device)
         back_S[order_S] = torch.arange(len(order_S), device=order_S.device)
         # what the user has is never an answer, unless it is the target
         old_BL = batch.history_BL.masked_fill(batch.history_BL == batch.target_B.unsqueeze(1), -1)
-        ends = torch.bincount(batch.clock_B).cumsum(0).tolist()
-        sizes_C = torch.bincount(code_S[order_S], minlength=self.config.quantizer.codes)
+        sizes_C = code_S.new_zeros(self.config.quantizer.codes)
         layout = Layout(
-            sizes_C=sizes_C.tolist(),
-            clocks=list(zip([0, *ends], ends, strict=False)),
+            sizes_C=sizes_C.scatter_add_(0, code_S[order_S], torch.ones_like(order_S)),
+            clocks=batch.clocks,
             features_GSP=batch.popularity_GSP.index_select(1, order_S),
             log_q_S=batch.log_q_S[order_S],
             near_BK=back_S[batch.neighbour_BK],
@@ -481,19 +509,33 @@ class Sparc(nn.Module):
             picked_BX=picked_BX,
         )
         items_SD = z_SD.index_select(0, order_S)
+        members = self.config.members
+        popularity = [popularity_BP for popularity_BP, _ in users.weights]
+        near = [
+            (batch.neighbour_score_BKH @ near_BH.unsqueeze(2)).squeeze(2)
+            for _, near_BH in users.weights
+        ]
+        if launches.few(z_SD.device):
+            tiles = lay_out(layout, items_SD.shape[1] // members)
+            with torch.autocast("cuda", torch.bfloat16, enabled=z_SD.is_cuda):
+                loss, mass_BC, picked_MBVD = tiled_softmax(
+                    torch.stack([whole_BCd for (whole_BCd,) in users.vectors]),
+                    items_SD.unflatten(1, (members, -1)).transpose(0, 1),
+                    torch.stack(popularity),
+                    torch.stack(near),
+                    tiles,
+                )
+            return loss, mass_BC, picked_MBVD.permute(2, 1, 0, 3).flatten(2).unbind(0)
         results = [
             candidate_softmax(
                 vectors,
                 items_Sd.contiguous(),
                 popularity_BP,
-                (batch.neighbour_score_BKH @ near_BH.unsqueeze(2)).squeeze(2),
+                near_BK,
                 layout,
             )
-            for vectors, items_Sd, (popularity_BP, near_BH) in zip(
-                users.vectors,
-                items_SD.chunk(self.config.members, dim=1),
-                users.weights,
-                strict=True,
+            for vectors, items_Sd, popularity_BP, near_BK in zip(
+                users.vectors, items_SD.chunk(members, dim=1), popularity, near, strict=True
             )
         ]
         all_losses, masses, picked = zip(*results, strict=True)
@@ -502,5 +544,5 @@ class Sparc(nn.Module):
 
 
 def _kept(shape: tuple[int, ...], dropout: float, generator: torch.Generator) -> Tensor:
-    """1 where a value survives dropout, else 0; of the learner's own randomness."""
-    return (torch.rand(shape, generator=generator) >= dropout).float()
+    """1 where a value survives dropout, else 0; where the generator is."""
+    return (torch.rand(shape, generator=generator, device=generator.device) >= dropout).float()

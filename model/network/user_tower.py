@@ -95,13 +95,13 @@ class UserTower(nn.Module):
         self.output_norm = nn.LayerNorm(d)
         nn.init.constant_(self.output_norm.weight, config.scale)
 
-    def encode(self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor) -> EncodedHistory:
-        """Encode histories: z of the events' items, ages in ms (float), and where they are."""
+    def encode(self, z_BLD: Tensor, bucket_BL: Tensor, known_BL: Tensor) -> EncodedHistory:
+        """Encode histories: z of the events' items, `age_buckets`, and where they are."""
         batch, length, _ = z_BLD.shape
         start_B1D = self.start_D.expand(batch, 1, -1)
         tokens_BED = torch.cat([start_B1D, z_BLD * known_BL.unsqueeze(2)], dim=1)
         places_L = torch.arange(length - 1, -1, -1, device=z_BLD.device)
-        bias_BLa = self.age(age_buckets(age_BL)) + self.rank(places_L)
+        bias_BLa = self.age(bucket_BL) + self.rank(places_L)
         start_B1a = self.rank.weight[-1].expand(batch, 1, -1)
         bias_BEa = torch.cat([start_B1a, bias_BLa], dim=1)
         absent_BE1 = ~F.pad(known_BL, (1, 0), value=True).unsqueeze(2)

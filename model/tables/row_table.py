@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model import launches
 from model.tables.capacity import with_room
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 
@@ -44,6 +45,7 @@ class RowTable:
         self._accumulator = torch.zeros(0, device=device)
         self._stepped = np.zeros(0, np.bool_)
         self._pending: list[tuple[Tensor, Tensor]] = []
+        self._unmarked: list[tuple[Tensor, Tensor]] = []
         self.touched = TouchedRows()
 
     def __len__(self) -> int:
@@ -84,25 +86,35 @@ class RowTable:
         return torch.nn.functional.embedding(rows, self._weight)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, scale: float = 1.0) -> None:
+    def step(self, learning_rate: float, scale: float | Tensor = 1.0) -> None:
         """One step on the rows gathered since the last call; gradients times `scale`.
 
-        A row whose gradient is zero has learnt nothing, and stays as it is.
+        A row whose gradient is zero has learnt nothing, and stays as it is. `settle` is to be
+        called before `changes`.
         """
         for rows_R, leaf_RD in self._pending:
             if leaf_RD.grad is None:
                 continue
-            norm_R = torch.linalg.vector_norm(leaf_RD.grad, dim=1)
-            learnt_r = torch.nonzero(norm_R).squeeze(1)
-            rows_R = rows_R.index_select(0, learnt_r)
-            square_r = (norm_R.index_select(0, learnt_r) * scale).square_() / self.dimension
-            self._accumulator.index_add_(0, rows_R, square_r)
-            root_r = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
-            rate_r1 = (scale * learning_rate / root_r).unsqueeze(1)
-            change_rD = leaf_RD.grad.index_select(0, learnt_r).mul_(rate_r1)
-            self._weight.index_add_(0, rows_R, change_rD, alpha=-1)
-            self._mark(rows_R.cpu().numpy())
+            grad_RD, norm_R = leaf_RD.grad, torch.linalg.vector_norm(leaf_RD.grad, dim=1)
+            if launches.few(self._device):
+                self._unmarked.append((rows_R, norm_R > 0))
+            else:  # less is read and written without the others
+                learnt_r = torch.nonzero(norm_R).squeeze(1)
+                rows_R, norm_R = rows_R.index_select(0, learnt_r), norm_R.index_select(0, learnt_r)
+                grad_RD = grad_RD.index_select(0, learnt_r)
+                self._mark(rows_R.cpu().numpy())
+            square_R = (norm_R * scale).square_() / self.dimension
+            self._accumulator.index_add_(0, rows_R, square_R)
+            root_R = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
+            rate_R1 = (scale * learning_rate / root_R).unsqueeze(1)
+            self._weight.index_add_(0, rows_R, grad_RD.mul_(rate_R1), alpha=-1)
         self._pending.clear()
+
+    def settle(self) -> None:
+        """Note which rows `step` has changed; a GPU is waited for here."""
+        for rows_R, learnt_R in self._unmarked:
+            self._mark(rows_R.cpu().numpy()[learnt_R.cpu().numpy()])
+        self._unmarked.clear()
 
     def _mark(self, rows_R: np.ndarray) -> None:
         self._stepped[rows_R] = True

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from model import launches
 from model.network.item_tower import (
     ItemInputs,
     ItemTower,
@@ -15,7 +17,11 @@ WORDS_ST = torch.tensor([[1, 2, 0], [0, 0, 0], [3, 3, 2]])
 CATEGORY_S = torch.tensor([1, 0, 1])
 
 
-def test_content_and_its_gradients_are_those_of_the_plain_sums() -> None:
+@pytest.mark.parametrize("few", [False, True], ids=["least work", "few operations"])
+def test_content_and_its_gradients_are_those_of_the_plain_sums(
+    few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launches, "ALWAYS", few)
     torch.manual_seed(0)
     tower = ItemTower(ItemTowerConfig(dimension=4))
     torch.nn.init.normal_(tower.no_title_D)

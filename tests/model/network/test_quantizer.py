@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import launches
 from model.network.quantizer import QuantizerConfig, ResidualQuantizer, rotate_gradient
+
+
+@pytest.fixture(params=[False, True], ids=["least work", "few operations"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launches, "ALWAYS", request.param)
 
 
 def clusters(count: int = 12, each: int = 40, dimension: int = 8, seed: int = 0) -> Tensor:
