@@ -75,7 +75,7 @@ class UserTower(nn.Module):
     def __init__(self, dimension: int, codeword: int, config: UserTowerConfig) -> None:
         super().__init__()
         d, a = dimension, HEADS
-        self.start_D = nn.Parameter(torch.randn(d) * 0.02)
+        self.start_D = nn.Parameter(torch.randn(d).mul_(0.02))
         self.content = nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, a))
         # one head more: that of the codes
         self.age = nn.Embedding(AGES, a + 1)

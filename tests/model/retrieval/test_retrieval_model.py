@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,36 @@ def test_a_published_model_answers_like_the_learners_own(learner: Learner, tmp_p
         assert model.centroids_CD.shape == (8, 16)
     answers = [m.user_vectors(m.encode([history(1, 6)], NOW), codes) for m in (loaded, own)]
     assert np.array_equal(*answers)
+
+
+def test_a_model_is_loaded_without_torchs_compiler(learner: Learner, tmp_path: Path) -> None:
+    # which takes a second and 80 MB, and is imported by what initialises a module on no device
+    export = learner.export()
+
+    def write(directory: Path) -> None:
+        save_file(export.tensors, directory / WEIGHTS)
+        export.segment.save(directory / "items.safetensors")
+
+    facts = {"model": export.facts, "segments": ["items.safetensors"]}
+    publish(tmp_path / "1", "handover", facts, write)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "import numpy as np\n"
+        "from model.artifacts.manifest import verify\n"
+        "from model.histories import History\n"
+        "from model.retrieval.retrieval_model import RetrievalModel\n"
+        "at = Path(sys.argv[1])\n"
+        "model = RetrievalModel.load(at, verify(at, 'handover'))\n"
+        "model.encode([History([], []), History([], [])], np.array([0, 0]))\n"
+        "print([name for name in ('sympy', 'torch._dynamo') if name in sys.modules])\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "1")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "[]\n"
 
 
 def test_embedding_the_catalogue_gives_the_stored_vectors_and_codes(learner: Learner) -> None:
