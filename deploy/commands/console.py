@@ -83,19 +83,37 @@ def errors_as_one_line() -> Iterator[None]:
         raise fail(" ".join(str(error).split())) from error
 
 
-def configure_logging(level: str) -> None:
-    """Structured logs on standard error: one JSON object per line unless on a terminal."""
+def exit_code_of(body: Callable[[], Any]) -> int:
+    """Run what a process of ours is there for; 1 where it ended by what a user can mend."""
+    try:
+        with errors_as_one_line():
+            body()
+    except typer.Exit as ended:
+        return ended.exit_code
+    return 0
+
+
+def configure_logging(level: str, **facts: Any) -> None:
+    """Structured logs on standard error: one JSON object per line unless on a terminal.
+
+    Several processes may share a log; `facts` are in each line of this one's.
+    """
     terminal = sys.stderr.isatty()
+
+    def known(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**facts, **event}
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            known,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # whole lines, in one write
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
 
 from deploy import settings as configuration
-from deploy.commands.console import errors_as_one_line, run_part
+from deploy.commands.console import (
+    configure_logging,
+    errors_as_one_line,
+    exit_code_of,
+    run_part,
+)
 from deploy.commands.options import ConfigFile, DataDir
 from deploy.release.decisions import served_versions
 from deploy.release.ledger import aliased_versions, registered_versions
@@ -73,25 +75,18 @@ def register(config: ConfigFile = None, data_dir: DataDir = None) -> None:
     _run(register_versions, "register", config, data_dir)
 
 
-def serve(
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    worker: Annotated[
-        int,
-        typer.Option(help="Which of the `service.workers` that share the port this one is.", min=1),
-    ] = 1,
-) -> None:
-    """Answer queries over HTTP from the snapshot that is current.
+def serve(config: ConfigFile = None, data_dir: DataDir = None) -> None:
+    """Answer queries over HTTP from the snapshot that is current, with `service.workers` processes.
 
     Example: `SPARC_PORTS__SERVICE=8000 sparc serve --data-dir state`
     """
-    _run(serve_queries, "serve", config, data_dir, worker=worker)
+    _run(serve_queries, "serve", config, data_dir)
 
 
-def _run(body: Part, name: str, config: Path | None, data_dir: Path | None, **more: Any) -> None:
+def _run(body: Part, name: str, config: Path | None, data_dir: Path | None) -> None:
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
-    run_part(name, settings, lambda stop, report: body(settings, stop, report, **more))
+    run_part(name, settings, lambda stop, report: body(settings, stop, report))
 
 
 def replay_log(settings: Settings, stop: threading.Event, report: Report) -> None:
@@ -170,21 +165,26 @@ def register_versions(settings: Settings, stop: threading.Event, report: Report)
     )
 
 
-def serve_queries(
-    settings: Settings, stop: threading.Event, report: Report, worker: int = 1
-) -> None:
+def serve_queries(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Answer queries over HTTP, and show the dashboard."""
     from deploy.dashboard.routes import add_dashboard
     from deploy.service import process
     from deploy.service.config import Worker
+    from deploy.service.worker_group import WorkerGroup
 
-    one = Worker(
+    def begin(worker: Worker) -> int:
+        configure_logging(settings.log_level, worker=worker.number)
+        return exit_code_of(lambda: process.run(worker, stop, report, add_dashboard))
+
+    service = Worker(
         settings.service,
         settings.data_dir,
         settings.kafka_connection,
         settings.kafka.topics().sequences,
         settings.search,
         settings.ports.service,
-        worker,
     )
-    process.run(one, stop, report, add_dashboard)
+    if settings.service.workers > 1:
+        WorkerGroup(service, begin).run(stop)
+    else:
+        process.run(service, stop, report, add_dashboard)

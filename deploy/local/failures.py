@@ -105,7 +105,7 @@ class Failures:
         if known is None or known.state == "tried again":
             self._lives.pop(name, None)
             attempts = known.attempts + 1 if known else 1
-            longest = FIRST_PAUSE_SECONDS if name.startswith("serve") else LONGEST_PAUSE_SECONDS
+            longest = FIRST_PAUSE_SECONDS if name == "serve" else LONGEST_PAUSE_SECONDS
             pause = min(FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 1), longest)
             failure = failure_of(state, known.since if known else self._now())
             self._found[name] = replace(failure, attempts=attempts)

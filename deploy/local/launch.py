@@ -94,8 +94,6 @@ def programs(settings: Settings) -> list[Program]:
         found.append(Program("mlflow", with_room(command), nice=STAND_BACK))
     sparc = [sys.executable, "-P", "-m", "deploy"]  # -P: no package of the working directory
     found.append(Program("serve", [*sparc, "serve"]))
-    for worker in range(2, settings.service.workers + 1):
-        found.append(Program(f"serve-{worker}", [*sparc, "serve", "--worker", str(worker)]))
     # A job that was given up is not begun again at once: it ends a drain, with the cause.
     stream = Program("stream", [*sparc, "stream"], nice=STAND_BACK, stop_seconds=30, one_shot=True)
     found.append(stream)

@@ -7,7 +7,6 @@ over a unix socket that only the user may open.
 from __future__ import annotations
 
 import configparser
-import ctypes
 import io
 import os
 import shutil
@@ -28,6 +27,7 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from deploy.parent_death import end_with_parent
 from deploy.private import UMASK
 from streaming.temporary import make_temporary
 
@@ -146,12 +146,6 @@ def configuration(programs: Sequence[Program]) -> str:
     return text.getvalue()
 
 
-def _die_with_parent() -> None:
-    # If the pipeline itself is killed with SIGKILL, supervisord gets a SIGTERM and stops all parts.
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
 def _place_of_socket() -> tuple[Path, Path]:
     """A folder for the socket, and its path, which may hold about 100 bytes."""
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - where the first is deep
@@ -199,7 +193,8 @@ class Supervisor:
                 SOCKET: str(self._socket),
             },
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            # If the pipeline itself is killed with SIGKILL, supervisord stops all parts.
+            preexec_fn=end_with_parent,
         )
         self.output: deque[str] = deque(maxlen=100)
         threading.Thread(target=self._listen, name="supervisord", daemon=True).start()

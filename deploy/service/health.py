@@ -34,6 +34,9 @@ class Answering(Protocol):
     def answered_by_all(self) -> int:
         """Queries that all workers have answered."""
 
+    def who_is_away(self) -> str:
+        """What to say of workers that do not live."""
+
 
 def health_of(service: Answering) -> Health:
     """What it serves, and how far that is behind."""
@@ -72,7 +75,7 @@ def status_of(service: Answering, address: str) -> ServiceStatus:
         address=address,
         requests=service.answered_by_all(),
         popularity_recall_at_50=service.popularity.recall,
-        problem=service.follower.last_error or service.sequences.problem,
+        problem=service.follower.last_error or service.sequences.problem or service.who_is_away(),
     )
 
 

@@ -1,7 +1,9 @@
 """The retrieval service as a process: histories from Kafka, snapshots from disk, answers over HTTP.
 
-It answers `/health` at once, and queries as soon as a snapshot is loaded: nothing waits for Kafka
-or the registry, and both may go away while it serves.
+It answers `/health` at once, and queries as soon as a snapshot is loaded (one of several workers
+loads what there is before it listens): nothing waits for Kafka or the registry, and both may go
+away while it serves. All that it needs is imported with this module, so that processes forked from
+one that has imported it share that memory.
 """
 
 from __future__ import annotations
@@ -13,28 +15,36 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
+import torch
+import uvicorn
+from fastapi import FastAPI
 
+from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
+from deploy.release.judge import Judge, RecentEvents
+from deploy.service.answer_log import AnswerLog
+from deploy.service.app import create_app
 from deploy.service.config import ServiceError, Worker
 from deploy.service.health import status_of
+from deploy.service.popularity_baseline import PopularityBaseline
+from deploy.service.retrieval import RetrievalService
+from deploy.service.sequence_follower import SequenceFollower
+from deploy.service.snapshot_follower import SnapshotFollower
+from deploy.service.user_histories import UserHistories
+from deploy.service.workers import Forwarding, note
+from streaming.events import UserSequence
 from streaming.statuses import Report
-
-if TYPE_CHECKING:
-    import uvicorn
-    from fastapi import FastAPI
-
-    from deploy.service.retrieval import RetrievalService
-    from streaming.events import UserSequence
+from streaming.topic_identity import TopicIdentity
 
 log = structlog.get_logger(__name__)
 
 
 SWITCH_SECONDS = 0.0005
 
-Extension = Callable[["FastAPI", "RetrievalService"], Callable[[threading.Event], None]]
+Extension = Callable[[FastAPI, RetrievalService], Callable[[threading.Event], None]]
 """Adds routes to the service; what it returns runs in a thread of its own until it is stopped."""
 
 
@@ -60,15 +70,20 @@ def run(
         )
     with contextlib.ExitStack() as open_listeners:
         together = config.workers > 1
-        listeners = [_listen(config.host, worker.port, shared=together)]
+        listeners = [listen(config.host, worker.port, shared=together)]
         open_listeners.callback(listeners[0].close)
         if together:
-            listeners.append(_listen("127.0.0.1", 0))
+            listeners.append(listen("127.0.0.1", 0))
             open_listeners.callback(listeners[1].close)
         _serve(worker, listeners, stop, report, extension)
 
 
-def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket on an address, which does not listen yet; `shared`: others may be on it, too.
+
+    Raises:
+        ServiceError: if the port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends answers at once (TCP_NODELAY): 40 ms less.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -93,10 +108,6 @@ def _serve(
     report: Report,
     extension: Extension | None,
 ) -> None:
-    import torch
-
-    from deploy.service.workers import note
-
     config = worker.config
     connections = most_connections(config.limits.connections, raise_descriptors())
     torch.set_num_threads(1)  # a query is small: further queries use further cores
@@ -106,6 +117,8 @@ def _serve(
     own_port = listeners[-1].getsockname()[1]
     app = _app(worker, service, own_port)
     server = _server(app, replace(config.limits, connections=connections))
+    if config.workers > 1:
+        service.follower.poll()  # the kernel would deal out to us what the others can answer
     # What was imported stays; to look through it again and again costs tens of milliseconds.
     gc.collect()
     gc.freeze()
@@ -158,15 +171,6 @@ def _serve(
 
 
 def _service(worker: Worker) -> RetrievalService:
-    from deploy.release.judge import Judge, RecentEvents
-    from deploy.service.answer_log import AnswerLog
-    from deploy.service.popularity_baseline import PopularityBaseline
-    from deploy.service.retrieval import RetrievalService
-    from deploy.service.sequence_follower import SequenceFollower
-    from deploy.service.snapshot_follower import SnapshotFollower
-    from deploy.service.user_histories import UserHistories
-    from streaming.topic_identity import TopicIdentity
-
     config, data_dir, folder = worker.config, worker.data_dir, worker.folder
     recent = RecentEvents()
     judge = Judge(config.judge, recent, worker.topic) if worker.first else None
@@ -191,9 +195,6 @@ def _service(worker: Worker) -> RetrievalService:
 
 
 def _app(worker: Worker, service: RetrievalService, own_port: int) -> FastAPI:
-    from deploy.service.app import create_app
-    from deploy.service.workers import Forwarding
-
     config = worker.config
     return create_app(
         service,
@@ -205,10 +206,6 @@ def _app(worker: Worker, service: RetrievalService, own_port: int) -> FastAPI:
 
 
 def _server(app: FastAPI, limits: Limits) -> uvicorn.Server:
-    import uvicorn
-
-    from deploy.http.bounded_protocol import bounded_protocol
-
     return uvicorn.Server(
         uvicorn.Config(
             app,

@@ -27,7 +27,7 @@ from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
-from deploy.service.workers import others
+from deploy.service.workers import STALE_SECONDS, others
 from indexer.search.retriever import Answer, Query, Retriever
 from indexer.snapshots.snapshot import versions
 
@@ -69,6 +69,8 @@ class RetrievalService:
         self.answers = answers
         self.answered = 0
         self.clock = clock
+        self._began = clock()
+        self._worker = worker
         config = worker.config
         self.queue = WorkQueue("retrieve", config.threads, config.queue, config.timeout_seconds)
         if worker.first:
@@ -215,6 +217,14 @@ class RetrievalService:
     def answered_by_all(self) -> int:
         """Queries that all workers have answered."""
         return self.answered + sum(one["answered"] for one in others(self.data_dir))
+
+    def who_is_away(self) -> str:
+        """What to say of workers that have not noted that they live; empty where all have."""
+        together, living = self._worker.config.workers, 1 + len(others(self.data_dir))
+        starting = self.clock().since(self._began) < STALE_SECONDS
+        if living >= together or starting or not self._worker.first:
+            return ""
+        return f"{living} of {together} workers live: the service's log says why the others ended"
 
     def snapshots(self) -> list[schema.SnapshotVersion]:
         """Published snapshots on disk, newest first."""

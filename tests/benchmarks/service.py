@@ -130,16 +130,10 @@ def service(data_dir: Path, workers: int) -> Iterator[str]:
     }
     sparc = [Path(sys.executable).with_name("sparc"), "serve", "--data-dir", str(data_dir)]
     with ExitStack() as stack:
-        for number in range(1, workers + 1):
-            log = stack.enter_context((data_dir / f"serve-{number}.log").open("wb"))
-            process = subprocess.Popen(
-                [*sparc, "--worker", str(number)],
-                env={**os.environ, **settings},
-                stdout=log,
-                stderr=log,
-            )
-            stack.callback(process.wait, 30)
-            stack.callback(process.terminate)
+        log = stack.enter_context((data_dir / "serve.log").open("wb"))
+        process = subprocess.Popen(sparc, env={**os.environ, **settings}, stdout=log, stderr=log)
+        stack.callback(process.wait, 30)
+        stack.callback(process.terminate)
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 120
         ready = 0
@@ -149,7 +143,7 @@ def service(data_dir: Path, workers: int) -> Iterator[str]:
             except httpx.HTTPError:
                 ready = 0
             if time.monotonic() > deadline:
-                raise RuntimeError((data_dir / "serve-1.log").read_text()[-2000:])
+                raise RuntimeError((data_dir / "serve.log").read_text()[-2000:])
             if not ready or len(noted(data_dir)) < (workers if workers > 1 else 0):
                 ready = 0
                 time.sleep(0.2)

@@ -16,10 +16,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.dashboard.routes import add_dashboard
+from deploy.monitoring import moment
 from deploy.release.decisions import Decision, decide
 from deploy.service import process
 from deploy.service.config import ServiceConfig, ServiceError, Worker
 from deploy.service.metrics import AddedUp
+from deploy.service.retrieval import RetrievalService
+from deploy.service.sequence_follower import SequenceFollower
+from deploy.service.snapshot_follower import SnapshotFollower
+from deploy.service.user_histories import UserHistories
 from deploy.service.workers import note, noted
 from indexer.search.config import SearchConfig
 from streaming.kafka_clients import KafkaConnection
@@ -194,3 +199,21 @@ def test_a_worker_that_is_silent_is_forgotten(tmp_path: Path, monkeypatch: Any) 
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 11)
     assert noted(tmp_path) == {}
+
+
+def test_a_worker_that_is_away_is_told(tmp_path: Path) -> None:
+    now = [moment.now()]
+    service = RetrievalService(
+        Worker(ServiceConfig(workers=3), tmp_path, KafkaConnection(""), "s", SearchConfig()),
+        SnapshotFollower(tmp_path, SearchConfig()),
+        UserHistories(tmp_path / "histories"),
+        SequenceFollower(UserHistories(tmp_path / "others"), KafkaConnection(""), "s"),
+        clock=lambda: now[0],
+    )
+    note(tmp_path, 1, 4710, 0)
+    note(tmp_path, 3, 4711, 0)
+    assert service.who_is_away() == ""  # it may be starting
+    now[0] = now[0]._replace(seconds=now[0].seconds + 11, wall=now[0].wall + 11)
+    assert service.who_is_away().startswith("2 of 3 workers live")
+    note(tmp_path, 2, 4712, 0)
+    assert service.who_is_away() == ""
