@@ -64,11 +64,14 @@ class _Life:
     """When it is started next."""
 
 
-def import_all() -> None:
-    """Import what `deploy.service.process` has not imported yet, and a worker will."""
+def share_what_is_imported() -> None:
+    """Import what `deploy.service.process` has not imported yet, and have it copied by nobody."""
     for name in LATE:
         with suppress(ImportError):
             importlib.import_module(name)
+    gc.collect()
+    give_back()
+    gc.freeze()  # what the collector looks at, it writes to, and a page is copied that is written
 
 
 class WorkerGroup:
@@ -101,10 +104,7 @@ class WorkerGroup:
         with closing(listen(self._service.config.host, self._service.port, shared=True)) as held:
             # held, so that nobody takes it while no worker listens; it gets no connections itself
             self._service = replace(self._service, port=held.getsockname()[1])
-            import_all()
-            gc.collect()
-            give_back()
-            gc.freeze()  # what the collector looks at, it writes to: the page would be copied
+            share_what_is_imported()
             try:
                 while not stop.is_set():
                     self._start_who_is_due()

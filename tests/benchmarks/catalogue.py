@@ -15,9 +15,10 @@ clicked.
 Seconds are the processor's, which other processes lengthen less than the clock's, and means of the
 publications. Bytes are of files that are new; one that is linked again counts nothing. "Rewritten"
 are the vectors in new files, as a share of the catalogue. Memory is the most that was seen of PSS;
-VmHWM, which counts what readers share for each of them, is in the report, and so is what a part
-takes before it has read anything. `--freshness` runs the whole pipeline besides, at so many events
-a second, as `tests.benchmarks.freshness` does.
+that of the service is of two readers and of the process that they are forked from, as `sparc serve`
+forks its workers. VmHWM, which counts what readers share for each of them, is in the report, and so
+is what a part takes before it has read anything. `--freshness` runs the whole pipeline besides, at
+so many events a second, as `tests.benchmarks.freshness` does.
 """
 
 from __future__ import annotations
@@ -35,13 +36,23 @@ import numpy as np
 from safetensors import safe_open
 
 from tests.benchmarks import freshness
-from tests.benchmarks.catalogue_parts import Asked, PartProcess, Report, indexer, reader, trainer
+from tests.benchmarks.catalogue_parts import (
+    Asked,
+    PartProcess,
+    Report,
+    indexer,
+    reader,
+    service,
+    trainer,
+)
 from tests.benchmarks.growing_source import LogFiles
 from tests.benchmarks.made_catalogue import CatalogueSize, MadeCatalogue, make
 from tests.benchmarks.process_costs import MemoryWatch, peak_mib
 from tests.benchmarks.reports import begun, write
 
 READERS = ("reader 1", "reader 2")
+SERVICE = "service"
+"""The process that the readers are forked from."""
 PLACES = ("vectors", "z_nD", "items.z_ND")
 """Arrays of vectors in the files that are published."""
 DENSE = 5000
@@ -76,8 +87,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "start of a reader, CPU s": ("start", "load_cpu_s"),
     "trainer, MiB": ("memory_mib", "trainer"),
     "indexer, MiB": ("memory_mib", "indexer"),
-    "two readers, a version, MiB": ("memory_mib", "readers at rest"),
-    "two readers, swapping, MiB": ("memory_mib", "readers"),
+    "service of two workers, a version, MiB": ("memory_mib", "readers at rest"),
+    "service of two workers, swapping, MiB": ("memory_mib", "readers"),
 }
 """Rows of the table, and where they stand in the report of a size."""
 
@@ -99,13 +110,12 @@ def measure(size: CatalogueSize, options: argparse.Namespace, place: Path) -> Re
         listed = parts["indexer"].ask("list", part.items)
         indexed = parts["indexer"].ask("index")
         if number == 0:
-            # a reader reads the numbers of files by itself
-            parts |= {name: PartProcess(reader, data_dir) for name in READERS}
-        loaded = parts[READERS[0]].ask("poll")
-        parts[READERS[1]].ask("poll")
+            parts[SERVICE] = PartProcess(service, data_dir, len(READERS), forks=True)
+        loaded, _ = (parts[SERVICE].ask("poll", n + 1) for n in range(len(READERS)))
         if watch is None:
             pids = {name: one.pid for name, one in parts.items()}
-            watch = MemoryWatch(pids, {"readers": READERS})
+            pids |= dict(zip(READERS, parts[SERVICE].started["pids"], strict=True))
+            watch = MemoryWatch(pids, {"readers": (SERVICE, *READERS)})
         published = _publication(learnt, indexed, loaded, place, size.items)
         rounds.append({"publication": published, "trainer": learnt, "list": listed})
         print(f"{size.items:>9,} items, publication {number + 1}: {published}", file=sys.stderr)
@@ -116,7 +126,7 @@ def measure(size: CatalogueSize, options: argparse.Namespace, place: Path) -> Re
     answered = newcomer.ask("ask", queries, options.exhaustive)
     newcomer.end()
     memory = watch.peaks() | {"readers at rest": at_rest}
-    memory |= {f"{name} VmHWM": peak_mib(one.pid) for name, one in parts.items()}
+    memory |= {f"{name} VmHWM": peak_mib(pid) for name, pid in pids.items()}
     memory |= {f"{name} empty": one.started["empty_mib"] for name, one in parts.items()}
     watch.close()
     for one in parts.values():

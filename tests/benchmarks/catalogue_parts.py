@@ -35,13 +35,13 @@ class PartEnded(RuntimeError):
 
 
 class PartProcess:
-    """A part in a process of its own."""
+    """A part in a process of its own, which may fork others."""
 
-    def __init__(self, main: Callable[..., None], *arguments: Any) -> None:
+    def __init__(self, main: Callable[..., None], *arguments: Any, forks: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_begin, args=(main, theirs, *arguments), name=main.__name__, daemon=True
+            target=_begin, args=(main, theirs, *arguments), name=main.__name__, daemon=not forks
         )
         self._process.start()
         theirs.close()
@@ -270,6 +270,35 @@ def reader(connection: Connection, data_dir: Path) -> None:
     while (request := connection.recv())[0] != "end":
         connection.send(poll() if request[0] == "poll" else _ask(follower, *request[1:]))
     os._exit(0)  # nothing is to be saved, and a million items take a while to be let go
+
+
+def service(connection: Connection, data_dir: Path, workers: int) -> None:
+    """Readers, forked as `deploy.service.worker_group` forks the workers of a service.
+
+    ("poll", n) is passed on to the reader of that number, from 1 on. The start says their `pids`.
+    """
+    import deploy.commands.parts  # noqa: F401 - as `sparc serve` has
+    import deploy.dashboard.routes  # noqa: F401
+    from deploy.service.worker_group import share_what_is_imported
+
+    share_what_is_imported()
+    forked = multiprocessing.get_context("fork")
+    readers, pids = [], []
+    for _ in range(workers):
+        ours, theirs = forked.Pipe()
+        process = forked.Process(target=reader, args=(theirs, data_dir), daemon=True)
+        process.start()
+        readers.append(ours)
+        pids.append(process.pid)
+    connection.send(readers[0].recv() | {"pids": pids})
+    for one in readers[1:]:
+        one.recv()
+    while (request := connection.recv())[0] != "end":
+        asked = readers[request[1] - 1]
+        asked.send(request[:1])
+        connection.send(asked.recv())
+    for one in readers:
+        one.send(("end",))
 
 
 def _ask(follower: Any, asked: Asked, exhaustive: int) -> Report:

@@ -183,11 +183,11 @@ from deploy.commands import parts
 from deploy.dashboard.routes import add_dashboard
 from deploy.service import process
 from deploy.service.config import ServiceConfig, Worker
-from deploy.service.worker_group import import_all
+from deploy.service.worker_group import share_what_is_imported
 from indexer.search.config import SearchConfig
 from streaming.kafka_clients import KafkaConnection
 
-import_all()
+share_what_is_imported()
 before = set(sys.modules)
 data_dir, port, away = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 kafka = KafkaConnection(f"127.0.0.1:{away}")
