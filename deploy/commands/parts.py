@@ -183,6 +183,8 @@ def serve_queries(settings: Settings, stop: threading.Event, report: Report) -> 
         settings.kafka.topics().sequences,
         settings.search,
         settings.ports.service,
+        topics=settings.kafka.topics(),
+        delay_ms=settings.streaming.out_of_orderness_ms,
     )
     if settings.service.workers > 1:
         WorkerGroup(service, begin).run(stop)

@@ -18,9 +18,9 @@ from deploy.dashboard.flow import Flow
 from deploy.dashboard.interests import interests
 from deploy.dashboard.timeline import Timeline
 from deploy.dashboard.versions import LoadedVersions
+from deploy.http.shop_ids import Id, with_ids_as_text
 from deploy.release.judge import RecentEvents
 from deploy.release.promotion import SwitchError, resolve
-from deploy.service.shop_ids import Id, with_ids_as_text
 from deploy.service.work_queue import WorkQueue
 from indexer.comparison.versions import compare, usual_samples
 from indexer.errors import SnapshotError

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Body, FastAPI, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -41,6 +41,7 @@ def create_app(
     *,
     hosts: Sequence[str] = (),
     forwarding: Forwarding | None = None,
+    ingestion: Callable[[Callable[..., Any]], APIRouter] | None = None,
 ) -> FastAPI:
     """The application: routes over one service, behind the door and the edge.
 
@@ -50,6 +51,7 @@ def create_app(
         token: asked of every request; empty: nobody is asked.
         hosts: names that requests may come under, see `Door`.
         forwarding: passes on what is not this worker's.
+        ingestion: makes the routes by which clicks and items come in.
     """
     app = FastAPI(
         title="SPARC-stream retrieval",
@@ -138,6 +140,8 @@ def create_app(
         """Counters, gauges and the latency histogram, of all workers."""
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
+    if ingestion is not None:
+        app.include_router(ingestion(_some))
     return app
 
 

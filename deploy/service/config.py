@@ -15,6 +15,7 @@ from streaming.secret import MASK, remember
 if TYPE_CHECKING:
     from indexer.search.config import SearchConfig
     from streaming.kafka_clients import KafkaConnection
+    from streaming.topics import Topics
 
 MOST_WORKERS = 64
 
@@ -120,6 +121,8 @@ class Worker:
         search: how queries are searched.
         port: to listen on; 0 picks a free one, which the status tells.
         number: which of `config.workers` it is.
+        topics: where clicks and items that come over HTTP go; None: none are taken.
+        delay_ms: how far behind the clock the job lets clicks be.
     """
 
     config: ServiceConfig
@@ -129,6 +132,8 @@ class Worker:
     search: SearchConfig
     port: int = 0
     number: int = 1
+    topics: Topics | None = None
+    delay_ms: int = 0
 
     @property
     def first(self) -> bool:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -24,6 +25,8 @@ from fastapi import FastAPI
 
 from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
+from deploy.ingest.kafka_writer import KafkaWriter
+from deploy.ingest.routes import router
 from deploy.release.judge import Judge, RecentEvents
 from deploy.service.answer_log import AnswerLog
 from deploy.service.app import create_app
@@ -115,7 +118,8 @@ def _serve(
     sys.setswitchinterval(SWITCH_SECONDS)
     service = _service(worker)
     own_port = listeners[-1].getsockname()[1]
-    app = _app(worker, service, own_port)
+    writer = _writer(worker)
+    app = _app(worker, service, own_port, writer)
     server = _server(app, replace(config.limits, connections=connections))
     if config.workers > 1:
         service.follower.poll()  # the kernel would deal out to us what the others can answer
@@ -129,6 +133,8 @@ def _serve(
         ("sequences", service.sequences.run, (stop,)),
         ("popularity", service.popularity.run, (stop,)),
     ]
+    if writer is not None:
+        work.append(("ingestion", writer.run, (stop,)))
     if service.answers is not None:
         work.append(("answers", service.answers.run, (stop,)))
     if extension is not None and worker.first:
@@ -194,7 +200,19 @@ def _service(worker: Worker) -> RetrievalService:
     )
 
 
-def _app(worker: Worker, service: RetrievalService, own_port: int) -> FastAPI:
+def _writer(worker: Worker) -> KafkaWriter | None:
+    if worker.topics is None:
+        return None
+    identity = worker.folder / "producer"
+    return KafkaWriter(worker.kafka, identity, worker.topics.clicks, worker.delay_ms)
+
+
+def _app(
+    worker: Worker, service: RetrievalService, own_port: int, writer: KafkaWriter | None
+) -> FastAPI:
+    ingestion = None
+    if writer is not None and worker.topics is not None:
+        ingestion = partial(router, writer, worker.topics)
     config = worker.config
     return create_app(
         service,
@@ -202,6 +220,7 @@ def _app(worker: Worker, service: RetrievalService, own_port: int) -> FastAPI:
         config.bearer(),
         hosts=(config.host, *config.hosts),
         forwarding=None if worker.first else Forwarding(worker.data_dir, own_port),
+        ingestion=ingestion,
     )
 
 

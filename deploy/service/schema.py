@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from deploy.service.shop_ids import Id
+from deploy.http.shop_ids import Id
 from indexer.search.retriever import MAX_K
 from streaming.bounds import in_milliseconds
 

@@ -22,7 +22,15 @@ from deploy.monitoring import moment
 from deploy.monitoring.moment import Moment
 from deploy.monitoring.part_status import write_last_word
 
-OWN = ("/v1/retrieve", "/v1/retrieve/batch", "/v1/explain", "/v1/popular", "/ready")
+OWN = (
+    "/v1/retrieve",
+    "/v1/retrieve/batch",
+    "/v1/explain",
+    "/v1/popular",
+    "/v1/events",
+    "/v1/items",
+    "/ready",
+)
 """What every worker answers itself."""
 STALE_SECONDS = 10.0
 _LEFT_OUT = {b"host", b"content-length", b"connection", b"transfer-encoding"}

@@ -136,7 +136,11 @@ class JobEnvironment:
     tls: FlinkTls = FlinkTls()
 
 
-CONSUMER = {"max.poll.records": "5000"}
+CONSUMER = {
+    "max.poll.records": "5000",
+    # What came over HTTP is written in transactions, and what was given up is no click.
+    "isolation.level": "read_committed",
+}
 PRODUCER = {
     "max.request.size": str(8 << 20),
     # A sequence is a kilobyte: the defaults of 16 KiB without waiting mean a request for a dozen.

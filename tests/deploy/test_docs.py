@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +24,8 @@ from tests.deploy.snapshot_maker import Shelf
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    ROOT / "docs" / f"{name}.md" for name in ("TUTORIAL", "REGISTRY", "SERVICE", "ARCHITECTURE")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("TUTORIAL", "REGISTRY", "SERVICE", "INGEST", "ARCHITECTURE")
 ]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.S)
 PYTHON = re.compile(r"```python\n(.*?)```", re.S)
@@ -62,6 +65,8 @@ def test_every_command_of_a_page_works(page: Path, running: str, shelf: Shelf) -
     rolled = CliRunner().invoke(app, ["rollback", "1", "--data-dir", str(shelf.data_dir)])
     assert rolled.exit_code == 0, rolled.output
     for line in lines:
+        if line.startswith("curl "):  # it goes on below; the examples in Python say the same
+            continue
         words = shlex.split(line)
         if words[0].startswith("./"):
             assert (ROOT / words[0]).is_file(), line
@@ -82,6 +87,19 @@ def test_the_examples_of_the_service_are_answered(running: str, shelf: Shelf) ->
     assert names["table"].column_names[-1] == "propensities"  # type: ignore[attr-defined]
     for path in re.findall(r"`GET (/\S+)`", (ROOT / "docs" / "SERVICE.md").read_text()):
         assert httpx.get(f"{running}{path}", timeout=20).status_code == 200
+
+
+def test_the_examples_of_ingestion_are_taken(running: str) -> None:
+    page = (ROOT / "docs" / "INGEST.md").read_text()
+    names: dict[str, Any] = {}
+    exec(re.sub(r'"http://127[^"]*"', repr(running), "\n".join(PYTHON.findall(page))), names)  # noqa: S102
+    told = [names[name].json()["accepted"] for name in ("listed", "clicked", "many", "gone")]
+    assert told == [1, 1, 2, 1]
+    bodies = re.findall(r"\$SERVICE(\S+) .*? -d '(.*?)'", page, re.S)
+    assert [path for path, _ in bodies] == ["/v1/items", "/v1/events", "/v1/retrieve"]
+    for path, body in bodies:
+        answer = httpx.post(f"{running}{path}", json=json.loads(body), timeout=20)
+        assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -117,7 +135,9 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 def test_the_settings_that_are_named_exist() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     known = subprocess.run(
-        ["grep", "-rhoE", r"^    [a-z_]+:", str(ROOT / "deploy")], capture_output=True, text=True
+        ["grep", "-rhoE", r"^    [a-z_]+:", ROOT / "deploy", ROOT / "streaming"],
+        capture_output=True,
+        text=True,
     ).stdout
     for name in re.findall(r"`\[[a-z.]+\] ([a-z_]+)`", text):
         assert f"    {name}:" in known, name

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from urllib.parse import urljoin
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deploy.dashboard.routes import Dashboard
+from deploy.ingest.routes import router
 from deploy.monitoring.thinned_curve import Curve
 from deploy.release.judge import RecentEvents
 from deploy.service.app import create_app
@@ -27,6 +29,8 @@ from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from indexer.search.config import SearchConfig
 from streaming.events import UserSequence
 from streaming.kafka_clients import KafkaConnection
+from streaming.topics import Topics
+from tests.deploy.kept_records import KeptRecords
 from tests.deploy.service.test_service import worker_on
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks
 
@@ -62,7 +66,11 @@ class Serving:
             popularity=self.popularity,
             recent=self.recent,
         )
-        self.app = create_app(self.service, 65_536, token, hosts=("testserver",))
+        self.said = KeptRecords()
+        ingestion = partial(router, self.said, Topics())
+        self.app = create_app(
+            self.service, 65_536, token, hosts=("testserver",), ingestion=ingestion
+        )
         self.dashboard = Dashboard(self.service)
         self.dashboard.add_to(self.app)
         self.http = TestClient(self.app, "http://127.0.0.1")

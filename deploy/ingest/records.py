@@ -1,0 +1,170 @@
+"""Clicks and items as a shop writes them, and the records that they become.
+
+Ids are the shop's own, texts or numbers; inside they are numbers (`replay.identity`), the same as
+those of a replayed log. A click without an `event_id` gets one from user, item, second and type, as
+one of a log does: said again, it is the same click. Without a time it happened now; then an
+`Idempotency-Key` of the request tells a repetition from another click.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from deploy.http.shop_ids import number_of
+from replay import identity
+from streaming.bounds import LARGEST_ID, LONGEST_NAME, LONGEST_TEXT, EventError, in_milliseconds
+from streaming.events import CLICK, HEARTBEAT, Click, Item
+from streaming.topics import Topics
+
+MOST_EVENTS = 1000
+"""Clicks of one request; so many items, too."""
+AHEAD_MS = 60_000
+"""A time further ahead of this machine's clock is a mistake; the job refuses some minutes."""
+
+
+class Record(NamedTuple):
+    """What is written into a topic; no value withdraws an item."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    partition: int | None = None
+
+
+def _a_user(given: int | str) -> int | str:
+    if not -LARGEST_ID - 1 <= number_of(given) <= LARGEST_ID:
+        raise ValueError("an id is a text, or a number of 64 bits")
+    return given
+
+
+def _an_item(given: int | str) -> int | str:
+    if not 0 <= number_of(given) <= LARGEST_ID:
+        raise ValueError("an item's id is a text, or a number from 0 to 2^63 - 1")
+    return given
+
+
+def _short(most: int) -> AfterValidator:
+    def check(text: str) -> str:
+        if (size := len(text.encode())) > most:
+            raise ValueError(f"{size} bytes long, at most {most}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _a_type(text: str) -> str:
+    if text == HEARTBEAT or not text:
+        raise ValueError(f"{text!r} is no type of a shop's event")
+    return text
+
+
+UserId = Annotated[StrictInt | StrictStr, AfterValidator(_a_user)]
+ItemId = Annotated[StrictInt | StrictStr, AfterValidator(_an_item)]
+Name = Annotated[StrictStr, Field(min_length=1), _short(LONGEST_NAME)]
+Text = Annotated[StrictStr, _short(LONGEST_TEXT)]
+TimeMs = Annotated[StrictInt, AfterValidator(lambda time: in_milliseconds("the time", time))]
+
+
+class EventIn(BaseModel):
+    """A user's click on an item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UserId = Field(description="As the shop calls it, text or number.")
+    item_id: ItemId = Field(description="As the shop calls it; it need not be listed yet.")
+    event_id: Name | None = Field(None, description="The same id again makes no second click.")
+    event_type: Annotated[Name, AfterValidator(_a_type)] = CLICK
+    event_time: TimeMs | None = Field(None, description="Milliseconds since 1970; else now.")
+
+
+class ItemIn(BaseModel):
+    """An item of the catalogue; listed again, it takes its new title and category."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: ItemId = Field(description="As the shop calls it, text or number.")
+    title: Text = ""
+    category: Text = ""
+
+
+class EventsIn(BaseModel):
+    """Clicks: all of them are taken, or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: list[EventIn] = Field(min_length=1, max_length=MOST_EVENTS)
+
+
+class ItemsIn(BaseModel):
+    """Items: all of them are taken, or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[ItemIn] = Field(min_length=1, max_length=MOST_EVENTS)
+
+
+class EventsTaken(BaseModel):
+    """What Kafka has now."""
+
+    accepted: int
+    event_ids: list[str] = Field(description="In the order of the request.")
+
+
+class ItemsTaken(BaseModel):
+    """What Kafka has now."""
+
+    accepted: int
+
+
+def clicks(events: Sequence[EventIn], now_ms: int, request_key: str) -> list[Click]:
+    """Clicks of a request that came at `now_ms`; `request_key` is the client's, or empty.
+
+    Raises:
+        EventError: naming the click whose time lies ahead of the clock.
+    """
+    found = []
+    for at, event in enumerate(events):
+        time_ms = now_ms if event.event_time is None else event.event_time
+        if time_ms > now_ms + AHEAD_MS:
+            raise EventError(
+                f"events.{at}.event_time: {time_ms - now_ms} ms ahead of this machine's clock"
+            )
+        user, item = str(event.user_id), str(event.item_id)
+        if event.event_id is not None:
+            name = event.event_id
+        elif request_key:
+            name = hashlib.sha256(f"{at}|{request_key}".encode()).hexdigest()[:32]
+        elif event.event_time is None:
+            name = uuid.uuid4().hex
+        else:
+            name = identity.event_id(user.strip(), item.strip(), time_ms, event.event_type)
+        numbers = number_of(event.user_id), number_of(event.item_id)
+        found.append(Click(name, *numbers, time_ms, event.event_type))
+    return found
+
+
+def item(given: ItemIn, now_ms: int) -> Item:
+    """An item that is listed now."""
+    number, text = number_of(given.item_id), str(given.item_id).strip()
+    external = "" if text == str(number) else text
+    return Item(number, given.title, given.category, external, now_ms)
+
+
+def of_clicks(found: Sequence[Click], topics: Topics) -> list[Record]:
+    """The records of clicks."""
+    return [Record(topics.clicks, click.key(), click.to_bytes()) for click in found]
+
+
+def of_items(found: Sequence[Item], topics: Topics) -> list[Record]:
+    """The records of items."""
+    return [Record(topics.items, one.key(), one.to_bytes()) for one in found]
+
+
+def withdrawal(item_id: int, topics: Topics) -> Record:
+    """The record that withdraws an item."""
+    return Record(topics.items, b"%d" % item_id, None)

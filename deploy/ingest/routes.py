@@ -1,0 +1,123 @@
+"""The paths by which a shop says what was clicked and what it sells.
+
+A body is one JSON object, or one JSON value a line (NDJSON), which is the same as their list.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, HTTPException, Request, Response
+from fastapi.routing import APIRoute
+
+from deploy.http.shop_ids import Id
+from deploy.ingest import records
+from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter, RoomTaken
+from deploy.ingest.records import EventsIn, EventsTaken, ItemsIn, ItemsTaken, Record
+from streaming.bounds import LARGEST_ID, LONGEST_NAME, EventError
+from streaming.topics import Topics
+
+NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
+AWAY = (
+    "Kafka does not answer: say the same again a little later; what has an event_id, an "
+    "event_time or an Idempotency-Key is not taken twice"
+)
+FULL = "too much waits for Kafka already; come again a little later"
+
+
+class LinesRoute(APIRoute):
+    """Takes NDJSON for the list that the path's last word names."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, behind one that puts lines into a list."""
+        handle = super().get_route_handler()
+        field = self.path.rpartition("/")[2]
+
+        async def with_lines(request: Request) -> Response:
+            media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if media in NDJSON:
+                request = _as_object(request, await request.body(), field)
+            return await handle(request)
+
+        return with_lines
+
+
+def _as_object(request: Request, content: bytes, field: str) -> Request:
+    lines = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise HTTPException(422, f"line {number} is not JSON: {error}") from error
+        lines.append(line)
+    body = b'{"%s":[%s]}' % (field.encode(), b",".join(lines))
+    headers = [(n, v) for n, v in request.scope["headers"] if n != b"content-type"]
+    scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(scope, receive)
+
+
+def router(writer: KafkaWriter, topics: Topics, problems: Callable[..., Any]) -> APIRouter:
+    """The routes over one writer.
+
+    Args:
+        writer: brings records into Kafka.
+        topics: where they go.
+        problems: describes answers of these statuses for the OpenAPI page.
+    """
+    routes = APIRouter(route_class=LinesRoute)
+    refusals = problems(401, 403, 413, 422, 429, 503)
+
+    async def write(some: Sequence[Record]) -> None:
+        try:
+            await writer.write(some)
+        except RoomTaken:
+            raise HTTPException(429, FULL, headers={"Retry-After": "1"}) from None
+        except KafkaAway:
+            raise HTTPException(503, AWAY, headers={"Retry-After": "2"}) from None
+
+    @routes.post("/v1/events", responses=refusals, summary="Say what was clicked")
+    async def events(
+        body: EventsIn,
+        idempotency_key: Annotated[str, Header(max_length=LONGEST_NAME)] = "",
+    ) -> EventsTaken:
+        """All clicks are in Kafka when this answers, or none is.
+
+        The same `event_id` again makes no second click. Without one it follows from user, item,
+        second and type; without a time, too, from the header `Idempotency-Key`.
+        """
+        try:
+            clicks = records.clicks(body.events, _now_ms(), idempotency_key)
+        except EventError as error:
+            raise HTTPException(422, str(error)) from error
+        await write(records.of_clicks(clicks, topics))
+        return EventsTaken(accepted=len(clicks), event_ids=[click.event_id for click in clicks])
+
+    @routes.post("/v1/items", responses=refusals, summary="List items, or list them anew")
+    async def items(body: ItemsIn) -> ItemsTaken:
+        """All items are in Kafka when this answers, or none is; they can be found seconds later."""
+        now_ms = _now_ms()
+        await write(records.of_items([records.item(one, now_ms) for one in body.items], topics))
+        return ItemsTaken(accepted=len(body.items))
+
+    @routes.delete("/v1/items/{item_id:path}", responses=refusals, summary="Withdraw an item")
+    async def withdraw(item_id: Id) -> ItemsTaken:
+        """It is in no answer within seconds, until it is listed again; its clicks stay."""
+        if not 0 <= item_id <= LARGEST_ID:
+            raise HTTPException(422, "item_id: a text, or a number from 0 to 2^63 - 1")
+        await write([records.withdrawal(item_id, topics)])
+        return ItemsTaken(accepted=1)
+
+    return routes
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,166 @@
+"""What a shop may say, the records that it becomes, and when the clock of the clicks is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from deploy.ingest import kafka_writer
+from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter, Pulse, RoomTaken
+from deploy.ingest.records import Record
+from deploy.ingest.routes import router
+from replay.identity import event_id, numeric_id
+from streaming.events import Click, Item
+from streaming.kafka_clients import KafkaConnection
+from streaming.topics import Topics
+from tests.deploy.kept_records import KeptRecords
+
+NOW = 1_700_000_000_000
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+@pytest.fixture
+def kept() -> KeptRecords:
+    return KeptRecords()
+
+
+@pytest.fixture
+def http(kept: KeptRecords, monkeypatch) -> TestClient:
+    monkeypatch.setattr("deploy.ingest.routes._now_ms", lambda: NOW)
+    app = FastAPI()
+    app.include_router(router(kept, Topics(), lambda *_: {}))
+    return TestClient(app)
+
+
+def post(http: TestClient, *events: dict[str, Any], **headers: str) -> list[str]:
+    answer = http.post("/v1/events", json={"events": events}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["accepted"] == len(events)
+    return answer.json()["event_ids"]
+
+
+def test_ids_are_those_of_a_replayed_log(http, kept):
+    (name,) = post(http, {"user_id": "A39H", "item_id": "B00X", "event_time": NOW - 5000})
+    click = Click.from_bytes(kept.records[0].value)
+    assert (click.user_id, click.item_id) == (numeric_id("A39H"), numeric_id("B00X"))
+    assert name == click.event_id == event_id("A39H", "B00X", NOW - 5000)
+    assert kept.records[0].topic == "clicks" and kept.records[0].key == click.key()
+
+
+def test_a_repetition_is_told_from_another_click(http):
+    said = {"user_id": 1, "item_id": 2}
+    assert post(http, said) != post(http, said)  # two clicks of one second
+    timed = said | {"event_time": NOW}
+    assert post(http, timed) == post(http, timed)
+    keyed = [post(http, said, said, **{"Idempotency-Key": key}) for key in "aab"]
+    assert keyed[0] == keyed[1] != keyed[2] and len(set(keyed[0])) == 2
+    assert post(http, said | {"event_id": "mine"}, **{"Idempotency-Key": "a"}) == ["mine"]
+
+
+def test_items_keep_the_shops_own_id(http, kept):
+    listed = [{"item_id": "ü-1", "title": "T", "category": "C"}, {"item_id": "12"}, {"item_id": 3}]
+    assert http.post("/v1/items", json={"items": listed}).json() == {"accepted": 3}
+    items = [Item.from_bytes(record.value) for record in kept.records]
+    assert items[0] == Item(numeric_id("ü-1"), "T", "C", "ü-1", NOW)
+    assert [one.item_id for one in items[1:]] == [12, 3]
+    assert [one.external_id for one in items[1:]] == ["", ""]
+    kept.records.clear()
+    assert http.delete("/v1/items/ü-1").status_code == 200
+    assert kept.records == [Record("items", b"%d" % numeric_id("ü-1"), None)]
+
+
+def test_lines_are_as_good_as_a_list(http, kept):
+    lines = b'{"user_id": 1, "item_id": 2}\n\n  {"user_id": "b", "item_id": "c"}\r\n'
+    answer = http.post("/v1/events", content=lines, headers=NDJSON)
+    assert answer.json()["accepted"] == 2 and len(kept.records) == 2
+    broken = http.post("/v1/events", content=lines + b"{", headers=NDJSON)
+    assert broken.status_code == 422 and "line 4 is not JSON" in broken.text
+    assert len(kept.records) == 2
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        ({"item_id": 1}, "user_id"),
+        ({"user_id": 1, "item_id": -1}, "item_id"),
+        ({"user_id": 2**63, "item_id": 1}, "user_id"),
+        ({"user_id": True, "item_id": 1}, "user_id"),
+        ({"user_id": " ", "item_id": 1}, "user_id"),
+        ({"user_id": "x" * 5000, "item_id": 1}, "user_id"),
+        ({"user_id": 1, "item_id": 1.5}, "item_id"),
+        ({"user_id": 1, "item_id": 1, "event_time": NOW // 1000}, "event_time"),
+        ({"user_id": 1, "item_id": 1, "event_time": NOW + 3_600_000}, "event_time"),
+        ({"user_id": 1, "item_id": 1, "event_time": "now"}, "event_time"),
+        ({"user_id": 1, "item_id": 1, "event_type": "heartbeat"}, "event_type"),
+        ({"user_id": 1, "item_id": 1, "event_id": ""}, "event_id"),
+        ({"user_id": 1, "item_id": 1, "event_id": "é" * 513}, "event_id"),
+        ({"user_id": 1, "item_id": 1, "price": 2}, "price"),
+    ],
+)
+def test_one_bad_click_is_named_and_none_of_the_request_is_taken(http, kept, event, field):
+    good = {"user_id": 1, "item_id": 1}
+    answer = http.post("/v1/events", json={"events": [good, event, good]})
+    assert answer.status_code == 422 and field in answer.text and not kept.records
+
+
+@pytest.mark.parametrize("body", [{}, {"events": []}, {"events": [{}] * 1001}, [], {"clicks": []}])
+def test_no_request_of_another_form_is_taken(http, kept, body):
+    assert http.post("/v1/events", json=body).status_code == 422 and not kept.records
+
+
+def test_who_cannot_be_served_is_told_when_to_come_again(http, kept):
+    for error, status in ((RoomTaken(), 429), (KafkaAway(), 503)):
+        kept.error = error
+        answer = http.post("/v1/events", json={"events": [{"user_id": 1, "item_id": 1}]})
+        assert answer.status_code == status and int(answer.headers["Retry-After"]) > 0
+
+
+def test_there_is_room_for_so_many_and_what_is_given_up_leaves_it(tmp_path, monkeypatch):
+    writer = KafkaWriter(KafkaConnection("127.0.0.1:1"), tmp_path / "producer", "clicks", 5000)
+    monkeypatch.setattr(kafka_writer, "PATIENCE_S", 0.1)
+    record = Record("clicks", b"1", Click("e", 1, 1, NOW).to_bytes())
+
+    async def play() -> None:
+        waiting = asyncio.create_task(writer.write([record] * (kafka_writer.ROOM - 1)))
+        await asyncio.sleep(0)
+        with pytest.raises(RoomTaken):
+            await writer.write([record] * 2)
+        with pytest.raises(KafkaAway):
+            await waiting
+        assert writer._next() == []  # nobody waits for it any more
+        with pytest.raises(KafkaAway):
+            await writer.write([record] * 2)
+
+    asyncio.run(play())
+
+
+def test_partitions_are_told_the_newest_click_and_at_last_that_it_has_passed():
+    pulse = Pulse("clicks", 5000)
+    assert pulse.due(NOW) is None
+
+    def beat(now_ms: int) -> list[tuple[int | None, int]]:
+        time_ms = pulse.due(now_ms)
+        if time_ms is None:
+            return []
+        found = pulse.records(time_ms, lambda _: {1, 0})
+        return [(one.partition, Click.from_bytes(one.value).event_time) for one in found]
+
+    def click(time_ms: int, now_ms: int) -> None:
+        pulse.see([Record("clicks", b"1", Click("e", 1, 1, time_ms).to_bytes())], now_ms)
+
+    click(NOW - 100, NOW)
+    assert beat(NOW) == [(0, NOW - 100), (1, NOW - 100)] and beat(NOW + 999) == []
+    click(NOW + 900, NOW + 900)
+    assert beat(NOW + 1000)[0] == (0, NOW + 900)
+    assert beat(NOW + 5900) == [] and beat(NOW + 5901)[0] == (0, NOW + 5901)
+    assert beat(NOW + 99_000) == []
+    log = NOW + 100_000 - 3_600_000  # of a log that somebody posts: newer clicks may still come
+    other = Pulse("clicks", 5000)
+    other.see([Record("clicks", b"1", Click("e", 1, 1, log).to_bytes())], NOW + 100_000)
+    assert other.due(NOW + 100_000) == log
+    other.records(log, lambda _: {0})
+    assert other.due(NOW + 200_000) is None

@@ -1,0 +1,151 @@
+"""Clicks and items over HTTP into real Kafka and the real job: whole requests, once each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter
+from deploy.ingest.records import Record
+from deploy.ingest.routes import router
+from streaming.committed_topic import read_all
+from streaming.events import HEARTBEAT, Click, Item
+from streaming.topics import Topics, create_topics
+from tests.streaming.job.live_stream import LiveStream
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+
+
+class Shop:
+    """A writer in its thread, and the routes over it."""
+
+    def __init__(self, broker, topics: Topics, folder: Path) -> None:
+        self.connection, self.topics = broker.connection, topics
+        self.writer = KafkaWriter(broker.connection, folder / "producer", topics.clicks, 5000)
+        self.app = FastAPI()
+        self.app.include_router(router(self.writer, topics, lambda *_: {}))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.writer.run, args=(self._stop,))
+        self._thread.start()
+
+    def post(self, path: str, **more) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as http:
+                return await http.request(more.pop("method", "POST"), path, **more)
+
+        return asyncio.run(ask())
+
+    def clicks(self) -> list[Click]:
+        found = [Click.from_bytes(r.value) for r in read_all(self.connection, self.topics.clicks)]
+        return [click for click in found if click.event_type != HEARTBEAT]
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def shop(kafka_broker, tmp_path: Path) -> Iterator[Shop]:
+    topics = Topics().prefixed(f"ingestion-{tmp_path.name}-")
+    admin = kafka_broker.connection.admin()
+    create_topics(admin, topics, partitions=2)
+    admin.close()
+    one = Shop(kafka_broker, topics, tmp_path)
+    yield one
+    one.close()
+
+
+def test_what_is_acknowledged_is_in_kafka_and_withdrawn_items_have_no_value(shop: Shop) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    events = [{"user_id": f"u{n % 9}", "item_id": n, "event_time": now_ms} for n in range(300)]
+    answer = shop.post("/v1/events", json={"events": events})
+    assert answer.status_code == 200, answer.text
+    ids = answer.json()["event_ids"]
+    assert sorted(ids) == sorted(click.event_id for click in shop.clicks())
+    lines = "\n".join(f'{{"user_id": "u{n}", "item_id": "i{n}"}}' for n in range(5))
+    told = shop.post("/v1/events", content=lines, headers={"Content-Type": "application/x-ndjson"})
+    assert told.json()["accepted"] == 5 and len(shop.clicks()) == 305
+    listed = [{"item_id": "B00X", "title": "Rose water", "category": "Toners"}, {"item_id": 7}]
+    assert shop.post("/v1/items", json={"items": listed}).json() == {"accepted": 2}
+    assert shop.post("/v1/items/B00X", method="DELETE").json() == {"accepted": 1}
+    rose, seven, gone = list(read_all(shop.connection, shop.topics.items))
+    assert Item.from_bytes(rose.value).external_id == "B00X" and gone.key == rose.key
+    assert Item.from_bytes(seven.value).item_id == 7 and gone.value is None
+
+
+def test_a_broker_that_dies_takes_whole_requests_or_none(shop: Shop, kafka_broker) -> None:
+    def record(request: int, n: int) -> Record:
+        click = Click(f"{request}-{n}", n, n, 1_700_000_000_000)
+        return Record(shop.topics.clicks, click.key(), click.to_bytes())
+
+    taken: list[int] = []
+    refused: list[float] = []
+
+    async def write(request: int) -> None:
+        began = time.monotonic()
+        try:
+            await shop.writer.write([record(request, n) for n in range(40)])
+            taken.append(request)
+        except KafkaAway:
+            refused.append(time.monotonic() - began)
+
+    async def play() -> None:
+        writing = [asyncio.create_task(write(0))]
+        for request in range(1, 200):
+            if request == 60:
+                await asyncio.gather(*writing)
+                await asyncio.to_thread(kafka_broker.kill)
+            await asyncio.sleep(0.05)
+            writing.append(asyncio.create_task(write(request)))
+        await asyncio.gather(*writing)
+
+    asyncio.run(play())
+    assert len(taken) == 60 and len(refused) == 140
+    assert max(refused) < 15 and sum(seconds < 1 for seconds in refused) > 40
+    kafka_broker.start()
+    counts = Counter(click.event_id.split("-")[0] for click in shop.clicks())
+    assert set(counts.values()) == {40} and len(counts) >= 60  # one may be in, and not have heard
+
+    async def again() -> None:
+        for request in range(60, 200):
+            while request not in taken:
+                await write(request)
+                await asyncio.sleep(0.05)
+
+    asyncio.run(again())
+    found = {click.event_id for click in shop.clicks()}
+    assert found == {f"{request}-{n}" for request in range(200) for n in range(40)}
+
+
+@pytest.fixture
+def stream(kafka_broker, flink_cluster, tmp_path: Path) -> Iterator[LiveStream]:
+    stream = LiveStream(kafka_broker, flink_cluster, tmp_path, "ingestion", partitions=2)
+    yield stream
+    stream.stop()
+
+
+def test_the_last_click_becomes_a_sequence_and_is_a_click_once(stream, kafka_broker, tmp_path):
+    shop = Shop(kafka_broker, stream.topics, tmp_path)
+    stream.start()
+    one = {"user_id": "ada", "item_id": "B00X"}
+    for key in ("first", "first", "second"):
+        told = {"Idempotency-Key": key}
+        assert shop.post("/v1/events", json={"events": [one]}, headers=told).status_code == 200
+    stream.wait(lambda: sum(map(len, stream.sequences().values())) == 2, 120)
+    stream.wait_until_drained()
+    stream.forget(stream.topics.sequences)
+    ((user, sequences),) = stream.sequences().items()
+    assert [len(s.history_items) for s in sequences] == [0, 1] and user == sequences[0].user_id
+    accounts = stream.accounts()
+    assert (accounts.clicks, accounts.duplicates, accounts.lost) == (3, 1, 0)
+    shop.close()
