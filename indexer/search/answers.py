@@ -6,7 +6,7 @@ Shapes: B queries, K results, S searched codes, C codes, N items in the lists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,10 @@ class Answers:
     quota_BS: NDArray[np.int64]
     propensities_BK: NDArray[np.float32]
     scored_B: NDArray[np.int64]
+
+    def taken(self, rows: NDArray[np.int64]) -> Answers:
+        """Those to some of the queries, in this order."""
+        return Answers(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,22 @@ A cell's estimate is what its items score on the mean: the user vector of its co
 its vectors, and the prior's mean. All cells of the searched codes are ranked together, and the best
 are taken until the query has cost what it may; more only where they hold too little to answer from.
 
-Shapes: M cells of all lists, S searched codes, R runs of rows, C codes, D dimension, P features.
+Shapes: M cells of all lists, S searched codes, R runs of rows, B queries, T rows of all lists, C
+codes, D dimension, P features.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.prior import RecencyPrior
+
+if TYPE_CHECKING:
+    from indexer.search.code_choice import EncodedQueries
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -111,3 +115,53 @@ class CellChoice:
         begins = np.ones(len(chosen) + 1, bool)
         begins[1:-1] = (firsts[1:] != lasts[:-1]) | (blocks[1:] != blocks[:-1])
         return Runs(firsts[begins[:-1]], lasts[begins[1:]], blocks[begins[:-1]] >> 1)
+
+    def of_many(
+        self,
+        searched_BC: NDArray[np.bool_],
+        encoded: EncodedQueries,
+        most_B: Ids,
+        wanted_B: Ids,
+    ) -> NDArray[np.bool_]:
+        """The rows of the best cells for each of many queries, marked among all rows: (B, T).
+
+        Args:
+            searched_BC: whose lists are searched.
+            encoded: the queries.
+            most_B: as `best`; lists that hold no more are taken whole.
+            wanted_B: as `best`.
+        """
+        in_BM = searched_BC[:, self._blocks_M >> 1]
+        estimates_BM = encoded.weights_BP @ self._prior_MP.T
+        for column, code in enumerate(encoded.codes_U.tolist()):
+            if len(cells := self._cells_C[code]):
+                here = slice(cells[0], cells[-1] + 1)
+                estimates_BM[:, here] += encoded.users_BUD[:, column] @ self._means_C[code].T
+        estimates_BM[~in_BM | (self._present_M == 0)] = -np.inf
+        ranked_BM = _descending(estimates_BM)
+        in_order_BM = np.take_along_axis(in_BM, ranked_BM, axis=1)
+        rows_BM = np.cumsum(self._sizes_M[ranked_BM] * in_order_BM, axis=1)
+        held_BM = np.cumsum(self._present_M[ranked_BM] * in_order_BM, axis=1)
+        count_B = (rows_BM <= most_B[:, None]).sum(axis=1)
+        enough_B = (held_BM < wanted_B[:, None]).sum(axis=1) + 1
+        taken_B = np.maximum(count_B, enough_B)
+        taken_B[searched_BC @ self._lists.sizes_C <= most_B] = len(self._sizes_M)
+        chosen_BM = np.empty_like(in_BM)
+        first_BM = np.arange(len(self._sizes_M)) < taken_B[:, None]
+        np.put_along_axis(chosen_BM, ranked_BM, first_BM, axis=1)
+        return np.repeat(chosen_BM & in_BM, self._sizes_M, axis=1)
+
+
+def _descending(x_BM: Floats) -> Ids:
+    """Columns of each row, the greatest first and equal ones in order.
+
+    Whole numbers that hold both are sorted in a part of the time of a stable argsort.
+
+    >>> _descending(np.array([[1, 3, -2, 3, -np.inf]], np.float32)).tolist()
+    [[1, 3, 0, 2, 4]]
+    """
+    bits_BM = (np.float32(0) - x_BM).view(np.int32).astype(np.int64)
+    bits_BM ^= (bits_BM >> 31) & 0x7FFFFFFF  # as whole numbers they order as they do as numbers
+    keys_BM = (bits_BM << 32) | np.arange(x_BM.shape[1])
+    keys_BM.sort(axis=1)
+    return keys_BM & 0xFFFFFFFF

@@ -50,16 +50,20 @@ class Queries:
     def __len__(self) -> int:
         return len(self.histories)
 
+    def taken(self, rows: NDArray[np.intp] | slice) -> Queries:
+        """Some of them, in this order."""
+        numbers = np.arange(len(self))[rows].tolist()
+        return replace(
+            self,
+            histories=[self.histories[b] for b in numbers],
+            now_ms_B=self.now_ms_B[rows],
+            unwanted=[self.unwanted[b] for b in numbers],
+        )
+
     def in_chunks(self, size: int) -> Iterator[Queries]:
         """The same, so many at a time."""
         for a in range(0, len(self), size):
-            part = slice(a, a + size)
-            yield replace(
-                self,
-                histories=self.histories[part],
-                now_ms_B=self.now_ms_B[part],
-                unwanted=self.unwanted[part],
-            )
+            yield self.taken(slice(a, a + size))
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class EncodedQueries:
         log_p_BC: log p(c|u).
         searched_BS: codes, most probable first, -1 padded.
         log_p_BS: of them, -inf at padding.
-        users_BUD: user vectors for all codes that any of the queries needs.
+        codes_U: all codes that any of the queries needs, ascending.
+        users_BUD: their user vectors.
         column_C: int64, where in `users_BUD` the vector of each code is, if anybody needs it.
         weights_BP: of the recency prior.
         excluded: unwanted items in any list.
@@ -96,6 +101,7 @@ class EncodedQueries:
     log_p_BC: NDArray[np.float32]
     searched_BS: NDArray[np.int64]
     log_p_BS: NDArray[np.float32]
+    codes_U: NDArray[np.int64]
     users_BUD: NDArray[np.float32]
     column_C: NDArray[np.int64]
     weights_BP: NDArray[np.float32]
@@ -160,6 +166,7 @@ class CodeChoice:
             log_p_BC,
             searched_BS,
             log_p_BS,
+            needed,
             users_BUD,
             column_C,
             weights_BP,

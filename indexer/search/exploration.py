@@ -105,7 +105,8 @@ class ReservedPlaces:
         for b in np.flatnonzero(there_BR.any(axis=1)).tolist():
             there_R = there_BR[b]
             positions = drawn.positions_BR[b, there_R]
-            ranked = kept + np.flatnonzero(~np.isin(positions_BK[b, kept:], positions))
+            same = positions_BK[b, kept:, None] == positions
+            ranked = kept + np.flatnonzero(~same.any(axis=1))
             ranked = ranked[: np.count_nonzero(~there_R)]
             first = kept + len(ranked)
             answers.items_BK[b, kept:first] = answers.items_BK[b, ranked]
@@ -137,13 +138,11 @@ class ReservedPlaces:
         positions_BR = np.full((len(queries), untouched + young), -1, np.int64)
         propensities_BR = np.ones(positions_BR.shape, np.float32)
         young_by_code = self._young() if young else []
+        p_BC = np.exp(log_p_BC.astype(np.float64))
+        p_new_BC = self._of_untouched(p_BC, queries.histories)
         for b, history in enumerate(queries.histories):
             dice = _dice(history, int(queries.now_ms_B[b]), untouched + young)
-            out = taken[b]
-            p_C = np.exp(log_p_BC[b].astype(np.float64))
-            codes, _ = self._lists.locate(np.array(history.items, np.int64))
-            p_new_C = p_C.copy()
-            p_new_C[codes[codes >= 0]] = 0.0
+            out, p_C, p_new_C = taken[b], p_BC[b], p_new_BC[b]
             for r in range(untouched + young):
                 if r < untouched:
                     found = self._from_codes(p_new_C, out, dice[r])
@@ -152,8 +151,21 @@ class ReservedPlaces:
                 if found is None:
                     continue
                 positions_BR[b, r], propensities_BR[b, r] = found
-                out = np.insert(out, np.searchsorted(out, found[0]), found[0])
+                if r + 1 < untouched + young:
+                    out = np.insert(out, np.searchsorted(out, found[0]), found[0])
         return Drawn(positions_BR, propensities_BR)
+
+    def _of_untouched(
+        self, p_BC: NDArray[np.float64], histories: Sequence[History]
+    ) -> NDArray[np.float64]:
+        """The probabilities of codes that no item of the history has, 0 for the others."""
+        lengths_B = [len(history.items) for history in histories]
+        items = np.fromiter((i for h in histories for i in h.items), np.int64, sum(lengths_B))
+        codes, _ = self._lists.locate(items)
+        p_BC = p_BC.copy()
+        there = codes >= 0
+        p_BC[np.repeat(np.arange(len(histories)), lengths_B)[there], codes[there]] = 0.0
+        return p_BC
 
     def _from_codes(
         self, weights_C: NDArray[np.float64], taken: NDArray[np.int64], dice: NDArray[np.float64]

@@ -1,8 +1,10 @@
 """The items that may answer a query, scored: rows of the searched lists, and the evidence.
 
-One query at a time: batches are encoded together, and what follows costs a query alone as much as
-one of many. An item scores s(u, i, c), the inner product of its vector with the user vector of its
-code, what its recency prior adds, and, where it is a neighbour of the history, what that adds.
+One query at a time: batches are encoded together, and in a large catalogue what follows costs a
+query alone as much as one of many; many queries of a small one are scored at once
+(`indexer.search.whole_scores`). An item scores s(u, i, c), the inner product of its vector with the
+user vector of its code, what its recency prior adds, and, where it is a neighbour of the history,
+what that adds.
 
 Shapes: S searched codes, U codes with user vectors, D dimension, W rows of lists that are scored, X
 items of evidence beside them, k answers.
@@ -21,6 +23,7 @@ from indexer.search.code_choice import EncodedQueries
 from indexer.search.config import SearchConfig
 from indexer.search.evidence import HotItems
 from indexer.search.prior import RecencyPrior
+from indexer.search.whole_scores import WholeScores
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -59,9 +62,34 @@ class QueryScores:
         self._hot = hot
         self._hot_prior_HP = prior.features_NP[hot.positions_H]
         self._cells = CellChoice(lists, prior)
+        self._whole = WholeScores(
+            lists,
+            self._cells,
+            prior,
+            hot,
+            self._with_evidence,
+            self._most if self._bounded else None,
+        )
         self._gone_N = None
         if int(lists.lengths_C.sum()) > len(lists):
             self._gone_N = lists.item_ids_N < 0
+
+    def best_of_all(self, encoded: EncodedQueries) -> tuple[Floats, Ids, Ids]:
+        """The k best candidates of each query, in no order, and how many were scored.
+
+        Scores and positions are (B, k), or narrower where nobody finds as many; -inf and 0 where
+        there is none, and for what must not be answered.
+        """
+        B, k = len(encoded.queries), encoded.queries.k
+        if self._joint and self._whole.suits(B):
+            return self._whole.best(encoded)
+        scores_BK, positions_BK = np.full((B, k), -np.inf, np.float32), np.zeros((B, k), np.int64)
+        scored_B = np.zeros(B, np.int64)
+        for b in range(B):
+            scores, positions, scored_B[b] = self.best(encoded, b)
+            scores_BK[b, : len(scores)] = scores
+            positions_BK[b, : len(scores)] = positions
+        return scores_BK, positions_BK, scored_B
 
     def best(self, encoded: EncodedQueries, b: int) -> tuple[Floats, Ids, int]:
         """The k best candidates of a query, in no order, and how many were scored.

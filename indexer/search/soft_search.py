@@ -45,8 +45,8 @@ if TYPE_CHECKING:  # torch is needed by the model only
 
 REPACKED = 0.5
 """A list that changed by so much of itself since it was laid out is laid out anew."""
-CHUNK = 256
-"""Queries encoded together; bounds the memory."""
+CHUNK = 64
+"""Queries answered together; bounds the memory."""
 
 
 class SoftSearch:
@@ -112,33 +112,37 @@ class SoftSearch:
             unwanted = exclude
         now_ms_B = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
         queries = Queries(histories, now_ms_B, k, codes, unwanted)
-        return joined([self._search(some) for some in queries.in_chunks(CHUNK)], k)
+        # padded to the longest of a chunk, most would be padding
+        order = np.argsort([len(history.items) for history in histories], kind="stable")
+        parts = [self._search(some) for some in queries.taken(order).in_chunks(CHUNK)]
+        return joined(parts, k).taken(np.argsort(order))
 
     def _search(self, queries: Queries) -> Answers:
         encoded = self._choice.encode(queries)
-        answers, positions_BK = _nothing(encoded)
-        for b in range(len(queries)):
-            self._rank(encoded, b, answers, positions_BK)
+        answers, positions_BK = self._ranked(encoded)
         if self._reserved.places(queries.k):
             self._reserved.fill(answers, positions_BK, encoded)
         return replace(answers, quota_BS=_places(answers.searched_BS, answers.item_codes_BK))
 
-    def _rank(
-        self, encoded: EncodedQueries, b: int, answers: Answers, positions_BK: NDArray[np.int64]
-    ) -> None:
-        """Fill in the answer to one query, best first, and its positions."""
-        scores, positions, answers.scored_B[b] = self._scores.best(encoded, b)
-        there = scores > -np.inf
-        scores, positions = scores[there], positions[there]
-        items = self.lists.item_ids_N[positions]
-        order = np.lexsort((items, -scores))
-        here = (b, slice(len(order)))
-        positions_BK[here] = positions[order]
-        codes = self.lists.codes_at(positions_BK[here])
-        answers.items_BK[here] = items[order]
-        answers.scores_BK[here] = scores[order]
-        answers.item_codes_BK[here] = codes
-        answers.item_log_probabilities_BK[here] = encoded.log_p_BC[b, codes]
+    def _ranked(self, encoded: EncodedQueries) -> tuple[Answers, NDArray[np.int64]]:
+        """The answers, best first, and their positions."""
+        answers, positions_BK = _nothing(encoded)
+        scores_Bk, positions_Bk, answers.scored_B[:] = self._scores.best_of_all(encoded)
+        there = scores_Bk > -np.inf
+        items_Bk = np.full(scores_Bk.shape, -1)
+        items_Bk[there] = self.lists.item_ids_N[positions_Bk[there]]
+        order_Bk = np.lexsort((items_Bk, -scores_Bk), axis=1)
+        scores_Bk = np.take_along_axis(scores_Bk, order_Bk, axis=1)
+        positions_Bk = np.take_along_axis(positions_Bk, order_Bk, axis=1)
+        items_Bk = np.take_along_axis(items_Bk, order_Bk, axis=1)
+        b, place = np.nonzero(scores_Bk > -np.inf)
+        codes = self.lists.codes_at(positions_Bk[b, place])
+        positions_BK[b, place] = positions_Bk[b, place]
+        answers.items_BK[b, place] = items_Bk[b, place]
+        answers.scores_BK[b, place] = scores_Bk[b, place]
+        answers.item_codes_BK[b, place] = codes
+        answers.item_log_probabilities_BK[b, place] = encoded.log_p_BC[b, codes]
+        return answers, positions_BK
 
     def candidates(
         self, histories: Sequence[History], now_ms: NDArray[np.int64]

@@ -16,6 +16,7 @@ from indexer.search.answers import Answers
 from indexer.search.config import RANKED_ONLY, ExplorationConfig, SearchConfig
 from indexer.search.query_scores import equal_quotas
 from indexer.search.soft_search import SoftSearch
+from indexer.search.whole_scores import WholeScores
 from model.histories import History
 from tests.indexer.stand_in import StandIn
 
@@ -285,6 +286,40 @@ def test_no_query_scores_more_of_the_catalogue_than_it_may(
         )
         if found.scored_B[b] == whole.scored_B[b]:
             assert answer == whole.items_BK[b][: len(answer)].tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 400),
+    share=st.sampled_from([1e-9, 1.0]),
+    evidence=st.sampled_from([0, 9]),
+    kind=st.sampled_from([StandIn, WithEvidence]),
+    grown=st.booleans(),
+)
+def test_queries_that_are_scored_at_once_are_answered_as_each_of_them_alone(
+    seed, items, share, evidence, kind, grown
+):
+    model = kind.make(items, 8, seed=seed)
+    # to whom nothing is near, all is alike: which of them answer is then left open
+    histories = [h for h in histories_of(model, 8, seed) if h.items]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells_module, "SHORT", 16)
+        patch.setattr(config_module, "LEAST_SCORED", 40)
+        lists = lists_of(model)
+        if grown:
+            lists = changed(lists, model, np.random.default_rng(seed))
+        config = SearchConfig(3, evidence=evidence, scored_share=share)
+        search = SoftSearch(model, lists, config)
+        at_once = search.search(histories, np.zeros(len(histories)), 20)
+        patch.setattr(WholeScores, "suits", lambda self, queries: False)
+        alone = search.search(histories, np.zeros(len(histories)), 20)
+    for field in fields(at_once):
+        one, other = getattr(at_once, field.name), getattr(alone, field.name)
+        if one.dtype.kind == "f":
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        else:
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("removed", [0.0, 0.4])
