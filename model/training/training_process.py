@@ -29,6 +29,7 @@ from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.sequence_source import SequenceSource
 from model.training.trainer import AnswererFactory, Trainer, TrainerConfig
+from streaming.freed_memory import keep_for_the_next
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import Report
 from streaming.topic_identity import TopicIdentity
@@ -72,6 +73,7 @@ def run(
     """
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # moments of Adam fade to denormal numbers, which are slow
+    keep_for_the_next()
     device = pick_device(config.device)
     log.info("trainer starts", device=device, threads=config.threads, data=str(data_dir))
 

@@ -1,4 +1,4 @@
-"""What was freed does not stay with a process."""
+"""What was freed does not stay with a process, but where it is wanted again at once."""
 
 from __future__ import annotations
 
@@ -30,12 +30,47 @@ give_back()
 print(before, held, heap_mib())
 """
 
+STEPS = """
+import resource
+import sys
+import numpy as np
+from streaming.freed_memory import keep_for_the_next
+
+if sys.argv[1] == "kept":
+    keep_for_the_next()
+
+def step():
+    [np.ones(1 << 20) for _ in range(8)]
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+step()
+step()
+before = faults()
+for _ in range(10):
+    step()
+print(faults() - before)
+"""
+
+
+def said_by(program: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", program, *arguments]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_what_a_step_frees_is_taken_by_the_next_without_asking_the_system():
+    given_back = int(said_by(STEPS, "given back"))
+    if given_back < 1000:
+        pytest.skip("malloc keeps what is freed here anyway")
+    assert int(said_by(STEPS, "kept")) < given_back / 10
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_heap_with_holes_is_given_back():
-    command = [sys.executable, "-c", PROGRAM]
-    root = Path(__file__).resolve().parents[2]
-    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    said = said_by(PROGRAM)
     before, held, after = map(int, said.split())
     assert held > before - 50  # else there is nothing to give back
     assert after < before - 100
