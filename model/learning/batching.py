@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.histories import NO_ROW
-from model.launches import on
+from model.launches import few, on
 from model.learning.candidates import UNSEEN
 from model.learning.item_tables import ItemTables
 from model.network.losses import log_inclusion
@@ -57,6 +57,9 @@ def make_batch(
     )
     frequency_S = _frequency(tables, rows_S, clock_ms)
     events_in_step = len(examples.targets_B)
+    log_frequency_S = torch.log(frequency_S * events_in_step + 1e-6)
+    if few(tables.device):  # what is added to 64 bits would have 64, too
+        log_frequency_S = log_frequency_S.float()
     age_BL = examples.times_B[:, None] - examples.histories.times_BL
     age_BL = np.where(examples.histories.known_BL, age_BL, 0).astype(np.float32)
     near = examples.neighbours
@@ -70,7 +73,7 @@ def make_batch(
         negative_s=tensor(np.flatnonzero(clicked_S | (unseen_share > 0))),
         codebook_s=tensor(_for_the_codebook(clicked_S)) if unseen_share else None,
         log_q_S=on(tables.device, log_inclusion(frequency_S, events_in_step, share_S)),
-        log_frequency_S=on(tables.device, torch.log(frequency_S * events_in_step + 1e-6)),
+        log_frequency_S=on(tables.device, log_frequency_S),
         target_B=tensor(target_B),
         history_BL=tensor(history_BL),
         event_E=tensor(np.flatnonzero(history_BL >= 0)),

@@ -293,17 +293,23 @@ class Learner:
     def _dense_gradients(self) -> list[Tensor]:
         return [p.grad for p in self._sparc.parameters() if p.grad is not None]
 
+    def _row_gradients(self) -> list[Tensor]:
+        return [x for table in self._tables.learnt_rows for x in table.gradients()]
+
     def _gradient_norm(self) -> Tensor:
         """Of all gradients together, those of the tables' rows among them."""
-        rows = [x for table in self._tables.learnt_rows for x in table.gradients()]
-        return torch.stack(torch._foreach_norm(self._dense_gradients() + rows)).norm()
+        all_gradients = self._dense_gradients() + self._row_gradients()
+        return torch.stack(torch._foreach_norm(all_gradients)).norm()
 
-    def _clip(self, norm: Tensor) -> float | Tensor:
-        """Scale the dense gradients to the largest norm; returns the scale, for the tables."""
+    def _clip(self, norm: Tensor) -> float:
+        """Scale the dense gradients to the largest norm; returns the scale, for the tables.
+
+        Where operations are to be few, those of the tables are scaled as well.
+        """
         if launches.few(self.device):
             scale_0 = (LARGEST_GRADIENT / norm.clamp(min=1e-12)).clamp_(max=1.0)
-            torch._foreach_mul_(self._dense_gradients(), scale_0)
-            return scale_0
+            torch._foreach_mul_(self._dense_gradients() + self._row_gradients(), scale_0)
+            return 1.0
         scale = min(1.0, LARGEST_GRADIENT / max(float(norm), 1e-12))
         if scale < 1:
             torch._foreach_mul_(self._dense_gradients(), scale)

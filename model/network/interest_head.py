@@ -40,6 +40,7 @@ class InterestHead(nn.Module):
 
     def forward(
         self,
+        interest_BD: Tensor,
         state_BD: Tensor,
         context_BCD: Tensor,
         read_CD: Tensor,
@@ -49,13 +50,14 @@ class InterestHead(nn.Module):
         """Log-probabilities (B, C) float32; each row sums to one.
 
         Args:
+            interest_BD: `interest` of the states.
             state_BD: users' states.
             context_BCD: what each code's attention reads.
             read_CD: see `reads`.
             centroid_CD: first-level codewords in the space of z.
             evidence_BCF: evidence for each code.
         """
-        match_BC = self.interest(state_BD) @ centroid_CD.T
+        match_BC = interest_BD @ centroid_CD.T
         read_BC = (context_BCD * read_CD).sum(2)
         weights_BF1 = self.evidence(state_BD).unsqueeze(2)
         evidence_BC = (evidence_BCF @ weights_BF1.to(evidence_BCF)).squeeze(2)

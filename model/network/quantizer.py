@@ -257,7 +257,8 @@ class ResidualQuantizer(nn.Module):
             rest_SD = residual_SD - self.codebooks_QCD[level].index_select(0, code_S)
             error_S = torch.linalg.vector_norm(rest_SD, dim=1).square_()
             if level == 0:
-                self._widen(code_S, error_S, load_C, 1 - decay)
+                error_C = torch.zeros_like(load_C).index_add_(0, code_S, error_S)
+                self._widen(error_C, load_C, 1 - decay)
             alive_C = self.load_QC[level] > 1e-6
             mean_CD = self.sums_QCD[level] / self.load_QC[level].clamp(min=1e-6).unsqueeze(1)
             self.codebooks_QCD[level][alive_C] = mean_CD[alive_C]
@@ -265,7 +266,7 @@ class ResidualQuantizer(nn.Module):
             residual_SD = rest_SD
         return revived
 
-    def _follow(self, z_SD: Tensor, new: float | Tensor) -> None:
+    def _follow(self, z_SD: Tensor, new: float) -> None:
         """Move mean and variance by a share of what is `new`."""
         self.updates += 1
         mean_D = z_SD.mean(0)
@@ -273,33 +274,42 @@ class ResidualQuantizer(nn.Module):
         self.mean_D.lerp_(mean_D, new)
         self.variance_D.lerp_(variance_D.clamp(min=0), new)
 
-    def _widen(self, code_S: Tensor, error_S: Tensor, load_C: Tensor, new: float | Tensor) -> None:
+    def _widen(self, error_C: Tensor, load_C: Tensor, new: float | Tensor) -> None:
         """Move the radii of the codes that have items."""
-        error_C = torch.zeros_like(load_C).index_add_(0, code_S, error_S)
         mean_C = error_C / load_C.clamp(min=1)
         moved_C = torch.lerp(self.squared_radius_C, mean_C, new)
-        self.squared_radius_C.copy_(torch.where(load_C > 0, moved_C, self.squared_radius_C))
+        _replace(self.squared_radius_C, load_C > 0, moved_C)
 
     def _update_together(
         self, z_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The same of all levels at once, without looking at a number."""
-        done = self.updates.double()
-        new = (1 - ((1 + done) / (10 + done)).clamp_(max=DECAY)).float()
-        levels, codes, _ = self.codebooks_QCD.shape
+        done = self.updates.float()
+        new = ((1 + done) / (10 + done)).clamp_(max=DECAY).neg_().add_(1)
+        levels, codes, dimension = self.codebooks_QCD.shape
         input_SD = self.standardise(z_SD)
-        self._follow(z_SD, new)
-        rests_SQD = input_SD.unsqueeze(1) - self.codewords(codes_SQ).cumsum(1)
-        residuals_SQD = torch.cat([input_SD.unsqueeze(1), rests_SQD[:, :-1]], dim=1)
+        self.updates += 1
+        variance_D, mean_D = torch.var_mean(z_SD, 0, unbiased=False)
+        self.mean_D.lerp_(mean_D, new)
+        self.variance_D.lerp_(variance_D, new)
+        words_SQD = self.codewords(codes_SQ)
+        rests_SQD = torch.sub(input_SD.unsqueeze(1), words_SQD.cumsum(1))
+        residuals_SQD = rests_SQD + words_SQD
         errors_SQ = torch.linalg.vector_norm(rests_SQD, dim=2).square_()
         row_X = (codes_SQ + codes * torch.arange(levels, device=z_SD.device)).flatten()
-        load_X, sums_XD = _totals(row_X, residuals_SQD.flatten(0, 1), levels * codes)
-        self.load_QC.lerp_(load_X.view_as(self.load_QC), new)
-        self.sums_QCD.lerp_(sums_XD.view_as(self.sums_QCD), new)
-        self._widen(codes_SQ[:, 0], errors_SQ[:, 0], load_X[:codes], new)
+        # sums, loads and errors in one: one column for each dimension, and two more
+        counted_SQ2 = torch.stack([torch.ones_like(errors_SQ), errors_SQ], dim=2)
+        totals_SQE = torch.cat([residuals_SQD, counted_SQ2], dim=2)
+        totals_QCE = z_SD.new_zeros(levels * codes, dimension + 2)
+        totals_QCE.index_add_(0, row_X, totals_SQE.flatten(0, 1))
+        totals_QCE = totals_QCE.unflatten(0, (levels, codes))
+        load_QC = totals_QCE[..., -2]
+        self.load_QC.lerp_(load_QC, new)
+        self.sums_QCD.lerp_(totals_QCE[..., :-2], new)
+        self._widen(totals_QCE[0, :, -1], load_QC[0], new)
         load_QC1 = self.load_QC.unsqueeze(2)
         mean_QCD = self.sums_QCD / load_QC1.clamp(min=1e-6)
-        self.codebooks_QCD.copy_(torch.where(load_QC1 > 1e-6, mean_QCD, self.codebooks_QCD))
+        _replace(self.codebooks_QCD, load_QC1 > 1e-6, mean_QCD)
         return self._revive_together(residuals_SQD, errors_SQ, generator)
 
     def _revive(
@@ -342,13 +352,16 @@ class ResidualQuantizer(nn.Module):
         )
         dead_QC1, half_Q1 = dead_QC.unsqueeze(2), 0.5 * mean_Q1
         words_QCD = words_CQD.transpose(0, 1)
-        self.codebooks_QCD.copy_(torch.where(dead_QC1, words_QCD, self.codebooks_QCD))
-        words_QCD = words_QCD * half_Q1.unsqueeze(2)
-        self.sums_QCD.copy_(torch.where(dead_QC1, words_QCD, self.sums_QCD))
-        self.load_QC.copy_(torch.where(dead_QC, half_Q1, self.load_QC))
-        radius_C = self.squared_radius_C
-        radius_C.copy_(torch.where(dead_QC[0], radius_C.mean(), radius_C))
+        _replace(self.codebooks_QCD, dead_QC1, words_QCD)
+        _replace(self.sums_QCD, dead_QC1, words_QCD * half_Q1.unsqueeze(2))
+        _replace(self.load_QC, dead_QC, half_Q1)
+        _replace(self.squared_radius_C, dead_QC[0], self.squared_radius_C.mean())
         return dead_QC.sum()
+
+
+def _replace(values: Tensor, where: Tensor, by: Tensor) -> None:
+    """Take over what is `by`, where it is to be."""
+    torch.where(where, by, values, out=values)
 
 
 def _squared_distances(x_SD: Tensor, codebook_CD: Tensor) -> Tensor:
@@ -359,9 +372,6 @@ def _squared_distances(x_SD: Tensor, codebook_CD: Tensor) -> Tensor:
 
 def _totals(code_S: Tensor, x_SD: Tensor, codes: int) -> tuple[Tensor, Tensor]:
     sums_CD = torch.zeros(codes, x_SD.shape[1], device=x_SD.device).index_add_(0, code_S, x_SD)
-    if launches.few(x_SD.device):  # a GPU would be waited for by the other
-        load_C = torch.zeros(codes, device=x_SD.device)
-        return load_C.index_add_(0, code_S, torch.ones_like(code_S, dtype=torch.float32)), sums_CD
     return torch.bincount(code_S, minlength=codes).float(), sums_CD
 
 

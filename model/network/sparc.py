@@ -42,6 +42,7 @@ from model.network.interest_head import InterestHead
 from model.network.item_tower import ItemInputs, ItemTower
 from model.network.quantizer import ResidualQuantizer
 from model.network.tiled_softmax import lay_out, tiled_softmax
+from model.network.towers_together import users_together
 from model.network.user_tower import EncodedHistory, UserTower, age_buckets
 from model.tables import cooccurrence
 
@@ -184,6 +185,9 @@ class Users(NamedTuple):
         vectors: each member's user vectors (b, C, d) of each part.
         log_interests_BC: log p(c | u).
         weights: each member's weights of popularity (B, P) and neighbours (B, H).
+        interest_BD: what the head makes of states.
+
+    Where operations are to be few, vectors and weights are of all members at once, (M, ...).
     """
 
     state_BD: Tensor
@@ -191,6 +195,7 @@ class Users(NamedTuple):
     vectors: list[list[Tensor]]
     log_interests_BC: Tensor
     weights: list[tuple[Tensor, Tensor]]
+    interest_BD: Tensor | None = None
 
 
 class Outcome(NamedTuple):
@@ -293,7 +298,7 @@ class Sparc(nn.Module):
     def code_views(self) -> CodeViews:
         """What the towers and the head make of the codebook as it is now."""
         codebook_CD = self.quantizer.codebooks_QCD[0]
-        asking_CD = F.pad(codebook_CD, (0, 0, 0, 1)) if self.one_user_vector else codebook_CD
+        asking_CD = self._asking(codebook_CD)
         return CodeViews(
             [tower.queries(asking_CD) for tower in self.towers],
             self.interest_head.reads(codebook_CD),
@@ -326,8 +331,10 @@ class Sparc(nn.Module):
         evidence_BCF: Tensor,
     ) -> Tensor:
         """Log p(c | u): (B, C) float32."""
+        state_BD = torch.cat([history.state_BD for history in encoded], dim=1).detach()
         logs_BC: Tensor = self.interest_head(
-            torch.cat([history.state_BD for history in encoded], dim=1).detach(),
+            self.interest_head.interest(state_BD),
+            state_BD,
             torch.cat(contexts, dim=2)[:, : self.config.quantizer.codes].detach(),
             views.read_CD,
             views.centroid_CD,
@@ -373,7 +380,9 @@ class Sparc(nn.Module):
             batch.history_code_BL,
         )
         users = self._users(batch, z_SD, evidence_BCF, drops)
-        log_interests_BC, state_BD = users.log_interests_BC, users.state_BD
+        log_interests_BC, interest_BD = users.log_interests_BC, users.interest_BD
+        if interest_BD is None:
+            interest_BD = self.interest_head.interest(users.state_BD.detach())
         if self.config.evidence_dropout:
             shown_B1 = _kept((size, 1), self.config.evidence_dropout, drops)
             weights_shown = [(p_BP * shown_B1, n_BH * shown_B1) for p_BP, n_BH in users.weights]
@@ -403,7 +412,7 @@ class Sparc(nn.Module):
             ),
             "shuffled_code": losses.shuffled_code_ranking(right_BD, shuffled_BD, positive_BD),
             "contrast": losses.contrastive(
-                self.interest_head.interest(state_BD.detach()).index_select(0, subset).float(),
+                interest_BD.index_select(0, subset).float(),
                 positive_BD.index_select(0, subset).detach(),
                 rows_B[subset],
                 batch.log_frequency_S[target_B[subset]],
@@ -435,19 +444,12 @@ class Sparc(nn.Module):
         events_ED = z_SD.index_select(0, batch.history_BL.flatten()[batch.event_E])
         dropout = self.config.user_tower.dropout
         events_ED = events_ED * _kept(tuple(events_ED.shape), dropout, drops) / (1 - dropout)
-        views = self.code_views()
         if launches.few(z_SD.device):
             places_XD = events_ED.new_zeros(known_BL.numel(), events_ED.shape[1])
             places_XD = places_XD.index_copy(0, batch.event_E, events_ED)
-            encoded = self.encode(places_XD.unflatten(0, known_BL.shape), batch.age_BL, known_BL)
-            contexts = self.contexts(encoded, views)
-            return Users(
-                torch.cat([history.state_BD for history in encoded], dim=1),
-                [torch.arange(len(known_BL), device=z_SD.device)],
-                [[v.float()] for v in self.user_vectors(encoded, contexts)],
-                self.log_interests(encoded, contexts, views, evidence_BCF),
-                self.evidence_weights(encoded),
-            )
+            z_BLD = places_XD.unflatten(0, known_BL.shape)
+            return self._users_together(z_BLD, batch.age_BL, known_BL, evidence_BCF)
+        views = self.code_views()
         events_ED = F.pad(events_ED, (0, 0, 1, 0))
         event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
         order_B = torch.argsort(known_BL.sum(1), stable=True)
@@ -482,6 +484,39 @@ class Sparc(nn.Module):
             ],
         )
 
+    def _users_together(
+        self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor, evidence_BCF: Tensor
+    ) -> Users:
+        """The same of all members and users at once."""
+        head, p = self.interest_head, self.config.popularity_features
+        codebook_CD = self.quantizer.codebooks_QCD[0]
+        made = users_together(
+            self.towers, list(self.evidence), z_BLD, age_buckets(age_BL), known_BL,
+            self._asking(codebook_CD), len(codebook_CD), self.config.user_tower.dropout,
+        )  # fmt: skip
+        state_BD = made.state_BD.detach()
+        interest_BD = head.interest(state_BD)
+        log_interests_BC = head(
+            interest_BD,
+            state_BD,
+            made.context_BCD.detach(),
+            head.reads(codebook_CD),
+            self.quantizer.centroids(),
+            evidence_BCF,
+        )
+        return Users(
+            made.state_BD,
+            [],
+            [[made.vectors_MBCd]],
+            log_interests_BC,
+            [(made.evidence_MBF[..., :p], made.evidence_MBF[..., p:])],
+            interest_BD,
+        )
+
+    def _asking(self, codebook_CD: Tensor) -> Tensor:
+        """What asks the histories: the codewords, and with one user vector another beside them."""
+        return F.pad(codebook_CD, (0, 0, 0, 1)) if self.one_user_vector else codebook_CD
+
     def _item_loss(
         self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor, picked_BX: Tensor
     ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
@@ -510,19 +545,16 @@ class Sparc(nn.Module):
         )
         items_SD = z_SD.index_select(0, order_S)
         members = self.config.members
-        popularity = [popularity_BP for popularity_BP, _ in users.weights]
-        near = [
-            (batch.neighbour_score_BKH @ near_BH.unsqueeze(2)).squeeze(2)
-            for _, near_BH in users.weights
-        ]
         if launches.few(z_SD.device):
+            ((vectors_MBCd,),), ((popularity_MBP, near_MBH),) = users.vectors, users.weights
+            near_BKM = batch.neighbour_score_BKH @ near_MBH.permute(1, 2, 0)
             tiles = lay_out(layout, items_SD.shape[1] // members)
             with torch.autocast("cuda", torch.bfloat16, enabled=z_SD.is_cuda):
                 loss, mass_BC, picked_MBVD = tiled_softmax(
-                    torch.stack([whole_BCd for (whole_BCd,) in users.vectors]),
+                    vectors_MBCd,
                     items_SD.unflatten(1, (members, -1)).transpose(0, 1),
-                    torch.stack(popularity),
-                    torch.stack(near),
+                    popularity_MBP,
+                    near_BKM.permute(2, 0, 1),
                     tiles,
                 )
             return loss, mass_BC, picked_MBVD.permute(2, 1, 0, 3).flatten(2).unbind(0)
@@ -531,11 +563,11 @@ class Sparc(nn.Module):
                 vectors,
                 items_Sd.contiguous(),
                 popularity_BP,
-                near_BK,
+                (batch.neighbour_score_BKH @ near_BH.unsqueeze(2)).squeeze(2),
                 layout,
             )
-            for vectors, items_Sd, popularity_BP, near_BK in zip(
-                users.vectors, items_SD.chunk(members, dim=1), popularity, near, strict=True
+            for vectors, items_Sd, (popularity_BP, near_BH) in zip(
+                users.vectors, items_SD.chunk(members, dim=1), users.weights, strict=True
             )
         ]
         all_losses, masses, picked = zip(*results, strict=True)

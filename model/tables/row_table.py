@@ -86,34 +86,45 @@ class RowTable:
         return torch.nn.functional.embedding(rows, self._weight)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, scale: float | Tensor = 1.0) -> None:
+    def step(self, learning_rate: float, scale: float = 1.0) -> None:
         """One step on the rows gathered since the last call; gradients times `scale`.
 
-        A row whose gradient is zero has learnt nothing, and stays as it is. `settle` is to be
-        called before `changes`.
+        Where operations are to be few, the gradients are scaled already. A row whose gradient is
+        zero has learnt nothing, and stays as it is. `settle` is to be called before `changes`.
         """
         for rows_R, leaf_RD in self._pending:
             if leaf_RD.grad is None:
                 continue
-            grad_RD, norm_R = leaf_RD.grad, torch.linalg.vector_norm(leaf_RD.grad, dim=1)
+            norm_R = torch.linalg.vector_norm(leaf_RD.grad, dim=1)
             if launches.few(self._device):
-                self._unmarked.append((rows_R, norm_R > 0))
-            else:  # less is read and written without the others
-                learnt_r = torch.nonzero(norm_R).squeeze(1)
-                rows_R, norm_R = rows_R.index_select(0, learnt_r), norm_R.index_select(0, learnt_r)
-                grad_RD = grad_RD.index_select(0, learnt_r)
-                self._mark(rows_R.cpu().numpy())
-            square_R = (norm_R * scale).square_() / self.dimension
-            self._accumulator.index_add_(0, rows_R, square_R)
-            root_R = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
-            rate_R1 = (scale * learning_rate / root_R).unsqueeze(1)
-            self._weight.index_add_(0, rows_R, grad_RD.mul_(rate_R1), alpha=-1)
+                self._step_on(rows_R, leaf_RD.grad, norm_R, learning_rate)
+                continue
+            learnt_r = torch.nonzero(norm_R).squeeze(1)
+            rows_R = rows_R.index_select(0, learnt_r)
+            square_r = (norm_R.index_select(0, learnt_r) * scale).square_() / self.dimension
+            self._accumulator.index_add_(0, rows_R, square_r)
+            root_r = (self._accumulator.index_select(0, rows_R) + INITIAL_ACCUMULATOR).sqrt_()
+            rate_r1 = (scale * learning_rate / root_r).unsqueeze(1)
+            change_rD = leaf_RD.grad.index_select(0, learnt_r).mul_(rate_r1)
+            self._weight.index_add_(0, rows_R, change_rD, alpha=-1)
+            self._mark(rows_R.cpu().numpy())
         self._pending.clear()
+
+    def _step_on(
+        self, rows_R: Tensor, grad_RD: Tensor, norm_R: Tensor, learning_rate: float
+    ) -> None:
+        """The same in few operations: rows that have learnt nothing take part, and stay."""
+        share = 1 / self.dimension
+        new_R = self._accumulator.index_select(0, rows_R).addcmul_(norm_R, norm_R, value=share)
+        self._accumulator.index_copy_(0, rows_R, new_R)
+        rate_R1 = (new_R + INITIAL_ACCUMULATOR).rsqrt_().unsqueeze(1)
+        self._weight.index_add_(0, rows_R, grad_RD.mul_(rate_R1), alpha=-learning_rate)
+        self._unmarked.append((rows_R, norm_R))
 
     def settle(self) -> None:
         """Note which rows `step` has changed; a GPU is waited for here."""
-        for rows_R, learnt_R in self._unmarked:
-            self._mark(rows_R.cpu().numpy()[learnt_R.cpu().numpy()])
+        for rows_R, norm_R in self._unmarked:
+            self._mark(rows_R.cpu().numpy()[norm_R.cpu().numpy() > 0])
         self._unmarked.clear()
 
     def _mark(self, rows_R: np.ndarray) -> None:

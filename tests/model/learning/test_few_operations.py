@@ -18,7 +18,7 @@ from streaming.events import Item, UserSequence
 from tests.model.launch_count import launches as counted
 from tests.model.synthetic_stream import make_items, make_sequences
 
-MOST_LAUNCHES = 830
+MOST_LAUNCHES = 700
 """Of a step and the learner's sums around it; the batch, which the host makes, is left out."""
 
 
@@ -53,22 +53,32 @@ def settings(codes: int = 8, chunk: int = 16, step: int = 64, **other: object) -
 
 
 def learnt(
-    config: LearnerConfig, items: list[Item], sequences: list[UserSequence], size: int
+    config: LearnerConfig,
+    items: list[Item],
+    sequences: list[UserSequence],
+    size: int,
+    one_user_vector: bool = False,
 ) -> tuple[Learner, list[dict[str, float]]]:
-    learner = Learner(config)
+    learner = Learner(config, one_user_vector=one_user_vector)
     learner.list_items(items)
     parts = (sequences[a : a + size] for a in range(0, len(sequences), size))
     return learner, [learner.learn(part) for part in parts]
 
 
-@pytest.mark.parametrize("sample", [16_384, 60], ids=["whole catalogue", "sampled"])
-def test_it_learns_what_a_cpu_learns(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("sample", "one"),
+    [(16_384, False), (60, False), (16_384, True)],
+    ids=["whole catalogue", "sampled", "one user vector"],
+)
+def test_it_learns_what_a_cpu_learns(
+    sample: int, one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = make_items(200)
     sequences = make_sequences(items[:120], 500)
     config = settings(candidates=sample)
-    ours, losses = learnt(config, items, sequences, 64)
+    ours, losses = learnt(config, items, sequences, 64, one)
     monkeypatch.setattr(launches, "ALWAYS", False)
-    theirs, expected = learnt(config, items, sequences, 64)
+    theirs, expected = learnt(config, items, sequences, 64, one)
     assert losses[0] == pytest.approx(expected[0], rel=1e-5, abs=1e-5)
     assert losses[-1] == pytest.approx(expected[-1], rel=5e-3, abs=5e-3)
     rows_N = np.arange(len(items))
