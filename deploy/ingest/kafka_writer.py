@@ -16,7 +16,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from deploy.ingest.records import Record
 from streaming.durable_files import write_atomically
@@ -45,14 +45,16 @@ TRANSACTION_MS = 15_000
 """Kafka ends a transaction after so long whose producer is gone: until then readers wait."""
 LIVE_MS = 60_000
 """Clicks that are older are a log's: that none has come for seconds says nothing of its clock."""
-BEAT_MS = 1_000
+BEAT_S = 1.0
+GIVE_UP_S = 8.0
+"""A transaction whose records Kafka has not got after so long is given up."""
 SETTINGS: dict[str, Any] = {
     "bootstrap_timeout_ms": 3_000,
     "request_timeout_ms": 5_000,
-    "delivery_timeout_ms": 8_000,
     "max_block_ms": 8_000,
     "transaction_timeout_ms": TRANSACTION_MS,
     "linger_ms": 0,
+    "allow_auto_create_topics": False,  # made by a click, they would have a broker's settings
 }
 
 
@@ -133,6 +135,8 @@ class KafkaWriter:
             beat_ms = self._pulse.due(now_ms)
             if group or beat_ms is not None:
                 self._write(group, beat_ms)
+        if (last_ms := self._pulse.last()) is not None:
+            self._write([], last_ms)  # who comes after us knows nothing of the last click
         self._let_go(KafkaAway())
         if self._producer is not None:
             with suppress(KafkaError):
@@ -160,15 +164,17 @@ class KafkaWriter:
             producer.begin_transaction()
             records = [one for request in group for one in request.records]
             if beat_ms is not None:
-                records += self._pulse.records(beat_ms, producer.partitions_for)
+                partitions = producer.partitions_for(self._pulse.topic) or ()
+                records += self._pulse.records(beat_ms, partitions)
             sent = [
                 producer.send(one.topic, one.value, one.key, partition=one.partition)
                 for one in records
             ]
+            producer.flush(timeout=GIVE_UP_S)
+            for one in sent:  # kafka-python commits also where a batch of it has expired
+                if not one.succeeded():
+                    raise one.exception or KafkaTimeoutError("not stored in time")
             producer.commit_transaction()
-            for one in sent:
-                if one.failed():
-                    raise one.exception
         except Exception as error:  # kafka-python raises others than its own, too
             log.error("Kafka did not take what came over HTTP", records=size, reason=repr(error))
             self._drop()
@@ -178,6 +184,8 @@ class KafkaWriter:
             return
         finally:
             self._began = None
+        if beat_ms is not None:
+            self._pulse.told(beat_ms)
         for request in group:
             self._leave(request)
             request.done.set_result(None)
@@ -189,7 +197,13 @@ class KafkaWriter:
     def _ready(self) -> Any:
         """A producer that may begin a transaction; the last one of its name has ended."""
         if self._producer is None:
-            producer = self._kafka.producer(transactional_id=self._name(), **SETTINGS)
+            # a longer one that is configured for all clients is to fit into the delivery's
+            request_ms = int(self._kafka.settings.get("request_timeout_ms") or 0)
+            producer = self._kafka.producer(
+                transactional_id=self._name(),
+                delivery_timeout_ms=max(request_ms + 1000, int(1000 * GIVE_UP_S)),
+                **SETTINGS,
+            )
             try:
                 producer.init_transactions()
             except BaseException:
@@ -210,8 +224,10 @@ class KafkaWriter:
     def _drop(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            with suppress(Exception):
+            try:
                 producer.close(timeout=0)
+            except Exception:  # it waits for its records before it lets go, and gives up
+                producer._sender.force_close()
 
     def _let_go(self, error: Exception) -> None:
         with suppress(queue.Empty):
@@ -224,24 +240,33 @@ class KafkaWriter:
 class Pulse:
     """What time to tell the partitions of the clicks, and when.
 
+    It is the time of the newest click, but never one ahead of this machine's clock: what the job
+    is told by a heartbeat makes all that is older late.
+
     Args:
         topic: of the clicks.
         delay_ms: a click has passed when the clock is so far behind it.
+        monotonic: seconds.
     """
 
-    def __init__(self, topic: str, delay_ms: int) -> None:
-        self._topic = topic
+    def __init__(
+        self, topic: str, delay_ms: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.topic = topic
         self._delay_ms = delay_ms
+        self._monotonic = monotonic
         self._newest_ms = -1
         self._live = False
         self._told_ms = -1
-        self._next_ms = 0
+        self._next = 0.0
 
     def see(self, records: Sequence[Record], now_ms: int) -> None:
         """Take note of clicks that came at `now_ms`."""
+        if self._newest_ms > now_ms:  # the clock was put back
+            self._newest_ms = self._told_ms = -1
         for record in records:
-            if record.topic == self._topic and record.value is not None:
-                time_ms = Click.from_bytes(record.value).event_time
+            if record.topic == self.topic and record.value is not None:
+                time_ms = min(Click.from_bytes(record.value).event_time, now_ms)
                 if time_ms > self._newest_ms:
                     self._newest_ms, self._live = time_ms, time_ms >= now_ms - LIVE_MS
 
@@ -250,18 +275,23 @@ class Pulse:
         time_ms = self._newest_ms
         if self._live and now_ms > self._newest_ms + self._delay_ms:
             time_ms = self._newest_ms + self._delay_ms + 1
-        if time_ms <= self._told_ms or now_ms < self._next_ms:
+        if time_ms <= self._told_ms or self._monotonic() < self._next:
             return None
-        self._next_ms = now_ms + BEAT_MS
+        self._next = self._monotonic() + BEAT_S
         return time_ms
 
-    def records(
-        self, time_ms: int, partitions_for: Callable[[str], set[int] | None]
-    ) -> list[Record]:
-        """A heartbeat for every partition; it counts as told, the next one is due a while later."""
+    def last(self) -> int | None:
+        """The time at which the newest click has passed, where it has not been told."""
+        time_ms = self._newest_ms + self._delay_ms + 1
+        return time_ms if self._live and time_ms > self._told_ms else None
+
+    def records(self, time_ms: int, partitions: Iterable[int]) -> list[Record]:
+        """A heartbeat for every partition."""
         beat = Click(f"heartbeat-{time_ms}", 0, 0, time_ms, HEARTBEAT)
-        self._told_ms = time_ms
         return [
-            Record(self._topic, beat.key(), beat.to_bytes(), partition)
-            for partition in sorted(partitions_for(self._topic) or ())
+            Record(self.topic, beat.key(), beat.to_bytes(), number) for number in sorted(partitions)
         ]
+
+    def told(self, time_ms: int) -> None:
+        """Kafka has it."""
+        self._told_ms = max(self._told_ms, time_ms)

@@ -137,12 +137,13 @@ def clicks(events: Sequence[EventIn], now_ms: int, request_key: str) -> list[Cli
         user, item = str(event.user_id), str(event.item_id)
         if event.event_id is not None:
             name = event.event_id
-        elif request_key:
-            name = hashlib.sha256(f"{at}|{request_key}".encode()).hexdigest()[:32]
-        elif event.event_time is None:
-            name = uuid.uuid4().hex
-        else:
+        elif event.event_time is not None:
             name = identity.event_id(user.strip(), item.strip(), time_ms, event.event_type)
+        elif request_key:
+            said = "|".join((str(at), user, item, event.event_type, request_key))
+            name = hashlib.sha256(said.encode()).hexdigest()[:32]
+        else:
+            name = uuid.uuid4().hex
         numbers = number_of(event.user_id), number_of(event.item_id)
         found.append(Click(name, *numbers, time_ms, event.event_type))
     return found

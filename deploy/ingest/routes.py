@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
@@ -25,6 +26,11 @@ AWAY = (
     "Kafka does not answer: say the same again a little later; what has an event_id, an "
     "event_time or an Idempotency-Key is not taken twice"
 )
+REPLAYED = (
+    "a log is being replayed whose time is {there}, and a click of {here} would make the rest of "
+    "it late: wait until the replay is done (sparc status), or give the clicks the log's time"
+)
+NEAR_MS = 3_600_000
 FULL = "too much waits for Kafka already; come again a little later"
 
 
@@ -65,16 +71,26 @@ def _as_object(request: Request, content: bytes, field: str) -> Request:
     return Request(scope, receive)
 
 
-def router(writer: KafkaWriter, topics: Topics, problems: Callable[..., Any]) -> APIRouter:
+def router(
+    writer: KafkaWriter,
+    topics: Topics,
+    log_time_ms: Callable[[], int | None],
+    problems: Callable[..., Any],
+) -> APIRouter:
     """The routes over one writer.
 
     Args:
         writer: brings records into Kafka.
         topics: where they go.
+        log_time_ms: the time of a log while it is replayed, else None.
         problems: describes answers of these statuses for the OpenAPI page.
     """
     routes = APIRouter(route_class=LinesRoute)
-    refusals = problems(401, 403, 413, 422, 429, 503)
+    refusals = problems(401, 403, 413, 422, 429) | {
+        503: {"description": "Kafka does not answer: say the same again."}
+    }
+    late = {409: {"description": "A log of another time is being replayed."}}
+    lines = {"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
 
     async def write(some: Sequence[Record]) -> None:
         try:
@@ -84,7 +100,12 @@ def router(writer: KafkaWriter, topics: Topics, problems: Callable[..., Any]) ->
         except KafkaAway:
             raise HTTPException(503, AWAY, headers={"Retry-After": "2"}) from None
 
-    @routes.post("/v1/events", responses=refusals, summary="Say what was clicked")
+    @routes.post(
+        "/v1/events",
+        responses=refusals | late,
+        summary="Say what was clicked",
+        openapi_extra=lines,
+    )
     async def events(
         body: EventsIn,
         idempotency_key: Annotated[str, Header(max_length=LONGEST_NAME)] = "",
@@ -92,16 +113,26 @@ def router(writer: KafkaWriter, topics: Topics, problems: Callable[..., Any]) ->
         """All clicks are in Kafka when this answers, or none is.
 
         The same `event_id` again makes no second click. Without one it follows from user, item,
-        second and type; without a time, too, from the header `Idempotency-Key`.
+        second and type; without a time, too, from the header `Idempotency-Key` and its place.
         """
         try:
             clicks = records.clicks(body.events, _now_ms(), idempotency_key)
         except EventError as error:
             raise HTTPException(422, str(error)) from error
+        replayed_ms = log_time_ms()
+        newest_ms = max(click.event_time for click in clicks)
+        if replayed_ms is not None and newest_ms > replayed_ms + NEAR_MS:
+            there, here = map(_day, (replayed_ms, newest_ms))
+            raise HTTPException(409, REPLAYED.format(there=there, here=here))
         await write(records.of_clicks(clicks, topics))
         return EventsTaken(accepted=len(clicks), event_ids=[click.event_id for click in clicks])
 
-    @routes.post("/v1/items", responses=refusals, summary="List items, or list them anew")
+    @routes.post(
+        "/v1/items",
+        responses=refusals,
+        summary="List items, or list them anew",
+        openapi_extra=lines,
+    )
     async def items(body: ItemsIn) -> ItemsTaken:
         """All items are in Kafka when this answers, or none is; they can be found seconds later."""
         now_ms = _now_ms()
@@ -117,6 +148,10 @@ def router(writer: KafkaWriter, topics: Topics, problems: Callable[..., Any]) ->
         return ItemsTaken(accepted=1)
 
     return routes
+
+
+def _day(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).date().isoformat()
 
 
 def _now_ms() -> int:

@@ -13,9 +13,11 @@ import gc
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -27,6 +29,8 @@ from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
 from deploy.ingest.kafka_writer import KafkaWriter
 from deploy.ingest.routes import router
+from deploy.monitoring import moment
+from deploy.monitoring.part_status import is_alive, read_status
 from deploy.release.judge import Judge, RecentEvents
 from deploy.service.answer_log import AnswerLog
 from deploy.service.app import create_app
@@ -39,7 +43,7 @@ from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
 from deploy.service.workers import Forwarding, note
 from streaming.events import UserSequence
-from streaming.statuses import Report
+from streaming.statuses import ReplayStatus, Report
 from streaming.topic_identity import TopicIdentity
 
 log = structlog.get_logger(__name__)
@@ -167,8 +171,9 @@ def _serve(
     finally:
         stop.set()
         server.should_exit = True
+        last = time.monotonic() + 10
         for thread in threads:
-            thread.join(timeout=10)
+            thread.join(max(0.0, last - time.monotonic()))
         service.close()
         service.histories.close()
         if worker.first:
@@ -207,12 +212,20 @@ def _writer(worker: Worker) -> KafkaWriter | None:
     return KafkaWriter(worker.kafka, identity, worker.topics.clicks, worker.delay_ms)
 
 
+def _log_time_ms(data_dir: Path) -> int | None:
+    """The time of the log that is being replayed; None where none is."""
+    replay = read_status(data_dir, ReplayStatus)
+    if replay.done or not is_alive(replay, moment.now()):
+        return None
+    return replay.simulated_time_ms or 0
+
+
 def _app(
     worker: Worker, service: RetrievalService, own_port: int, writer: KafkaWriter | None
 ) -> FastAPI:
     ingestion = None
     if writer is not None and worker.topics is not None:
-        ingestion = partial(router, writer, worker.topics)
+        ingestion = partial(router, writer, worker.topics, partial(_log_time_ms, worker.data_dir))
     config = worker.config
     return create_app(
         service,

@@ -32,6 +32,8 @@ OWN = (
     "/ready",
 )
 """What every worker answers itself."""
+OWN_BELOW = "/v1/items/"
+"""And every path below this one: ids in a path are not to be read and written twice."""
 STALE_SECONDS = 10.0
 _LEFT_OUT = {b"host", b"content-length", b"connection", b"transfer-encoding"}
 
@@ -76,7 +78,7 @@ class Forwarding:
     def is_due(self, scope: Scope) -> bool:
         """Whether a request is the first worker's."""
         mine = (scope.get("server") or ("", 0))[1] == self._own_port
-        return not mine and scope["path"] not in OWN
+        return not (mine or scope["path"] in OWN or scope["path"].startswith(OWN_BELOW))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the first worker."""

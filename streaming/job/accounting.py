@@ -170,6 +170,7 @@ class StreamEnd:
             self._committed = kafka.consumer(group_id=group)
             self._raw = kafka.consumer(isolation_level="read_uncommitted")
         self._covered_at: tuple[str, int] | None = None
+        self._seen: dict[TopicPartition, tuple[int, int]] = {}
         self._no_records: dict[TopicPartition, tuple[int, int]] = {}
 
     def lag(self) -> int:
@@ -184,16 +185,18 @@ class StreamEnd:
         The last offset of a partition whose clicks came in transactions is that of no record, and
         the job, which remembers the last record that it read, never comes to it.
         """
-        if self._no_records.get(partition) == (covered, end):
+        now = (covered, end)
+        before, self._seen[partition] = self._seen.get(partition), now
+        if self._no_records.get(partition) == now:
             return 0
-        if not 0 < end - covered <= MARKERS:
+        if not 0 < end - covered <= MARKERS or before != now:  # what still moves is looked at later
             return end - covered
         self._committed.assign([partition])
         self._committed.seek(partition, covered)
         found = self._committed.poll(timeout_ms=200, max_records=1)
         if found or (self._committed.position(partition) or 0) < end:
             return end - covered
-        self._no_records[partition] = (covered, end)
+        self._no_records[partition] = now
         return 0
 
     @staticmethod

@@ -13,6 +13,7 @@ class KeptRecords:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.error: Exception | None = None
+        self.log_time_ms: int | None = None
 
     async def write(self, records: Sequence[Record]) -> None:
         if self.error is not None:

@@ -31,7 +31,7 @@ class Shop:
         self.connection, self.topics = broker.connection, topics
         self.writer = KafkaWriter(broker.connection, folder / "producer", topics.clicks, 5000)
         self.app = FastAPI()
-        self.app.include_router(router(self.writer, topics, lambda *_: {}))
+        self.app.include_router(router(self.writer, topics, lambda: None, lambda *_: {}))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.writer.run, args=(self._stop,))
         self._thread.start()
@@ -85,7 +85,8 @@ def test_what_is_acknowledged_is_in_kafka_and_withdrawn_items_have_no_value(shop
 
 def test_a_broker_that_dies_takes_whole_requests_or_none(shop: Shop, kafka_broker) -> None:
     def record(request: int, n: int) -> Record:
-        click = Click(f"{request}-{n}", n, n, 1_700_000_000_000)
+        text = f"{request}-{n}"
+        click = Click(text, n, n, 1_700_000_000_000, "x" * 1000)  # of several batches
         return Record(shop.topics.clicks, click.key(), click.to_bytes())
 
     taken: list[int] = []

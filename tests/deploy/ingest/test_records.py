@@ -32,7 +32,7 @@ def kept() -> KeptRecords:
 def http(kept: KeptRecords, monkeypatch) -> TestClient:
     monkeypatch.setattr("deploy.ingest.routes._now_ms", lambda: NOW)
     app = FastAPI()
-    app.include_router(router(kept, Topics(), lambda *_: {}))
+    app.include_router(router(kept, Topics(), lambda: kept.log_time_ms, lambda *_: {}))
     return TestClient(app)
 
 
@@ -58,6 +58,9 @@ def test_a_repetition_is_told_from_another_click(http):
     assert post(http, timed) == post(http, timed)
     keyed = [post(http, said, said, **{"Idempotency-Key": key}) for key in "aab"]
     assert keyed[0] == keyed[1] != keyed[2] and len(set(keyed[0])) == 2
+    other = said | {"item_id": 3}
+    assert post(http, other, said, **{"Idempotency-Key": "a"})[0] not in keyed[0]
+    assert post(http, timed) == post(http, timed, **{"Idempotency-Key": "a"})
     assert post(http, said | {"event_id": "mine"}, **{"Idempotency-Key": "a"}) == ["mine"]
 
 
@@ -138,29 +141,81 @@ def test_there_is_room_for_so_many_and_what_is_given_up_leaves_it(tmp_path, monk
     asyncio.run(play())
 
 
-def test_partitions_are_told_the_newest_click_and_at_last_that_it_has_passed():
-    pulse = Pulse("clicks", 5000)
-    assert pulse.due(NOW) is None
+def test_a_click_of_now_does_not_make_a_log_late_that_is_being_replayed(http, kept):
+    said = {"user_id": 1, "item_id": 1}
+    kept.log_time_ms = NOW - 10**11
+    refused = http.post("/v1/events", json={"events": [said]})
+    assert refused.status_code == 409 and "2020-09-13" in refused.text and not kept.records
+    post(http, said | {"event_time": NOW - 10**11 + 5})
+    assert http.post("/v1/items", json={"items": [{"item_id": 1}]}).status_code == 200
+    kept.log_time_ms = None
+    post(http, said)
 
-    def beat(now_ms: int) -> list[tuple[int | None, int]]:
-        time_ms = pulse.due(now_ms)
+
+class Beats:
+    """A pulse at a clock that both of its kinds follow."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOW
+        self.pulse = Pulse("clicks", 5000, lambda: self.now_ms / 1000)
+
+    def click(self, time_ms: int) -> None:
+        record = Record("clicks", b"1", Click("e", 1, 1, time_ms).to_bytes())
+        self.pulse.see([record], self.now_ms)
+
+    def beat(self, after_ms: int = 0, stored: bool = True) -> list[tuple[int | None, int]]:
+        """Partition and time of what is told so much later."""
+        self.now_ms += after_ms
+        time_ms = self.pulse.due(self.now_ms)
         if time_ms is None:
             return []
-        found = pulse.records(time_ms, lambda _: {1, 0})
-        return [(one.partition, Click.from_bytes(one.value).event_time) for one in found]
+        found = self.pulse.records(time_ms, {1, 0})
+        if stored:
+            self.pulse.told(time_ms)
+        return [(one.partition, Click.from_bytes(one.value).event_time - NOW) for one in found]
 
-    def click(time_ms: int, now_ms: int) -> None:
-        pulse.see([Record("clicks", b"1", Click("e", 1, 1, time_ms).to_bytes())], now_ms)
 
-    click(NOW - 100, NOW)
-    assert beat(NOW) == [(0, NOW - 100), (1, NOW - 100)] and beat(NOW + 999) == []
-    click(NOW + 900, NOW + 900)
-    assert beat(NOW + 1000)[0] == (0, NOW + 900)
-    assert beat(NOW + 5900) == [] and beat(NOW + 5901)[0] == (0, NOW + 5901)
-    assert beat(NOW + 99_000) == []
-    log = NOW + 100_000 - 3_600_000  # of a log that somebody posts: newer clicks may still come
-    other = Pulse("clicks", 5000)
-    other.see([Record("clicks", b"1", Click("e", 1, 1, log).to_bytes())], NOW + 100_000)
-    assert other.due(NOW + 100_000) == log
-    other.records(log, lambda _: {0})
-    assert other.due(NOW + 200_000) is None
+def test_partitions_are_told_the_newest_click_and_at_last_that_it_has_passed():
+    one = Beats()
+    assert one.beat() == []
+    one.click(NOW - 100)
+    assert one.beat() == [(0, -100), (1, -100)] and one.beat(900) == []
+    one.click(NOW + 900)
+    assert one.beat(100) == [(0, 900), (1, 900)]
+    assert one.beat(4900) == [] and one.beat(1) == [(0, 5901), (1, 5901)]
+    assert one.beat(99_000) == [] and one.pulse.last() is None
+    one.click(one.now_ms)
+    assert one.pulse.last() == one.now_ms + 5001  # at a stop
+
+
+def test_no_partition_is_told_a_time_that_has_not_come():
+    one = Beats()
+    one.click(NOW + 59_000)
+    assert one.beat() == [(0, 0), (1, 0)]
+    one.click(NOW + 70)
+    assert one.beat(5001) == [(0, 5001), (1, 5001)]
+
+
+def test_what_kafka_did_not_take_is_told_again():
+    one = Beats()
+    one.click(NOW)
+    assert one.beat(5001, stored=False) == one.beat(1000) == [(0, 5001), (1, 5001)]
+    assert one.beat(1000) == []
+
+
+def test_a_clock_that_is_put_back_does_not_end_the_beat():
+    one = Beats()
+    one.click(NOW)
+    one.beat(5001)
+    back = one.now_ms - 3_600_000
+    pulse = one.pulse
+    pulse.see([Record("clicks", b"1", Click("e", 1, 1, back).to_bytes())], back)
+    one.now_ms += 2000  # no clock goes back by which beats are paced
+    assert pulse.due(back + 5001) == back + 5001
+
+
+def test_of_a_log_nobody_says_that_its_last_click_has_passed():
+    one = Beats()
+    one.click(NOW - 3_600_000)
+    assert one.beat() == [(0, -3_600_000), (1, -3_600_000)]
+    assert one.beat(100_000) == [] and one.pulse.last() is None

@@ -67,7 +67,7 @@ class Serving:
             recent=self.recent,
         )
         self.said = KeptRecords()
-        ingestion = partial(router, self.said, Topics())
+        ingestion = partial(router, self.said, Topics(), lambda: None)
         self.app = create_app(
             self.service, 65_536, token, hosts=("testserver",), ingestion=ingestion
         )
