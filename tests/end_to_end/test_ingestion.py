@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -126,6 +128,35 @@ def test_a_broker_that_dies_takes_whole_requests_or_none(shop: Shop, kafka_broke
     asyncio.run(again())
     found = {click.event_id for click in shop.clicks()}
     assert found == {f"{request}-{n}" for request in range(200) for n in range(40)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0.02, 0.06, 0.15, 0.3])
+def test_a_broker_that_stands_still_for_ten_seconds_takes_no_half(shop, kafka_broker, at) -> None:
+    """So long that records expire, and not so long that Kafka ends the transaction by itself."""
+
+    def request(number: int, count: int = 600) -> list[Record]:
+        found = []
+        for n in range(count):
+            click = Click(f"{number}-{n}", n, n, 1_700_000_000_000, "x" * 900)
+            found.append(Record(shop.topics.clicks, click.key(), click.to_bytes()))
+        return found
+
+    async def play() -> list[int]:
+        await shop.writer.write(request(0))
+        writing = [asyncio.create_task(shop.writer.write(request(n))) for n in (1, 2, 3)]
+        await asyncio.sleep(at)
+        os.kill(kafka_broker.process.process.pid, signal.SIGSTOP)
+        await asyncio.sleep(10)
+        os.kill(kafka_broker.process.process.pid, signal.SIGCONT)
+        said = await asyncio.gather(*writing, return_exceptions=True)
+        return [0, *(n for n, error in zip((1, 2, 3), said, strict=True) if error is None)]
+
+    taken = asyncio.run(play())
+    shop.close()  # what is open is ended by the next one of its name, or by Kafka
+    time.sleep(20)
+    counts = Counter(int(click.event_id.split("-")[0]) for click in shop.clicks())
+    assert set(counts.values()) == {600} and set(taken) <= set(counts), (taken, counts)
 
 
 @pytest.fixture
