@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system where a lot of it was freed at once.
+"""Memory that is not needed goes back to the system: what was freed, and files that were looked at.
 
 glibc raises the size from which it asks the system for memory of its own, up to 32 MiB, as such
 pieces are freed; from then on arrays of a catalogue come from its heap, and what a replaced version
@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_SMAPS = Path("/proc/self/smaps")
+_MADV_DONTNEED = 4
 
 KEPT = 128 << 20
 """Bytes at the end of the heap that stay with a process that uses them again at once."""
@@ -40,3 +45,32 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl has not
     if trim is not None:
         trim(0)
+
+
+def let_go_of_files(folder: Path) -> None:
+    """Count no page of the files under a folder as this process's until it is looked at again.
+
+    Who loads a version looks through the files that it maps, once, and answers need few of their
+    pages. What stays in the system's cache is found there again without reading. A mapping that
+    was written to is left as it is.
+    """
+    if sys.platform != "linux":
+        return
+    system = ctypes.CDLL(None)
+    for start, size in _mapped(folder):
+        system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
+
+
+def _mapped(folder: Path) -> Iterator[tuple[int, int]]:
+    """Address and size of each mapping of a file under a folder that is as the file is."""
+    inside = f"{folder.resolve()}/"
+    found: tuple[int, int] | None = None
+    for line in _SMAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        words = line.split(maxsplit=5)
+        if not words[0].endswith(":"):  # a mapping's first line: addresses, ..., path
+            found = None
+            if len(words) > 5 and words[5].startswith(inside):
+                start, end = (int(word, 16) for word in words[0].split("-"))
+                found = start, end - start
+        elif words[0] == "Anonymous:" and words[1] == "0" and found is not None:
+            yield found

@@ -35,11 +35,11 @@ from indexer.building.late_items import LateItems
 from indexer.errors import SnapshotError
 from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, Retriever
-from indexer.snapshots.pointer import POINTER, Pointer, read_pointer
+from indexer.snapshots.pointer import POINTER, SNAPSHOTS, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from indexer.snapshots.withdrawn import NONE, WITHDRAWN, read_withdrawn
 from model.artifacts.verified_files import VerifiedFiles
-from streaming.freed_memory import give_back
+from streaming.freed_memory import give_back, let_go_of_files
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +138,7 @@ class SnapshotFollower:
         del before, after
         if new:
             give_back()  # what the one before took; more items appended free next to nothing
+            let_go_of_files(self._data_dir / SNAPSHOTS)
         return True
 
     def run(self, stop: threading.Event, poll_seconds: float) -> None:

@@ -70,9 +70,9 @@ class CellChoice:
             [lists.starts_C[code] + one.removed for code, one in enumerate(lists.lists)]
         )
         self._present_M = self._sizes_M - np.bincount(self._cells(gone), minlength=len(codes_M))
-        total = np.zeros((len(codes_M), prior.features_NP.shape[1]), np.float32)
-        at = self._cells(prior.positions_n)
-        np.add.at(total, at, prior.features_NP[prior.positions_n])
+        total = np.zeros((len(codes_M), prior.features_eP.shape[1]), np.float32)
+        at = self._cells(prior.positions_e)
+        np.add.at(total, at, prior.features_eP)
         self._prior_MP = total / np.maximum(self._present_M, 1)[:, None].astype(np.float32)
 
     def _cells(self, positions: Ids) -> Ids:

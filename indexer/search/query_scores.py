@@ -60,7 +60,7 @@ class QueryScores:
         self._most = config.most_scored(len(lists))
         self._prior = prior
         self._hot = hot
-        self._hot_prior_HP = prior.features_NP[hot.positions_H]
+        self._hot_prior_HP = prior.features(hot.positions_H)
         self._cells = CellChoice(lists, prior)
         self._whole = WholeScores(
             lists,

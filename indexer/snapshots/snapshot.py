@@ -143,10 +143,8 @@ class Snapshot:
 
     def events_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many events the model has seen of each item."""
-        rows = self.model.items.rows(item_ids)
-        events = np.zeros(len(rows), np.int64)
-        events[rows >= 0] = self.model.items.events_N[rows[rows >= 0]]
-        return events
+        items = self.model.items
+        return items.counts.events(items.rows(item_ids))
 
     def describe(self, item_ids: Sequence[int]) -> list[dict[str, Any]]:
         """For each item: item_id, codes, first_seen, events, title, category, external_id.

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from model.artifacts.chain import Chain, is_full
 from model.artifacts.manifest import Manifest
 from model.histories import NO_ROW
+from model.retrieval.item_counts import ItemCounts
 from model.tables.cooccurrence import Slots
-from model.tables.decayed_counts import decayed, log_counts
 
 Rows = NDArray[np.int64]
 FIELDS: dict[str, tuple[torch.dtype, int]] = {
@@ -181,17 +181,13 @@ class ItemSegments:
         segments: in order, oldest first.
         ids_N: int64 item ids by row.
         codes_NQ: int16.
-        events_N: int64.
-        counts_NH: float64, decayed to `count_times_N`.
-        count_times_N: int64 ms.
+        counts: of the items that had events.
     """
 
     segments: tuple[Segment, ...]
     ids_N: Rows
     codes_NQ: NDArray[np.int16]
-    events_N: Rows
-    counts_NH: NDArray[np.float64]
-    count_times_N: Rows
+    counts: ItemCounts
     _z_segment_N: NDArray[np.int16]
     _z_at_N: NDArray[np.int32]
     _near_segment_N: NDArray[np.int16]
@@ -211,10 +207,9 @@ class ItemSegments:
         nothing = np.empty(0, np.int64)
         first = segments[0]
         state = cls(
-            (), nothing, np.empty((0, first.codes_nQ.shape[1]), np.int16), nothing,
-            np.empty((0, first.counts_mH.shape[1])), nothing, np.empty(0, np.int16),
-            np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.int32), nothing,
-            np.empty(0, np.int32),
+            (), nothing, np.empty((0, first.codes_nQ.shape[1]), np.int16),
+            ItemCounts.none(first.counts_mH.shape[1]), np.empty(0, np.int16), np.empty(0, np.int32),
+            np.empty(0, np.int16), np.empty(0, np.int32), nothing, np.empty(0, np.int32),
         )  # fmt: skip
         for segment in segments:
             state = state.with_segment(segment)
@@ -261,6 +256,11 @@ class ItemSegments:
         return len(self.ids_N)
 
     @property
+    def events_N(self) -> Rows:
+        """Int64 by row, how many events each item had; made anew each time."""
+        return self.counts.events_N(len(self))
+
+    @property
     def dimension(self) -> int:
         """D of z."""
         return int(self.segments[0].z_nD.shape[1])
@@ -286,7 +286,7 @@ class ItemSegments:
         if not np.array_equal(self.ids_N[rows[:new]], segment.ids_n[:new]):
             raise SegmentError("the segment gives a row to another item")
         if index:
-            own = (self.dimension, self.codes_NQ.shape[1], self.counts_NH.shape[1])
+            own = (self.dimension, self.codes_NQ.shape[1], self.counts.counts_eH.shape[1])
             theirs = tuple(x.shape[1] for x in (segment.z_nD, segment.codes_nQ, segment.counts_mH))
             if own != theirs:
                 raise SegmentError(f"the segment has sizes {theirs}, those before it {own}")
@@ -311,10 +311,10 @@ class ItemSegments:
         put("codes_NQ", rows, segment.codes_nQ, 0)
         put("_z_segment_N", rows, index, 0)
         put("_z_at_N", rows, np.arange(len(rows)), 0)
-        counted, near = segment.event_rows_m, segment.near_rows_k
-        put("events_N", counted, segment.events_m, 0)
-        put("counts_NH", counted, segment.counts_mH, 0.0)
-        put("count_times_N", counted, segment.count_times_m, 0)
+        near = segment.near_rows_k
+        changed["counts"] = self.counts.followed_by(
+            segment.event_rows_m, segment.events_m, segment.counts_mH, segment.count_times_m
+        )
         put("_near_segment_N", near, index, -1)
         put("_near_at_N", near, np.arange(len(near)), 0)
         if size > before:
@@ -342,7 +342,7 @@ class ItemSegments:
     def as_base(self) -> Segment:
         """One segment that says all that these say: what begins a chain anew."""
         rows_N, near_k = np.arange(len(self)), np.flatnonzero(self._near_segment_N >= 0)
-        counted_m = np.flatnonzero(self.events_N > 0)
+        counts, had = self.counts, self.counts.events_e > 0
         words_NT, category_N = self.features(rows_N)
         lengths_k, times_k = np.zeros(len(near_k), np.int64), np.zeros(len(near_k), np.int64)
         parts = []
@@ -366,10 +366,10 @@ class ItemSegments:
             codes_nQ=self.codes_NQ,
             words_nT=words_NT.astype(np.int16),
             category_n=category_N.astype(np.int16),
-            event_rows_m=counted_m,
-            events_m=self.events_N[counted_m],
-            counts_mH=self.counts_NH[counted_m],
-            count_times_m=self.count_times_N[counted_m],
+            event_rows_m=counts.rows_e[had].astype(np.int64),
+            events_m=counts.events_e[had],
+            counts_mH=counts.counts_eH[had],
+            count_times_m=counts.times_e[had],
             near_rows_k=near_k,
             near_starts_K=starts_K,
             near_items_P=items_P,
@@ -395,17 +395,6 @@ class ItemSegments:
                 here = index == segment
                 found[here] = self.segments[segment].z_nD[self._z_at_N[flat[here]]]
         return found.reshape(*np.shape(rows), self.dimension)
-
-    def prior(
-        self, half_lives_days: Sequence[float], clock_ms: int
-    ) -> tuple[Rows, NDArray[np.float32]]:
-        """Rows of the items that had events, ascending, and their popularity features then.
-
-        The features are float32 (e, H); those of all other items are 0.
-        """
-        rows_e = np.flatnonzero(self.events_N > 0)
-        counts_eH, times_e = self.counts_NH[rows_e], self.count_times_N[rows_e]
-        return rows_e, log_counts(decayed(counts_eH, times_e, clock_ms, half_lives_days))
 
     def features(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Hashed words (n, T) and category (n,) that the places of these rows are made of."""

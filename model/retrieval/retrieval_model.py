@@ -110,7 +110,6 @@ class RetrievalModel:
     Attributes:
         item_ids_N: int64, the catalogue in row order.
         codes_NQ: int16 codes.
-        item_events_N: int64, events that each item has had.
         centroids_CD: float32 first-level codewords in quantizer space.
         first_level_codes, levels, dimension: C, Q and D.
         clock_ms: time to which the popularity features are brought forward.
@@ -209,9 +208,8 @@ class RetrievalModel:
         # a device answers batches; one history alone is quicker beside it
         self._single = SingleUser(self._sparc, self._code_popularity_CP.cpu().numpy())
         self.item_ids_N = items.ids_N
-        self.item_events_N = items.events_N
         self.codes_NQ = items.codes_NQ
-        self._prior = items.prior(config.popularity_half_lives_days, self.clock_ms)
+        self._prior = items.counts.prior(config.popularity_half_lives_days, self.clock_ms)
         codebooks_QCD = self._sparc.quantizer.codebooks_QCD
         self.levels, self.first_level_codes, _ = codebooks_QCD.shape
         self.centroids_CD = codebooks_QCD[0].cpu().numpy()

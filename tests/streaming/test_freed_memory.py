@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from streaming.freed_memory import let_go_of_files
 
 PROGRAM = """
 import numpy as np
@@ -74,3 +77,31 @@ def test_a_heap_with_holes_is_given_back():
     before, held, after = map(int, said.split())
     assert held > before - 50  # else there is nothing to give back
     assert after < before - 100
+
+
+def _resident_kib(path: Path) -> int:
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split(maxsplit=5)
+        if not words[0].endswith(":"):
+            inside = words[-1] == str(path)
+        elif inside and words[0] == "Rss:":
+            found += int(words[1])
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_files_that_were_looked_at_are_let_go_of_and_read_the_same_again(tmp_path: Path) -> None:
+    for name in ("read", "written", "elsewhere/read"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(range(256)) * 4096)
+    read = np.memmap(tmp_path / "read", np.uint8, "r")
+    written = np.memmap(tmp_path / "written", np.uint8, "c")  # in memory alone
+    written[5000] = 7
+    total = int(read.sum())
+    assert _resident_kib(tmp_path / "read") == 1024
+    let_go_of_files(tmp_path / "elsewhere")
+    assert _resident_kib(tmp_path / "read") == 1024
+    let_go_of_files(tmp_path)
+    assert _resident_kib(tmp_path / "read") == 0
+    assert (int(read.sum()), written[5000]) == (total, 7)

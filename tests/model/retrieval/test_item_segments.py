@@ -28,7 +28,7 @@ def test_the_newest_segment_says_where_an_item_lies() -> None:
     slots = items.slots(np.array([1, 0, 4]))
     assert slots.rows_EM.tolist() == [[0, 2], [NO_ROW, NO_ROW], [0, NO_ROW]]
     assert np.array_equal(slots.weights_EMH[2, 0], delta.near_weights_PH[2])
-    rows_e, prior_eP = items.prior((1.0, 2.0), 10)
+    rows_e, prior_eP = items.counts.prior((1.0, 2.0), 10)
     assert rows_e.tolist() == [0, 1, 4] and prior_eP.shape == (3, 2)
 
 
@@ -47,18 +47,23 @@ def test_segments_in_order_give_what_one_whole_segment_gives(tmp_path: Path) -> 
     slots = items.slots(every)
     there = slots.rows_EM != NO_ROW
     near_k = np.flatnonzero(there.any(axis=1))
-    counted = np.flatnonzero(items.events_N)
+    counts = items.counts
+    assert np.array_equal(counts.rows_e, np.flatnonzero(items.events_N))
+    assert np.array_equal(counts.events(every), items.events_N)
     words_nT, category_n = items.features(every)
     whole = Segment(
         every, items.ids_N, items.z(every), items.codes_NQ, words_nT.astype(np.int16),
-        category_n.astype(np.int16), counted, items.events_N[counted], items.counts_NH[counted],
-        items.count_times_N[counted], near_k, np.append(0, np.cumsum(there[near_k].sum(axis=1))),
-        slots.rows_EM[there], slots.weights_EMH[there], slots.times_E[near_k],
+        category_n.astype(np.int16), counts.rows_e.astype(np.int64), counts.events_e,
+        counts.counts_eH, counts.times_e, near_k,
+        np.append(0, np.cumsum(there[near_k].sum(axis=1))), slots.rows_EM[there],
+        slots.weights_EMH[there], slots.times_E[near_k],
     )  # fmt: skip
     other = ItemSegments.of([whole])
     assert np.array_equal(other.z(every), items.z(every))
     assert np.array_equal(other.codes_NQ, items.codes_NQ)
-    for one, two in zip(other.prior((1.0, 2.0), 9), items.prior((1.0, 2.0), 9), strict=True):
+    for one, two in zip(
+        other.counts.prior((1.0, 2.0), 9), items.counts.prior((1.0, 2.0), 9), strict=True
+    ):
         assert np.array_equal(one, two)
     for one, two in zip(other.slots(every), slots, strict=True):
         assert np.array_equal(one, two)

@@ -163,7 +163,7 @@ def test_what_a_neighbour_and_the_prior_add_is_said_beside_the_vectors(learner: 
     prior_ids, features_nP = model.prior()
     p = learner.config.model.popularity_features
     assert features_nP.shape == (len(prior_ids), p) and (features_nP >= 0).all()
-    assert set(prior_ids.tolist()) == set(model.item_ids_N[model.item_events_N > 0].tolist())
+    assert set(prior_ids.tolist()) == set(model.item_ids_N[model.items.events_N > 0].tolist())
     assert model.prior_weights(together).shape == (2, p)
     hot = model.hot_items(5)
     mean_n = dict(zip(prior_ids.tolist(), features_nP.mean(axis=1), strict=True))

@@ -172,8 +172,8 @@ def assert_same(one: ItemSegments, other: ItemSegments) -> None:
     assert np.array_equal(one.z(rows), other.z(rows))
     assert np.array_equal(one.codes_NQ, other.codes_NQ)
     assert np.array_equal(one.events_N, other.events_N)
-    assert np.array_equal(one.counts_NH, other.counts_NH)
-    assert np.array_equal(one.count_times_N, other.count_times_N)
+    assert np.array_equal(one.counts.counts_eH, other.counts.counts_eH)
+    assert np.array_equal(one.counts.times_e, other.counts.times_e)
     for these, those in zip(one.features(rows), other.features(rows), strict=True):
         assert np.array_equal(these, those)
     ours, theirs = one.slots(rows), other.slots(rows)
