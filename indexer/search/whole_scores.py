@@ -65,6 +65,12 @@ class WholeScores:
 
         return torch.from_numpy(self._lists.vectors_at(np.arange(self._rows)))
 
+    @cached_property
+    def _features_TP(self) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self._prior.features(np.arange(self._rows)))
+
     def best(
         self, encoded: EncodedQueries
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
@@ -79,7 +85,7 @@ class WholeScores:
             torch.from_numpy(np.ascontiguousarray(x))
             for x in (encoded.weights_BP, encoded.users_BUD)
         )
-        scores_BT = weights_BP @ torch.from_numpy(self._prior.features_NP.T)
+        scores_BT = weights_BP @ self._features_TP.T
         starts, lengths = self._lists.starts_C, self._lists.lengths_C
         for column, code in enumerate(encoded.codes_U.tolist()):
             rows = slice(int(starts[code]), int(starts[code] + lengths[code]))
