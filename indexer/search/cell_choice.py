@@ -145,7 +145,7 @@ class CellChoice:
         count_B = (rows_BM <= most_B[:, None]).sum(axis=1)
         enough_B = (held_BM < wanted_B[:, None]).sum(axis=1) + 1
         taken_B = np.maximum(count_B, enough_B)
-        taken_B[searched_BC @ self._lists.sizes_C <= most_B] = len(self._sizes_M)
+        taken_B[searched_BC @ self._lists.lengths_C <= most_B] = len(self._sizes_M)
         chosen_BM = np.empty_like(in_BM)
         first_BM = np.arange(len(self._sizes_M)) < taken_B[:, None]
         np.put_along_axis(chosen_BM, ranked_BM, first_BM, axis=1)

@@ -114,7 +114,7 @@ class QueryScores:
         most = self._most
         if self._with_evidence:
             most -= len(self._hot) + len(near[0])
-        if self._bounded and int(self._lists.sizes_C[codes_S].sum()) > most:
+        if self._bounded and int(self._lists.lengths_C[codes_S].sum()) > most:
             users_SD = users_UD[encoded.column_C[codes_S]]
             wanted = encoded.queries.k + len(unwanted)
             runs = self._cells.best(codes_S, users_SD, weights_P, most, wanted)
