@@ -274,13 +274,17 @@ class Learner:
             with record_function("step: codebook"):
                 shaping = slice(None) if batch.codebook_s is None else batch.codebook_s
                 revived = self._sparc.quantizer.update(
-                    outcome.z_SD[shaping], outcome.codes_SQ[shaping], here
+                    outcome.z_SD[shaping],
+                    outcome.codes_SQ[shaping],
+                    here,
+                    outcome.input_SD[shaping],
                 )
-        norms = self._norms()
+        with record_function("step: optimizer"):
+            norms = self._norms()
         if late:
             _check_losses(outcome, losses)
             _check_norm(norm)
-        if not bool(torch.isfinite(norms).all()):
+        if not all(map(math.isfinite, norms.tolist())):
             raise NotFiniteError("a weight or a codeword is not finite after the step")
         self._counters["revived"] += int(revived)
         for table in self._tables.learnt_rows:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model import launches
+
 COMMITMENT = 0.1
 """Share of the commitment in the quantizer's loss: a strong pull would freeze the assignments."""
 CONTRAST_TEMPERATURE = 0.1
@@ -52,7 +54,9 @@ def contrastive(
 
     Another event on the same item is no negative (it is masked).
     """
-    logits_BB = user_BD @ item_BD.T / temperature
+    logits_BB = user_BD @ item_BD.T
+    if temperature != 1:
+        logits_BB = logits_BB / temperature
     return _in_batch(logits_BB.float() - log_q_B, item_ids_B)
 
 
@@ -66,15 +70,17 @@ def reconstruction_contrastive(
 
 
 def _in_batch(logits_BB: Tensor, item_ids_B: Tensor) -> Tensor:
+    every_B = torch.arange(len(item_ids_B), device=item_ids_B.device)
     same_BB = item_ids_B.unsqueeze(1) == item_ids_B
-    diagonal_BB = torch.eye(len(item_ids_B), dtype=torch.bool, device=same_BB.device)
-    logits_BB = logits_BB.masked_fill(same_BB & ~diagonal_BB, float("-inf"))
-    return F.cross_entropy(logits_BB, torch.arange(len(item_ids_B), device=same_BB.device))
+    logits_BB = logits_BB.masked_fill(same_BB.fill_diagonal_(False), float("-inf"))
+    return F.cross_entropy(logits_BB, every_B)
 
 
-def shuffled_code_ranking(right_BD: Tensor, shuffled_BD: Tensor, item_BD: Tensor) -> Tensor:
-    """BPR between the user vector of the right code and that of a shuffled one (SPARC)."""
-    margin_B = ((right_BD - shuffled_BD) * item_BD).sum(1)
+def shuffled_code_ranking(margin_B: Tensor) -> Tensor:
+    """BPR between the user vectors of the right and of a shuffled code (SPARC).
+
+    A margin is how much better the right one matches the item.
+    """
     return F.softplus(-margin_B).mean()
 
 
@@ -88,5 +94,11 @@ def quantization(
     """
     spread_D = z_SD.detach().var(0) if len(z_SD) > 1 else z_SD.detach().square()
     scale = spread_D.mean().clamp(min=1e-6)
-    reconstruction = (reconstruction_SD - z_SD.detach()).square().mean() / scale
-    return reconstruction + COMMITMENT * (input_SD - sum_SD.detach()).square().mean()
+    reconstruction = _mean_square(reconstruction_SD, z_SD.detach()) / scale
+    return reconstruction + COMMITMENT * _mean_square(input_SD, sum_SD.detach())
+
+
+def _mean_square(one: Tensor, other: Tensor) -> Tensor:
+    if launches.few(one.device):
+        return F.mse_loss(one, other)
+    return (one - other).square().mean()

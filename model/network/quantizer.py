@@ -24,7 +24,7 @@ Shapes: S items at hand, Q levels, C codes of a level, D dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ from model import launches
 DECAY = 0.95
 """Memory of the moving averages, about twenty steps; shorter in the first ones, when items still
 move fast."""
+
+LONGEST = 200
+"""Updates after which the memory does not grow."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,32 @@ class Quantized(NamedTuple):
     sum_SD: Tensor
 
 
+class _Rotated(torch.autograd.Function):
+    """The same as `rotate_gradient`, whose value is `output_SD` but for rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, input_SD: Tensor, output_SD: Tensor) -> Tensor:
+        ctx.save_for_backward(input_SD, output_SD)
+        return output_SD.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        both_2SD = torch.stack(ctx.saved_tensors)
+        norm_2S1 = torch.linalg.vector_norm(both_2SD, dim=2, keepdim=True).clamp_(min=1e-6)
+        both_2SD = both_2SD.div_(norm_2S1)
+        r_SD = nn.functional.normalize(both_2SD.sum(0), dim=1, eps=1e-6)
+        turned_SD = gradients[0] * (norm_2S1[1] / norm_2S1[0])
+        along_r_S1 = (turned_SD * r_SD).sum(1, keepdim=True)
+        along_q_S1 = (turned_SD * both_2SD[1]).sum(1, keepdim=True)
+        turned_SD.addcmul_(r_SD, along_r_S1, value=-2).addcmul_(both_2SD[0], along_q_S1, value=2)
+        return turned_SD, None
+
+
 def rotate_gradient(input_SD: Tensor, output_SD: Tensor) -> Tensor:
     """`output_SD` with the rotation trick's gradient to `input_SD` (arXiv 2410.06424, eq. 4)."""
+    if launches.few(input_SD.device):
+        rotated_SD: Tensor = _Rotated.apply(input_SD, output_SD)
+        return rotated_SD
     input_norm = input_SD.norm(dim=1, keepdim=True).clamp(min=1e-6)
     output_norm = output_SD.norm(dim=1, keepdim=True).clamp(min=1e-6)
     e = (input_SD / input_norm).detach()
@@ -103,6 +130,8 @@ class ResidualQuantizer(nn.Module):
     squared_radius_C: Tensor
     ready: Tensor
     updates: Tensor
+    new_U: Tensor
+    first_Q: Tensor
 
     def __init__(self, dimension: int, config: QuantizerConfig) -> None:
         super().__init__()
@@ -124,6 +153,9 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("squared_radius_C", torch.ones(c))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        shares = torch.tensor([1 - min(DECAY, (1 + done) / (10 + done)) for done in range(LONGEST)])
+        self.register_buffer("new_U", shares, persistent=False)
+        self.register_buffer("first_Q", c * torch.arange(q), persistent=False)
         self.decoder = nn.Linear(d, d)
         nn.init.eye_(self.decoder.weight)
         nn.init.zeros_(self.decoder.bias)
@@ -163,8 +195,7 @@ class ResidualQuantizer(nn.Module):
     def codewords(self, codes_SQ: Tensor) -> Tensor:
         """Codewords of each level: (S, Q, D)."""
         if launches.few(codes_SQ.device):
-            level_Q = torch.arange(self.config.levels, device=codes_SQ.device)
-            return self.codebooks_QCD[level_Q, codes_SQ]
+            return self.codebooks_QCD.flatten(0, 1)[codes_SQ + self.first_Q]
         return torch.stack(
             [self.codebooks_QCD[level].index_select(0, codes_SQ[:, level])
              for level in range(self.config.levels)], dim=1,
@@ -234,19 +265,34 @@ class ResidualQuantizer(nn.Module):
         self.ready.fill_(True)
 
     @torch.no_grad()
-    def update(self, z_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator) -> int | Tensor:
+    def update(
+        self,
+        z_SD: Tensor,
+        codes_SQ: Tensor,
+        generator: torch.Generator,
+        input_SD: Tensor | None = None,
+    ) -> int | Tensor:
         """Move statistics and codebooks towards items of these codes.
 
-        `generator` draws what revived codes move onto; it is on the CPU, or where operations are
-        to be few, on the device. Returns how many codes were revived; there, as a tensor. Under
-        data parallelism the totals would have to be all-reduced here.
+        Under data parallelism the totals would have to be all-reduced here.
+
+        Args:
+            z_SD: of the items.
+            codes_SQ: theirs.
+            generator: draws what revived codes move onto; on the CPU, or where operations are to
+                be few, on the device.
+            input_SD: z standardised, where it is at hand.
+
+        Returns:
+            How many codes were revived; where operations are to be few, as a tensor.
         """
         z_SD = z_SD.detach().float()
+        input_SD = self.standardise(z_SD) if input_SD is None else input_SD
         if launches.few(z_SD.device):
-            return self._update_together(z_SD, codes_SQ, generator)
+            return self._update_together(z_SD, input_SD, codes_SQ, generator)
         done = int(self.updates)
         decay = min(DECAY, (1 + done) / (10 + done))
-        residual_SD = self.standardise(z_SD)
+        residual_SD = input_SD
         self._follow(z_SD, 1 - decay)
         revived = 0
         for level in range(self.config.levels):
@@ -281,13 +327,11 @@ class ResidualQuantizer(nn.Module):
         _replace(self.squared_radius_C, load_C > 0, moved_C)
 
     def _update_together(
-        self, z_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator
+        self, z_SD: Tensor, input_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The same of all levels at once, without looking at a number."""
-        done = self.updates.float()
-        new = ((1 + done) / (10 + done)).clamp_(max=DECAY).neg_().add_(1)
+        new = self.new_U.index_select(0, self.updates.clamp(max=len(self.new_U) - 1).view(1))[0]
         levels, codes, dimension = self.codebooks_QCD.shape
-        input_SD = self.standardise(z_SD)
         self.updates += 1
         variance_D, mean_D = torch.var_mean(z_SD, 0, unbiased=False)
         self.mean_D.lerp_(mean_D, new)
@@ -296,7 +340,7 @@ class ResidualQuantizer(nn.Module):
         rests_SQD = torch.sub(input_SD.unsqueeze(1), words_SQD.cumsum(1))
         residuals_SQD = rests_SQD + words_SQD
         errors_SQ = torch.linalg.vector_norm(rests_SQD, dim=2).square_()
-        row_X = (codes_SQ + codes * torch.arange(levels, device=z_SD.device)).flatten()
+        row_X = (codes_SQ + self.first_Q).flatten()
         # sums, loads and errors in one: one column for each dimension, and two more
         counted_SQ2 = torch.stack([torch.ones_like(errors_SQ), errors_SQ], dim=2)
         totals_SQE = torch.cat([residuals_SQD, counted_SQ2], dim=2)

@@ -26,7 +26,7 @@ half-lives, P popularity features, M members, D dimension, d = D / M.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -199,10 +199,14 @@ class Users(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Losses of a step by name (the total is "loss"), and the candidates' z and codes."""
+    """Losses of a step by name (the total is "loss"), and the candidates' z and codes.
+
+    `input_SD` is z standardised, what was given codes.
+    """
 
     losses: dict[str, Tensor]
     z_SD: Tensor
+    input_SD: Tensor
     codes_SQ: Tensor
 
 
@@ -364,7 +368,8 @@ class Sparc(nn.Module):
         id_SD = batch.items.id_SD
         with torch.no_grad():
             whole_SD = self.item_tower.whole(content_SD, id_SD)
-        codes_SQ = self.quantizer.assign(self.quantizer.standardise(whole_SD))
+            input_SD = self.quantizer.standardise(whole_SD)
+        codes_SQ = self.quantizer.assign(input_SD)
         shape = (len(content_SD), self.config.members)
         shown_SM = _kept(shape, self.config.item_tower.id_dropout, drops)
         shown_SD = item_tower.partly_shown(id_SD, shown_SM, batch.clicked_S)
@@ -388,48 +393,46 @@ class Sparc(nn.Module):
             weights_shown = [(p_BP * shown_B1, n_BH * shown_B1) for p_BP, n_BH in users.weights]
             users = users._replace(weights=weights_shown)
         code_B = code_S.index_select(0, target_B)
-        items_loss, mass_BC, (right_BD, shuffled_BD) = self._item_loss(
+        items_loss, mass_BC, picked_B2D = self._item_loss(
             batch, users, z_SD, code_S, torch.stack([code_B, code_B[shuffle_B]], dim=1)
         )
 
         positive_BD = z_SD.index_select(0, target_B)
         quantized = self.quantizer(positive_BD, codes_SQ.index_select(0, target_B))
         reconstruction_BD = self.quantizer.reconstruct(quantized.sum_SD).float()
-        rows_B = batch.item_rows_S.index_select(0, target_B)
-        few = slice(0, 512)  # of a shuffled batch: enough contrast, bounded cost
-        subset = shuffle_B[few]
+        subset = shuffle_B[:512]  # of a shuffled batch: enough contrast, bounded cost
+        few_rows_B = batch.item_rows_S.index_select(0, target_B)[subset]
         wrong_BD = positive_BD.index_select(0, shuffle_B)
+        matches = _Matches(picked_B2D, positive_BD, wrong_BD)
         parts = {
             "items": items_loss,
             "interests": losses.interest_cross_entropy(log_interests_BC, code_B),
             "distillation": -(mass_BC * log_interests_BC).sum(1).mean(),
             "binary": losses.binary_cross_entropy(
-                (right_BD * positive_BD).sum(1) + self.binary_bias,
-                (right_BD * wrong_BD).sum(1) + self.binary_bias,
+                matches.true() + self.binary_bias, matches.drawn() + self.binary_bias
             ),
             "quantization": losses.quantization(
                 positive_BD, reconstruction_BD, quantized.input_SD, quantized.sum_SD
             ),
-            "shuffled_code": losses.shuffled_code_ranking(right_BD, shuffled_BD, positive_BD),
-            "contrast": losses.contrastive(
-                interest_BD.index_select(0, subset).float(),
-                positive_BD.index_select(0, subset).detach(),
-                rows_B[subset],
-                batch.log_frequency_S[target_B[subset]],
-                1.0,
-            ),
-            "reconstruction_contrast": losses.reconstruction_contrastive(
-                positive_BD.index_select(0, subset),
-                reconstruction_BD.index_select(0, subset),
-                rows_B[subset],
-            ),
+            "shuffled_code": losses.shuffled_code_ranking(matches.margin()),
         }
+        few_BD = positive_BD.index_select(0, subset)
+        parts["contrast"] = losses.contrastive(
+            interest_BD.index_select(0, subset).float(),
+            few_BD.detach(),
+            few_rows_B,
+            batch.log_frequency_S[target_B[subset]],
+            1.0,
+        )
+        parts["reconstruction_contrast"] = losses.reconstruction_contrastive(
+            few_BD, reconstruction_BD.index_select(0, subset), few_rows_B
+        )
         if launches.few(z_SD.device):
             weight_P = launches.on(z_SD.device, torch.tensor([getattr(weights, n) for n in parts]))
             parts["loss"] = (torch.stack(list(parts.values())) * weight_P).sum()
         else:
             parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()
-        return Outcome(parts, whole_SD, codes_SQ)
+        return Outcome(parts, whole_SD, input_SD, codes_SQ)
 
     def _users(
         self, batch: Batch, z_SD: Tensor, evidence_BCF: Tensor, drops: torch.Generator
@@ -443,13 +446,14 @@ class Sparc(nn.Module):
         # one gather of all events: each gather from z costs a gradient as long as z
         events_ED = z_SD.index_select(0, batch.history_BL.flatten()[batch.event_E])
         dropout = self.config.user_tower.dropout
-        events_ED = events_ED * _kept(tuple(events_ED.shape), dropout, drops) / (1 - dropout)
         if launches.few(z_SD.device):
+            events_ED = F.dropout(events_ED, dropout)
             places_XD = events_ED.new_zeros(known_BL.numel(), events_ED.shape[1])
             places_XD = places_XD.index_copy(0, batch.event_E, events_ED)
             z_BLD = places_XD.unflatten(0, known_BL.shape)
             return self._users_together(z_BLD, batch.age_BL, known_BL, evidence_BCF)
         views = self.code_views()
+        events_ED = events_ED * _kept(tuple(events_ED.shape), dropout, drops) / (1 - dropout)
         events_ED = F.pad(events_ED, (0, 0, 1, 0))
         event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
         order_B = torch.argsort(known_BL.sum(1), stable=True)
@@ -494,6 +498,7 @@ class Sparc(nn.Module):
             self.towers, list(self.evidence), z_BLD, age_buckets(age_BL), known_BL,
             self._asking(codebook_CD), len(codebook_CD), self.config.user_tower.dropout,
         )  # fmt: skip
+        popularity_MBP, near_MBH = made.evidence_MBF.tensor_split([p], dim=2)
         state_BD = made.state_BD.detach()
         interest_BD = head.interest(state_BD)
         log_interests_BC = head(
@@ -509,7 +514,7 @@ class Sparc(nn.Module):
             [],
             [[made.vectors_MBCd]],
             log_interests_BC,
-            [(made.evidence_MBF[..., :p], made.evidence_MBF[..., p:])],
+            [(popularity_MBP, near_MBH)],
             interest_BD,
         )
 
@@ -519,10 +524,10 @@ class Sparc(nn.Module):
 
     def _item_loss(
         self, batch: Batch, users: Users, z_SD: Tensor, code_S: Tensor, picked_BX: Tensor
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """-log p(i | u) among the negatives, summed over members, and the codes' shares of it.
 
-        Beside them the user vectors (B, D) of each column of `picked_BX`.
+        Beside them the user vectors (B, X, D) of `picked_BX`.
         """
         kept_s = batch.negative_s
         order_S = kept_s[torch.argsort(code_S[kept_s], stable=True)]
@@ -557,7 +562,7 @@ class Sparc(nn.Module):
                     near_BKM.permute(2, 0, 1),
                     tiles,
                 )
-            return loss, mass_BC, picked_MBVD.permute(2, 1, 0, 3).flatten(2).unbind(0)
+            return loss, mass_BC, picked_MBVD.permute(1, 2, 0, 3).flatten(2)
         results = [
             candidate_softmax(
                 vectors,
@@ -572,9 +577,43 @@ class Sparc(nn.Module):
         ]
         all_losses, masses, picked = zip(*results, strict=True)
         picked_BXD = torch.cat(picked, dim=2)
-        return torch.stack(all_losses).sum(), torch.stack(masses).mean(0), picked_BXD.unbind(1)
+        return torch.stack(all_losses).sum(), torch.stack(masses).mean(0), picked_BXD
+
+
+class _Matches:
+    """How user vectors (B, D) of the right and of a shuffled code match items.
+
+    Args:
+        picked_B2D: the vectors.
+        positive_BD: z of the targets.
+        wrong_BD: z of others.
+    """
+
+    def __init__(self, picked_B2D: Tensor, positive_BD: Tensor, wrong_BD: Tensor) -> None:
+        self._positive_BD, self._wrong_BD = positive_BD, wrong_BD
+        self._few = launches.few(positive_BD.device)
+        if self._few:
+            both_BD2 = torch.stack([positive_BD, wrong_BD], dim=2)
+            self._all = (picked_B2D @ both_BD2).flatten(1).unbind(1)
+        else:
+            self._right_BD, self._shuffled_BD = picked_B2D.unbind(1)
+
+    def true(self) -> Tensor:
+        """Of the right code with the target: (B,)."""
+        return self._all[0] if self._few else (self._right_BD * self._positive_BD).sum(1)
+
+    def drawn(self) -> Tensor:
+        """Of the right code with another item."""
+        return self._all[1] if self._few else (self._right_BD * self._wrong_BD).sum(1)
+
+    def margin(self) -> Tensor:
+        """How much better the right code's vector matches the target than the shuffled one's."""
+        if self._few:
+            return self._all[0] - self._all[2]
+        return ((self._right_BD - self._shuffled_BD) * self._positive_BD).sum(1)
 
 
 def _kept(shape: tuple[int, ...], dropout: float, generator: torch.Generator) -> Tensor:
     """1 where a value survives dropout, else 0; where the generator is."""
-    return (torch.rand(shape, generator=generator, device=generator.device) >= dropout).float()
+    kept = torch.rand(shape, generator=generator, device=generator.device) >= dropout
+    return kept if launches.few(generator.device) else kept.float()

@@ -51,7 +51,7 @@ class Tiles(NamedTuple):
         longest: rows of a clock.
         row_B: where each example is among the rows of all clocks.
         example_R: which example is in each row of all clocks, any for none.
-        counts_R: 1 where there is one.
+        counts_R: one over the number of examples where there is one, else 0.
     """
 
     places: int
@@ -114,15 +114,19 @@ def lay_out(layout: Layout, dimension: int) -> Tiles:
     # -1, for nobody, answers with the last place
     where_S = F.pad(place_S, (0, 1), value=tiles * places - 1)
     longest, row_B, example_R, counts_R = _rows(layout.clocks)
+    where_s = where_S[torch.cat([layout.near_BK, layout.excluded_BL, layout.target_B[:, None]], 1)]
+    near_BK, excluded_BL, target_B1 = where_s.split(
+        [layout.near_BK.shape[1], layout.excluded_BL.shape[1], 1], dim=1
+    )
     return Tiles(
         places=places,
         code_N=code_N,
         place_S=place_S,
         candidate_X=candidate_X,
         features_GXP=features_GXP,
-        near_BK=where_S[layout.near_BK],
-        excluded_BL=where_S[layout.excluded_BL],
-        target_B1=where_S[layout.target_B].unsqueeze(1),
+        near_BK=near_BK,
+        excluded_BL=excluded_BL,
+        target_B1=target_B1,
         picked_BV=layout.picked_BX,
         longest=longest,
         row_B=launches.on(device, row_B),
@@ -138,7 +142,7 @@ def _rows(clocks: list[tuple[int, int]]) -> tuple[int, Tensor, Tensor, Tensor]:
     there_R = (np.arange(longest) < sizes_G[:, None]).ravel()
     row_B = np.flatnonzero(there_R)
     example_R = np.where(there_R, np.cumsum(there_R) - 1, 0)
-    counts_R = torch.from_numpy(there_R.astype(np.float32))
+    counts_R = torch.from_numpy((there_R / len(row_B)).astype(np.float32))
     return longest, torch.from_numpy(row_B), torch.from_numpy(example_R), counts_R
 
 
@@ -222,22 +226,22 @@ def _forward(
         mass_MRC.index_add_(2, tiles.code_N, mass_MRN)
         total_MR1 = mass_MRC.sum(2, keepdim=True)
         scores_MRX.scatter_add_(2, target_MR1, -total_MR1)
-        share_MR1 = tiles.counts_R[rows].unsqueeze(1) / (total_MR1 * size)
+        share_MR1 = tiles.counts_R[rows].unsqueeze(1) / total_MR1
         near_grad_MRK = scores_MRX.gather(2, near_MRK) * share_MR1
         shares_MNRD = users_MNRD * share_MR1.unsqueeze(1).to(product)
         product_MNRT = scores_MNRT.to(product)
-        weights_grads, users_grads = [], []
+        weights_grad_MgnP = torch.empty_like(weights_MgnP)
+        users_grad_MNRD = torch.empty_like(users_MNRD)
         for m in range(members):
             scores_gnX = scores_MRX[m].unflatten(0, (-1, n))
-            weights_grads.append(torch.bmm(scores_gnX, features_gXP))
-            users_grads.append(torch.bmm(product_MNRT[m], items_MNTD[m]))
+            torch.bmm(scores_gnX, features_gXP, out=weights_grad_MgnP[m])
+            torch.bmm(product_MNRT[m], items_MNTD[m], out=users_grad_MNRD[m])
             turned_NTR = product_MNRT[m].transpose(1, 2)
             items_grad_MNTD[m].add_(torch.bmm(turned_NTR, shares_MNRD[m]))
         users_grad_MRCD = mass_MRN.new_zeros(members, len(example_R), codes, dimension)
-        users_grad_MRND = torch.stack(users_grads).transpose(1, 2).float()
-        users_grad_MRCD.index_add_(2, tiles.code_N, users_grad_MRND)
+        users_grad_MRCD.index_add_(2, tiles.code_N, users_grad_MNRD.transpose(1, 2).float())
         users_grad_MRCD *= share_MR1.unsqueeze(2)
-        weights_grad_MRP = torch.stack(weights_grads).flatten(1, 2) * share_MR1
+        weights_grad_MRP = weights_grad_MgnP.flatten(1, 2) * share_MR1
         done.append(
             (
                 users_grad_MRCD,

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import launches
 from model.network.user_tower import HEADS, UserTower
+from streaming.events import HISTORY_LENGTH
 
 
 class TogetherUsers(NamedTuple):
@@ -87,15 +89,17 @@ def users_together(
     start_MB1d = own["start_D"].view(members, 1, 1, d).expand(-1, batch, -1, -1)
     tokens_MBEd = torch.cat([start_MB1d, z_MBLd], dim=2)
     tokens_MXd = tokens_MBEd.flatten(1, 2)
-    age_MBLa = own["age.weight"].index_select(1, bucket_BL.flatten())
-    rank_M1La = own["rank.weight"][:, :length].flip(1).unsqueeze(1)
-    bias_MBLa = age_MBLa.unflatten(1, (batch, length)) + rank_M1La
-    start_MB1a = own["rank.weight"][:, -1].view(members, 1, 1, -1).expand(-1, batch, -1, -1)
-    bias_MBEa = torch.cat([start_MB1a, bias_MBLa], dim=2)
+    age_MXa = own["age.weight"].index_select(1, bucket_BL.flatten())
+    # the start has the last rank, and no age
+    rank_E = torch.tensor([HISTORY_LENGTH, *range(length - 1, -1, -1)])
+    rank_MEa = own["rank.weight"].index_select(1, launches.on(z_BLD.device, rank_E))
+    age_MBEa = F.pad(age_MXa.unflatten(1, (batch, length)), (0, 0, 1, 0))
+    bias_MBEa = age_MBEa + rank_MEa.unsqueeze(1)
     absent_BE1 = F.pad(~known_BL, (1, 0)).unsqueeze(2)
     bias_MBEa = bias_MBEa.masked_fill(absent_BE1, float("-inf"))
+    bias_MBEA, code_bias_MBE1 = bias_MBEa.split([HEADS, 1], dim=3)
     content_MXA = linear(linear(tokens_MXd, "content.0").tanh(), "content.2")
-    weights_MBEA = (content_MXA.view(members, batch, -1, HEADS) + bias_MBEa[..., :-1]).softmax(2)
+    weights_MBEA = (content_MXA.view(members, batch, -1, HEADS) + bias_MBEA).softmax(2)
     pooled_MBAd = weights_MBEA.transpose(2, 3) @ tokens_MBEd
     mixed_MBh = F.gelu(linear(pooled_MBAd.flatten(2), "mix.0"))
     mixed_MBh = F.dropout(mixed_MBh, dropout, training=True)
@@ -105,7 +109,7 @@ def users_together(
     query_MCd = linear(asking_CD.expand(members, -1, -1), "query") * d**-0.5
     keys_MXd = linear(tokens_MXd, "keys")
     logits_MBEC = (keys_MXd @ query_MCd.transpose(1, 2)).view(members, batch, length + 1, -1)
-    attention_MBEC = (logits_MBEC + bias_MBEa[..., -1:]).softmax(2)
+    attention_MBEC = (logits_MBEC + code_bias_MBE1).softmax(2)
     context_MBCd = attention_MBEC.transpose(2, 3) @ tokens_MBEd
     gain_M11d = own["context_gain_D"].view(members, 1, 1, d)
     one = context_MBCd.shape[2] > codes

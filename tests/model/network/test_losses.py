@@ -68,8 +68,8 @@ def test_in_batch_contrast_is_corrected_by_the_items_frequency() -> None:
 def test_bpr_prefers_the_vector_of_the_right_code() -> None:
     item_BD = torch.tensor([[1.0, 0.0]])
     good, bad = torch.tensor([[2.0, 0.0]]), torch.tensor([[-2.0, 0.0]])
-    right = losses.shuffled_code_ranking(good, bad, item_BD)
-    assert right < losses.shuffled_code_ranking(bad, good, item_BD)
+    right = losses.shuffled_code_ranking(((good - bad) * item_BD).sum(1))
+    assert right < losses.shuffled_code_ranking(((bad - good) * item_BD).sum(1))
     assert torch.isclose(right, F.softplus(torch.tensor(-4.0)))
 
 
