@@ -254,7 +254,7 @@ class Learner:
         ):
             torch.manual_seed(seed)  # of dropout
             outcome = self._sparc(batch, self._generator, here)
-        losses = torch.stack(list(outcome.losses.values())).detach()
+            losses = torch.stack(list(outcome.losses.values())).detach()
         if not late:
             _check_losses(outcome, losses)
         self._optimizer.zero_grad(set_to_none=True)
@@ -311,7 +311,7 @@ class Learner:
         Where operations are to be few, those of the tables are scaled as well.
         """
         if launches.few(self.device):
-            scale_0 = (LARGEST_GRADIENT / norm.clamp(min=1e-12)).clamp_(max=1.0)
+            scale_0 = (LARGEST_GRADIENT / norm).clamp_(max=1.0)
             torch._foreach_mul_(self._dense_gradients() + self._row_gradients(), scale_0)
             return 1.0
         scale = min(1.0, LARGEST_GRADIENT / max(float(norm), 1e-12))

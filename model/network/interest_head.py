@@ -18,6 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model import launches
+
 
 class InterestHead(nn.Module):
     """Softmax over first-level codes; train with cross-entropy on the target's code."""
@@ -57,8 +59,12 @@ class InterestHead(nn.Module):
             centroid_CD: first-level codewords in the space of z.
             evidence_BCF: evidence for each code.
         """
-        match_BC = interest_BD @ centroid_CD.T
         read_BC = (context_BCD * read_CD).sum(2)
         weights_BF1 = self.evidence(state_BD).unsqueeze(2)
+        if launches.few(state_BD.device):
+            match_BC = torch.addmm(read_BC, interest_BD, centroid_CD.T)
+            logits_BC1 = torch.baddbmm(match_BC.unsqueeze(2), evidence_BCF, weights_BF1)
+            return torch.log_softmax(logits_BC1.squeeze(2), dim=1)
+        match_BC = interest_BD @ centroid_CD.T
         evidence_BC = (evidence_BCF @ weights_BF1.to(evidence_BCF)).squeeze(2)
         return torch.log_softmax(match_BC.float() + read_BC.float() + evidence_BC, dim=1)

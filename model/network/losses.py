@@ -42,6 +42,13 @@ def interest_cross_entropy(log_interests_BC: Tensor, code_B: Tensor) -> Tensor:
     return F.nll_loss(log_interests_BC, code_B)
 
 
+def distillation(log_interests_BC: Tensor, mass_BC: Tensor) -> Tensor:
+    """Cross-entropy of the interest head against the codes' shares of the probability."""
+    if launches.few(mass_BC.device):
+        return (mass_BC * log_interests_BC).sum() / -len(mass_BC)
+    return -(mass_BC * log_interests_BC).sum(1).mean()
+
+
 def binary_cross_entropy(positive_B: Tensor, negative_B: Tensor) -> Tensor:
     """SPARC's (user, item) loss: logits of true pairs against logits of drawn pairs."""
     return (F.softplus(-positive_B) + F.softplus(negative_B)).mean()

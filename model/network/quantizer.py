@@ -163,6 +163,8 @@ class ResidualQuantizer(nn.Module):
     def standardise(self, z_SD: Tensor) -> Tensor:
         """Z in quantizer space."""
         scale_D = torch.rsqrt(self.variance_D + 1e-6)
+        if launches.few(z_SD.device):
+            return (z_SD - self.mean_D) * scale_D
         return torch.addcmul(-self.mean_D * scale_D, z_SD, scale_D)
 
     def centroids(self) -> Tensor:
@@ -216,6 +218,8 @@ class ResidualQuantizer(nn.Module):
     def reconstruct(self, sum_SD: Tensor) -> Tensor:
         """Z again, from the sum of codewords: (S, D)."""
         scale_D = torch.sqrt(self.variance_D + 1e-6)
+        if launches.few(sum_SD.device):
+            return torch.addcmul(self.mean_D, self.decoder(sum_SD), scale_D)
         return self.decoder(sum_SD) * scale_D + self.mean_D
 
     @torch.no_grad()
@@ -342,7 +346,7 @@ class ResidualQuantizer(nn.Module):
         errors_SQ = torch.linalg.vector_norm(rests_SQD, dim=2).square_()
         row_X = (codes_SQ + self.first_Q).flatten()
         # sums, loads and errors in one: one column for each dimension, and two more
-        counted_SQ2 = torch.stack([torch.ones_like(errors_SQ), errors_SQ], dim=2)
+        counted_SQ2 = nn.functional.pad(errors_SQ.unsqueeze(2), (1, 0), value=1.0)
         totals_SQE = torch.cat([residuals_SQD, counted_SQ2], dim=2)
         totals_QCE = z_SD.new_zeros(levels * codes, dimension + 2)
         totals_QCE.index_add_(0, row_X, totals_SQE.flatten(0, 1))
@@ -389,7 +393,7 @@ class ResidualQuantizer(nn.Module):
         most = min(self.config.codes, len(errors_SQ))
         pick_cQ = torch.topk(errors_SQ / waits_SQ, most, dim=0).indices
         rank_QC = dead_QC.cumsum(1) - 1
-        dead_QC &= rank_QC < (errors_SQ > 0).sum(0).clamp_(max=most).unsqueeze(1)
+        dead_QC &= rank_QC < (errors_SQ > 0).sum(0).unsqueeze(1)
         pick_CQ = pick_cQ.gather(0, rank_QC.T.clamp(0, most - 1))
         words_CQD = residuals_SQD.gather(
             0, pick_CQ.unsqueeze(2).expand(-1, -1, self.mean_D.numel())

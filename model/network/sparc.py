@@ -407,7 +407,7 @@ class Sparc(nn.Module):
         parts = {
             "items": items_loss,
             "interests": losses.interest_cross_entropy(log_interests_BC, code_B),
-            "distillation": -(mass_BC * log_interests_BC).sum(1).mean(),
+            "distillation": losses.distillation(log_interests_BC, mass_BC),
             "binary": losses.binary_cross_entropy(
                 matches.true() + self.binary_bias, matches.drawn() + self.binary_bias
             ),
@@ -429,7 +429,7 @@ class Sparc(nn.Module):
         )
         if launches.few(z_SD.device):
             weight_P = launches.on(z_SD.device, torch.tensor([getattr(weights, n) for n in parts]))
-            parts["loss"] = (torch.stack(list(parts.values())) * weight_P).sum()
+            parts["loss"] = torch.stack(list(parts.values())) @ weight_P
         else:
             parts["loss"] = torch.stack([getattr(weights, n) * v for n, v in parts.items()]).sum()
         return Outcome(parts, whole_SD, input_SD, codes_SQ)

@@ -3,7 +3,7 @@
 It is `candidate_softmax` of all members, for a GPU. Candidates of a code are laid out in tiles of T
 places, the last one padded, so that all codes' products are one batched product over tiles; so are
 their gradients'. Examples of a clock are laid out in rows of one length, so that all clocks'
-evidence is one batched product, too, of which -log q is a further feature. How many tiles there
+evidence is one batched product, too, of which log q is a further feature. How many tiles there
 are at most follows from the numbers of candidates and codes, so nothing is asked of the device.
 One tile holds nobody: what has no candidate is written and read there.
 
@@ -43,7 +43,7 @@ class Tiles(NamedTuple):
         code_N: code of each tile.
         place_S: where each candidate is among the X places.
         candidate_X: which candidate is at each place, S for none.
-        features_GXP: evidence of places at each clock; the last feature is -log q.
+        features_GXP: evidence of places at each clock; the last feature is log q.
         near_BK: places of neighbours.
         excluded_BL: places that are no answer.
         target_B1: places of the positives.
@@ -104,12 +104,12 @@ def lay_out(layout: Layout, dimension: int) -> Tiles:
     evidence_GSP = torch.cat(
         [
             layout.features_GSP,
-            -layout.log_q_S.view(1, -1, 1).expand(len(layout.features_GSP), -1, 1),
+            layout.log_q_S.view(1, -1, 1).expand(len(layout.features_GSP), -1, 1),
         ],
         dim=2,
     )
     features_GXP = evidence_GSP.new_zeros(len(evidence_GSP), tiles * places, evidence_GSP.shape[2])
-    features_GXP[:, :, -1] = OUT
+    features_GXP[:, :, -1] = -OUT
     features_GXP[:, place_S] = evidence_GSP
     # -1, for nobody, answers with the last place
     where_S = F.pad(place_S, (0, 1), value=tiles * places - 1)
@@ -190,7 +190,7 @@ def _forward(
     items_MNTD = items_MSD.index_select(1, tiles.candidate_X).unflatten(1, (number, places))
     items_grad_MNTD = torch.zeros(items_MNTD.shape, device=items_MNTD.device)
     users_MBCD = users_MBCD.to(product)
-    weights_MBP = F.pad(weights_MBP, (0, 1), value=1.0)  # of -log q
+    weights_MBP = F.pad(weights_MBP, (0, 1), value=-1.0)  # of log q
     done: list[tuple[Tensor, ...]] = []
     together = max(1, BLOCK_BYTES // (4 * members * n * length))
     for first in range(0, clocks, together):

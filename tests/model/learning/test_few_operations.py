@@ -18,8 +18,8 @@ from streaming.events import Item, UserSequence
 from tests.model.launch_count import launches as counted
 from tests.model.synthetic_stream import make_items, make_sequences
 
-MOST_LAUNCHES = 620
-"""Of a step and the learner's sums around it; the batch, which the host makes, is left out."""
+MOST_LAUNCHES = 600
+"""Of a step; the batch and what else the host makes is left out."""
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,6 @@ def test_a_step_launches_few_operations_whatever_its_size() -> None:
     sampled = launched(settings(codes=32, chunk=8, step=4096, candidates=200), 600, 500)
     for stages in (small, larger, sampled):
         stages.pop("batch")
+        stages.pop("other")
         assert sum(stages.values()) <= MOST_LAUNCHES, stages
-    small.pop("other")  # neighbours of a history are sorted where there are any
-    larger.pop("other")
     assert small == larger
