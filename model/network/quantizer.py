@@ -24,6 +24,7 @@ Shapes: S items at hand, Q levels, C codes of a level, D dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -130,8 +131,6 @@ class ResidualQuantizer(nn.Module):
     squared_radius_C: Tensor
     ready: Tensor
     updates: Tensor
-    new_U: Tensor
-    first_Q: Tensor
 
     def __init__(self, dimension: int, config: QuantizerConfig) -> None:
         super().__init__()
@@ -153,12 +152,21 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("squared_radius_C", torch.ones(c))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
-        shares = torch.tensor([1 - min(DECAY, (1 + done) / (10 + done)) for done in range(LONGEST)])
-        self.register_buffer("new_U", shares, persistent=False)
-        self.register_buffer("first_Q", c * torch.arange(q), persistent=False)
         self.decoder = nn.Linear(d, d)
         nn.init.eye_(self.decoder.weight)
         nn.init.zeros_(self.decoder.bias)
+
+    @cached_property
+    def _new_U(self) -> Tensor:
+        """By how much a step moves the averages, by the number of those before it."""
+        shares = [1 - min(DECAY, (1 + done) / (10 + done)) for done in range(LONGEST)]
+        return torch.tensor(shares, device=self.mean_D.device)
+
+    @cached_property
+    def _first_Q(self) -> Tensor:
+        """The number of each level's first code, where those of all levels are numbered."""
+        level_Q = torch.arange(self.config.levels, device=self.mean_D.device)
+        return self.config.codes * level_Q
 
     def standardise(self, z_SD: Tensor) -> Tensor:
         """Z in quantizer space."""
@@ -197,7 +205,7 @@ class ResidualQuantizer(nn.Module):
     def codewords(self, codes_SQ: Tensor) -> Tensor:
         """Codewords of each level: (S, Q, D)."""
         if launches.few(codes_SQ.device):
-            return self.codebooks_QCD.flatten(0, 1)[codes_SQ + self.first_Q]
+            return self.codebooks_QCD.flatten(0, 1)[codes_SQ + self._first_Q]
         return torch.stack(
             [self.codebooks_QCD[level].index_select(0, codes_SQ[:, level])
              for level in range(self.config.levels)], dim=1,
@@ -334,7 +342,7 @@ class ResidualQuantizer(nn.Module):
         self, z_SD: Tensor, input_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The same of all levels at once, without looking at a number."""
-        new = self.new_U.index_select(0, self.updates.clamp(max=len(self.new_U) - 1).view(1))[0]
+        new = self._new_U.index_select(0, self.updates.clamp(max=LONGEST - 1).view(1))[0]
         levels, codes, dimension = self.codebooks_QCD.shape
         self.updates += 1
         variance_D, mean_D = torch.var_mean(z_SD, 0, unbiased=False)
@@ -344,7 +352,7 @@ class ResidualQuantizer(nn.Module):
         rests_SQD = torch.sub(input_SD.unsqueeze(1), words_SQD.cumsum(1))
         residuals_SQD = rests_SQD + words_SQD
         errors_SQ = torch.linalg.vector_norm(rests_SQD, dim=2).square_()
-        row_X = (codes_SQ + self.first_Q).flatten()
+        row_X = (codes_SQ + self._first_Q).flatten()
         # sums, loads and errors in one: one column for each dimension, and two more
         counted_SQ2 = nn.functional.pad(errors_SQ.unsqueeze(2), (1, 0), value=1.0)
         totals_SQE = torch.cat([residuals_SQD, counted_SQ2], dim=2)
