@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 _SMAPS = Path("/proc/self/smaps")
 _MADV_DONTNEED = 4
@@ -47,18 +52,23 @@ def give_back() -> None:
         trim(0)
 
 
-def let_go_of_files(folder: Path) -> None:
-    """Count no page of the files under a folder as this process's until it is looked at again.
+def let_go_of_files(folder: Path, arrays: Sequence[NDArray[Any]]) -> None:
+    """Count no page of the files behind arrays as this process's until it is looked at again.
 
     Who loads a version looks through the files that it maps, once, and answers need few of their
-    pages. What stays in the system's cache is found there again without reading. A mapping that
-    was written to is left as it is.
+    pages. What stays in the system's cache is found there again without reading. What is no file
+    under the folder is left as it is, and so is a mapping that was written to. The arrays are held
+    meanwhile: what lies where they do is not another's in the next moment.
     """
     if sys.platform != "linux":
         return
+    places = sorted(array.__array_interface__["data"][0] for array in arrays)
     system = ctypes.CDLL(None)
-    for start, size in _mapped(folder):
-        system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
+    with suppress(OSError):  # not every process may read what is said of it
+        for start, size in list(_mapped(folder)):
+            at = bisect_left(places, start)
+            if at < len(places) and places[at] < start + size:
+                system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
 
 
 def _mapped(folder: Path) -> Iterator[tuple[int, int]]:

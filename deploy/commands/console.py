@@ -83,13 +83,14 @@ def errors_as_one_line() -> Iterator[None]:
         raise fail(" ".join(str(error).split())) from error
 
 
-def exit_code_of(body: Callable[[], Any]) -> int:
-    """Run what a process of ours is there for; 1 where it ended by what a user can mend."""
+def exit_code_of(body: Callable[[], Any], refused: int, no_room: int) -> int:
+    """Run what a process of ours is there for; these are for what a user can mend, a full disk."""
     try:
         with errors_as_one_line():
             body()
     except typer.Exit as ended:
-        return ended.exit_code
+        full = isinstance(ended.__cause__, Exception) and full_disk.is_full(ended.__cause__)
+        return no_room if full else refused
     return 0
 
 

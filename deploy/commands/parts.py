@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deploy import settings as configuration
@@ -170,11 +171,12 @@ def serve_queries(settings: Settings, stop: threading.Event, report: Report) -> 
     from deploy.dashboard.routes import add_dashboard
     from deploy.service import process
     from deploy.service.config import Worker
-    from deploy.service.worker_group import WorkerGroup
+    from deploy.service.worker_group import NO_ROOM, REFUSED, WorkerGroup
 
     def begin(worker: Worker) -> int:
         configure_logging(settings.log_level, worker=worker.number)
-        return exit_code_of(lambda: process.run(worker, stop, report, add_dashboard))
+        serve = partial(process.run, worker, stop, report, add_dashboard)
+        return exit_code_of(serve, REFUSED, NO_ROOM)
 
     service = Worker(
         settings.service,

@@ -106,7 +106,7 @@ class Failures:
             self._lives.pop(name, None)
             attempts = known.attempts + 1 if known else 1
             longest = FIRST_PAUSE_SECONDS if name == "serve" else LONGEST_PAUSE_SECONDS
-            pause = min(FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 1), longest)
+            pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 20), longest)
             failure = failure_of(state, known.since if known else self._now())
             self._found[name] = replace(failure, attempts=attempts)
             self._turn[name] = at + pause

@@ -135,10 +135,10 @@ class SnapshotFollower:
         if after is before:
             return False
         new = before is None or after is None or after.version != before.version
-        del before, after
-        if new:
+        del before
+        if new and after is not None:
             give_back()  # what the one before took; more items appended free next to nothing
-            let_go_of_files(self._data_dir / SNAPSHOTS)
+            let_go_of_files(self._data_dir / SNAPSHOTS, after.snapshot.mapped_arrays())
         return True
 
     def run(self, stop: threading.Event, poll_seconds: float) -> None:

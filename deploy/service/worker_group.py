@@ -8,6 +8,7 @@ outlives it, as the port would be dealt out to them still.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import multiprocessing
@@ -21,6 +22,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
+from typing import Any
 
 import structlog
 
@@ -46,8 +48,9 @@ LATE = (
     "uvicorn.loops.uvloop",
 )
 """What `deploy.service.process` imports when it is first needed."""
-REFUSED = 1
-"""Exit code of a worker that has said what is wrong, such as a setting."""
+REFUSED, NO_ROOM = 78, 75
+"""Exit codes of a worker that has said what is wrong, such as a setting, and of one whose disk is
+full; an error that nobody caught is 1."""
 
 
 @dataclass
@@ -100,6 +103,7 @@ class WorkerGroup:
         Raises:
             ServiceError: if the port is taken.
             SystemExit: if a worker refuses its first start; it has said why.
+        OSError: if one finds the disk full at its first start.
         """
         with closing(listen(self._service.config.host, self._service.port, shared=True)) as held:
             # held, so that nobody takes it while no worker listens; it gets no connections itself
@@ -119,13 +123,17 @@ class WorkerGroup:
     def _start_who_is_due(self) -> None:
         for one in self._lives:
             if one.process is None and self._clock() >= one.due:
-                one.process = multiprocessing.get_context("fork").Process(
+                process = multiprocessing.get_context("fork").Process(
                     target=self._work,
                     args=(replace(self._service, number=one.number), os.getpid()),
                     name=f"worker {one.number}",
                 )
-                one.process.start()
-                one.began = self._clock()
+                try:
+                    process.start()
+                except OSError as error:  # no room for another process just now
+                    self._again_later(one, reason=str(error))
+                    continue
+                one.process, one.began = process, self._clock()
                 one.starts += 1
 
     def _work(self, worker: Worker, parent: int) -> None:
@@ -141,19 +149,23 @@ class WorkerGroup:
         one.process = None
         if stop.is_set():
             return
-        if code == REFUSED and one.starts == 1 and lived < WELL_SECONDS:
-            raise SystemExit(REFUSED)
-        one.short = one.short + 1 if lived < WELL_SECONDS else 0
-        pause = FIRST_PAUSE_SECONDS * 2.0 ** (one.short - 1) if one.short else 0.0
-        pause = min(pause, LONGEST_PAUSE_SECONDS)
+        if one.starts == 1 and lived < WELL_SECONDS:
+            if code == REFUSED:
+                raise SystemExit(1)
+            if code == NO_ROOM:  # whoever runs us waits for room, and begins anew
+                raise OSError(errno.ENOSPC, "no room on the disk", str(self._service.data_dir))
+        if lived >= WELL_SECONDS:
+            one.short = 0
+            log.error("worker ended", worker=one.number, exit_code=code, lived_s=round(lived))
+        else:
+            self._again_later(one, exit_code=code, lived_s=round(lived, 1))
+
+    def _again_later(self, one: _Life, **facts: Any) -> None:
+        """A worker that did not live long waits, the longer the more often that was."""
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(one.short, 10), LONGEST_PAUSE_SECONDS)
+        one.short += 1
         one.due = self._clock() + pause
-        log.error(
-            "worker ended",
-            worker=one.number,
-            exit_code=code,
-            lived_seconds=round(lived, 1),
-            next_start_seconds=pause,
-        )
+        log.error("worker ended", worker=one.number, next_start_s=pause, **facts)
 
     def _end(self) -> None:
         living = [one.process for one in self._lives if one.process is not None]

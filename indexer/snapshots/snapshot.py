@@ -141,6 +141,11 @@ class Snapshot:
         codes[self.lists.locate(item_ids)[0] < 0] = -1
         return codes
 
+    def mapped_arrays(self) -> list[NDArray[Any]]:
+        """Vectors that lie in its files, and not in memory; of an item some places hold several."""
+        lists = [one.base.vectors for one in self.learnt.lists]
+        return [*lists, *(segment.z_nD for segment in self.model.items.segments)]
+
     def events_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many events the model has seen of each item."""
         items = self.model.items

@@ -122,8 +122,11 @@ class _CandidateSoftmax(torch.autograd.Function):
         layout = ctx.layout
         # they were made for this, and large arrays are dear to make
         users_BCD.mul_((gradients[0] / whole_B1).unsqueeze(2))
-        every_B1 = torch.arange(len(users_BCD), device=users_BCD.device).unsqueeze(1)
-        users_BCD.index_put_((every_B1, layout.picked_BX), gradients[2], accumulate=True)
+        every_B = torch.arange(len(users_BCD), device=users_BCD.device)
+        for picked_B, gradient_BD in zip(
+            layout.picked_BX.unbind(1), gradients[2].unbind(1), strict=True
+        ):  # one vector of an example at a time: two threads would add to the same one in any order
+            users_BCD.index_put_((every_B, picked_B), gradient_BD, accumulate=True)
         users = (users_BCD.index_select(0, part_b) for part_b in layout.parts)
         return *(x.mul_(gradients[0]) for x in of_loss), None, *users
 

@@ -92,16 +92,19 @@ def _resident_kib(path: Path) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_files_that_were_looked_at_are_let_go_of_and_read_the_same_again(tmp_path: Path) -> None:
-    for name in ("read", "written", "elsewhere/read"):
+    for name in ("read", "written", "unheld", "elsewhere/read"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(bytes(range(256)) * 4096)
     read = np.memmap(tmp_path / "read", np.uint8, "r")
+    unheld = np.memmap(tmp_path / "unheld", np.uint8, "r")
     written = np.memmap(tmp_path / "written", np.uint8, "c")  # in memory alone
+    memory = np.ones(1 << 20, np.uint8)
     written[5000] = 7
-    total = int(read.sum())
+    total = int(read.sum()) + int(unheld.sum())
+    held = [read[4096:], written, memory]
+    let_go_of_files(tmp_path / "elsewhere", held)
     assert _resident_kib(tmp_path / "read") == 1024
-    let_go_of_files(tmp_path / "elsewhere")
-    assert _resident_kib(tmp_path / "read") == 1024
-    let_go_of_files(tmp_path)
-    assert _resident_kib(tmp_path / "read") == 0
-    assert (int(read.sum()), written[5000]) == (total, 7)
+    let_go_of_files(tmp_path, held)
+    assert _resident_kib(tmp_path / "read") == 0 and _resident_kib(tmp_path / "unheld") == 1024
+    assert (int(read.sum()) + int(unheld.sum()), written[5000]) == (total, 7)
+    assert memory.all()

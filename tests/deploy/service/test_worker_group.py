@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,7 @@ import pytest
 from deploy.service import worker_group
 from deploy.service.config import ServiceConfig, ServiceError, Worker
 from deploy.service.process import listen
-from deploy.service.worker_group import REFUSED, WorkerGroup
+from deploy.service.worker_group import NO_ROOM, REFUSED, WorkerGroup
 from deploy.settings import ROOT
 from indexer.search.config import SearchConfig
 from streaming.kafka_clients import KafkaConnection
@@ -128,6 +130,33 @@ def test_what_a_worker_refuses_at_its_first_start_ends_the_service(tmp_path: Pat
     assert isinstance(group.ended, SystemExit)
     assert group.ended.code == 1
     assert not any(lives(pid) for pid in group.begun(1))
+
+
+def test_a_full_disk_at_a_first_start_is_told_to_whoever_waits_for_room(tmp_path: Path) -> None:
+    group = Group(tmp_path, lambda one: NO_ROOM if one.number == 2 else sleeping(one))
+    with group.running():
+        group.wait()
+    assert isinstance(group.ended, OSError) and group.ended.errno == errno.ENOSPC
+    assert not any(lives(pid) for pid in group.begun(1))
+
+
+def test_where_there_is_no_room_for_a_process_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = ForkProcess.start, []
+
+    def scarce(process: ForkProcess) -> None:
+        if process.name == "worker 2" and len(refused) < 2:
+            refused.append(process)
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        start(process)
+
+    monkeypatch.setattr(ForkProcess, "start", scarce)
+    group = Group(tmp_path, sleeping)
+    with group.running():
+        until(lambda: group.begun(2))
+        assert len(refused) == 2 and len(group.begun(1)) == 1
+    assert group.ended is None
 
 
 def test_a_worker_that_crashes_at_its_first_start_is_started_again(tmp_path: Path) -> None:
