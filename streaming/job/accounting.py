@@ -24,8 +24,8 @@ from streaming.job.flink_rest import FlinkRest
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 
-MARKERS = 10_000
-"""So few offsets may be ends of transactions, or what was given up, and no records."""
+FEW = 10_000
+"""So few offsets may be heartbeats, ends of transactions, or what was given up, and no clicks."""
 
 
 @dataclass(frozen=True)
@@ -169,35 +169,46 @@ class StreamEnd:
         with kafka.answering():
             self._committed = kafka.consumer(group_id=group)
             self._raw = kafka.consumer(isolation_level="read_uncommitted")
+            self._reader = kafka.consumer()
         self._covered_at: tuple[str, int] | None = None
         self._seen: dict[TopicPartition, tuple[int, int]] = {}
-        self._no_records: dict[TopicPartition, tuple[int, int]] = {}
+        self._looked: dict[TopicPartition, tuple[tuple[int, int] | None, int]] = {}
 
     def lag(self) -> int:
-        """Records of `clicks` that no completed checkpoint covers."""
+        """Clicks that no completed checkpoint covers."""
+        return sum(self._behind(p, *between) for p, between in self._uncovered().items())
+
+    def _uncovered(self) -> dict[TopicPartition, tuple[int, int]]:
+        """What is covered of each partition of `clicks`, and its end, as offsets."""
         partitions = self._partitions(self._raw, self._topics.clicks)
         ends = self._raw.end_offsets(partitions)
-        return sum(self._behind(p, self._committed.committed(p) or 0, ends[p]) for p in partitions)
+        return {p: (self._committed.committed(p) or 0, ends[p]) for p in partitions}
 
     def _behind(self, partition: TopicPartition, covered: int, end: int) -> int:
-        """How many records lie between two offsets, about.
+        """How many clicks lie between two offsets; where many do, or they move, how many offsets.
 
-        The last offset of a partition whose clicks came in transactions is that of no record, and
-        the job, which remembers the last record that it read, never comes to it.
+        The last offsets of a partition may be ends of transactions and heartbeats, and the job
+        remembers the place of the last record that it read only once it reads another one.
         """
         now = (covered, end)
         before, self._seen[partition] = self._seen.get(partition), now
-        if self._no_records.get(partition) == now:
-            return 0
-        if not 0 < end - covered <= MARKERS or before != now:  # what still moves is looked at later
+        if not 0 < end - covered <= FEW or before != now:  # what still moves is looked at later
             return end - covered
-        self._committed.assign([partition])
-        self._committed.seek(partition, covered)
-        found = self._committed.poll(timeout_ms=200, max_records=1)
-        if found or (self._committed.position(partition) or 0) < end:
-            return end - covered
-        self._no_records[partition] = now
-        return 0
+        if self._looked.get(partition, (None, 0))[0] != now:
+            self._looked[partition] = (now, self._clicks(partition, covered, end))
+        return self._looked[partition][1]
+
+    def _clicks(self, partition: TopicPartition, first: int, end: int) -> int:
+        """Records that are no heartbeats; by a reader of its own, which may look at any place."""
+        self._reader.assign([partition])
+        self._reader.seek(partition, first)
+        found, until = 0, time.monotonic() + 1.0
+        while (self._reader.position(partition) or 0) < end:
+            for records in self._reader.poll(timeout_ms=200).values():
+                found += sum(not _identity(one.value)[1] for one in records)
+            if time.monotonic() > until:
+                return end - first
+        return found
 
     @staticmethod
     def _partitions(reader: KafkaConsumer, topic: str) -> list[TopicPartition]:
@@ -213,7 +224,7 @@ class StreamEnd:
         if not jobs:
             self._covered_at = None
             return False
-        if self.lag() > 0:
+        if any(end > covered for covered, end in self._uncovered().values()):
             self._covered_at = None
             return self._quiet() and self._nothing_open() and self._count().lost == 0
         completed = self._flink.checkpoints(jobs[0]).completed
@@ -249,3 +260,4 @@ class StreamEnd:
         """Close the connections."""
         self._committed.close(autocommit=False)
         self._raw.close()
+        self._reader.close()

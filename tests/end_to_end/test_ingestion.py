@@ -20,6 +20,8 @@ from deploy.ingest.records import Record
 from deploy.ingest.routes import router
 from streaming.committed_topic import read_all
 from streaming.events import HEARTBEAT, Click, Item
+from streaming.job.accounting import StreamEnd
+from streaming.job.flink_rest import FlinkRest
 from streaming.topics import Topics, create_topics
 from tests.streaming.job.live_stream import LiveStream
 
@@ -174,6 +176,10 @@ def test_the_last_click_becomes_a_sequence_and_is_a_click_once(stream, kafka_bro
         told = {"Idempotency-Key": key}
         assert shop.post("/v1/events", json={"events": [one]}, headers=told).status_code == 200
     stream.wait(lambda: sum(map(len, stream.sequences().values())) == 2, 120)
+    flink = FlinkRest(stream.cluster.address, stream.cluster.tls)
+    end = StreamEnd(stream.connection, stream.topics, stream.config.name, flink)
+    stream.wait(lambda: end.lag() <= 1, 30)  # each partition ends with heartbeats and transactions
+    end.close()
     stream.wait_until_drained()
     stream.forget(stream.topics.sequences)
     ((user, sequences),) = stream.sequences().items()
