@@ -83,21 +83,12 @@ class KafkaWriter:
             process with the same name ends the first one's transactions.
         clicks: topic of the clicks, which gets the heartbeats.
         delay_ms: how far behind the clock the job lets clicks be.
-        clock_ms: of this machine.
     """
 
-    def __init__(
-        self,
-        kafka: KafkaConnection,
-        identity: Path,
-        clicks: str,
-        delay_ms: int,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-    ) -> None:
+    def __init__(self, kafka: KafkaConnection, identity: Path, clicks: str, delay_ms: int) -> None:
         self._kafka = kafka
         self._identity = identity
         self._pulse = Pulse(clicks, delay_ms)
-        self._clock_ms = clock_ms
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
@@ -129,7 +120,7 @@ class KafkaWriter:
         """Write what comes until `stop` is set."""
         while not stop.is_set():
             group = self._next()
-            now_ms = self._clock_ms()
+            now_ms = time.time_ns() // 1_000_000
             for request in group:
                 self._pulse.see(request.records, now_ms)
             beat_ms = self._pulse.due(now_ms)
@@ -137,7 +128,7 @@ class KafkaWriter:
                 self._write(group, beat_ms)
         if (last_ms := self._pulse.last()) is not None:
             self._write([], last_ms)  # who comes after us knows nothing of the last click
-        self._let_go(KafkaAway())
+        self._refuse_who_waits()
         if self._producer is not None:
             with suppress(KafkaError):
                 self._producer.close(timeout=2)
@@ -157,12 +148,12 @@ class KafkaWriter:
         return group
 
     def _write(self, group: list[_Request], beat_ms: int | None) -> None:
-        size = sum(len(request.records) for request in group)
+        records = [one for request in group for one in request.records]
+        size = len(records)
         self._began = time.monotonic()
         try:
             producer = self._ready()
             producer.begin_transaction()
-            records = [one for request in group for one in request.records]
             if beat_ms is not None:
                 partitions = producer.partitions_for(self._pulse.topic) or ()
                 records += self._pulse.records(beat_ms, partitions)
@@ -229,12 +220,12 @@ class KafkaWriter:
             except Exception:  # it waits for its records before it lets go, and gives up
                 producer._sender.force_close()
 
-    def _let_go(self, error: Exception) -> None:
+    def _refuse_who_waits(self) -> None:
         with suppress(queue.Empty):
             while True:
                 request = self._requests.get_nowait()
                 if request.done.set_running_or_notify_cancel():
-                    request.done.set_exception(error)
+                    request.done.set_exception(KafkaAway())
 
 
 class Pulse:

@@ -58,7 +58,7 @@ def _short(most: int) -> AfterValidator:
 
 
 def _a_type(text: str) -> str:
-    if text == HEARTBEAT or not text:
+    if text == HEARTBEAT:
         raise ValueError(f"{text!r} is no type of a shop's event")
     return text
 

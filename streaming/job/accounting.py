@@ -171,8 +171,8 @@ class StreamEnd:
             self._raw = kafka.consumer(isolation_level="read_uncommitted")
             self._reader = kafka.consumer()
         self._covered_at: tuple[str, int] | None = None
-        self._seen: dict[TopicPartition, tuple[int, int]] = {}
-        self._looked: dict[TopicPartition, tuple[tuple[int, int] | None, int]] = {}
+        # the offsets between which a look found so many clicks; None: seen once, not looked into
+        self._looked: dict[TopicPartition, tuple[tuple[int, int], int | None]] = {}
 
     def lag(self) -> int:
         """Clicks that no completed checkpoint covers."""
@@ -191,12 +191,14 @@ class StreamEnd:
         remembers the place of the last record that it read only once it reads another one.
         """
         now = (covered, end)
-        before, self._seen[partition] = self._seen.get(partition), now
+        before, clicks = self._looked.get(partition, (None, None))
         if not 0 < end - covered <= FEW or before != now:  # what still moves is looked at later
+            self._looked[partition] = (now, None)
             return end - covered
-        if self._looked.get(partition, (None, 0))[0] != now:
-            self._looked[partition] = (now, self._clicks(partition, covered, end))
-        return self._looked[partition][1]
+        if clicks is None:
+            clicks = self._clicks(partition, covered, end)
+            self._looked[partition] = (now, clicks)
+        return clicks
 
     def _clicks(self, partition: TopicPartition, first: int, end: int) -> int:
         """Records that are no heartbeats; by a reader of its own, which may look at any place."""
