@@ -1,0 +1,1 @@
+"""What items are besides their vectors: state, validity, category, attributes; and filters."""
