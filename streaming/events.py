@@ -9,7 +9,8 @@ no other rule: whoever reads a topic parses it here, so that all refuse the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
 
 import orjson
 
@@ -24,6 +25,7 @@ from streaming.bounds import (
     time_ms,
     times_ms,
 )
+from streaming.item_attributes import Value, attributes
 
 SCHEMA_VERSION = 1
 HISTORY_LENGTH = 50
@@ -35,12 +37,18 @@ HEARTBEAT = "heartbeat"
 partition and reaches no output topic."""
 
 
+State = Literal["listed", "hidden", "withdrawn"]
+STATES: tuple[State, ...] = get_args(State)
+"""Of an item, by their numbers: answered; kept and learnt, not answered; on its way out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """A catalogue entry, as announced on `items`.
 
     `category`, `title` and `external_id` (the shop's own id, an ASIN for Amazon) are empty where
-    unknown. `listed_at` is in milliseconds.
+    unknown. `listed_at` is in milliseconds. It is answered from `available_from` on, and from
+    `available_until` on no more (milliseconds, None for no bound), while it is listed.
     """
 
     item_id: int
@@ -48,14 +56,42 @@ class Item:
     category: str = ""
     external_id: str = ""
     listed_at: int = 0
+    state: State = "listed"
+    available_from: int | None = None
+    available_until: int | None = None
+    attributes: dict[str, Value] = field(default_factory=dict, hash=False)
 
     def key(self) -> bytes:
         """Kafka key: the decimal item id."""
         return b"%d" % self.item_id
 
+    def record(self) -> dict[str, Any]:
+        """Fields and values; what a record need not say is left out."""
+        found: dict[str, Any] = {
+            "item_id": self.item_id,
+            "title": self.title,
+            "category": self.category,
+            "external_id": self.external_id,
+            "listed_at": self.listed_at,
+        }
+        if self.state != "listed":
+            found["state"] = self.state
+        if self.available_from is not None:
+            found["available_from"] = self.available_from
+        if self.available_until is not None:
+            found["available_until"] = self.available_until
+        if self.attributes:
+            found["attributes"] = self.attributes
+        return found
+
     def to_bytes(self) -> bytes:
         """JSON in UTF-8."""
-        return orjson.dumps(self)
+        return orjson.dumps(self.record())
+
+    def looks_like(self, other: Item) -> bool:
+        """Whether it is found by the same: title, category and the shop's id."""
+        mine = self.title, self.category, self.external_id
+        return mine == (other.title, other.category, other.external_id)
 
     @classmethod
     def from_bytes(cls, value: bytes | None) -> Item:
@@ -71,28 +107,65 @@ class Item:
             text(r, "category", LONGEST_TEXT, ""),
             text(r, "external_id", LONGEST_NAME, ""),
             time_ms(r, "listed_at"),
+            _state(r),
+            *_available(r),
+            attributes(r["attributes"]) if "attributes" in r else {},
+        )
+
+
+def _state(record: dict[str, Any]) -> State:
+    state = record.get("state", "listed")
+    if state not in STATES:
+        raise EventError(f"state is {str(state)[:60]!r}, not one of {', '.join(STATES)}")
+    return cast(State, state)
+
+
+def _available(record: dict[str, Any]) -> tuple[int | None, int | None]:
+    first, last = (
+        time_ms(record, name) if record.get(name) is not None else None
+        for name in ("available_from", "available_until")
+    )
+    require_in_order(first, last)
+    return first, last
+
+
+def require_in_order(available_from: int | None, available_until: int | None) -> None:
+    """Refuse an item that is never available.
+
+    Raises:
+        EventError: if it ends before it begins.
+    """
+    if available_until is not None and available_until <= (available_from or 0):
+        raise EventError(
+            f"available_until {available_until} is not after available_from {available_from}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """An item is not to be answered any more; it can be listed again."""
+    """An item is not to be answered any more; it can be listed again.
+
+    `item` is what is kept of it; a tombstone keeps nothing.
+    """
 
     item_id: int
+    item: Item | None = None
 
 
 def announcement(key: bytes | None, value: bytes | None) -> Item | Withdrawal:
-    """What a record of `items` says: an item is listed, or, without a value, it is withdrawn.
+    """What a record of `items` says: an item is there, or it is withdrawn.
 
-    The key is the decimal item id: by it the topic is compacted, and a withdrawal has nothing else.
-    A listing says itself which item it lists, whatever its key.
+    It is withdrawn by a record without a value, or by one whose state says so. The key is the
+    decimal item id: by it the topic is compacted, and a record without a value has nothing else.
+    Another says itself which item it is about, whatever its key.
 
     Raises:
         EventError: naming the field that breaks the schema.
     """
     if value is None:
         return Withdrawal(_item_id(key))
-    return Item.from_bytes(value)
+    item = Item.from_bytes(value)
+    return Withdrawal(item.item_id, item) if item.state == "withdrawn" else item
 
 
 def _item_id(key: bytes | None) -> int:

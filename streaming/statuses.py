@@ -134,6 +134,7 @@ class IndexerStatus(PartStatus):
     indexed_items: int | None = None
     waiting_items: int | None = None
     withdrawn_items: int | None = None
+    hidden_items: int | None = None
     appended_items: int | None = None
     pending_handovers: int | None = None
     rebuilt_codes: int | None = None

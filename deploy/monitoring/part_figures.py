@@ -163,6 +163,10 @@ FIGURES: tuple[Figure, ...] = (
         "sparc_index_withdrawn_items", "Not to be answered.", if_any=True,
     ),
     Figure(
+        "index", "hidden_items", "hidden", "hidden",
+        "sparc_index_hidden_items", "Kept and learnt, not answered.", if_any=True,
+    ),
+    Figure(
         "index", "items_refused", "refused", "refused",
         "sparc_index_items_refused", "Not items.", counter=True, if_any=True,
     ),

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import orjson
 import structlog
-from numpy.typing import NDArray
 
 from deploy.monitoring.thinned_curve import Curve
+from indexer.catalogue.item_columns import ItemColumns
 from streaming.durable_files import write_atomically
 from streaming.events import HISTORY_LENGTH, UserSequence
 
@@ -61,7 +61,9 @@ class PopularityBaseline:
         self.queries = 0
         self.curve = Curve(("event_time_ms", "window_recall", "recall"))
         self._top: list[int] = []
-        self._withdrawn: frozenset[int] = frozenset()
+        self._columns = ItemColumns()
+        self._now_ms = 0
+        self._period = 0
         self._stale = REFRESH_EVENTS
         self._load()
 
@@ -76,17 +78,19 @@ class PopularityBaseline:
         filled = min(self.queries, len(self._hits))
         return float(self._hits[:filled].mean()) if filled else None
 
-    def best(self, k: int) -> list[int]:
+    def best(self, k: int, now_ms: int = 0) -> list[int]:
         """The k most popular items now, best first; at most `DEPTH`."""
         with self._lock:
-            if self._stale >= REFRESH_EVENTS or not self._top:
+            self._now_ms = max(self._now_ms, now_ms)
+            turned = self._columns.period(self._now_ms) != self._period
+            if self._stale >= REFRESH_EVENTS or not self._top or turned:
                 self._rank()
             return self._top[: min(k, DEPTH)]
 
-    def withdraw(self, item_ids: NDArray[np.int64]) -> None:
-        """Answer with these items no more, and again with those that are not among them."""
+    def leave_out(self, columns: ItemColumns) -> None:
+        """Answer from now on with those items alone that may be answered."""
         with self._lock:
-            self._withdrawn = frozenset(item_ids.tolist())
+            self._columns = columns
             self._stale = REFRESH_EVENTS
 
     def add(self, events: Sequence[tuple[int, int, UserSequence]]) -> None:
@@ -178,7 +182,9 @@ class PopularityBaseline:
     def _rank(self) -> None:
         n = len(self._rows)
         weights = self._weights[:n]
-        hidden = [row for item in self._withdrawn if (row := self._rows.get(item)) is not None]
+        self._period = self._columns.period(self._now_ms)
+        out = self._columns.unanswerable(self._now_ms).tolist()
+        hidden = [row for item in out if (row := self._rows.get(item)) is not None]
         if hidden:
             weights = weights.copy()
             weights[hidden] = -1.0
@@ -189,6 +195,7 @@ class PopularityBaseline:
         self._stale = 0
 
     def _count(self, sequence: UserSequence) -> None:
+        self._now_ms = max(self._now_ms, sequence.event_time)
         if self._reference_ms is None:
             self._reference_ms = sequence.event_time
         exponent = (sequence.event_time - self._reference_ms) / self._half_life_ms

@@ -35,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+LIVE_MS = 86_400_000
+"""Clicks are live where the newest is not older; else they are of a log."""
+
 NOT_READY = (
     "no snapshot is loaded yet: the indexer publishes the first one after the trainer's first "
     "handover; GET /health says when"
@@ -86,7 +89,7 @@ class RetrievalService:
             )
         else:
             self.metrics = ServiceMetrics(readings(self))
-        follower.withdrew = self.popularity.withdraw
+        follower.changed = self.popularity.leave_out
         follower.served = self._began_to_serve
 
     def retriever(self) -> Retriever:
@@ -123,14 +126,14 @@ class RetrievalService:
 
         def work() -> schema.Explanation:
             query, known = self._query(request)
-            answer = retriever.answer(query, self.histories.latest_event_time_ms)
+            answer = retriever.answer(query, self.now_ms())
             return explained(retriever, query, answer, self._response(retriever, answer, known))
 
         return await self.queued(work)
 
     def popular(self, k: int) -> schema.PopularResponse:
         """The k most popular items, the same for everybody; raises 503 as `retriever`."""
-        ids = self.popularity.best(k)
+        ids = self.popularity.best(k, self.now_ms())
         titles = self.retriever().titles(ids)
         return schema.PopularResponse(
             items=[
@@ -138,6 +141,14 @@ class RetrievalService:
                 for item, text in zip(ids, titles, strict=True)
             ]
         )
+
+    def now_ms(self) -> int:
+        """The time of a query that names none: of the newest click, or now where these are live.
+
+        So what is to be answered until noon is not at noon, though nobody clicked since.
+        """
+        newest, now = self.histories.latest_event_time_ms, int(self.clock().wall * 1000)
+        return max(newest, now) if now - newest < LIVE_MS else newest
 
     async def queued(self, work: Callable[[], T], queue: WorkQueue | None = None) -> T:
         """Do `work` in a thread of the queue; refusals become 429 and 504."""
@@ -172,9 +183,7 @@ class RetrievalService:
         self, retriever: Retriever, requests: Sequence[schema.RetrieveRequest]
     ) -> list[schema.RetrieveResponse]:
         asked = [self._query(request) for request in requests]
-        answers = retriever.answers(
-            [query for query, _ in asked], self.histories.latest_event_time_ms
-        )
+        answers = retriever.answers([query for query, _ in asked], self.now_ms())
         if self.answers is not None:
             for request, (query, _), answer in zip(requests, asked, answers, strict=True):
                 self.answers.add(retriever.version, request.user_id, query, answer)

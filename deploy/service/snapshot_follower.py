@@ -8,8 +8,9 @@ loaded and verified once, so that a swap costs what differs. A damaged snapshot 
 the last good one stays, and it is tried again. At a start with a damaged snapshot the newest sound
 one answers.
 
-What was withdrawn is taken out of whatever answers, also of an older version that does not know of
-it, as soon as `withdrawn.json` says so. While that file is damaged, what it said last holds.
+What is hidden or withdrawn is taken out of whatever answers, also of an older version that does not
+know of it, as soon as the properties of items say so. While these are damaged, what they said last
+holds.
 
 A newer version than the served one is a challenger: it takes over once the judge finds it not
 worse, unless a person pinned a version. Whoever moves the switch is followed at the next look.
@@ -24,20 +25,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from deploy.monitoring import full_disk
 from deploy.release.decisions import SERVED, Decision, ServingSwitch, decide, decisions, read_served
 from deploy.release.judge import Judge
 from indexer.building.late_items import LateItems
+from indexer.catalogue import property_reader
+from indexer.catalogue.item_columns import ItemColumns
+from indexer.catalogue.property_reader import PropertyReader
 from indexer.errors import SnapshotError
 from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, Retriever
 from indexer.snapshots.pointer import POINTER, SNAPSHOTS, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
-from indexer.snapshots.withdrawn import NONE, WITHDRAWN, read_withdrawn
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.freed_memory import give_back, let_go_of_files
 
@@ -64,8 +65,9 @@ class SnapshotFollower:
         swapped: is told of every retriever that does: of a version, or of one with more items
             appended, or withdrawn.
         verified: files that were read, which versions share.
-        withdrawn: ids of the items that are in no answer.
-        withdrew: is told of what is withdrawn now, all of it.
+        properties: of the items, read as they change.
+        columns: what holds of every item now, whatever version answers.
+        changed: is told of them when they have changed.
     """
 
     def __init__(
@@ -98,8 +100,9 @@ class SnapshotFollower:
         self.pinned = False
         self.served: Callable[[Retriever], None] = lambda _: None
         self.swapped: Callable[[Retriever], None] = lambda _: None
-        self.withdrew: Callable[[NDArray[np.int64]], None] = lambda _: None
-        self.withdrawn = NONE
+        self.properties = PropertyReader(data_dir, self.verified)
+        self.columns = self.properties.columns
+        self.changed: Callable[[ItemColumns], None] = lambda _: None
         self.swaps = 0
         self.failures = 0
         self.last_error = ""
@@ -149,7 +152,7 @@ class SnapshotFollower:
 
     def _fingerprint(self) -> object:
         found: list[tuple[int, int] | None] = []
-        for name in (POINTER, SERVED, WITHDRAWN):
+        for name in (POINTER, SERVED, *property_reader.FILES):
             try:
                 stat = (self._data_dir / name).stat()
             except OSError:
@@ -159,7 +162,7 @@ class SnapshotFollower:
         return tuple(found)
 
     def _follow(self) -> None:
-        self._withdraw()
+        self._follow_properties()
         pointer, served = read_pointer(self._data_dir), read_served(self._data_dir)
         self.pinned = served is not None and served.pinned
         if pointer is None:
@@ -213,17 +216,17 @@ class SnapshotFollower:
         if with_new is not self.retriever.loaded:
             self._take_over(with_new)
 
-    def _withdraw(self) -> None:
-        """Bring what answers, and what may answer next, to what is withdrawn now."""
+    def _follow_properties(self) -> None:
+        """Bring what answers, and what may answer next, to what holds of the items now."""
         try:
-            withdrawn = read_withdrawn(self._data_dir)
+            columns = self.properties.read()
         except SnapshotError as error:
-            log.error("withdrawn items unknown", reason=str(error), known=len(self.withdrawn))
+            log.error("properties of items unknown", reason=str(error), known=len(self.columns))
             return
-        if np.array_equal(withdrawn, self.withdrawn):
+        if columns is self.columns:
             return
-        self.withdrawn = withdrawn
-        self.withdrew(withdrawn)
+        self.columns = columns
+        self.changed(columns)
         if self._challenging is not None:
             self._challenging = self._ready(self._challenging.loaded)
         if self.retriever is not None:
@@ -297,7 +300,7 @@ class SnapshotFollower:
         self._swap(self._ready(snapshot))
 
     def _ready(self, snapshot: Snapshot) -> Retriever:
-        retriever = Retriever(snapshot, self.search, self.withdrawn)
+        retriever = Retriever(snapshot, self.search, self.columns.unlisted)
         retriever.answer(Query([]))  # a model that cannot answer must not take over
         return retriever
 
@@ -313,7 +316,7 @@ class SnapshotFollower:
             before=before.version if before else None,
             items=len(retriever.snapshot.lists),
             appended=len(retriever.snapshot.appended_items),
-            withdrawn=len(retriever.withdrawn),
+            unlisted=len(self.columns.unlisted),
         )
 
     def _failed(self, error: Exception) -> None:

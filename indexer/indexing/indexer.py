@@ -28,7 +28,7 @@ import structlog
 from numpy.typing import NDArray
 
 from indexer.building.placing import place
-from indexer.errors import IndexerError, SnapshotError
+from indexer.errors import IndexerError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import HandoverQueue
 from indexer.indexing.item_store import ItemStore
@@ -36,11 +36,11 @@ from indexer.indexing.listing import Announced, KeepAside, Listing
 from indexer.indexing.publication import Prepared, VersionBuilder
 from indexer.indexing.recovery import last_good, pointer_to, remove_leftovers
 from indexer.indexing.served_version import ServedVersion
+from indexer.indexing.told_properties import ToldProperties
 from indexer.snapshots.pointer import positions, write_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, note_published
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from indexer.snapshots.snapshot_writing import remove_versions
-from indexer.snapshots.withdrawn import read_withdrawn, write_withdrawn
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.freed_memory import give_back
 from streaming.statuses import IndexerStatus
@@ -64,8 +64,9 @@ class Indexer:
         served_version: what readers are served; None before the first snapshot.
         handovers: those that wait.
         listing: the items announced so far.
-        behind: `items` is being read up to its end: what was withdrawn stays so until then, for a
-            store that is filled anew meets each listing before its tombstone.
+        properties: what readers are told of every item, whatever version answers.
+        behind: `items` is being read up to its end: what readers were told holds until then, where
+            it is newer, for a store that is filled anew meets each listing before its tombstone.
     """
 
     def __init__(
@@ -92,51 +93,45 @@ class Indexer:
             config, store, data_dir, self.handovers, self.listing, load_model, self._verified
         )
         self.behind = False
-        self._told: set[int] = set()  # what `withdrawn.json` says
-        self._settled: tuple[tuple[int, bool], ServedVersion | None] = ((-1, False), None)
+        self.properties = ToldProperties(store, data_dir)
+        self._settled: tuple[int, ServedVersion | None] = (-1, None)
         self._skipped = 0
 
     def recover(self) -> None:
         """Serve the last good version, and finish what a killed process left half done."""
         remove_leftovers(self.data_dir)
         note_published(self.data_dir)
-        try:
-            self._told = set(read_withdrawn(self.data_dir).tolist())
-        except SnapshotError as error:
-            log.error("written anew from what `items` said", reason=str(error))
-            write_withdrawn(self.data_dir, self.listing.withdrawn)
+        self.listing.untold = self.properties.recover()
         self.served_version = last_good(
             self.data_dir, self._now_ms, self._load_model, self._verified
         )
         if self.served_version is not None:
             self._note_served(self.served_version)
-        self._withdraw()
+        self._tell()
         self.listing.recount(self.served_version)
 
     def listen(self, records: Sequence[Announced], position: dict[int, int]) -> None:
         """Take records of `items` and the position after them."""
         self.listing.listen(records, position, self.served_version)
 
-    def _withdraw(self) -> None:
-        """Tell readers what is withdrawn, and serve it no more.
+    def _tell(self) -> None:
+        """Tell readers what `items` said, and serve no more what is withdrawn.
 
-        The file comes first: from then on no reader answers with these items, whatever version it
-        has loaded. The lists follow, and the next version holds none of them.
+        The properties come first: from then on no reader answers with these items, whatever version
+        it has loaded. The lists follow, and the next version holds none of them.
         """
-        withdrawn, seen = self.listing.withdrawn, (self.listing.withdrawals, self.behind)
+        if self.properties.tell(self.listing.untold, self.behind):
+            self.listing.untold = set()
+        seen = self.listing.withdrawals
         if self._settled[0] == seen and self._settled[1] is self.served_version:
             return
-        told = self._told | withdrawn if self.behind or not self.store.position else withdrawn
-        if told != self._told:
-            write_withdrawn(self.data_dir, told)
-            self._told = set(told)
         if self.served_version is not None:
             self.served_version = self.served_version.without(self._withdrawn_ids())
-        self._settled = (seen, self.served_version)
+        self._settled = seen, self.served_version
 
     def append_waiting(self) -> int:
         """Make the items that are listed but not served retrievable; returns how many."""
-        self._withdraw()
+        self._tell()
         waiting, before = self.listing.waiting, self.served_version
         if before is None or not waiting:
             return 0
@@ -250,6 +245,7 @@ class Indexer:
             indexed_items=len(served.snapshot.lists) if served else 0,
             waiting_items=len(self.listing.waiting) if served else self.listing.catalogue_items,
             withdrawn_items=len(self.listing.withdrawn),
+            hidden_items=len(self.listing.hidden),
             appended_items=len(served.snapshot.appended_items) if served else 0,
             pending_handovers=len(self.handovers.pending()),
             rebuilt_codes=len(facts.rebuilt_codes or []),

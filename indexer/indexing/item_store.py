@@ -2,10 +2,13 @@
 
 A rocksdict database in raw mode (bytes in, bytes out; nothing is pickled). Column families:
 
-    items      item id -> JSON: features, first_seen, and the partition and offset they came from
-    withdrawn  item id -> JSON: the partition and offset of its tombstone
+    items      item id -> JSON: the item, first_seen, the partition and offset of the record that
+               listed it as it looks, and of the last one, where only properties changed since
+    hidden     item id -> nothing: those of them that are hidden
+    withdrawn  item id -> JSON: the partition and offset of what withdrew it, and what is kept of it
     places     partition and offset -> item id: what was said last, in order
-    meta       offsets of `items`, the versions last used and served, what was refused
+    meta       offsets of `items`, the versions last used and served, what was refused, and the
+               type of every attribute with the number of items that have it
 
 Ids are 8 bytes, big-endian, so that keys sort as numbers, and so are places. The order of a commit:
 what was read and the offset it came from go in one WriteBatch; the version that is served is noted
@@ -15,8 +18,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,32 +29,16 @@ from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
 from indexer.building.placing import ListedItem
 from indexer.errors import IndexerError
+from indexer.indexing.known_item import Change, KnownItem, TypeCounts
 from streaming.durable_files import make_folder
 from streaming.events import Item, Withdrawal
 
 Ids = NDArray[np.int64]
 
-FAMILIES = ("items", "withdrawn", "places", "meta")
+FAMILIES = ("items", "hidden", "withdrawn", "places", "meta")
 POSITION = "position/"
 BOUNDS = 1
 """Of what is stored; another number when `streaming.bounds` refuses what it took before."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """What some records of `items` changed: ids of items, each in one of the three.
-
-    Attributes:
-        new: listed now, and not before.
-        changed: with other features than before.
-        withdrawn: not to be answered any more.
-        listed_before: how many of those were listed.
-    """
-
-    new: list[int]
-    changed: list[int]
-    withdrawn: set[int]
-    listed_before: int
 
 
 def _id(item_id: int) -> bytes:
@@ -64,7 +50,11 @@ def _place(partition: int, offset: int) -> bytes:
 
 
 class ItemStore:
-    """The database in `directory`, owned by one process at a time."""
+    """The database in `directory`, owned by one process at a time.
+
+    Attributes:
+        types: of the attributes that items have.
+    """
 
     def __init__(self, directory: Path) -> None:
         make_folder(directory)
@@ -90,6 +80,9 @@ class ItemStore:
         self._handles = {name: self._db.get_column_family_handle(name) for name in FAMILIES}
         self._durable = WriteOptions()
         self._durable.sync = True
+        self.types = TypeCounts(
+            {name: (kind, n) for name, (kind, n) in (self._meta("attributes") or {}).items()}
+        )
         if not self._meta("places"):  # of what an older version stored no places are noted
             self.forget_places(self.position)
             self.set_meta("places", 1)
@@ -139,61 +132,95 @@ class ItemStore:
         said: Iterable[tuple[Item | Withdrawal, int, int]],
         position: Mapping[int, int],
         refused: Mapping[str, str] | None = None,
+        refuse: Callable[[Mapping[tuple[int, int], str]], None] = lambda _: None,
     ) -> Change:
         """What records of `items` say, and the position after them, in one batch.
 
-        An item announced again keeps its `first_seen`, and, with the same features, its record;
-        one that was withdrawn meanwhile begins anew.
+        An item announced again keeps its `first_seen`, and, where it looks the same, the place of
+        the record that listed it so; one that was withdrawn meanwhile begins anew.
 
         Args:
             said: items listed or withdrawn, each with the partition and offset of its record.
             position: after them.
             refused: "partition/offset" of records that are no items, and the reason.
+            refuse: is told where those stand, and why, whose attributes have another type than
+                at other items, before anything is written.
         """
-        batch = WriteBatch(raw_mode=True)
-        latest: dict[int, ListedItem | None] = {}
-        places: dict[int, tuple[int, int]] = {}  # of the withdrawals
-        known: set[int] = set()  # listed before all this
-        for one, partition, offset in said:
-            item_id = one.item_id
-            if item_id not in latest and (stored := self.listed(item_id)) is not None:
-                known.add(item_id)
-                before: ListedItem | None = stored
-            else:
-                before = latest.get(item_id)
-            if isinstance(one, Withdrawal):
-                latest[item_id], places[item_id] = None, (partition, offset)
-            elif before is None:
-                latest[item_id] = ListedItem(one, one.listed_at, partition, offset)
-            elif before.item != one:
-                first = min(before.first_seen, one.listed_at)
-                latest[item_id] = ListedItem(one, first, partition, offset)
-        for item_id, listed in latest.items():
-            key = _id(item_id)
-            if listed is None:
-                batch.delete(key, self._handles["items"])
-                batch.put(key, orjson.dumps(places[item_id]), self._handles["withdrawn"])
-                batch.put(_place(*places[item_id]), key, self._handles["places"])
+        types = TypeCounts(self.types)
+        latest: dict[int, KnownItem] = {}
+        before: dict[int, KnownItem | None] = {}
+        clashes: dict[tuple[int, int], str] = {}
+        for one, *at in said:
+            item_id, place = one.item_id, (at[0], at[1])
+            if item_id not in latest:
+                before[item_id] = self._known(item_id)
+            known = latest.get(item_id, before[item_id])
+            item = one.item if isinstance(one, Withdrawal) else one
+            was = known.item if known is not None else None
+            if item is not None and (why := types.clash(item, was)):
+                clashes[place] = why
                 continue
-            at = _place(listed.partition, listed.offset)
-            batch.put(at, key, self._handles["places"])
-            record = {"first_seen": listed.first_seen, "at": [listed.partition, listed.offset]}
-            value = orjson.dumps({"item": listed.item, **record})
-            batch.put(key, value, self._handles["items"])
-            batch.delete(key, self._handles["withdrawn"])
+            if isinstance(one, Withdrawal):
+                found = KnownItem(item, item.listed_at if item else 0, place, place, listed=False)
+            elif known is None or not known.listed or known.item is None:
+                found = KnownItem(one, one.listed_at, place, place)
+            elif known.item == one:
+                continue
+            else:
+                first = min(known.first_seen, one.listed_at)
+                same = known.item.looks_like(one) and first == known.first_seen
+                found = KnownItem(one, first, known.at if same else place, place)
+            types.replace(was, item)
+            latest[item_id] = found
+        if clashes:
+            refuse(clashes)
+        batch = WriteBatch(raw_mode=True)
+        for item_id, known in latest.items():
+            self._put_known(batch, item_id, known)
         for partition, offset in position.items():
             self._put_meta(batch, f"{POSITION}{partition}", offset)
-        for place, reason in (refused or {}).items():
-            self._put_meta(batch, f"refused_item/{place}", reason)
+        clashed = {f"{partition}/{offset}": why for (partition, offset), why in clashes.items()}
+        for where, reason in {**(refused or {}), **clashed}.items():
+            self._put_meta(batch, f"refused_item/{where}", reason)
+        if types != self.types:
+            self._put_meta(batch, "attributes", types)
         self._db.write(batch)
-        withdrawn = {item_id for item_id, listed in latest.items() if listed is None}
-        listed_now = latest.keys() - withdrawn
-        return Change(
-            sorted(listed_now - known),
-            sorted(listed_now & known),
-            withdrawn,
-            len(withdrawn & known),
-        )
+        self.types = types
+        return Change.between(before, latest)
+
+    def _known(self, item_id: int) -> KnownItem | None:
+        value = self._families["items"].get(_id(item_id))
+        if value is not None:
+            return KnownItem.of(value)
+        value = self._families["withdrawn"].get(_id(item_id))
+        return None if value is None else KnownItem.of(value, listed=False)
+
+    def _put_known(self, batch: WriteBatch, item_id: int, known: KnownItem) -> None:
+        key = _id(item_id)
+        here, there = ("items", "withdrawn") if known.listed else ("withdrawn", "items")
+        batch.put(key, known.value(), self._handles[here])
+        batch.delete(key, self._handles[there])
+        batch.put(_place(*known.said), key, self._handles["places"])
+        if known.listed and known.item is not None and known.item.state == "hidden":
+            batch.put(key, b"", self._handles["hidden"])
+        else:
+            batch.delete(key, self._handles["hidden"])
+
+    def hidden(self) -> list[int]:
+        """Ids of the items that are hidden, ascending."""
+        keys = cast(Iterator[bytes], self._families["hidden"].keys())
+        return [int.from_bytes(key, "big") for key in keys]
+
+    def said_of(self, item_id: int) -> Item | None:
+        """An item as it was announced last, or what is kept of it since it was withdrawn."""
+        known = self._known(item_id)
+        return None if known is None else known.item
+
+    def all_said(self) -> Iterator[tuple[int, Item | None]]:
+        """Every item as `said_of` tells it, those that are withdrawn last."""
+        for family in ("items", "withdrawn"):
+            for key, value in self._pairs(family, b""):
+                yield int.from_bytes(key, "big"), KnownItem.of(value).item
 
     def withdrawn(self) -> list[int]:
         """Ids of the items that were withdrawn and not listed again, ascending."""
@@ -215,16 +242,12 @@ class ItemStore:
                         break
                     found.append(value)
             return np.unique(np.frombuffer(b"".join(found), ">i8").astype(np.int64))
-        places = ((one.item.item_id, one.partition, one.offset) for one in self.all_listed())
-        gone = (
-            (int.from_bytes(key, "big"), *orjson.loads(value))
-            for key, value in self._pairs("withdrawn", b"")
-        )
-        since = [
-            item_id
-            for item_id, partition, offset in (*places, *gone)
-            if offset >= position.get(partition, 0)
-        ]
+        since = []
+        for family in ("items", "withdrawn"):
+            for key, value in self._pairs(family, b""):
+                partition, offset = KnownItem.of(value).said
+                if offset >= position.get(partition, 0):
+                    since.append(int.from_bytes(key, "big"))
         return np.array(sorted(since), np.int64)
 
     def forget_places(self, position: Mapping[int, int]) -> None:
@@ -313,5 +336,6 @@ class ItemStore:
 
 
 def _listed(value: bytes) -> ListedItem:
-    record = orjson.loads(value)
-    return ListedItem(Item(**record["item"]), record["first_seen"], *record["at"])
+    known = KnownItem.of(value)
+    assert known.item is not None  # noqa: S101 - what is listed is kept
+    return ListedItem(known.item, known.first_seen, *known.at)

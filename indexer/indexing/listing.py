@@ -10,6 +10,7 @@ import structlog
 
 from indexer.building.placing import ListedItem
 from indexer.indexing.item_store import ItemStore
+from indexer.indexing.known_item import Change
 from indexer.indexing.served_version import ServedVersion
 from streaming.bounds import EventError
 from streaming.events import Item, Withdrawal, announcement
@@ -44,6 +45,8 @@ class Listing:
             version.
         withdrawn: ids of the items that must not be answered.
         withdrawals: how often that changed.
+        hidden: ids of those that are listed and not answered.
+        untold: ids of the items of which something changed that no reader was told.
         catalogue_items: how many items are listed.
         refused: how many records were no items.
     """
@@ -54,6 +57,8 @@ class Listing:
         self.waiting: set[int] = set()
         self.withdrawn: set[int] = set(store.withdrawn())
         self.withdrawals = 0
+        self.hidden: set[int] = set(store.hidden())
+        self.untold: set[int] = set()
         self.catalogue_items = 0
         self._refuse_what_is_stored()
         self.refused = store.count_refused_items()
@@ -67,7 +72,8 @@ class Listing:
         """Another version is served: what was listed while it was built waits."""
         self.waiting = set()
         if served is not None:
-            self.waiting = set(self._store.said_since(served.covered).tolist()) - self.withdrawn
+            since = self.of(self._store.said_since(served.covered).tolist())
+            self.waiting = {one.item.item_id for one in since if one.after(served.covered)}
 
     def listen(
         self,
@@ -89,8 +95,22 @@ class Listing:
             else:
                 said.append((one, record.partition, record.offset))
         self._refuse(refused)
-        change = self._store.announce(said, position, _reasons(refused))
         self.refused += len(refused)
+        at = {(record.partition, record.offset): record for record in records}
+
+        def refuse(clashes: Mapping[tuple[int, int], str]) -> None:
+            self._refuse([(at[place], reason) for place, reason in clashes.items()])
+            self.refused += len(clashes)
+
+        change = self._store.announce(said, position, _reasons(refused), refuse)
+        self._take_in(change, said, served)
+
+    def _take_in(
+        self,
+        change: Change,
+        said: Sequence[tuple[Item | Withdrawal, int, int]],
+        served: ServedVersion | None,
+    ) -> None:
         self.catalogue_items += len(change.new) - change.listed_before
         at = {one.item_id: (partition, offset) for one, partition, offset in said}
         heard = {item_id: at[item_id] for item_id in (*change.new, *change.changed)}
@@ -100,6 +120,9 @@ class Listing:
         self.withdrawn -= heard.keys()
         self.waiting -= change.withdrawn
         self.withdrawn |= change.withdrawn
+        there = heard.keys() | set(change.restated)
+        self.hidden = self.hidden - there - change.withdrawn | change.hidden
+        self.untold |= there | change.withdrawn
 
     def of(self, item_ids: Collection[int]) -> list[ListedItem]:
         """The records of some items, ascending by id."""

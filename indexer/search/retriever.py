@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.catalogue.item_columns import NONE
+from indexer.catalogue.property_reader import read_columns
 from indexer.search.answers import Answers
 from indexer.search.config import SearchConfig
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
-from indexer.snapshots.withdrawn import NONE, read_withdrawn
 from model.artifacts.verified_files import VerifiedFiles
 from model.histories import History
 from streaming.events import HISTORY_LENGTH
@@ -161,7 +162,7 @@ class Retriever:
         """
         held = beside.loaded if beside is not None else None
         snapshot = load_version(data_dir, version, held=held, verified=verified)
-        return cls(snapshot, search, read_withdrawn(data_dir))
+        return cls(snapshot, search, read_columns(data_dir, verified).unlisted)
 
     def withholding(self, withdrawn: NDArray[np.int64]) -> Retriever:
         """The same version without these items instead; itself where they are the same."""

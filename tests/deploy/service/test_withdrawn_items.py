@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.release.decisions import Decision, decide
+from indexer.catalogue.property_chain import POINTER
 from indexer.search.retriever import Query
-from indexer.snapshots.withdrawn import WITHDRAWN, write_withdrawn
 from streaming.events import Item
 from tests.deploy.release.test_judge import JudgeConfig, Judging
 from tests.deploy.service.test_service import Running
 from tests.deploy.service.test_service_limits import Serving
 from tests.deploy.snapshot_maker import ITEMS, Shelf
+from tests.indexer.properties import withdraw
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_it_is_in_no_answer_and_comes_back_when_it_is_withdrawn_no_more(serving:
     clicked = know_history(serving)
     gone = [popular(serving)[0], clicked[-1]]
     assert set(gone) <= set(answered(serving))
-    write_withdrawn(serving.follower._data_dir, gone)
+    withdraw(serving.follower._data_dir, gone)
     assert serving.follower.poll()
     for path in ("/v1/retrieve", "/v1/explain"):
         assert len(answered(serving, path)) == ITEMS - len(set(gone))
@@ -48,7 +49,7 @@ def test_it_is_in_no_answer_and_comes_back_when_it_is_withdrawn_no_more(serving:
         assert not set(gone) & set(near)
     assert not set(gone) & set(popular(serving))
     assert serving.http.get("/health").json()["items"] == ITEMS - len(set(gone))
-    write_withdrawn(serving.follower._data_dir, ())
+    withdraw(serving.follower._data_dir, ())
     assert serving.follower.poll()
     assert len(answered(serving)) == ITEMS and gone[0] in popular(serving)
 
@@ -62,7 +63,7 @@ def know_history(serving: Serving) -> list[int]:
 def test_a_history_goes_on_to_hold_it_and_to_show_its_title(serving: Serving) -> None:
     clicked = know_history(serving)
     before = serving.http.post("/v1/explain", json={"user_id": 3}).json()
-    write_withdrawn(serving.follower._data_dir, clicked)
+    withdraw(serving.follower._data_dir, clicked)
     serving.follower.poll()
     assert know_history(serving) == clicked
     state = serving.service.retriever()
@@ -77,7 +78,7 @@ def test_neither_a_restart_nor_an_older_version_nor_a_newer_one_brings_it_back(s
     running = Running(shelf)
     for version in (1, 2):
         running.serve(version)
-    write_withdrawn(shelf.data_dir, [7])
+    withdraw(shelf.data_dir, [7])
     running.follower.poll()
 
     def items() -> list[int]:
@@ -101,7 +102,7 @@ def test_a_version_that_was_loaded_to_be_judged_answers_without_it_once_promoted
     judging.look()
     shelf.publish(2)
     assert judging.look() == 1 and judging.follower.challenger == 2
-    write_withdrawn(shelf.data_dir, [7])
+    withdraw(shelf.data_dir, [7])
     judging.look()
     assert judging.follower.challenger == 2
     judging.now = 100.0
@@ -119,12 +120,12 @@ def query(k: int = ITEMS) -> Query:
 def test_listed_again_it_is_answered_by_an_older_version_that_serves(shelf: Shelf):
     running = Running(shelf)
     running.serve(1)
-    write_withdrawn(shelf.data_dir, [7])
+    withdraw(shelf.data_dir, [7])
     running.follower.poll()
     shelf.append(1, [Item(7, "again"), Item(1000, "new")])
     running.follower.poll()
     assert {1000} == {1000, 7} & set(running.follower.retriever.answer(query()).items)
-    write_withdrawn(shelf.data_dir, [])
+    withdraw(shelf.data_dir, [])
     running.follower.poll()
     assert {1000, 7} <= set(running.follower.retriever.answer(query(ITEMS + 1)).items)
     running.close()
@@ -133,9 +134,9 @@ def test_listed_again_it_is_answered_by_an_older_version_that_serves(shelf: Shel
 def test_a_damaged_file_changes_nothing(shelf: Shelf):
     running = Running(shelf)
     running.serve(1)
-    write_withdrawn(shelf.data_dir, [7])
+    withdraw(shelf.data_dir, [7])
     running.follower.poll()
-    (shelf.data_dir / WITHDRAWN).write_bytes(b"{")
+    (shelf.data_dir / POINTER).write_bytes(b"{")
     running.follower.poll()
     assert 7 not in running.follower.retriever.answer(query()).items
     running.serve(2)
@@ -150,6 +151,6 @@ def test_versions_that_are_looked_at_side_by_side_do_not_show_it(serving: Servin
         return {int(item["item_id"]) for answer in answers for item in answer}
 
     gone = sorted(shown())[:3]
-    write_withdrawn(serving.follower._data_dir, gone)
+    withdraw(serving.follower._data_dir, gone)
     serving.follower.poll()
     assert shown() and not shown() & set(gone)

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import indexer.indexing.indexer as indexer_module
+from indexer.catalogue.property_chain import POINTER, PropertyChain
+from indexer.catalogue.property_reader import WITHDRAWN
 from indexer.errors import SnapshotError
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.lists.code_lists import CodeLists
 from indexer.snapshots.snapshot import Snapshot, load_served
-from indexer.snapshots.withdrawn import WITHDRAWN, read_withdrawn, write_withdrawn
 from streaming.events import Item, Withdrawal
 from tests.indexer.driving import announce, catch_up, items_of, running, serve_first
+from tests.indexer.properties import unlisted
 from tests.indexer.stand_in import StandIn
 
 
@@ -49,7 +50,7 @@ def test_it_leaves_lists_and_store_at_once_and_the_next_version_does_not_hold_it
         serve_first(indexer, tmp_path, model)
         assert holds(served(indexer), gone)
         withdraw(indexer, gone)
-        assert read_withdrawn(tmp_path).tolist() == [gone]
+        assert unlisted(tmp_path) == [gone]
         assert not holds(served(indexer), gone)
         assert indexer.store.listed(gone) is None
         status = indexer.status()
@@ -89,7 +90,7 @@ def test_listed_and_withdrawn_in_one_breath_is_withdrawn_and_the_other_way_round
         )
         indexer.append_waiting()
         assert not holds(served(indexer), 900_000) and holds(served(indexer), known)
-        assert read_withdrawn(tmp_path).tolist() == [123_456, 900_000]
+        assert unlisted(tmp_path) == [123_456, 900_000]
         assert indexer.status().catalogue_items == 40
         [row] = served(indexer).describe([known])
         assert row["title"] == "again"
@@ -105,7 +106,7 @@ def test_listing_it_again_brings_it_back(tmp_path, model, changed):
         again = Item(gone.item_id, "another", "3", "", 9_000) if changed else gone
         announce(indexer, [again])
         indexer.append_waiting()
-        assert read_withdrawn(tmp_path).tolist() == []
+        assert unlisted(tmp_path) == []
         assert holds(served(indexer), gone.item_id)
         assert holds(load_served(tmp_path, StandIn.load), gone.item_id)
         [row] = load_served(tmp_path, StandIn.load).describe([gone.item_id])
@@ -123,9 +124,9 @@ def test_a_restart_keeps_it_withdrawn(tmp_path, model):
         model.moved(0.1).hand_over(tmp_path, 2)
         catch_up(indexer)
         withdraw(indexer, gone)
-    (tmp_path / WITHDRAWN).unlink()  # it comes back from the store
+    (tmp_path / POINTER).unlink()  # it comes back from the store
     with running(tmp_path) as indexer:
-        assert read_withdrawn(tmp_path).tolist() == [gone]
+        assert unlisted(tmp_path) == [gone]
         assert not holds(served(indexer), gone)
 
 
@@ -152,11 +153,11 @@ def test_a_store_that_is_filled_anew_keeps_it_withdrawn_until_its_tombstone_is_r
         indexer.behind = True
         announce(indexer, items)
         indexer.append_waiting()
-        assert read_withdrawn(tmp_path).tolist() == [items[3].item_id]
+        assert unlisted(tmp_path) == [items[3].item_id]
         withdraw(indexer, items[3].item_id)
         indexer.behind = False
         indexer.append_waiting()
-        assert read_withdrawn(tmp_path).tolist() == [items[3].item_id]
+        assert unlisted(tmp_path) == [items[3].item_id]
         assert not holds(served(indexer), items[3].item_id)
 
 
@@ -169,10 +170,10 @@ def test_a_crash_in_a_withdrawal_is_healed_by_the_next_start(tmp_path, model, mo
     with running(tmp_path) as indexer:
         serve_first(indexer, tmp_path, model)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(indexer_module, "write_withdrawn", crash)
+            patch.setattr(PropertyChain, "append", crash)
             withdraw(indexer, gone)
     with running(tmp_path) as indexer:
-        assert read_withdrawn(tmp_path).tolist() == [gone]
+        assert unlisted(tmp_path) == [gone]
         assert not holds(served(indexer), gone)
 
 
@@ -192,24 +193,41 @@ def test_an_item_that_an_older_version_stored_beyond_the_bounds_ends_nothing(tmp
         assert not aside and indexer.status().items_refused == 2
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b'{"items": 7}', b'{"items": ["7"]}', b'{"items": [1e99]}']
-)
-def test_a_damaged_file_is_named_and_the_indexer_writes_it_anew(tmp_path: Path, model, content):
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"items": 7}', b'{"files": [1e99]}'])
+def test_a_damaged_pointer_is_named_and_the_indexer_writes_it_anew(tmp_path: Path, model, content):
     gone = int(model.item_ids_N[3])
     with running(tmp_path) as indexer:
         serve_first(indexer, tmp_path, model)
         withdraw(indexer, gone)
-    (tmp_path / WITHDRAWN).write_bytes(content)
-    with pytest.raises(SnapshotError, match=r"withdrawn\.json: damaged"):
-        read_withdrawn(tmp_path)
+    (tmp_path / POINTER).write_bytes(content)
+    with pytest.raises(SnapshotError, match=r"properties\.json: damaged"):
+        unlisted(tmp_path)
     with running(tmp_path):
-        assert read_withdrawn(tmp_path).tolist() == [gone]
+        assert unlisted(tmp_path) == [gone]
 
 
-def test_nothing_is_written_before_the_first_withdrawal(tmp_path):
-    write_withdrawn(tmp_path, ())
-    assert not (tmp_path / WITHDRAWN).exists() and not len(read_withdrawn(tmp_path))
+@pytest.mark.parametrize("filled_anew", [False, True])
+def test_what_an_older_program_withdrew_stays_withdrawn(tmp_path: Path, model, filled_anew):
+    items = items_of(model)
+    gone = items[3].item_id
+    if not filled_anew:
+        with running(tmp_path) as indexer:
+            announce(indexer, [*items, Withdrawal(gone)])
+        (tmp_path / POINTER).unlink(missing_ok=True)
+    (tmp_path / WITHDRAWN).write_bytes(b'{"items": [%d]}' % gone)
+    assert unlisted(tmp_path) == [gone]
+    with running(tmp_path) as indexer:
+        indexer.behind = True
+        assert unlisted(tmp_path) == [gone]
+        if filled_anew:
+            announce(indexer, items)
+            indexer.append_waiting()
+            assert unlisted(tmp_path) == [gone]
+            withdraw(indexer, gone)
+            indexer.behind = False
+            indexer.append_waiting()
+        assert unlisted(tmp_path) == [gone]
+        assert not (tmp_path / WITHDRAWN).exists()
 
 
 @given(st.data())

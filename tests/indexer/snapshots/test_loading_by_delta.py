@@ -14,11 +14,11 @@ import indexer.building.rebuild as rules
 import indexer.snapshots.item_table as table_module
 import indexer.snapshots.learnt_lists as learnt_module
 import model.artifacts.chain as chain_module
+from indexer.catalogue.property_reader import read_columns
 from indexer.errors import SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.snapshot import Snapshot, load_served, load_snapshot, versions
-from indexer.snapshots.withdrawn import read_withdrawn
 from model.artifacts.manifest import sha256
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.events import Item, Withdrawal
@@ -119,7 +119,7 @@ def test_a_version_is_the_same_however_it_is_loaded(monkeypatch, data):
                     loaded.append(held)
             served = load_served(data_dir, StandIn.load)
             same_snapshots(served, load_served(data_dir, StandIn.load, held, verified))
-            answering = served.without(read_withdrawn(data_dir))  # as a `Retriever` does
+            answering = served.without(read_columns(data_dir).unlisted)  # as a `Retriever` does
             shop.check(answering)
             same_lists(answering, indexer.served_version.snapshot)
             for version in versions(data_dir):  # also an older one from a newer one
