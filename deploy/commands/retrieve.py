@@ -56,12 +56,25 @@ def answer_of(
     if user is not None:
         question["user_id"] = user
     else:
-        words = map(str.strip, (history or "").split(","))
-        question["history"] = [word for word in words if word]
+        question["history"] = items_of(history or "")
     if codes is not None:
         question["codes"] = codes
+    return asked(settings, "/v1/retrieve", question)
+
+
+def items_of(history: str) -> list[str]:
+    """Ids that are given as `12,7,B000AAAAAA`."""
+    return [word for word in map(str.strip, history.split(",")) if word]
+
+
+def asked(settings: Settings, path: str, question: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the service that runs.
+
+    Raises:
+        QuestionError: if it does not answer, or refuses.
+    """
     try:
-        return ask(settings, "/v1/retrieve", timeout=10.0, json=question)
+        return ask(settings, path, timeout=10.0, json=question)
     except NoServiceError as error:
         raise NoServiceError(
             f"{error}; start it with ./deploy/start_pipeline.sh or `sparc serve`"

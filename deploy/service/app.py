@@ -102,6 +102,17 @@ def create_app(
         answers = await service.retrieve_batch(request.queries)
         return _as_json(schema.BatchResponse(answers=answers))
 
+    @app.post(
+        "/v1/similar",
+        response_model=schema.SimilarResponse,
+        responses=_PROBLEMS
+        | {404: {"model": schema.Problem, "description": "The item is not listed."}},
+        summary="Retrieve items like an item",
+    )
+    async def similar(request: schema.SimilarRequest) -> Response:
+        """What the same users clicked, and what lies near it, whoever looks at it or for a user."""
+        return _as_json(await service.similar(request))
+
     @app.post("/v1/explain", responses=_PROBLEMS, summary="Retrieve, and say why")
     async def explain(request: Question) -> schema.Explanation:
         """The answer, the clicks it rests on, and what each searched code brought."""

@@ -94,7 +94,7 @@ class ServiceMetrics:
         )
         self.queries = Counter(
             "sparc_service_queries",
-            "Queries by where the history came from: known_user, unknown_user, request.",
+            "Queries by where the history came from: known_user, unknown_user, request, none.",
             ("history",),
             registry=self._registry,
         )

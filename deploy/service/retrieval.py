@@ -28,7 +28,7 @@ from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from deploy.service.workers import STALE_SECONDS, others
-from indexer.search.retriever import Answer, Query, Retriever
+from indexer.search.retriever import Answer, Query, QueryError, Retriever
 from indexer.snapshots.snapshot import versions
 
 log = structlog.get_logger(__name__)
@@ -131,6 +131,42 @@ class RetrievalService:
 
         return await self.queued(work)
 
+    async def similar(self, request: schema.SimilarRequest) -> schema.SimilarResponse:
+        """Items like one item.
+
+        Raises:
+            HTTPException: as `retrieve`, and 404 for an item that is not listed.
+        """
+        retriever = self.retriever()
+
+        def work() -> schema.SimilarResponse:
+            query, known = self._query(request)
+            try:
+                answer = retriever.similar(
+                    request.item_id, query, self.histories.latest_event_time_ms
+                )
+            except QueryError as error:
+                raise HTTPException(404, str(error)) from error
+            self.metrics.retrieved_items.inc(len(answer.items))
+            self.answered += 1
+            columns = answer.items, answer.scores, answer.codes, answer.sources
+            return schema.SimilarResponse(
+                version=retriever.version,
+                known_user=known,
+                now_ms=answer.now_ms,
+                code=answer.code,
+                items=[
+                    schema.SimilarItem(
+                        item_id=item, score=score, code=code, sources=sources, **text
+                    )
+                    for item, score, code, sources, text in zip(
+                        *columns, retriever.titles(answer.items), strict=True
+                    )
+                ],
+            )
+
+        return await self.queued(work)
+
     def popular(self, k: int) -> schema.PopularResponse:
         """The k most popular items, the same for everybody; raises 503 as `retriever`."""
         ids = self.popularity.best(k, self.now_ms())
@@ -166,14 +202,14 @@ class RetrievalService:
                 504, "the answer took too long and was given up; ask for less, or try again later"
             ) from None
 
-    def _query(self, request: schema.RetrieveRequest) -> tuple[Query, bool | None]:
+    def _query(self, request: schema.Question) -> tuple[Query, bool | None]:
         items, times, known = request.history, request.history_times, None
         if request.user_id is not None:
             history = self.histories.get(request.user_id)
             known = history is not None
             items, times = (history.items, history.times) if history else ([], [])
         origin = {None: "request", True: "known_user", False: "unknown_user"}[known]
-        self.metrics.queries.labels(origin).inc()
+        self.metrics.queries.labels("none" if items is None else origin).inc()
         query = Query(
             items or [], times, request.now_ms, request.k, request.codes, request.exclude_seen
         )

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from deploy.http.shop_ids import Id
 from indexer.search.retriever import MAX_K
+from indexer.search.similar_items import Source
 from streaming.bounds import in_milliseconds
 
 MAX_HISTORY = 1000
@@ -36,8 +37,8 @@ _NEW: dict[str, Any] = {"summary": "a new user", "value": {"history": [], "k": 5
 REQUEST_EXAMPLES = {"user": _BY_USER, "history": _BY_HISTORY, "new_user": _NEW}
 
 
-class RetrieveRequest(BaseModel):
-    """Whose items to retrieve, either by `user_id` or by `history`, and how many."""
+class Question(BaseModel):
+    """For whom, how many, and when: what all that retrieves is asked."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,9 +63,7 @@ class RetrieveRequest(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _one_history(self) -> RetrieveRequest:
-        if (self.user_id is None) == (self.history is None):
-            raise ValueError("give either user_id or history (an empty one for a new user)")
+    def _times_fit(self) -> Question:
         if self.history_times is not None:
             if self.history is None:
                 raise ValueError("history_times belongs to history, not to user_id")
@@ -73,6 +72,28 @@ class RetrieveRequest(BaseModel):
                     f"history has {len(self.history)} items and history_times "
                     f"{len(self.history_times)} times"
                 )
+        return self
+
+
+class RetrieveRequest(Question):
+    """Whose items to retrieve, either by `user_id` or by `history`, and how many."""
+
+    @model_validator(mode="after")
+    def _one_history(self) -> RetrieveRequest:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history (an empty one for a new user)")
+        return self
+
+
+class SimilarRequest(Question):
+    """The item that others are to be like, and, if known, who looks at it."""
+
+    item_id: Id = Field(description="An item that is listed.")
+
+    @model_validator(mode="after")
+    def _one_history_at_most(self) -> SimilarRequest:
+        if self.user_id is not None and self.history is not None:
+            raise ValueError("give user_id or history, not both")
         return self
 
 
@@ -113,6 +134,33 @@ class RetrieveResponse(BaseModel):
     now_ms: int = Field(description="Time that the query was answered for.")
     items: list[RetrievedItem]
     searched: list[SearchedCode]
+
+
+class SimilarItem(BaseModel):
+    """An item like another one."""
+
+    item_id: int
+    title: str
+    category: str
+    external_id: str = Field(description="The shop's own id.")
+    score: float = Field(description="Never ascending.")
+    code: int = Field(description="Its first-level code.")
+    sources: list[Source] = Field(
+        description="What brought it: `neighbour`, the same users clicked both lately; `code`, it "
+        "has the same first-level code; `nearby`, it has a code next to that."
+    )
+
+
+class SimilarResponse(BaseModel):
+    """Items like one item, the most alike first."""
+
+    version: int = Field(description="Snapshot that answered.")
+    known_user: bool | None = Field(
+        description="Whether the user's clicks are known; null where no user was given."
+    )
+    now_ms: int = Field(description="Time that the query was answered for.")
+    code: int = Field(description="First-level code of the item that was asked about.")
+    items: list[SimilarItem]
 
 
 class PopularItem(BaseModel):

@@ -25,6 +25,7 @@ from deploy.monitoring.part_status import write_last_word
 OWN = (
     "/v1/retrieve",
     "/v1/retrieve/batch",
+    "/v1/similar",
     "/v1/explain",
     "/v1/popular",
     "/v1/events",

@@ -95,6 +95,7 @@ class EncodedQueries:
         weights_BP: of the recency prior.
         excluded: unwanted items in any list.
         near: the neighbours of the histories.
+        hot: whether hot items may answer whatever their code.
     """
 
     queries: Queries
@@ -107,6 +108,7 @@ class EncodedQueries:
     weights_BP: NDArray[np.float32]
     excluded: Excluded
     near: Near
+    hot: bool = True
 
 
 NOTHING = Excluded(*(np.empty(0, np.int64) for _ in range(3)))

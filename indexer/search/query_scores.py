@@ -113,7 +113,7 @@ class QueryScores:
         near = encoded.near.of_query(b)
         most = self._most
         if self._with_evidence:
-            most -= len(self._hot) + len(near[0])
+            most -= len(self._hot) * encoded.hot + len(near[0])
         if self._bounded and int(self._lists.lengths_C[codes_S].sum()) > most:
             users_SD = users_UD[encoded.column_C[codes_S]]
             wanted = encoded.queries.k + len(unwanted)
@@ -155,6 +155,7 @@ class QueryScores:
         parts = [(scores_W, positions_W)]
         if self._with_evidence:
             parts.append((near_scores[~here], near_positions[~here]))
+        if self._with_evidence and encoded.hot:
             users_HD = users_UD[column_C[self._hot.codes_H]]
             parts.append(self._hot_beside(users_HD, weights_P, positions_W, near_positions))
         scores = np.concatenate([part for part, _ in parts])

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from indexer.catalogue.item_columns import NONE
 from indexer.catalogue.property_reader import read_columns
 from indexer.search.answers import Answers
+from indexer.search.code_labels import code_labels
 from indexer.search.config import SearchConfig
+from indexer.search.similar_items import SimilarAnswer, Trigger
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
 from model.artifacts.verified_files import VerifiedFiles
@@ -25,8 +27,6 @@ from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
 MAX_K = 500
-LABELLING = 32_768
-"""Items that codes are named after: the most clicked."""
 
 
 class QueryError(ValueError):
@@ -193,15 +193,8 @@ class Retriever:
     def _search_for(
         self, queries: Sequence[Query], k: int, codes: int | None, clock_ms: int
     ) -> list[Answer]:
-        histories, now = [], []
-        for query in queries:
-            times = query.times or ()
-            now_ms = query.now_ms
-            if now_ms is None:
-                now_ms = max(clock_ms, self.event_time_ms, *times, 0)
-            recent = [now_ms] * len(query.items) if query.times is None else list(times)
-            histories.append(History(list(query.items)[-HISTORY_LENGTH:], recent[-HISTORY_LENGTH:]))
-            now.append(int(now_ms))
+        asked = [self._as_of(query, clock_ms) for query in queries]
+        histories, now = [history for history, _ in asked], [now_ms for _, now_ms in asked]
         found = self._search.search(
             histories,
             np.array(now, np.int64),
@@ -210,6 +203,41 @@ class Retriever:
             exclude=[query.items if query.exclude_seen else () for query in queries],
         )
         return [_answer(found, row, now_ms) for row, now_ms in enumerate(now)]
+
+    def _as_of(self, query: Query, clock_ms: int) -> tuple[History, int]:
+        """The newest clicks of a query, and its time."""
+        times = query.times or ()
+        now_ms = query.now_ms
+        if now_ms is None:
+            now_ms = max(clock_ms, self.event_time_ms, *times, 0)
+        recent = [now_ms] * len(query.items) if query.times is None else list(times)
+        history = History(list(query.items)[-HISTORY_LENGTH:], recent[-HISTORY_LENGTH:])
+        return history, int(now_ms)
+
+    def similar(self, item: int, query: Query, clock_ms: int = 0) -> SimilarAnswer:
+        """Items like one item, for the user of the query, or for nobody where it has no items.
+
+        The item itself may be one that is not answered: what is sold out still has its page.
+
+        Raises:
+            QueryError: if the version does not hold the item.
+        """
+        lists = self.loaded.lists
+        positions, codes = lists.positions_of(np.array([item], np.int64))
+        if codes[0] < 0:
+            raise QueryError(
+                f"item_id: {item} is not listed in version {self.version}; an item that was listed "
+                "just now is there within seconds"
+            )
+        history, now_ms = self._as_of(query, clock_ms)
+        return self._search.similar.search(
+            Trigger(item, int(codes[0]), lists.vectors_at(positions)[0]),
+            history,
+            now_ms,
+            query.k,
+            query.codes or self._search.config.codes,
+            query.items if query.exclude_seen else (),
+        )
 
     def label(self, code: int) -> str:
         """What the clicked items of a first-level code have in common: a category, or a title."""
@@ -261,37 +289,3 @@ def _answer(found: Answers, row: int, now_ms: int) -> Answer:
         searched,
         now_ms,
     )
-
-
-def code_labels(snapshot: Snapshot) -> dict[int, str]:
-    """A name for each first-level code that holds items.
-
-    The category with most clicks among its items (its last part, where it is a path); without
-    categories the title of the most clicked item. The `LABELLING` most clicked items are looked at.
-    """
-    ids = most_clicked(snapshot, LABELLING)
-    codes, weights = snapshot.lists.locate(ids)[0], snapshot.events_of(ids) + 1.0
-    rows = snapshot.items.shown(ids.tolist())
-    categories, at = np.unique([row["category"] for row in rows] or [""], return_inverse=True)
-    labels = {}
-    for code in np.unique(codes[codes >= 0]).tolist():
-        mine = np.flatnonzero(codes == code)
-        totals = np.bincount(at[mine], weights[mine], len(categories))
-        best = str(categories[int(totals.argmax())]).split(" > ")[-1].strip()
-        if not best:
-            first = int(mine[weights[mine].argmax()])
-            best = rows[first]["title"] or rows[first]["external_id"] or str(ids[first])
-        labels[code] = best if len(best) <= 60 else f"{best[:58]}…"
-    return labels
-
-
-def most_clicked(snapshot: Snapshot, count: int) -> NDArray[np.int64]:
-    """Ids of the items of most events, and of those that the indexer has placed."""
-    items = snapshot.model.items
-    events_N = items.events_N
-    if len(events_N) > count:
-        rows = np.argpartition(-events_N, count)[:count]
-    else:
-        rows = np.arange(len(events_N))
-    placed = [one.ids_n for one in snapshot.placed]
-    return np.unique(np.concatenate([items.ids_N[rows], *placed]))

@@ -38,6 +38,7 @@ from indexer.search.evidence import HotItems
 from indexer.search.exploration import ReservedPlaces
 from indexer.search.prior import RecencyPrior
 from indexer.search.query_scores import QueryScores
+from indexer.search.similar_items import SimilarItems
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
@@ -58,6 +59,9 @@ class SoftSearch:
         config: how queries are answered.
         listed_ms_N: int64 (N,), when the item of each position was first listed, where young items
             have reserved places.
+
+    Attributes:
+        similar: answers what is like an item.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class SoftSearch:
         hot = HotItems(model, lists, self.config.evidence if joint else 0)
         self._choice = CodeChoice(model, lists, self.config.temperature, hot.codes)
         self._scores = QueryScores(lists, self.config, prior, hot)
+        self.similar = SimilarItems(model, lists, self._choice, self._scores)
         self._reserved = ReservedPlaces(lists, self.config.explore, listed_ms_N)
 
     def search(
