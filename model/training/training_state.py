@@ -7,6 +7,7 @@ the entries alone, saved and restored as one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class TrainingState:
         self.progress = Progress()
         self._positions = TrainedPositions()
         self.prequential = Prequential(window_queries)
+        self._beside = ThreadPoolExecutor(1, "answers")
         if saved is None:
             self.learner = learner_factory(None)
         else:
@@ -86,7 +88,10 @@ class TrainingState:
         return Saved(self.progress.entry, dense, [rows], meta)
 
     def train(self, number: int, batch: MicroBatch) -> None:
-        """Carry out entry `number`: list the items, answer the sequences, then learn them.
+        """Carry out entry `number`: list the items, answer the sequences, and learn them.
+
+        Answers are the published model's, which learning does not touch, so a second core finds
+        them meanwhile; they are judged by what was counted before.
 
         Raises:
             NotFiniteError: if they cannot be learnt; this state is then useless.
@@ -95,9 +100,13 @@ class TrainingState:
         targets = np.array([s.target for s in fresh], np.int64)
         unlisted = int((~self.prequential.knows(targets)).sum())
         catching_up = batch.plan.catching_up
-        self._answer(fresh[::CATCH_UP_SHARE] if catching_up else fresh)
+        asked = fresh[::CATCH_UP_SHARE] if catching_up else fresh
+        queries = [s for s in asked if s.history_items] if self.answerer is not None else []
+        answers = self._beside.submit(self._answers, queries) if queries else None
         if fresh:
             self.losses = self.learner.learn(fresh, catching_up=catching_up)
+        if answers is not None:
+            self.prequential.judge(queries, answers.result())
         self.prequential.learn(fresh)
         self.progress.count(batch, [s.event_time for s in fresh])
         self.progress.unlisted_targets += unlisted
@@ -126,13 +135,12 @@ class TrainingState:
         self.progress.entry = number
         return facts
 
-    def _answer(self, sequences: list[UserSequence]) -> None:
-        queries = [s for s in sequences if s.history_items]
-        if self.answerer is None or not queries:
-            return
+    def _answers(self, queries: list[UserSequence]) -> np.ndarray:
+        """The items of each, best first: int64 (B, DEPTH), padded with -1."""
+        assert self.answerer is not None  # noqa: S101 - see `train`
         histories = [History(s.history_items, s.history_times) for s in queries]
         now_ms = np.array([s.event_time for s in queries], np.int64)
-        self.prequential.judge(queries, self.answerer.answer(histories, now_ms, DEPTH))
+        return self.answerer.answer(histories, now_ms, DEPTH)
 
     def publish(
         self, number: int, sequence: int, reason: str, published: ItemSegments | None

@@ -4,9 +4,9 @@
     python -m tests.benchmarks.drain --log events.csv --catalogue items.csv --out drain.json
 
 `sparc up --drain` is run on the log, or on one that is made (`made_catalogue`), in a directory of
-its own, from the first process to the summary. Once a second the memory of all its processes is
-looked at: PSS counts what n of them share as an n-th for each, so the parts add up. Processor
-seconds are those of every process, as last seen.
+its own, from the first process to the summary. Every five seconds the memory of all its processes
+is looked at (once a second took an eighth of a core): PSS counts what n of them share as an n-th for
+each, so the parts add up. Processor seconds are those of every process, as last seen.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ JAVA = {
     "StandaloneSession": "jobmanager",
     "TaskManagerRunner": "taskmanager",
 }
+LOOK_S = 5.0
 KEPT = "runs everything"
 """Supervisor, and what starts others."""
 
@@ -97,11 +98,14 @@ def drain(events: Path, items: Path | None, place: Path, patience_s: float) -> d
     with said.open("wb") as output, progress.open("wb") as errors:
         process = subprocess.Popen([*command, *files], cwd=ROOT, stdout=output, stderr=errors)
         watch = Watch(psutil.Process(process.pid))
+        look_at = 0.0
         while process.poll() is None:
             if time.monotonic() - began > patience_s:
                 process.terminate()
-            watch.look()
-            time.sleep(1)
+            if time.monotonic() >= look_at:
+                watch.look()
+                look_at = time.monotonic() + LOOK_S
+            time.sleep(0.2)
     lines = said.read_text(encoding="utf-8").splitlines()
     disk = sum(path.stat().st_blocks for path in _files(data_dir)) * 512
     return {
