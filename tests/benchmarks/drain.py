@@ -5,8 +5,8 @@
 
 `sparc up --drain` is run on the log, or on one that is made (`made_catalogue`), in a directory of
 its own, from the first process to the summary. Every five seconds the memory of all its processes
-is looked at (once a second took an eighth of a core): PSS counts what n of them share as an n-th for
-each, so the parts add up. Processor seconds are those of every process, as last seen.
+is looked at (once a second took an eighth of a core): PSS counts what n of them share as an n-th
+for each, so the parts add up. Processor seconds are those of every process, as last seen.
 """
 
 from __future__ import annotations
