@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from replay.errors import ReplayError
 from replay.producer import Patience
 from replay.resumption import CHUNK, Mark, Stored, find_stored
@@ -10,8 +12,15 @@ from streaming.bounds import EventError
 from streaming.events import HEARTBEAT, Click
 
 
-def find_clicks(log: StagedLog, topic: str, patience: Patience) -> Stored:
-    """What of the log's events `topic` holds.
+def find_clicks(log: StagedLog, topic: str, patience: Patience, sent: int = 0) -> Stored:
+    """What of the log's events `topic` holds, or held until Kafka deleted it.
+
+    Args:
+        log: the staged log.
+        topic: of the clicks.
+        patience: how long to wait for Kafka.
+        sent: so many of the log's first clicks were stored at the least; of use where the topic's
+            retention has deleted some.
 
     Raises:
         ReplayError: if Kafka stays away, or the topic holds another log. A log that has grown at
@@ -26,7 +35,15 @@ def find_clicks(log: StagedLog, topic: str, patience: Patience) -> Stored:
                 f"is {ours.get(position, 'behind the end')}); begin anew with --fresh, or use "
                 "another data directory or topic prefix"
             )
-    return stored
+    return _with_deleted(log, stored, sent) if stored.deleted else stored
+
+
+def _with_deleted(log: StagedLog, stored: Stored, sent: int) -> Stored:
+    complete = max(stored.complete, sent // CHUNK * CHUNK)
+    ours = _event_ids(log, complete)
+    present = {p: identity for p, identity in stored.present.items() if p >= complete}
+    present |= {p: identity for p, identity in ours.items() if p < sent}
+    return replace(stored, complete=complete, present=present)
 
 
 def _click_mark(value: bytes) -> Mark:

@@ -59,6 +59,7 @@ class Replay:
         librdkafka: further settings of librdkafka, for `config.client` "confluent-kafka".
         partitions: of `clicks`, when it is created.
         replication: of the topics that are created.
+        keep_days: how long what says something of users is kept, see `streaming.topics`.
         out_of_orderness_ms: of the streaming job; the last heartbeat lies that much after the last
             event, so that the job lets everything go.
         now: real time in seconds, from any origin.
@@ -77,6 +78,7 @@ class Replay:
         librdkafka: Mapping[str, Any] | None = None,
         partitions: int = 1,
         replication: int = 1,
+        keep_days: float = 0,
         out_of_orderness_ms: int = 5000,
         now: Callable[[], float] = time.monotonic,
         today: Callable[[], float] = time.time,
@@ -101,6 +103,7 @@ class Replay:
         self._librdkafka = dict(librdkafka or {})
         self._spread = partitions
         self._replication = replication
+        self._keep_days = keep_days
         self._out_of_orderness_ms = out_of_orderness_ms
         self._now = now
         self._today = today
@@ -127,7 +130,8 @@ class Replay:
                 producer = self._connect()
                 try:
                     # Before anything is sent: what is announced cannot be taken back.
-                    stored = find_clicks(log, self.topics.clicks, self._patience)
+                    sent = begun_log.clicks_sent(log.directory.parent) or 0
+                    stored = find_clicks(log, self.topics.clicks, self._patience, sent)
                     self._begun(log, stored.complete)
                     self._announce(producer, log)
                     self._replay(producer, log, stored)
@@ -218,6 +222,7 @@ class Replay:
                 self.topics,
                 partitions=self._spread,
                 replication=self._replication,
+                keep_days=self._keep_days,
             )
 
         if created := self._patience.until(create):

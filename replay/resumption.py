@@ -40,11 +40,13 @@ class Stored:
         complete: all positions below are stored; a multiple of `CHUNK`.
         present: stored positions from there on, each with what identifies its record.
         newest_ms: per partition, the time of the last record that has a position.
+        deleted: whether records at the beginning of a partition are gone.
     """
 
     complete: int = 0
     present: dict[int, str] = field(default_factory=dict)
     newest_ms: dict[int, int] = field(default_factory=dict)
+    deleted: bool = False
 
     @property
     def count(self) -> int:
@@ -191,8 +193,9 @@ def _find(
     reader: _Reader, topic: str, mark: Callable[[bytes], Mark], sleep: Callable[[float], None]
 ) -> Stored:
     offsets = reader.offsets(topic)
+    deleted = any(first > 0 for first, _ in offsets.values())
     if all(first == end for first, end in offsets.values()):
-        return Stored()
+        return Stored(deleted=deleted)
     while True:
         sleep(SETTLED_SECONDS)
         before, offsets = offsets, reader.offsets(topic)
@@ -212,4 +215,4 @@ def _find(
             identity = mark(value).identity
             if position >= complete and identity is not None:
                 present[position] = identity
-    return Stored(complete, present, newest)
+    return Stored(complete, present, newest, deleted)

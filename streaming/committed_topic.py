@@ -121,6 +121,18 @@ class CommittedTopic:
         ends = self._consumer.end_offsets(self._partitions, timeout_ms=self._patience_ms)
         return {tp.partition: int(end) for tp, end in ends.items()}
 
+    def skip_deleted(self) -> dict[int, int]:
+        """Go on where the topic begins, if that is later; partition -> offsets passed over."""
+        first = self._consumer.beginning_offsets(self._partitions)
+        passed = {}
+        for tp in self._partitions:
+            position = self._positions[tp.partition]
+            if position < first[tp]:
+                self._positions[tp.partition] = int(first[tp])
+                self._consumer.seek(tp, int(first[tp]))
+                passed[tp.partition] = int(first[tp]) - position
+        return passed
+
     def poll(self, timeout_ms: int, enough: Collection[int] = ()) -> dict[int, list[Any]]:
         """Read on, from every partition that has something, but not from those in `enough`."""
         self._assign([tp for tp in self._partitions if tp.partition not in enough])
@@ -145,7 +157,7 @@ class CommittedTopic:
                 raise TopicEndsBefore(self._topic, partition, position, ends[partition])
 
     def read(self, ranges: Ranges) -> dict[int, list[Any]]:
-        """Exactly the records of these ranges, whatever gaps they have.
+        """Exactly the records of these ranges, whatever gaps they have, that were not deleted.
 
         What was fetched behind a range is kept for the next call, which mostly goes on there.
         `seek` before polling again.
@@ -156,8 +168,10 @@ class CommittedTopic:
         wanted = {p: (start, end) for p, (start, end) in ranges.items() if start < end}
         for partition, (start, _) in wanted.items():
             if self._read_to.get(partition) != start:
+                tp = TopicPartition(self._topic, partition)
+                first = int(self._consumer.beginning_offsets([tp])[tp])
                 self._ahead[partition] = deque()
-                self._positions[partition] = start
+                self._positions[partition] = max(start, first)
                 self._assigned = [tp for tp in self._assigned if tp.partition != partition]
         self._assign([TopicPartition(self._topic, p) for p in sorted(self._ahead)])
         silent = 0

@@ -35,6 +35,10 @@ CLICK = "click"
 HEARTBEAT = "heartbeat"
 """`event_type` of a record that only carries the replay's clock: it moves the watermark of its
 partition and reaches no output topic."""
+FORGET = "forget_user"
+"""`event_type` of a record by which a user is forgotten: it is no clock and no click."""
+NO_CLICKS = frozenset({HEARTBEAT, FORGET})
+"""Event types of records of `clicks` that are none."""
 
 
 State = Literal["listed", "hidden", "withdrawn"]
@@ -181,7 +185,8 @@ def _item_id(key: bytes | None) -> int:
 class Click:
     """One event of a user on an item; `event_time` in milliseconds.
 
-    A heartbeat has `event_type` "heartbeat" and user and item 0.
+    A heartbeat has `event_type` "heartbeat" and user and item 0, a request to forget a user
+    `event_type` "forget_user" and item 0.
     """
 
     event_id: str
@@ -249,7 +254,11 @@ class UserSequence:
         Raises:
             EventError: naming the field that is missing, has another type, or is out of bounds.
         """
-        r = json_object(value)
+        return cls.of(json_object(value))
+
+    @classmethod
+    def of(cls, r: dict[str, Any]) -> UserSequence:
+        """A record that is parsed already; raises as `from_bytes`."""
         sequence = cls(
             text(r, "event_id", LONGEST_NAME),
             integer(r, "user_id"),
@@ -264,6 +273,42 @@ class UserSequence:
         return sequence
 
 
-def parse_sequence(_: bytes | None, value: bytes | None) -> UserSequence:
-    """What a record of `sequences` says: its value says it all."""
-    return UserSequence.from_bytes(value)
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was said of a user before counts no more; their next click is their first.
+
+    On `sequences` the job puts it where it read the request among the user's clicks. `event_id` is
+    that of the request, and `dropped` the number of clicks that waited in the job and went with it.
+    """
+
+    event_id: str
+    user_id: int
+    dropped: int = 0
+    event_type: str = FORGET
+
+    def to_bytes(self) -> bytes:
+        """JSON in UTF-8."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def of(cls, r: dict[str, Any]) -> Forgotten:
+        """A record that is parsed already.
+
+        Raises:
+            EventError: naming the field that is missing, has another type, or is out of bounds.
+        """
+        return cls(
+            text(r, "event_id", LONGEST_NAME),
+            integer(r, "user_id"),
+            integer(r, "dropped", least=0),
+        )
+
+
+def parse_sequence(_: bytes | None, value: bytes | None) -> UserSequence | Forgotten:
+    """What a record of `sequences` says: its value says it all.
+
+    Raises:
+        EventError: naming the field that breaks the schema.
+    """
+    record = json_object(value)
+    return Forgotten.of(record) if record.get("event_type") == FORGET else UserSequence.of(record)

@@ -1,24 +1,41 @@
-"""The topics of the pipeline: names, partitions, and settings that keep old records alive."""
+"""The topics of the pipeline: names, partitions, and how long Kafka keeps their records.
+
+Kafka deletes by the time of a *record*. What says something of users is deleted so many days after
+it came: the broker itself stamps it as it arrives, since a producer may stamp a record with the
+time of its event, and those of a replayed log are years old. With 0 days nothing is deleted, and
+records keep their producers' times.
+
+A topic that is there already is made to fit. What it got before it was stamped so has times that
+say nothing; so there retention begins only when all of that is old enough whatever it says:
+
+    <data_dir>/retention.json   topic -> ms since 1970 at which the broker began to stamp it
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from kafka.admin import KafkaAdminClient, NewTopic
+import orjson
+import structlog
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
+from streaming.durable_files import write_atomically
 from streaming.errors import KafkaUnavailable
 from streaming.kafka_clients import KafkaConnection
 from streaming.topic_identity import check_before_creation
 
-KEEP_FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
-# Kafka deletes by *record* time: with the event times of 2002-2014 its default retention would
-# empty a topic within minutes.
+log = structlog.get_logger(__name__)
+
+DAY_MS = 86_400_000
+STAMP = "message.timestamp.type"
+ON_ARRIVAL = {STAMP: "LogAppendTime"}
+RETENTION_FILE = "retention.json"
 COMPACTED = {"cleanup.policy": "compact"}
 # Who reads `items` from its beginning, however late, has to learn what was withdrawn: a century.
 KEEP_TOMBSTONES = {"delete.retention.ms": str(100 * 365 * 86_400_000)}
@@ -42,15 +59,24 @@ class Topics:
         """The same topics with `prefix` before each name."""
         return Topics(**{f.name: prefix + getattr(self, f.name) for f in fields(self)})
 
-    def new_topics(self, partitions: int, replication: int = 1) -> Iterator[NewTopic]:
+    def of_users(self) -> tuple[str, ...]:
+        """Those that say something of users, and what nobody could read, which may."""
+        return (
+            self.clicks, self.clicks_late, self.clicks_dlq, self.sequences, self.items_dlq
+        )  # fmt: skip
+
+    def new_topics(
+        self, partitions: int, replication: int = 1, keep_days: float = 0
+    ) -> Iterator[NewTopic]:
         """Definitions to create; `clicks` and `sequences` are spread over `partitions`."""
+        kept = _retention(keep_days) | (ON_ARRIVAL if keep_days else {})
         for name, count, config in (
             (self.items, 1, COMPACTED | KEEP_TOMBSTONES),
-            (self.items_dlq, 1, KEEP_FOREVER),
-            (self.clicks, partitions, KEEP_FOREVER),
-            (self.clicks_late, 1, KEEP_FOREVER),
-            (self.clicks_dlq, 1, KEEP_FOREVER),
-            (self.sequences, partitions, KEEP_FOREVER),
+            (self.items_dlq, 1, kept),
+            (self.clicks, partitions, kept),
+            (self.clicks_late, 1, kept),
+            (self.clicks_dlq, 1, kept),
+            (self.sequences, partitions, kept),
             (self.snapshots, 1, COMPACTED),
         ):
             yield NewTopic(
@@ -61,8 +87,28 @@ class Topics:
             )
 
 
+def _retention(keep_days: float) -> dict[str, str]:
+    """Settings of a topic whose records go after so many days; 0: never.
+
+    A file of records goes as a whole, so each is closed after a day, or a quarter of those days.
+    """
+    if not keep_days:
+        return {"retention.ms": "-1", "retention.bytes": "-1"}
+    keep_ms = int(keep_days * DAY_MS)
+    return {
+        "retention.ms": str(keep_ms),
+        "retention.bytes": "-1",
+        "segment.ms": str(max(1, min(DAY_MS, keep_ms // 4))),
+    }
+
+
 def create_topics(
-    admin: KafkaAdminClient, topics: Topics, *, partitions: int = 1, replication: int = 1
+    admin: KafkaAdminClient,
+    topics: Topics,
+    *,
+    partitions: int = 1,
+    replication: int = 1,
+    keep_days: float = 0,
 ) -> list[str]:
     """Create the topics that do not exist yet; returns their names.
 
@@ -70,7 +116,8 @@ def create_topics(
         KafkaError: a topic could not be created, or has no leaders `LEADER_SECONDS` later.
     """
     existing = set(admin.list_topics())
-    missing = [t for t in topics.new_topics(partitions, replication) if t.name not in existing]
+    wanted = topics.new_topics(partitions, replication, keep_days)
+    missing = [topic for topic in wanted if topic.name not in existing]
     created = []
     for topic in missing:
         with suppress(TopicAlreadyExistsError):  # another part was quicker
@@ -87,8 +134,9 @@ def create_missing(
     *,
     partitions: int = 1,
     replication: int = 1,
+    keep_days: float = 0,
 ) -> list[str]:
-    """Create the topics that do not exist yet, in the Kafka of a data directory; see above.
+    """Create the topics that do not exist yet, in the Kafka of a data directory, and fit the rest.
 
     Raises:
         KafkaError: if Kafka does not answer, or a topic could not be created.
@@ -97,9 +145,80 @@ def create_missing(
     admin = kafka.admin()
     try:
         check_before_creation(data_dir, admin, f"the Kafka at {kafka.bootstrap}")
-        return create_topics(admin, topics, partitions=partitions, replication=replication)
+        created = create_topics(
+            admin, topics, partitions=partitions, replication=replication, keep_days=keep_days
+        )
+        fit_retention(admin, data_dir, topics, keep_days)
+        return created
     finally:
         admin.close()
+
+
+def fit_retention(
+    admin: KafkaAdminClient,
+    data_dir: Path,
+    topics: Topics,
+    keep_days: float,
+    now: Callable[[], float] = time.time,
+) -> None:
+    """Make the topics that hold something of users keep it for so many days, see the module.
+
+    A shorter time that somebody has set is left. Where that is not ours to set, it is logged.
+    """
+    found = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics.of_users()]
+    try:
+        told = admin.describe_configs(found, config_filter="all")["topic"]
+        since, now_ms = _stamped_since(data_dir), int(now() * 1000)
+        changes: dict[str, dict[str, str]] = {}
+        for name, settings in told.items():
+            have = {key: str(one["value"]) for key, one in settings.items()}
+            changes[name] = _change(have, keep_days, since.get(name), now_ms)
+            if STAMP in changes[name]:
+                since[name] = now_ms
+        changes = {name: change for name, change in changes.items() if change}
+        if changes:
+            _note_stamped(data_dir, since)
+            admin.alter_configs(
+                [
+                    ConfigResource(ConfigResourceType.TOPIC, name, change)
+                    for name, change in changes.items()
+                ]
+            )
+            log.info("how long topics keep their records was set", **changes)
+    except (KafkaError, ValueError, KeyError, OSError) as error:
+        log.warning(
+            "how long topics keep their records cannot be set: set retention.ms yourself",
+            days=keep_days,
+            topics=topics.of_users(),
+            reason=str(error),
+        )
+
+
+def _change(
+    have: Mapping[str, str], keep_days: float, since_ms: int | None, now_ms: int
+) -> dict[str, str]:
+    """What is to be changed of a topic's settings, which the broker stamps since so long."""
+    wanted = _retention(keep_days)
+    if keep_days and have[STAMP] != ON_ARRIVAL[STAMP]:
+        return {**ON_ARRIVAL, "segment.ms": wanted["segment.ms"]}
+    if since_ms is not None and now_ms < since_ms + keep_days * DAY_MS:
+        return {}
+    if keep_days and 0 <= int(have["retention.ms"]) <= keep_days * DAY_MS:
+        return {}
+    return {key: value for key, value in wanted.items() if have[key] != value}
+
+
+def _stamped_since(data_dir: Path) -> dict[str, int]:
+    try:
+        body: dict[str, int] = orjson.loads((data_dir / RETENTION_FILE).read_bytes())
+        return body
+    except FileNotFoundError:
+        return {}
+
+
+def _note_stamped(data_dir: Path, since: Mapping[str, int]) -> None:
+    if since:
+        write_atomically(data_dir / RETENTION_FILE, orjson.dumps(since))
 
 
 def await_topics(
@@ -111,6 +230,7 @@ def await_topics(
     *,
     partitions: int = 1,
     replication: int = 1,
+    keep_days: float = 0,
 ) -> bool:
     """Wait for Kafka and create the topics that are missing; False if told to stop meanwhile.
 
@@ -121,7 +241,14 @@ def await_topics(
     began = time.monotonic()
     while not stop.is_set():
         try:
-            create_missing(kafka, data_dir, topics, partitions=partitions, replication=replication)
+            create_missing(
+                kafka,
+                data_dir,
+                topics,
+                partitions=partitions,
+                replication=replication,
+                keep_days=keep_days,
+            )
             return True
         except KafkaError as error:
             waited = time.monotonic() - began

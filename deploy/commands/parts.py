@@ -38,6 +38,7 @@ def topics_are_there(settings: Settings, stop: threading.Event, report: Report) 
         lambda: report(PartStatus(state="waiting for Kafka")),
         partitions=settings.kafka.partitions,
         replication=settings.kafka.replication,
+        keep_days=settings.privacy.keep_days,
     )
 
 
@@ -104,6 +105,7 @@ def replay_log(settings: Settings, stop: threading.Event, report: Report) -> Non
         librdkafka=settings.kafka.security.librdkafka(),
         partitions=settings.kafka.partitions,
         replication=settings.kafka.replication,
+        keep_days=settings.privacy.keep_days,
         out_of_orderness_ms=settings.streaming.out_of_orderness_ms,
     )
 
@@ -187,6 +189,7 @@ def serve_queries(settings: Settings, stop: threading.Event, report: Report) -> 
         settings.ports.service,
         topics=settings.kafka.topics(),
         delay_ms=settings.streaming.out_of_orderness_ms,
+        keep_days=settings.privacy.keep_days,
     )
     if settings.service.workers > 1:
         WorkerGroup(service, begin).run(stop)

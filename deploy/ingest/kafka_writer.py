@@ -28,7 +28,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from deploy.ingest.records import Record
 from streaming.durable_files import write_atomically
-from streaming.events import HEARTBEAT, Click
+from streaming.events import FORGET, HEARTBEAT, Click
 from streaming.kafka_clients import KafkaConnection
 
 log = structlog.get_logger(__name__)
@@ -257,7 +257,10 @@ class Pulse:
             self._newest_ms = self._told_ms = -1
         for record in records:
             if record.topic == self.topic and record.value is not None:
-                time_ms = min(Click.from_bytes(record.value).event_time, now_ms)
+                click = Click.from_bytes(record.value)
+                if click.event_type == FORGET:  # it waits for no time
+                    continue
+                time_ms = min(click.event_time, now_ms)
                 if time_ms > self._newest_ms:
                     self._newest_ms, self._live = time_ms, time_ms >= now_ms - LIVE_MS
 

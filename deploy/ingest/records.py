@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, St
 from deploy.http.shop_ids import number_of
 from replay import identity
 from streaming.bounds import LARGEST_ID, LONGEST_NAME, LONGEST_TEXT, EventError, in_milliseconds
-from streaming.events import CLICK, HEARTBEAT, Click, Item
+from streaming.events import CLICK, NO_CLICKS, Click, Item
 from streaming.topics import Topics
 
 MOST_EVENTS = 1000
@@ -58,7 +58,7 @@ def _short(most: int) -> AfterValidator:
 
 
 def _a_type(text: str) -> str:
-    if text == HEARTBEAT:
+    if text in NO_CLICKS:
         raise ValueError(f"{text!r} is no type of a shop's event")
     return text
 
@@ -119,6 +119,13 @@ class ItemsTaken(BaseModel):
     """What Kafka has now."""
 
     accepted: int
+
+
+class UserForgotten(BaseModel):
+    """What Kafka has now."""
+
+    accepted: int
+    event_id: str = Field(description="Of the request.")
 
 
 def clicks(events: Sequence[EventIn], now_ms: int, request_key: str) -> list[Click]:

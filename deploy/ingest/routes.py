@@ -6,18 +6,28 @@ A body is one JSON object, or one JSON value a line (NDJSON), which is the same 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from deploy.http.shop_ids import Id
 from deploy.ingest import records
+from deploy.ingest.forgotten_users import ForgottenUsers, request
 from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter, RoomTaken
-from deploy.ingest.records import EventsIn, EventsTaken, ItemsIn, ItemsTaken, Record
+from deploy.ingest.records import (
+    EventsIn,
+    EventsTaken,
+    ItemsIn,
+    ItemsTaken,
+    Record,
+    UserForgotten,
+)
 from streaming.bounds import LARGEST_ID, LONGEST_NAME, EventError
 from streaming.topics import Topics
 
@@ -31,6 +41,10 @@ REPLAYED = (
     "it late: wait until the replay is done (sparc status), or give the clicks the log's time"
 )
 NEAR_MS = 3_600_000
+NO_NOTE = (
+    "the request is in Kafka, but the service cannot take note of it, as its disk takes no more: "
+    "free some space and say it again"
+)
 FULL = "too much waits for Kafka already; come again a little later"
 
 
@@ -76,6 +90,7 @@ def router(
     topics: Topics,
     log_time_ms: Callable[[], int | None],
     problems: Callable[..., Any],
+    forgotten: ForgottenUsers,
 ) -> APIRouter:
     """The routes over one writer.
 
@@ -84,6 +99,7 @@ def router(
         topics: where they go.
         log_time_ms: the time of a log while it is replayed, else None.
         problems: describes answers of these statuses for the OpenAPI page.
+        forgotten: takes note of who is to be forgotten.
     """
     routes = APIRouter(route_class=LinesRoute)
     refusals = problems(401, 403, 413, 422, 429) | {
@@ -146,6 +162,21 @@ def router(
             raise HTTPException(422, "item_id: a text, or a number from 0 to 2^63 - 1")
         await write([records.withdrawal(item_id, topics)])
         return ItemsTaken(accepted=1)
+
+    @routes.delete("/v1/users/{user_id:path}", responses=refusals, summary="Forget a user")
+    async def forget(user_id: Id) -> UserForgotten:
+        """From now on no answer uses what the user did; within seconds no history holds it.
+
+        How long it takes until nothing is left anywhere is told in docs/PRIVACY.md. A user who is
+        not known is forgotten as well; who comes back is new.
+        """
+        asked = request(user_id, uuid.uuid4().hex)
+        await write(records.of_clicks([asked], topics))
+        try:
+            await run_in_threadpool(forgotten.note, asked)
+        except OSError:  # Kafka has it, and the job will carry it out; but it cannot be promised
+            raise HTTPException(503, NO_NOTE, headers={"Retry-After": "10"}) from None
+        return UserForgotten(accepted=1, event_id=asked.event_id)
 
     return routes
 

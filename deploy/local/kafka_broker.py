@@ -114,6 +114,7 @@ def server_properties(config: KafkaBrokerConfig) -> str:
         "log.dirs": STORAGE,
         "auto.create.topics.enable": "false",
         "log.retention.ms": -1,
+        "log.retention.check.interval.ms": 60_000,
         "log.segment.bytes": 256 * 1024 * 1024,
         "message.max.bytes": LARGEST_RECORD,
         "replica.fetch.max.bytes": LARGEST_RECORD,

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError
 
 from deploy.monitoring.freshness import PER_SECOND, Freshness
 from streaming.bounds import EventError
-from streaming.events import HEARTBEAT, Click, Withdrawal, announcement
+from streaming.events import NO_CLICKS, Click, Withdrawal, announcement
 from streaming.kafka_clients import SHORT, KafkaConnection
 from streaming.topics import Topics
 
@@ -84,7 +84,7 @@ class Arrivals:
         try:
             if topic == self._topics.clicks:
                 click = Click.from_bytes(record.value)
-                if click.event_type != HEARTBEAT:
+                if click.event_type not in NO_CLICKS:
                     self._freshness.clicked(click.event_id, at_s)
                 return
             said = announcement(record.key, record.value)

@@ -47,6 +47,12 @@ class RecentEvents:
         with self._lock:
             self._events.extend(event for event in events if event[2].history_items)
 
+    def forget(self, user_id: int) -> None:
+        """Let go of what a user did."""
+        with self._lock:
+            kept = [event for event in self._events if event[2].user_id != user_id]
+            self._events = deque(kept, self._events.maxlen)
+
     def behind(self, offsets: Mapping[int, int]) -> list[UserSequence]:
         """Those at or behind the next offsets given by partition, oldest first."""
         with self._lock:

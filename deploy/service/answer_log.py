@@ -15,6 +15,10 @@ sees half a file. What was gathered since the last file is lost if the process i
         codes       list<int32>   first-level code that brought each item
         propensities list<float>  1 for what was ranked, less for what was drawn
 
+A user who was forgotten is in no answer any more that waits to be written; files that hold some of
+theirs are written anew without them, each by the worker that wrote it, and by the first one. Files
+older than `keep_seconds` are removed.
+
 Where a file cannot be written, its answers are kept in memory and written later, up to four files
 of them; what is beyond, or comes faster than it can be written, is counted as lost.
 """
@@ -29,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
@@ -51,6 +56,9 @@ SCHEMA = pa.schema(
     ]
 )
 SUFFIX, PARTIAL = ".parquet", ".partial"
+USER = SCHEMA.get_field_index("user_id")
+LOOK_SECONDS = 60.0
+"""How often one looks for files that are too old."""
 RETRY_SECONDS = 10.0
 """After which it is tried again to write a file."""
 
@@ -70,11 +78,14 @@ class AnswerLog:
         config: AnswerLogConfig,
         clock: Callable[[], float] = time.time,
         worker: int = 1,
+        keep_seconds: float | None = None,
     ) -> None:
         self._directory = directory
         self._config = config
         self._clock = clock
         self._worker = worker
+        self._keep_seconds = keep_seconds
+        self._forgotten: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._waiting: queue.Queue[tuple[object, ...]] = queue.Queue(4 * config.rows)
         self._files = 0
         self._newest_ms = 0
@@ -101,13 +112,22 @@ class AnswerLog:
         except queue.Full:
             self.lost += 1
 
+    def forget(self, user_id: int) -> None:
+        """Let go of what was answered to a user, in files, too; never waits."""
+        self._forgotten.put(user_id)
+
     def run(self, stop: threading.Event) -> None:
         """Write files until `stop` is set, and what is left then."""
         for left in self._directory.glob(f"*-{self._worker}-*{PARTIAL}"):  # by a killed process
             left.unlink(missing_ok=True)
         rows: list[tuple[object, ...]] = []
         due = time.monotonic() + self._config.seconds
+        looked = float("-inf")
         while not stop.is_set():
+            rows = self._without_forgotten(rows)
+            if time.monotonic() >= looked + LOOK_SECONDS:
+                self._remove_old()
+                looked = time.monotonic()
             with contextlib.suppress(queue.Empty):
                 rows.append(self._waiting.get(timeout=0.5))
             enough = len(rows) >= self._config.rows and not self.problem
@@ -122,8 +142,49 @@ class AnswerLog:
                 due = time.monotonic() + min(self._config.seconds, RETRY_SECONDS if rows else 1e9)
         while not self._waiting.empty():
             rows.append(self._waiting.get())
+        rows = self._without_forgotten(rows)
         if rows and not self._write(rows):
             self.lost += len(rows)
+
+    def _without_forgotten(self, rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+        """The rows that are kept; files are written anew where they hold others."""
+        users: set[int] = set()
+        while not self._forgotten.empty():
+            users.add(self._forgotten.get())
+        if not users:
+            return rows
+        for _ in range(self._waiting.qsize()):
+            rows.append(self._waiting.get())
+        whose = "*" if self._worker == 1 else f"*-{self._worker}-*"
+        try:
+            for path in self._directory.glob(f"{whose}{SUFFIX}"):
+                self._rewrite(path, users)
+        except OSError as error:
+            log.warning("answers to be forgotten wait", users=len(users), reason=str(error))
+            for user in users:
+                self._forgotten.put(user)
+            time.sleep(1)
+        return [row for row in rows if row[USER] not in users]
+
+    def _rewrite(self, path: Path, users: set[int]) -> None:
+        with contextlib.suppress(FileNotFoundError):  # it was removed as the oldest
+            asked = pq.read_table(path, columns=["user_id"])["user_id"]
+            theirs = pc.is_in(asked, pa.array(users, pa.int64()))
+            if not pc.any(theirs).as_py():
+                return
+            kept = pq.read_table(path).filter(pc.invert(theirs))
+            partial = path.with_suffix(PARTIAL)
+            pq.write_table(kept, partial, compression="zstd")
+            partial.replace(path)
+
+    def _remove_old(self) -> None:
+        if self._keep_seconds is None:
+            return
+        before_ms = (self._clock() - self._keep_seconds) * 1000
+        for path in self._directory.glob(f"*{SUFFIX}"):
+            stamp = path.name.partition("-")[0]
+            if stamp.isdigit() and int(stamp) < before_ms:
+                path.unlink(missing_ok=True)
 
     def _stamp(self, rows: list[tuple[object, ...]]) -> int:
         """The time of the first answer in ms, but later than any file before: names give the order.

@@ -123,6 +123,7 @@ class Worker:
         number: which of `config.workers` it is.
         topics: where clicks and items that come over HTTP go; None: none are taken.
         delay_ms: how far behind the clock the job lets clicks be.
+        keep_days: how long answers are kept, and what the topics hold; 0 for ever.
     """
 
     config: ServiceConfig
@@ -134,6 +135,7 @@ class Worker:
     number: int = 1
     topics: Topics | None = None
     delay_ms: int = 0
+    keep_days: float = 0.0
 
     @property
     def first(self) -> bool:

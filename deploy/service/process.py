@@ -27,6 +27,7 @@ from fastapi import FastAPI
 
 from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
+from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.ingest.kafka_writer import KafkaWriter
 from deploy.ingest.routes import router
 from deploy.monitoring import moment
@@ -50,6 +51,7 @@ log = structlog.get_logger(__name__)
 
 
 SWITCH_SECONDS = 0.0005
+LATE_DAYS = 3
 
 Extension = Callable[[FastAPI, RetrievalService], Callable[[threading.Event], None]]
 """Adds routes to the service; what it returns runs in a thread of its own until it is stopped."""
@@ -191,7 +193,17 @@ def _service(worker: Worker) -> RetrievalService:
         recent.add(events)
         popularity.add(events)
 
-    histories = UserHistories(folder / "histories", learnt)
+    histories = UserHistories(folder / "histories", learnt, _forgotten(worker))
+    keep_seconds = worker.keep_days * 86_400 or None
+    answers = AnswerLog(
+        data_dir / "service" / "answers",
+        config.answers,
+        worker=worker.number,
+        keep_seconds=keep_seconds,
+    )
+    histories.forgot += [recent.forget, answers.forget]
+    for user in histories.forgotten_users():  # a crash may have come before
+        answers.forget(user)
     owner = str(folder.relative_to(data_dir))
     identity = TopicIdentity(data_dir, owner, worker.kafka, {"sequences": worker.topic})
     return RetrievalService(
@@ -201,8 +213,14 @@ def _service(worker: Worker) -> RetrievalService:
         SequenceFollower(histories, worker.kafka, worker.topic, identity=identity),
         popularity=popularity,
         recent=recent,
-        answers=AnswerLog(data_dir / "service" / "answers", config.answers, worker=worker.number),
+        answers=answers,
     )
+
+
+def _forgotten(worker: Worker) -> ForgottenUsers:
+    """Who is to be forgotten; Kafka may be a day or two late with what it deletes."""
+    keep_seconds = (worker.keep_days + LATE_DAYS) * 86_400 if worker.keep_days else None
+    return ForgottenUsers(worker.data_dir, keep_seconds)
 
 
 def _writer(worker: Worker) -> KafkaWriter | None:
@@ -225,7 +243,13 @@ def _app(
 ) -> FastAPI:
     ingestion = None
     if writer is not None and worker.topics is not None:
-        ingestion = partial(router, writer, worker.topics, partial(_log_time_ms, worker.data_dir))
+        ingestion = partial(
+            router,
+            writer,
+            worker.topics,
+            partial(_log_time_ms, worker.data_dir),
+            forgotten=_forgotten(worker),
+        )
     config = worker.config
     return create_app(
         service,

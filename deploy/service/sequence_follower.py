@@ -28,6 +28,8 @@ MAX_RECORDS = 2000
 PATIENCE_MS = 10_000
 LOOK_SECONDS = 2.0
 """How often one looks for the ends of the partitions, and for new ones."""
+TIDY_SECONDS = 3600.0
+"""How often old requests to forget are let go of."""
 
 
 class SequenceFollower:
@@ -59,6 +61,7 @@ class SequenceFollower:
         """Committed records not stored yet, over all partitions; None while unknown."""
         self.stored_records = 0
         self._arrivals: Arrivals | None = None
+        self._tidied = float("-inf")
 
     def measure(self, freshness: Freshness) -> None:
         """Tell `freshness` of clicks and items as they reach the same Kafka, beside `run`."""
@@ -108,6 +111,9 @@ class SequenceFollower:
                 self._check(read=bool(polled))
                 if polled:
                     self._store(polled, positions)
+                if time.monotonic() >= self._tidied + TIDY_SECONDS:
+                    self._histories.drop_requests()
+                    self._tidied = time.monotonic()
                 self.lag_records = sum(max(0, end - positions.get(p, 0)) for p, end in ends.items())
         finally:
             self.connected = False

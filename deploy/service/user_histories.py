@@ -6,9 +6,15 @@ neither loses nor repeats one. A record replaces a history only if its position 
 stored one, so records delivered twice do no harm. Without Kafka the last known histories go on
 being served.
 
+A user who was forgotten (`streaming.events.Forgotten`) has no history from that record on, and from
+the moment when `ForgottenUsers` has noted the request; what the files held of them is then removed
+by a compaction of that key.
+
 On disk: column family `users`, key user id (8 bytes, big-endian, signed), value position, event
 time, item ids, times (int64, little-endian); column family `offsets`, key `topic/partition`,
-value the next offset in decimal; beside them the number of users and the latest event time.
+value the next offset in decimal; beside them the number of users and the latest event time; column
+family `forgotten`, key user id, value the event ids of the last requests that were carried out, one
+a line, for as long as there is a note of the user.
 """
 
 from __future__ import annotations
@@ -20,10 +26,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rocksdict import AccessType, Options, Rdict, WriteBatch
+from rocksdict import (
+    AccessType,
+    BottommostLevelCompaction,
+    CompactOptions,
+    Options,
+    Rdict,
+    WriteBatch,
+)
 
+from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.monitoring import full_disk
-from streaming.events import HISTORY_LENGTH, UserSequence, parse_sequence
+from streaming.events import HISTORY_LENGTH, Forgotten, UserSequence, parse_sequence
 from streaming.poison import parse
 
 _KEY = ">i8"
@@ -56,6 +70,9 @@ class HistoryRecord(NamedTuple):
     value: bytes | None
 
 
+REQUESTS = 8
+"""Event ids that are kept of a user who was forgotten: requests may be noted in another order."""
+
 Listener = Callable[[list[tuple[int, int, UserSequence]]], None]
 """Takes (partition, offset, sequence) of a stored batch, in the order of each partition."""
 
@@ -63,7 +80,8 @@ Listener = Callable[[list[tuple[int, int, UserSequence]]], None]
 class UserHistories:
     """The store: one writer, any number of reading threads.
 
-    `listeners` are told of every batch of (partition, offset, sequence) that was taken in.
+    `listeners` are told of every batch of (partition, offset, sequence) that was taken in, `forgot`
+    of every user who was forgotten, before those of the same batch.
 
     Where the disk is full the last known histories are read all the same, and nothing is taken in
     until `open_anew` finds room. RocksDB takes nothing after a write that failed; it has to be
@@ -76,8 +94,15 @@ class UserHistories:
         HistoryStoreError: if another process holds the store, or it cannot be read.
     """
 
-    def __init__(self, directory: Path, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        listener: Listener | None = None,
+        requests: ForgottenUsers | None = None,
+    ) -> None:
         self.listeners = [listener] if listener is not None else []
+        self.forgot: list[Callable[[int], None]] = []
+        self._requests = requests
         self._directory = directory
         self._opening = threading.Lock()
         self._db: Rdict | None = None
@@ -105,10 +130,12 @@ class UserHistories:
 
     def _take(self, access: AccessType) -> None:
         # All families that exist must be opened; "default" always does.
-        families = {name: _options() for name in ("users", "offsets")}
+        families = {name: _options() for name in ("users", "offsets", "forgotten")}
         db = Rdict(str(self._directory), _options(), column_families=families, access_type=access)
         self._users = db.get_column_family("users")
         self._offsets = db.get_column_family("offsets")
+        self._forgotten = db.get_column_family("forgotten")
+        self._forgotten_handle = db.get_column_family_handle("forgotten")
         self._users_handle = db.get_column_family_handle("users")
         self._offsets_handle = db.get_column_family_handle("offsets")
         self._db = db
@@ -136,19 +163,26 @@ class UserHistories:
     def _release(self) -> None:
         if self._db is None:
             return
-        del self._users_handle, self._offsets_handle  # the lock is held as long as these live
-        for store in (self._users, self._offsets, self._db):
+        # the lock is held as long as these live
+        del self._users_handle, self._offsets_handle, self._forgotten_handle
+        for store in (self._users, self._offsets, self._forgotten, self._db):
             with suppress(
                 Exception
             ):  # after a write that failed it cannot be flushed: it is logged
                 store.close()
         self._db = None
-        del self._users, self._offsets
+        del self._users, self._offsets, self._forgotten
 
     def get(self, user_id: int) -> UserHistory | None:
-        """History of a user, or None where the user is unknown."""
+        """History of a user, or None where the user is unknown, or is to be forgotten."""
+        key = _user_key(user_id)
+        asked = self._requests.asked(user_id) if self._requests is not None else None
         with self._opening:
-            value = self._users.get(_user_key(user_id)) if self._db is not None else None
+            if self._db is None:
+                return None
+            if asked is not None and asked not in _lines(self._forgotten.get(key)):
+                return None
+            value = self._users.get(key)
         return _decode(value) if value is not None else None
 
     def next_offsets(self, topic: str) -> dict[int, int]:
@@ -175,21 +209,31 @@ class UserHistories:
         if self._db is None or not self.writable:
             raise HistoryStoreError(f"{self._directory}: user histories cannot be written")
         taken = list[tuple[int, int, UserSequence]]()
+        said = list[UserSequence | Forgotten]()
         for record in records:
             place = {
                 "topic": record.topic, "partition": record.partition, "offset": record.offset
             }  # fmt: skip
-            sequence = parse(parse_sequence, None, record.value, place)
-            if sequence is None:
+            one = parse(parse_sequence, None, record.value, place)
+            if one is None:
                 self.poisoned += 1
-            else:
-                taken.append((record.partition, record.offset, sequence))
+                continue
+            said.append(one)
+            if isinstance(one, UserSequence):
+                taken.append((record.partition, record.offset, one))
         latest = max([self.latest_event_time_ms, *(s.event_time for _, _, s in taken)])
         batch = WriteBatch(raw_mode=True)
+        newest, forgotten = _newest(said)
         added = 0
-        for user_id, history in _newest(s for _, _, s in taken).items():
+        for user_id, ids in forgotten.items():
             key = _user_key(user_id)
-            stored = self._users.get(key)
+            added -= self._users.get(key) is not None
+            batch.delete(key, self._users_handle)
+            known = [*_lines(self._forgotten.get(key)), *ids][-REQUESTS:]
+            batch.put(key, "\n".join(known).encode(), self._forgotten_handle)
+        for user_id, history in newest.items():
+            key = _user_key(user_id)
+            stored = self._users.get(key) if user_id not in forgotten else None
             if stored is None:
                 added += 1
             elif _position(stored) > history.position:
@@ -201,6 +245,8 @@ class UserHistories:
         batch.put(_COUNT, b"%d" % (self.users + added), self._offsets_handle)
         try:
             self._db.write(batch)
+            if forgotten:
+                self._erase(forgotten)
         except Exception as error:
             self.writable = False
             why = full_disk.sentence(self._directory) if full_disk.is_full(error) else error
@@ -209,15 +255,63 @@ class UserHistories:
             ) from error
         self.users += added
         self.latest_event_time_ms = latest
+        for tell in self.forgot:
+            for user_id in forgotten:
+                tell(user_id)
         for listener in self.listeners:
             listener(taken)
         return len(taken)
 
+    def _erase(self, users: Iterable[int]) -> None:
+        """Write anew what files hold of these keys: what was deleted is then in none of them."""
+        assert self._db is not None  # noqa: S101 - see store
+        options = CompactOptions()
+        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+        for family in (self._users, self._offsets, self._forgotten):
+            family.flush()  # so that the log of writes goes, too
+        for user_id in users:
+            key = _user_key(user_id)
+            for family in (self._users, self._forgotten):
+                family.compact_range(key, key, options)
 
-def _newest(sequences: Iterable[UserSequence]) -> dict[int, UserHistory]:
-    """The history of each user, after the last of their clicks."""
+    def forgotten_users(self) -> list[int]:
+        """Those who were forgotten, as long as there is a note of them."""
+        stored: Iterator[Any] = self._forgotten.keys() if self._db is not None else iter(())
+        return [_user_of(key) for key in stored]
+
+    def drop_requests(self) -> None:
+        """Let go of notes that are of no use any more, and of what is known of those requests.
+
+        Raises:
+            HistoryStoreError: if the store cannot be written.
+        """
+        if self._db is None or self._requests is None or not self.writable:
+            return
+        self._requests.drop_old()
+        noted = set(self._requests.users())
+        gone = [user for user in self.forgotten_users() if user not in noted]
+        try:
+            for user_id in gone:
+                self._forgotten.delete(_user_key(user_id))
+            if gone:
+                self._erase(gone)
+        except Exception as error:
+            raise HistoryStoreError(
+                f"{self._directory}: user histories cannot be written ({error})"
+            ) from error
+
+
+def _newest(
+    records: Iterable[UserSequence | Forgotten],
+) -> tuple[dict[int, UserHistory], dict[int, list[str]]]:
+    """The history of each user, after the last of their clicks, and who was forgotten by what."""
     newest: dict[int, UserHistory] = {}
-    for sequence in sequences:
+    forgotten: dict[int, list[str]] = {}
+    for sequence in records:
+        if isinstance(sequence, Forgotten):
+            newest.pop(sequence.user_id, None)
+            forgotten.setdefault(sequence.user_id, []).append(sequence.event_id)
+            continue
         known = newest.get(sequence.user_id)
         if known is None or sequence.position >= known.position:
             newest[sequence.user_id] = UserHistory(
@@ -225,7 +319,7 @@ def _newest(sequences: Iterable[UserSequence]) -> dict[int, UserHistory]:
                 [*sequence.history_items, sequence.target][-HISTORY_LENGTH:],
                 [*sequence.history_times, sequence.event_time][-HISTORY_LENGTH:],
             )
-    return newest
+    return newest, forgotten
 
 
 def _options() -> Options:
@@ -240,6 +334,14 @@ def _options() -> Options:
 
 def _user_key(user_id: int) -> bytes:
     return np.array(user_id, _KEY).tobytes()
+
+
+def _user_of(key: bytes) -> int:
+    return int(np.frombuffer(key, _KEY, 1)[0])
+
+
+def _lines(value: bytes | None) -> list[str]:
+    return value.decode().split("\n") if value else []
 
 
 def _encode(history: UserHistory) -> bytes:

@@ -33,8 +33,8 @@ OWN = (
     "/ready",
 )
 """What every worker answers itself."""
-OWN_BELOW = "/v1/items/"
-"""And every path below this one: ids in a path are not to be read and written twice."""
+OWN_BELOW = ("/v1/items/", "/v1/users/")
+"""And every path below these: ids in a path are not to be read and written twice."""
 STALE_SECONDS = 10.0
 _LEFT_OUT = {b"host", b"content-length", b"connection", b"transfer-encoding"}
 

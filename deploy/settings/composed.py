@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from deploy.privacy.config import PrivacyConfig
 from deploy.registry.config import RegistryConfig
 from deploy.service.config import ServiceConfig
 from deploy.settings import sources
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
         search: how a query is answered.
         registry: where and how snapshots are registered.
         service: how the retrieval service runs.
+        privacy: how long what users did is kept.
     """
 
     model_config = SettingsConfigDict(
@@ -97,6 +99,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
     service: ServiceConfig = ServiceConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @pydantic.field_validator("data_dir", "jars_dir")
     @classmethod

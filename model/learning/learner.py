@@ -189,7 +189,7 @@ class Learner:
             results.append(self._step([part] if replayed is None else [part, replayed], most))
         self._tables.code_popularity.add(self._tables.codes_N[rows_B], times_B)
         self._tables.neighbours.add(histories, rows_B, times_B)
-        self._replay.add(fresh)
+        self._replay.add(fresh, np.fromiter((s.user_id for s in batch), np.int64, len(batch)))
         self._counters["micro_batches"] += 1
         self._counters["events"] += len(batch)
         return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
@@ -205,6 +205,13 @@ class Learner:
         if replayed is None:
             raise LearnerError("there is nothing to replay: learn a micro-batch first")
         return self._step([replayed], self.config.candidates)
+
+    def forget(self, user: int, but: int = 0) -> None:
+        """Never learn again what a user did, except for their last `but` examples.
+
+        What they did remains in what was learnt from all. The next `state` is to be a whole one.
+        """
+        self._replay.forget(user, but)
 
     def _draw_replay(self, examples: float, recency: float) -> Examples | None:
         chunks = int(examples / self.config.chunk)  # rounded down: a budget is kept

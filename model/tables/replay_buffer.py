@@ -2,7 +2,8 @@
 
 Replay keeps an online model from forgetting (Rolnick et al., NeurIPS 2019). A chunk is a run of
 consecutive examples, so that its events share a clock: the popularity of their time is then
-looked up once for a chunk and not once for an event.
+looked up once for a chunk and not once for an event. Whose an example is, is kept to let go of it
+when the user is to be forgotten, and for nothing else.
 Shapes: B examples, L history length, K neighbours, H half-lives.
 """
 
@@ -17,6 +18,9 @@ from torch import Tensor
 from model.histories import NO_ROW, HistoryBatch
 from model.tables.cooccurrence import Neighbours
 from streaming.events import HISTORY_LENGTH
+
+NOBODY = np.iinfo(np.int64).min
+"""Whose an example is that was kept before users were."""
 
 
 class Examples(NamedTuple):
@@ -82,6 +86,7 @@ class ReplayBuffer:
         self._total = 0
         self._saved_total = 0
         self._arrays: dict[str, np.ndarray] = {
+            "users": np.zeros(0, dtype=np.int64),
             "targets": np.zeros(0, dtype=np.int32),
             "times": np.zeros(0, dtype=np.int64),
             "history_rows": np.zeros((0, HISTORY_LENGTH), dtype=np.int32),
@@ -93,13 +98,14 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return min(self._total, self.capacity)
 
-    def add(self, examples: Examples) -> None:
-        """Append; the oldest fall out when the ring is full."""
+    def add(self, examples: Examples, users_B: np.ndarray) -> None:
+        """Append examples of users; the oldest fall out when the ring is full."""
         batch = len(examples.targets_B)
         self._reserve(min(self._total + batch, self.capacity))
         places_B = (self._total + np.arange(batch)) % self.capacity
         self._total += batch
         arrays = self._arrays
+        arrays["users"][places_B] = users_B
         arrays["targets"][places_B] = examples.targets_B
         arrays["times"][places_B] = examples.times_B
         length = examples.histories.rows_BL.shape[1]
@@ -110,6 +116,30 @@ class ReplayBuffer:
         arrays["neighbour_rows"][places_B] = NO_ROW
         arrays["neighbour_rows"][places_B, :width] = examples.neighbours.rows_BK
         arrays["neighbour_scores"][places_B, :width] = examples.neighbours.scores_BKH
+
+    def forget(self, user: int, but: int = 0) -> None:
+        """Let go of what a user did, except for their last `but` examples.
+
+        The next example that stays is put in the place of each, so that chunks go on to be of one
+        time. What was saved before is to be saved as a whole again. Examples of which it is not
+        known whose they are go as well.
+        """
+        places = np.arange(self._total - len(self), self._total) % self.capacity
+        users = self._arrays["users"][places]
+        mine = np.flatnonzero(users == user)
+        gone = np.zeros(len(places), np.bool_)
+        gone[mine[: len(mine) - but]] = True
+        gone |= users == NOBODY
+        stays = np.flatnonzero(~gone)
+        if not gone.any():
+            return
+        if len(stays) == 0:
+            self._total = self._saved_total = 0
+            self._arrays = {name: array[:0] for name, array in self._arrays.items()}
+            return
+        next_one = stays[stays.searchsorted(np.flatnonzero(gone)).clip(max=len(stays) - 1)]
+        for array in self._arrays.values():
+            array[places[gone]] = array[places[next_one]]
 
     def _reserve(self, size: int) -> None:
         have = len(self._arrays["targets"])
@@ -161,6 +191,7 @@ class ReplayBuffer:
         packed = {
             "capacity": np.asarray(self.capacity, dtype=np.int64),
             "total": np.asarray(self._total, dtype=np.int64),
+            "users": a["users"],
             "targets": a["targets"],
             "times": a["times"],
             "history_lengths": known_BL.sum(1).astype(np.int16),
@@ -192,6 +223,8 @@ class ReplayBuffer:
         width = self._arrays["neighbour_rows"].shape[1]
         near_BK = np.arange(width) < s["neighbour_counts"][:, None]
         for name, values, mask in (
+            # an earlier version did not keep whose they are
+            ("users", s.get("users", NOBODY), None),
             ("targets", s["targets"], None),
             ("times", s["times"], None),
             ("history_rows", s["history_rows"], known_BL),

@@ -72,8 +72,8 @@ class Checkpoints(Protocol):
     def newest(self) -> Saved | None:
         """The newest readable state, or None where there never was one."""
 
-    def save(self, take: Take) -> int:
-        """Keep a state; returns the entry of the oldest one that is still kept."""
+    def save(self, take: Take, *, anew: bool = False) -> int:
+        """Keep a state, by itself if `anew`; returns the entry of the oldest that is still kept."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -149,13 +149,20 @@ class CheckpointDirectory:
             json.loads((path / META).read_bytes()),
         )
 
-    def save(self, take: Take) -> int:
+    def save(self, take: Take, *, anew: bool = False) -> int:
         """Write a checkpoint, then remove those beyond `keep`.
+
+        With `anew` it shares no file with those before; after `keep` such ones nothing is left of
+        what was before them.
 
         Raises:
             TrainerError: if it cannot be written; nothing of it is then visible.
         """
         chain = self._chain if self._keep == 1 or self._other_chain() is not None else None
+        if anew:
+            chain = None
+            for aside in self._directories.folder.glob(f"{DAMAGED}*"):
+                shutil.rmtree(aside, ignore_errors=True)
         self._chain = None  # what is asked for is given once
         saved = take(chain is None)
         if chain is not None and chain.is_full(_bytes(saved.rows)):

@@ -30,7 +30,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from streaming.events import Item, UserSequence, Withdrawal
+from streaming.events import Forgotten, Item, UserSequence, Withdrawal
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Polled:
         final: nothing will ever follow those ends (a recorded source; never Kafka).
     """
 
-    sequences: dict[int, list[Record[UserSequence]]] = field(default_factory=dict)
+    sequences: dict[int, list[Record[UserSequence | Forgotten]]] = field(default_factory=dict)
     items: dict[int, list[Record[Item | Withdrawal]]] = field(default_factory=dict)
     next_offsets: dict[str, dict[int, int]] = field(default_factory=dict)
     ends: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -121,6 +121,9 @@ class Plan:
 class MicroBatch:
     """A plan and its records, in training order; `poison` counts the records skipped in it.
 
+    `forgotten` has the users who are to be forgotten, each with the number of sequences before
+    which that was said.
+
     Of a withdrawn item the learner keeps what it knows: clicks on it go on to say something about
     their users, and it is the indexer that keeps it out of every answer.
     """
@@ -129,6 +132,7 @@ class MicroBatch:
     items: list[Item]
     sequences: list[UserSequence]
     poison: int
+    forgotten: list[tuple[int, int]] = field(default_factory=list)
 
 
 def checksum(sequences: Iterable[UserSequence]) -> int:
@@ -139,28 +143,33 @@ def checksum(sequences: Iterable[UserSequence]) -> int:
     return crc
 
 
-def _merge(heads: Mapping[int, deque[Record[UserSequence]]], limit: int | None) -> _Merged:
+def _merge(
+    heads: Mapping[int, deque[Record[UserSequence | Forgotten]]], limit: int | None
+) -> _Merged:
     """Take up to `limit` sequences off the heads, in merge order, and the poison between them."""
     merged = _Merged()
     heap: list[tuple[int, int]] = []
 
     def show(partition: int) -> None:
-        """Drop poison from the head, and enter the next sequence, if any, into the race."""
+        """Take what is no sequence from the head, and enter the next one, if any, into the race."""
         queue = heads[partition]
-        while queue and queue[0].value is None:
-            merged.taken[partition] = queue.popleft().offset + 1
-            merged.poison += 1
-        if queue:
+        while queue:
             head = queue[0].value
-            assert head is not None  # noqa: S101 - poison was just dropped
-            heapq.heappush(heap, (head.event_time, partition))
+            if isinstance(head, UserSequence):
+                heapq.heappush(heap, (head.event_time, partition))
+                return
+            merged.taken[partition] = queue.popleft().offset + 1
+            if head is None:
+                merged.poison += 1
+            else:
+                merged.forgotten.append((len(merged.sequences), head.user_id))
 
     for partition in heads:
         show(partition)
     while heap and (limit is None or len(merged.sequences) < limit):
         _, partition = heapq.heappop(heap)
         record = heads[partition].popleft()
-        assert record.value is not None  # noqa: S101 - only sequences enter the heap
+        assert isinstance(record.value, UserSequence)  # noqa: S101 - only those enter the heap
         merged.sequences.append(record.value)
         merged.taken[partition] = record.offset + 1
         show(partition)
@@ -172,6 +181,7 @@ class _Merged:
     sequences: list[UserSequence] = field(default_factory=list)
     taken: dict[int, int] = field(default_factory=dict)  # partition -> offset after the last taken
     poison: int = 0
+    forgotten: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Backlog:
@@ -199,7 +209,7 @@ class Backlog:
         self._begin = {s: dict(start.get(s, {})) for s in (SEQUENCES, ITEMS)}
         self._next: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
         self._ends: dict[str, dict[int, int]] = {SEQUENCES: {}, ITEMS: {}}
-        self._sequences: dict[int, deque[Record[UserSequence]]] = {}
+        self._sequences: dict[int, deque[Record[UserSequence | Forgotten]]] = {}
         self._items: dict[int, deque[Record[Item | Withdrawal]]] = {}
 
     def offer(self, polled: Polled) -> None:
@@ -311,7 +321,7 @@ class Backlog:
             checksum(merged.sequences),
             catching_up=0 < self._catch_up_from < (self.lag() or 0),
         )
-        return MicroBatch(plan, listed, merged.sequences, poison)
+        return MicroBatch(plan, listed, merged.sequences, poison, merged.forgotten)
 
     def _advance(
         self, stream: str, taken: Mapping[int, int], left: Mapping[int, Sequence[Any]]
@@ -328,7 +338,7 @@ class Backlog:
 def assemble(
     plan: Plan,
     items: Mapping[int, Sequence[Record[Item | Withdrawal]]],
-    sequences: Mapping[int, Sequence[Record[UserSequence]]],
+    sequences: Mapping[int, Sequence[Record[UserSequence | Forgotten]]],
 ) -> MicroBatch:
     """The micro-batch of a plan whose ranges were read again.
 
@@ -349,9 +359,11 @@ def assemble(
         raise TrainerError(
             f"the journal planned {plan.events} sequences at offsets {where}, but other records "
             f"({len(merged.sequences)}) are there now: the topic was recreated, or its retention "
-            "deleted them; restore the topic, or begin anew with --fresh"
+            "deleted them; restore the topic; or, if it was retention, move trainer/journal of the "
+            "data directory away: training then goes on from the last checkpoint; else begin anew "
+            "with --fresh"
         )
     read = [r for p in sorted(items) for r in items[p]]
     listed = [r.value for r in read if isinstance(r.value, Item)]
     poison = merged.poison + sum(r.value is None for r in read)
-    return MicroBatch(plan, listed, merged.sequences, poison)
+    return MicroBatch(plan, listed, merged.sequences, poison, merged.forgotten)

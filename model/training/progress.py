@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from model.artifacts.handover_facts import HandoverFacts
 from model.training.micro_batch import ITEMS, SEQUENCES, MicroBatch
+from model.training.quarantine import without
 
 
 @dataclass
@@ -29,6 +30,9 @@ class Progress:
         items_listed: `items` records listed (an item announced again counts again).
         unlisted_targets: events on items that no record had announced: the model knows those by
             their id alone.
+        forgotten: requests to forget a user.
+        to_forget: so many checkpoints are to be written, each by itself, until none is left that
+            knows a user who was forgotten.
         event_time_range: [first, last] event time trained, in ms; empty before the first.
         published_events, published_event_time: `trained_events` and last event time (ms) at the
             last publication.
@@ -49,6 +53,8 @@ class Progress:
     quarantined_batches: int = 0
     quarantined_in_a_row: int = 0
     last_quarantine: dict[str, Any] | None = None
+    forgotten: int = 0
+    to_forget: int = 0
     event_time_range: list[int] = field(default_factory=list)
     published_events: int = 0
     published_event_time: int | None = None
@@ -100,6 +106,12 @@ class Progress:
         self.quarantined_batches += 1
         self.quarantined_in_a_row += 1
         self.last_quarantine = facts
+
+    def forget(self, users: Collection[int]) -> None:
+        """Count users who were forgotten, and know none of them."""
+        self.forgotten += len(users)
+        if self.last_quarantine is not None:
+            self.last_quarantine = without(self.last_quarantine, users)
 
     def _pass(self, batch: MicroBatch) -> None:
         """Count what a micro-batch holds, and go on behind it."""

@@ -16,6 +16,7 @@ are, on the topics; what is kept is where:
 
 from __future__ import annotations
 
+from collections.abc import Collection, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,11 +41,19 @@ def quarantine_facts(number: int, batch: MicroBatch, events: int, reason: str) -
     }
 
 
+def without(facts: dict[str, Any], users: Collection[int]) -> dict[str, Any]:
+    """The same without users who are to be forgotten."""
+    return facts | {"users": [user for user in facts["users"] if user not in users]}
+
+
 class Quarantined(Protocol):
     """Where it is written what was set aside."""
 
     def keep(self, facts: dict[str, Any]) -> None:
         """Note a micro-batch; noting it again changes nothing."""
+
+    def forget(self, users: Set[int]) -> None:
+        """Name these users no more."""
 
 
 class QuarantineDirectory:
@@ -68,3 +77,20 @@ class QuarantineDirectory:
                 f"{path}: cannot be written ({error}); free some space or make the directory "
                 "writable, then start again: nothing was lost"
             ) from error
+
+    def forget(self, users: Set[int]) -> None:
+        """Name these users no more.
+
+        Raises:
+            TrainerError: if a file cannot be written, or read.
+        """
+        for path in self._directory.glob("*.json"):
+            try:
+                facts = orjson.loads(path.read_bytes())
+            except (OSError, ValueError) as error:
+                raise TrainerError(
+                    f"{path}: cannot be read ({error}), and may name users who are to be "
+                    "forgotten; remove it, then start again"
+                ) from error
+            if not users.isdisjoint(facts["users"]):
+                self.keep(without(facts, users))

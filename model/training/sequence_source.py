@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import structlog
 from kafka.errors import (
     AuthorizationError,
     KafkaConfigurationError,
@@ -25,6 +26,7 @@ from model.training.source import Offsets, SourceUnavailable
 from streaming.committed_topic import CommittedTopic, TopicEndsBefore
 from streaming.errors import KafkaUnavailable
 from streaming.events import (
+    Forgotten,
     Item,
     UserSequence,
     Withdrawal,
@@ -35,6 +37,8 @@ from streaming.kafka_clients import KafkaConnection
 from streaming.poison import Parser, parse
 from streaming.topic_identity import TopicIdentity
 from streaming.topics import Topics
+
+log = structlog.get_logger(__name__)
 
 V = TypeVar("V")
 
@@ -117,7 +121,9 @@ class SequenceSource:
                 self._identity.check()  # names the topic, where it is another one
             return TrainerError(
                 f"offsets of the checkpoint are not in the log any more ({error}): the topic was "
-                "recreated, or its retention deleted them; restore it, or begin anew with --fresh"
+                "recreated, or its retention deleted them; restore it, or, if it was retention, "
+                "move trainer/journal of the data directory away: training then goes on from the "
+                "last checkpoint; else begin anew with --fresh"
             )
         return SourceUnavailable(f"Kafka at {self._kafka.bootstrap} is not available ({error!r})")
 
@@ -136,6 +142,13 @@ class SequenceSource:
             for stream, name in ((sequences, SEQUENCES), (items, ITEMS)):
                 stream.seek(self._offsets[name])
                 stream.check(stream.ends())
+            if passed := sequences.skip_deleted():
+                log.error(
+                    "sequences were deleted before they were learnt, as they were older than "
+                    "they are kept for ([privacy] keep_days): going on behind them",
+                    topic=self._topics.sequences,
+                    offsets={str(partition): count for partition, count in passed.items()},
+                )
             self._ready = True
         polled = Polled(log_ends=log_ends)
         polled.sequences = _parsed(parse_sequence, sequences.poll(POLL_MS, enough))
@@ -155,7 +168,10 @@ class SequenceSource:
 
     def read(
         self, plan: Plan
-    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
+    ) -> tuple[
+        dict[int, list[Record[Item | Withdrawal]]],
+        dict[int, list[Record[UserSequence | Forgotten]]],
+    ]:
         """Read exactly the ranges of a plan."""
         self._ready = False
         try:

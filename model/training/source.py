@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from model.training.micro_batch import Plan, Polled, Record
-from streaming.events import Item, UserSequence, Withdrawal
+from streaming.events import Forgotten, Item, UserSequence, Withdrawal
 
 Offsets = Mapping[str, Mapping[int, int]]
 """Stream -> partition -> offset."""
@@ -35,7 +35,10 @@ class Source(Protocol):
 
     def read(
         self, plan: Plan
-    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
+    ) -> tuple[
+        dict[int, list[Record[Item | Withdrawal]]],
+        dict[int, list[Record[UserSequence | Forgotten]]],
+    ]:
         """Read exactly the ranges of a plan: items and sequences by partition.
 
         Raises:

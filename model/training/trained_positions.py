@@ -43,6 +43,10 @@ class TrainedPositions:
         if len(self._recent) >= MERGE_AT:
             self._merge()
 
+    def forget(self, user: int) -> None:
+        """Know nothing of a user any more; what is saved next is to be everything."""
+        self[user] = 0
+
     def _merge(self) -> None:
         users = np.fromiter(self._recent.keys(), np.int64, len(self._recent))
         positions = np.fromiter(self._recent.values(), np.int64, len(self._recent))
@@ -54,8 +58,10 @@ class TrainedPositions:
             return
         users = np.concatenate([users, self._users])  # the new one comes first and is kept
         positions = np.concatenate([positions, self._positions])
-        self._users, first = np.unique(users, return_index=True)
-        self._positions = positions[first]
+        users, first = np.unique(users, return_index=True)
+        positions = positions[first]
+        known = positions > 0  # a user who was forgotten is not
+        self._users, self._positions = users[known], positions[known]
 
     def changes(self, whole: bool) -> dict[str, np.ndarray]:
         """What was set since the last call, for `apply`; `whole`: everything.

@@ -23,6 +23,10 @@ which it is passed over. So the state of before goes on, and a run again ends wi
 Several in a row are a sign that not the records are to blame but the state: then the trainer
 stops.
 
+A user who is to be forgotten is, in the micro-batch in which that is said (`MicroBatch.forgotten`).
+Files of before know them still; so as many checkpoints as are kept are then written by themselves,
+a minute apart and behind empty micro-batches where nothing else comes, until those are gone.
+
 Nothing here knows Kafka, a disk or a clock: they come as `Source`, `Journal`, `Checkpoints`,
 `Handovers` and `Clock`.
 """
@@ -48,6 +52,7 @@ from model.training.micro_batch import (
     Plan,
     TrainerError,
     assemble,
+    checksum,
 )
 from model.training.prequential import Answerer
 from model.training.progress import Progress
@@ -307,12 +312,21 @@ class Trainer:
             facts = self._state.set_aside(number, batch, entry.reason)
             if self._quarantined is not None:
                 self._quarantined.keep(facts)
+            self._forget(batch)
             return
         batch = batch or assemble(entry, *self._source.read(entry))
         try:
             self._state.train(number, batch)
         except NotFiniteError as error:
             raise _NotLearnt(number, entry, str(error)) from error
+        self._forget(batch)
+
+    def _forget(self, batch: MicroBatch) -> None:
+        """What is on disk of users who were forgotten is to go."""
+        if users := {user for _, user in batch.forgotten}:
+            self._state.progress.to_forget = self._config.keep_checkpoints
+            if self._quarantined is not None:
+                self._quarantined.forget(users)
 
     def _set_aside(self, number: int, entry: Quarantine) -> None:
         """Journal that the last plan is to be passed over; a recovery has to follow.
@@ -409,6 +423,9 @@ class Trainer:
             progress.trained_events - events >= self._config.checkpoint_events
             or self._clock.now() - at >= CHECKPOINT_SECONDS
         ):
+            if progress.to_forget and self._saved[0] == progress.entry:
+                nothing = Plan({}, {}, 0, checksum([]))
+                self._decide(nothing, MicroBatch(nothing, [], [], 0))
             self._checkpoint()
         self._tell(state)
 
@@ -421,8 +438,10 @@ class Trainer:
         return float((self._state.learner.drift() > config.drift).mean())
 
     def _save(self) -> int:
-        oldest = self._checkpoints.save(self._state.save)
         progress = self._state.progress
+        anew = progress.to_forget > 0
+        progress.to_forget -= anew
+        oldest = self._checkpoints.save(self._state.save, anew=anew)
         self._saved = (progress.entry, progress.trained_events, self._clock.now())
         return oldest
 

@@ -6,7 +6,8 @@ the entries alone, saved and restored as one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ class TrainingState:
             self.losses = self.learner.learn(fresh, catching_up=catching_up)
         if answers is not None:
             self.prequential.judge(queries, answers.result())
+        self._forget(batch, fresh)
         self.prequential.learn(fresh)
         self.progress.count(batch, [s.event_time for s in fresh])
         self.progress.unlisted_targets += unlisted
@@ -115,14 +117,34 @@ class TrainingState:
     def _take(self, batch: MicroBatch) -> list[UserSequence]:
         """List the items; returns the sequences that have not been seen before."""
         fresh = []
-        for sequence in batch.sequences:
+        forgotten = deque(batch.forgotten)
+        for place, sequence in enumerate(batch.sequences):
+            while forgotten and forgotten[0][0] <= place:
+                self._positions.forget(forgotten.popleft()[1])
             if sequence.position > self._positions[sequence.user_id]:
                 self._positions[sequence.user_id] = sequence.position
                 fresh.append(sequence)
+        for _, user in forgotten:
+            self._positions.forget(user)
         if batch.items:
             self.learner.list_items(batch.items)
             self.prequential.list_items(item.item_id for item in batch.items)
         return fresh
+
+    def _forget(self, batch: MicroBatch, fresh: Sequence[UserSequence]) -> None:
+        """Let the learner forget users, but not what it learnt of them behind the last request."""
+        last = {user: place for place, user in batch.forgotten}
+        if not last:
+            return
+        learnt = {id(s) for s in fresh}
+        after = Counter(
+            s.user_id
+            for place, s in enumerate(batch.sequences)
+            if id(s) in learnt and place >= last.get(s.user_id, len(batch.sequences))
+        )
+        for user in last:
+            self.learner.forget(user, after[user])
+        self.progress.forget(last)
 
     def set_aside(self, number: int, batch: MicroBatch, reason: str) -> dict[str, Any]:
         """Carry out entry `number`: list the items, and neither answer nor learn the sequences.
@@ -132,6 +154,7 @@ class TrainingState:
         fresh = self._take(batch)
         facts = quarantine_facts(number, batch, len(fresh), reason)
         self.progress.set_aside(batch, len(fresh), facts)
+        self._forget(batch, [])
         self.progress.entry = number
         return facts
 

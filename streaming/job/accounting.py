@@ -1,6 +1,6 @@
 """Accounts of a pipeline: what entered `clicks`, and where each record of it went.
 
-    clicks = sequences + late + duplicates + dead letters + lost
+    clicks = sequences + late + duplicates + dead letters + forgotten + lost
 
 Everything is counted from the topics themselves, by readers that see committed records only, so
 nothing depends on counters that a crash could reset.
@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 
 from streaming.bounds import EventError
 from streaming.committed_topic import read_all
-from streaming.events import HEARTBEAT, Click
+from streaming.events import FORGET, NO_CLICKS, Click, Forgotten, parse_sequence
 from streaming.job.flink_rest import FlinkRest
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
@@ -30,9 +30,13 @@ FEW = 10_000
 
 @dataclass(frozen=True)
 class Accounts:
-    """Counts of committed records; `clicks` without heartbeats.
+    """Counts of committed records; `clicks` without heartbeats and requests to forget.
 
-    `duplicates` are the clicks whose event id an earlier one carries.
+    Where Kafka has `deleted` records of one of the topics, as they are older than they are kept,
+    what is left does not add up, and nothing is known to be lost.
+
+    `duplicates` are the clicks whose event id an earlier one carries, of those since their user was
+    forgotten, if ever. `forgotten` ones waited in the job when their user was.
     """
 
     clicks: int
@@ -40,12 +44,16 @@ class Accounts:
     late: int
     dead_letters: int
     duplicates: int
+    forgotten: int = 0
+    deleted: bool = False
 
     @property
     def lost(self) -> int:
         """Clicks that went nowhere; negative if something came out twice."""
-        out = self.sequences + self.late + self.dead_letters + self.duplicates
-        return self.clicks - out
+        if self.deleted:
+            return 0
+        aside = self.late + self.dead_letters + self.duplicates + self.forgotten
+        return self.clicks - self.sequences - aside
 
 
 def _origin(record: Any) -> tuple[int, int] | None:
@@ -57,13 +65,31 @@ def _origin(record: Any) -> tuple[int, int] | None:
         return None  # somebody else's record
 
 
-def _identity(value: bytes | None) -> tuple[str | None, bool]:
-    """The event id of a click, and whether it is a heartbeat."""
+def _click(value: bytes | None) -> Click | None:
+    """The click of a record; None where it is none that can be read."""
     try:
-        click = Click.from_bytes(value)
+        return Click.from_bytes(value)
     except EventError:
-        return None, False
-    return click.event_id, click.event_type == HEARTBEAT
+        return None
+
+
+def _may_be_click(value: bytes | None) -> bool:
+    click = _click(value)
+    return click is None or click.event_type not in NO_CLICKS
+
+
+def _sequences(kafka: KafkaConnection, topics: Topics) -> tuple[int, int]:
+    """How many sequences there are, and how many clicks were forgotten while they waited."""
+    count = dropped = 0
+    for record in read_all(kafka, topics.sequences):
+        if FORGET.encode() in record.value:  # in an event id, too: so it is parsed
+            with suppress(EventError):
+                said = parse_sequence(None, record.value)
+                if isinstance(said, Forgotten):
+                    dropped += said.dropped
+                    continue
+        count += 1
+    return count, dropped
 
 
 def count(kafka: KafkaConnection, topics: Topics) -> Accounts:
@@ -74,20 +100,44 @@ def count(kafka: KafkaConnection, topics: Topics) -> Accounts:
     """
     dead = [_origin(record) for record in read_all(kafka, topics.clicks_dlq)]
     late = sum(1 for _ in read_all(kafka, topics.clicks_late))
-    sequences = sum(1 for _ in read_all(kafka, topics.sequences))
+    sequences, forgotten = _sequences(kafka, topics)
     origins = set(dead)
     clicks = duplicates = 0
     seen: set[str] = set()
+    lives: dict[int, int] = {}  # how often a user was forgotten
     for record in read_all(kafka, topics.clicks):
-        identity, heartbeat = None, False
+        click = None
         if (record.partition, record.offset) not in origins:
-            identity, heartbeat = _identity(record.value)
-        clicks += not heartbeat
-        if identity is None or heartbeat:
+            click = _click(record.value)
+        if click is not None and click.event_type in NO_CLICKS:
+            if click.event_type == FORGET:
+                lives[click.user_id] = lives.get(click.user_id, 0) + 1
             continue
+        clicks += 1
+        if click is None:
+            continue
+        life = lives.get(click.user_id, 0)
+        identity = f"{click.event_id} {life}" if life else click.event_id
         duplicates += identity in seen
         seen.add(identity)
-    return Accounts(clicks, sequences, late, len(dead), duplicates)
+    deleted = _some_deleted(kafka, topics)  # also if it was while the topics were read
+    return Accounts(clicks, sequences, late, len(dead), duplicates, forgotten, deleted)
+
+
+def _some_deleted(kafka: KafkaConnection, topics: Topics) -> bool:
+    with kafka.answering():
+        reader = kafka.consumer()
+        try:
+            partitions = [
+                TopicPartition(topic, number)
+                for topic in (
+                    topics.clicks, topics.clicks_late, topics.clicks_dlq, topics.sequences
+                )
+                for number in reader.partitions_for_topic(topic) or ()
+            ]  # fmt: skip
+            return any(first > 0 for first in reader.beginning_offsets(partitions).values())
+        finally:
+            reader.close()
 
 
 class Aside:
@@ -201,13 +251,13 @@ class StreamEnd:
         return clicks
 
     def _clicks(self, partition: TopicPartition, first: int, end: int) -> int:
-        """Records that are no heartbeats; by a reader of its own, which may look at any place."""
+        """Records that may be clicks; by a reader of its own, which may look at any place."""
         self._reader.assign([partition])
         self._reader.seek(partition, first)
         found, until = 0, time.monotonic() + 1.0
         while (self._reader.position(partition) or 0) < end:
             for records in self._reader.poll(timeout_ms=200).values():
-                found += sum(not _identity(one.value)[1] for one in records)
+                found += sum(_may_be_click(one.value) for one in records)
             if time.monotonic() > until:
                 return end - first
         return found

@@ -25,7 +25,7 @@ from tests.deploy.snapshot_maker import Shelf
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("TUTORIAL", "REGISTRY", "SERVICE", "INGEST", "ARCHITECTURE")
+    for name in ("TUTORIAL", "REGISTRY", "SERVICE", "INGEST", "PRIVACY", "ARCHITECTURE")
 ]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.S)
 PYTHON = re.compile(r"```python\n(.*?)```", re.S)
@@ -93,8 +93,11 @@ def test_the_examples_of_ingestion_are_taken(running: str) -> None:
     page = (ROOT / "docs" / "INGEST.md").read_text()
     names: dict[str, Any] = {}
     exec(re.sub(r'"http://127[^"]*"', repr(running), "\n".join(PYTHON.findall(page))), names)  # noqa: S102
-    told = [names[name].json()["accepted"] for name in ("listed", "clicked", "many", "gone")]
-    assert told == [1, 1, 2, 1]
+    told = [
+        names[name].json()["accepted"]
+        for name in ("listed", "clicked", "many", "gone", "forgotten")
+    ]
+    assert told == [1, 1, 2, 1, 1]
     bodies = re.findall(r"\$SERVICE(\S+) .*? -d '(.*?)'", page, re.S)
     assert [path for path, _ in bodies] == ["/v1/items", "/v1/events", "/v1/retrieve"]
     for path, body in bodies:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter
 from deploy.ingest.records import Record
 from deploy.ingest.routes import router
@@ -35,7 +36,9 @@ class Shop:
         self.connection, self.topics = broker.connection, topics
         self.writer = KafkaWriter(broker.connection, folder / "producer", topics.clicks, 5000)
         self.app = FastAPI()
-        self.app.include_router(router(self.writer, topics, lambda: None, lambda *_: {}))
+        forgotten = ForgottenUsers(folder)
+        routes = router(self.writer, topics, lambda: None, lambda *_: {}, forgotten)
+        self.app.include_router(routes)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.writer.run, args=(self._stop,))
         self._thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from deploy.ingest import kafka_writer
+from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter, Pulse, RoomTaken
 from deploy.ingest.records import Record
 from deploy.ingest.routes import router
 from replay.identity import event_id, numeric_id
-from streaming.events import Click, Item
+from streaming.events import FORGET, Click, Item
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 from tests.deploy.kept_records import KeptRecords
@@ -29,10 +31,16 @@ def kept() -> KeptRecords:
 
 
 @pytest.fixture
-def http(kept: KeptRecords, monkeypatch) -> TestClient:
+def forgotten(tmp_path: Path) -> ForgottenUsers:
+    return ForgottenUsers(tmp_path)
+
+
+@pytest.fixture
+def http(kept: KeptRecords, forgotten: ForgottenUsers, monkeypatch) -> TestClient:
     monkeypatch.setattr("deploy.ingest.routes._now_ms", lambda: NOW)
     app = FastAPI()
-    app.include_router(router(kept, Topics(), lambda: kept.log_time_ms, lambda *_: {}))
+    log_time = lambda: kept.log_time_ms  # noqa: E731
+    app.include_router(router(kept, Topics(), log_time, lambda *_: {}, forgotten))
     return TestClient(app)
 
 
@@ -219,3 +227,41 @@ def test_of_a_log_nobody_says_that_its_last_click_has_passed():
     one.click(NOW - 3_600_000)
     assert one.beat() == [(0, -3_600_000), (1, -3_600_000)]
     assert one.beat(100_000) == [] and one.pulse.last() is None
+
+
+def test_a_user_is_forgotten_by_a_record_among_the_clicks_and_a_note(http, kept, forgotten):
+    assert forgotten.asked(numeric_id("ada")) is None
+    answer = http.delete("/v1/users/ada")
+    assert answer.status_code == 200, answer.text
+    (record,) = kept.records
+    click = Click.from_bytes(record.value)
+    assert (record.topic, record.key) == ("clicks", click.key())
+    assert (click.user_id, click.event_type) == (numeric_id("ada"), FORGET)
+    assert forgotten.asked(click.user_id) == click.event_id == answer.json()["event_id"]
+    again = http.delete("/v1/users/ada").json()["event_id"]
+    assert forgotten.asked(click.user_id) == again != click.event_id
+    assert list(forgotten.users()) == [click.user_id]
+    for wrong in ("/v1/users/", "/v1/users/%20", "/v1/users/" + "x" * 300):
+        assert http.delete(wrong).status_code in (404, 422)
+    kept.log_time_ms = 1  # of a replay: who is to be forgotten does not wait for its end
+    assert http.delete("/v1/users/-3").status_code == 200
+    assert len(kept.records) == 3
+
+
+def test_a_request_to_forget_is_no_clock_and_no_event_of_a_shop(http):
+    said = {"user_id": 1, "item_id": 2, "event_type": FORGET}
+    assert http.post("/v1/events", json={"events": [said]}).status_code == 422
+    pulse = Pulse("clicks", 5000, lambda: 100.0)
+    click = Click("f", 1, 0, NOW, FORGET)
+    pulse.see([Record("clicks", click.key(), click.to_bytes())], NOW)
+    assert pulse.due(NOW) is None
+
+
+def test_notes_go_when_the_topics_hold_nothing_of_before(tmp_path):
+    click = Click("f", 1, 0, NOW, FORGET)
+    ForgottenUsers(tmp_path).note(click)
+    ForgottenUsers(tmp_path).drop_old()
+    ForgottenUsers(tmp_path, 3600).drop_old()
+    assert ForgottenUsers(tmp_path).asked(1) == "f"
+    ForgottenUsers(tmp_path, -1).drop_old()
+    assert ForgottenUsers(tmp_path).asked(1) is None

@@ -108,3 +108,32 @@ def test_the_service_says_and_logs_what_was_drawn(shelf: Shelf, tmp_path: Path) 
     assert logged["items"] == [item["item_id"] for item in said["items"]]
     assert logged["propensities"] == pytest.approx([i["propensity"] for i in said["items"]])
     assert logged["history"] == [1, 8, 15]
+
+
+def test_answers_to_a_user_who_is_forgotten_go_from_memory_and_files(tmp_path: Path) -> None:
+    first, second = (AnswerLog(tmp_path, AnswerLogConfig(), worker=n) for n in (1, 2))
+    for answers in (first, second):
+        for user in (1, 2, None):
+            answers.add(1, user, Query([]), ANSWER)
+    write_all(second)
+    assert [row["user_id"] for row in read_answers(tmp_path).to_pylist()] == [1, 2, None]
+    second.add(1, 1, Query([]), ANSWER)
+    for answers in (first, second):
+        answers.forget(1)
+        write_all(answers)
+    left = [row["user_id"] for row in read_answers(tmp_path).to_pylist()]
+    assert left == [2, None, 2, None]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"] * 2
+
+
+def test_files_that_are_too_old_go(tmp_path: Path) -> None:
+    now = [1000.0]
+    answers = AnswerLog(tmp_path, AnswerLogConfig(), clock=lambda: now[0], keep_seconds=100)
+    answers.add(1, 1, Query([]), ANSWER)
+    write_all(answers)
+    stop = threading.Event()
+    now[0] = 1101.0
+    answers.add(1, 2, Query([]), ANSWER)
+    threading.Timer(0.6, stop.set).start()
+    answers.run(stop)
+    assert [row["user_id"] for row in read_answers(tmp_path).to_pylist()] == [2]

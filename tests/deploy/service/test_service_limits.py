@@ -16,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deploy.dashboard.routes import Dashboard
+from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.ingest.routes import router
 from deploy.monitoring.thinned_curve import Curve
 from deploy.release.judge import RecentEvents
@@ -50,7 +51,8 @@ class Serving:
             self.recent.add(events)
             self.popularity.add(events)
 
-        self.histories = UserHistories(shelf.data_dir / "service" / "histories", taken)
+        forgotten = ForgottenUsers(shelf.data_dir)
+        self.histories = UserHistories(shelf.data_dir / "service" / "histories", taken, forgotten)
         given = clicks() if sequences is None else sequences
         records = [HistoryRecord("s", 0, at, s.to_bytes()) for at, s in enumerate(given)]
         self.histories.store(records, {("s", 0): len(records)})
@@ -67,7 +69,7 @@ class Serving:
             recent=self.recent,
         )
         self.said = KeptRecords()
-        ingestion = partial(router, self.said, Topics(), lambda: None)
+        ingestion = partial(router, self.said, Topics(), lambda: None, forgotten=forgotten)
         self.app = create_app(
             self.service, 65_536, token, hosts=("testserver",), ingestion=ingestion
         )
@@ -382,3 +384,24 @@ def test_no_input_that_the_schema_can_make_breaks_the_service(serving: Serving) 
         ask()
     assert statuses[200] > 50
     assert sum(statuses.values()) > 120
+
+
+def test_from_the_acknowledgement_on_a_user_is_unknown(serving: Serving) -> None:
+    user = clicks()[0].user_id
+
+    def known() -> list[object]:
+        body = {"user_id": user, "k": 5}
+        batch = serving.http.post("/v1/retrieve/batch", json={"queries": [body]}).json()
+        why = serving.http.post("/v1/explain", json=body).json()
+        return [
+            serving.http.post("/v1/retrieve", json=body).json()["known_user"],
+            batch["answers"][0]["known_user"],
+            bool(why["history"]),
+        ]
+
+    assert known() == [True, True, True]
+    assert serving.http.delete(f"/v1/users/{user}").json()["accepted"] == 1
+    assert known() == [False, False, False]
+    page = {"Origin": "http://evil.example"}
+    assert serving.http.delete("/v1/users/7", headers=page).status_code == 403
+    assert len(serving.said.records) == 1

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.service.user_histories import (
     HistoryRecord,
     HistoryStoreError,
     UserHistories,
     UserHistory,
 )
-from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.events import FORGET, HISTORY_LENGTH, Click, Forgotten, UserSequence
 
 TOPIC = "sequences"
 
@@ -123,4 +124,63 @@ def test_any_batching_gives_the_last_clicks_of_every_user(
         assert history.items == items[-50:]
         assert history.position == len(items)
     assert histories.next_offsets(TOPIC) == {0: len(log)}
+    histories.close()
+
+
+def test_from_the_note_on_a_user_has_no_history_until_the_request_has_come_through(
+    directory: Path, tmp_path: Path
+) -> None:
+    notes = ForgottenUsers(tmp_path)
+    told: list[int] = []
+    histories = UserHistories(directory, requests=notes)
+    histories.forgot.append(told.append)
+    clicked = records(sequences_of(7, [1, 2, 3]) + sequences_of(8, [4]))
+    histories.store(clicked, {(TOPIC, 0): 4})
+    notes.note(Click("f", 7, 0, 1, FORGET))
+    assert histories.get(7) is None and histories.get(8) is not None
+    histories.close()
+    histories = UserHistories(directory, requests=notes)
+    histories.forgot.append(told.append)
+    assert histories.get(7) is None  # after a restart, too
+    done = HistoryRecord(TOPIC, 0, 4, Forgotten("f", 7, 1).to_bytes())
+    back = records(sequences_of(7, [9]), 5)
+    assert histories.store([done, *back], {(TOPIC, 0): 6}) == 1
+    assert told == [7] and histories.users == 2
+    assert histories.get(7) == UserHistory(1, [9], [1000])
+    histories.close()
+    # read from the beginning of the topic: what was before is in no answer on the way
+    histories = UserHistories(tmp_path / "anew", requests=notes)
+    histories.store(clicked, {(TOPIC, 0): 4})
+    assert histories.get(7) is None
+    histories.store([done, *back], {(TOPIC, 0): 6})
+    assert histories.get(7) == UserHistory(1, [9], [1000])
+    notes.note(Click("g", 7, 0, 1, FORGET))
+    assert histories.get(7) is None
+
+
+def test_no_file_of_the_store_holds_a_user_who_was_forgotten(
+    directory: Path, tmp_path: Path
+) -> None:
+    histories = UserHistories(directory, requests=ForgottenUsers(tmp_path, -1))
+    user = 6225908972979923808
+    key = user.to_bytes(8, "big")
+    for start in range(5):
+        others = sequences_of(start + user - 2, list(range(60)))
+        histories.store(records(others), {(TOPIC, 0): 60})
+        histories.close()
+        histories = UserHistories(directory, requests=ForgottenUsers(tmp_path, -1))
+
+    def files_with_the_key() -> list[str]:
+        return [p.name for p in directory.iterdir() if p.is_file() and key in p.read_bytes()]
+
+    assert files_with_the_key()
+    histories.store([HistoryRecord(TOPIC, 0, 9, Forgotten("f", user).to_bytes())], {(TOPIC, 0): 99})
+    assert histories.get(user) is None and histories.get(user + 1) is not None
+    assert histories.users == 4 and histories.forgotten_users() == [user]
+    histories.drop_requests()
+    assert histories.forgotten_users() == []
+    histories.close()
+    histories = UserHistories(directory)
+    assert files_with_the_key() == []
+    assert histories.get(user - 1) is not None
     histories.close()

@@ -21,6 +21,11 @@ def examples(first: int, count: int) -> Examples:
     )
 
 
+def users(first: int, count: int) -> np.ndarray:
+    """Example n is of user n % 5."""
+    return np.arange(first, first + count) % 5
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -28,7 +33,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_a_sample_is_made_of_consecutive_examples_as_they_were_added() -> None:
     buffer = ReplayBuffer(100, neighbours=4, half_lives=2)
     for first in range(0, 260, 13):
-        buffer.add(examples(first, 13))
+        buffer.add(examples(first, 13), users(first, 13))
     drawn = buffer.sample(5, 8, 1.0, generator())
     assert drawn is not None and len(buffer) == 100
     runs = drawn.targets_B.reshape(5, 8)
@@ -42,14 +47,14 @@ def test_a_sample_is_made_of_consecutive_examples_as_they_were_added() -> None:
 
 def test_too_few_examples_give_nothing() -> None:
     buffer = ReplayBuffer(100, 4, 2)
-    buffer.add(examples(0, 7))
+    buffer.add(examples(0, 7), users(0, 7))
     assert buffer.sample(2, 8, 1.0, generator()) is None
     assert buffer.sample(0, 2, 1.0, generator()) is None
 
 
 def test_recency_prefers_newer_examples() -> None:
     buffer = ReplayBuffer(1000, 4, 2)
-    buffer.add(examples(0, 1000))
+    buffer.add(examples(0, 1000), users(0, 1000))
     even, newer = (buffer.sample(400, 2, r, generator()) for r in (1.0, 3.0))
     assert even is not None and newer is not None
     assert newer.targets_B.mean() > even.targets_B.mean() + 100
@@ -62,7 +67,7 @@ def test_a_loaded_buffer_draws_the_same_and_goes_on_the_same(sizes: list[int]) -
     start = 0
     kept = []
     for number, size in enumerate(sizes):
-        first.add(examples(start, size))
+        first.add(examples(start, size), users(start, size))
         start += size
         if number % 2 == 0 or number == len(sizes) - 1:
             kept.append(first.changes(whole=not kept))
@@ -70,7 +75,7 @@ def test_a_loaded_buffer_draws_the_same_and_goes_on_the_same(sizes: list[int]) -
     for changes in kept:
         second.apply(changes)
     for buffer in (first, second):
-        buffer.add(examples(start, 9))
+        buffer.add(examples(start, 9), users(start, 9))
     drawn = [buffer.sample(3, 4, 1.0, generator(1)) for buffer in (first, second)]
     assert drawn[0] is not None and drawn[1] is not None
     for a, b in zip(drawn[0], drawn[1], strict=True):
@@ -90,3 +95,36 @@ def test_parts_of_different_widths_are_padded_alike() -> None:
     assert both.histories.rows_BL.shape == (5, 4)
     assert (both.histories.rows_BL[:2, :2] == NO_ROW).all()
     assert np.array_equal(both.histories.rows_BL[:2, 2:], a.histories.rows_BL)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 150), st.integers(0, 4), st.integers(0, 3))
+def test_a_user_who_is_forgotten_has_no_example_but_the_last(
+    size: int, user: int, but: int
+) -> None:
+    buffer = ReplayBuffer(64, 4, 2)
+    buffer.add(examples(0, size), users(0, size))
+    held = np.arange(max(0, size - 64), size)
+    buffer.forget(user, but)
+    mine = held[held % 5 == user]
+    kept = set(held[held % 5 != user]) | set(mine[len(mine) - but :] if but else [])
+    changes = buffer.changes(whole=True)
+    assert set(changes["targets"].tolist()) == kept
+    assert all(t % 5 == u for t, u in zip(changes["targets"], changes["users"], strict=True))
+    assert len(buffer) == (len(held) if kept else 0)
+    again = ReplayBuffer(64, 4, 2)
+    again.apply(changes)
+    assert again.changes(whole=True)["targets"].tolist() == changes["targets"].tolist()
+
+
+def test_examples_of_before_users_were_kept_go_with_the_first_who_is_forgotten() -> None:
+    former = ReplayBuffer(64, 4, 2)
+    former.add(examples(0, 10), users(0, 10))
+    changes = former.changes(whole=True)
+    del changes["users"]
+    buffer = ReplayBuffer(64, 4, 2)
+    buffer.apply(changes)
+    assert len(buffer) == 10
+    buffer.add(examples(10, 3), users(10, 3))
+    buffer.forget(4)
+    assert set(buffer.changes(whole=True)["targets"].tolist()) == {10, 11, 12}

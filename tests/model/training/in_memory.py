@@ -11,7 +11,7 @@ from model.training.checkpoint import Saved, Take
 from model.training.journal import Entry
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
 from model.training.source import Offsets
-from streaming.events import Item, UserSequence, Withdrawal, announcement, parse_sequence
+from streaming.events import Forgotten, Item, UserSequence, Withdrawal, announcement, parse_sequence
 from streaming.poison import parse
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class MemoryCheckpoints:
     def newest(self) -> Saved | None:
         return None
 
-    def save(self, take: Take) -> int:
+    def save(self, take: Take, *, anew: bool = False) -> int:
         return take(False).entry
 
 
@@ -82,7 +82,7 @@ class RecordedSource:
 
     def __init__(
         self,
-        sequences: Sequence[Sequence[UserSequence | bytes]],
+        sequences: Sequence[Sequence[UserSequence | Forgotten | bytes]],
         items: Sequence[Item | bytes] = (),
         poll_records: int = 2048,
     ) -> None:
@@ -107,7 +107,7 @@ class RecordedSource:
         self._next = dict(offsets.get(SEQUENCES, {}))
         self._next_item = offsets.get(ITEMS, {}).get(0, 0)
 
-    def _sequence(self, partition: int, offset: int) -> Record[UserSequence]:
+    def _sequence(self, partition: int, offset: int) -> Record[UserSequence | Forgotten]:
         value = self._sequences[partition][offset]
         if isinstance(value, bytes):
             place = {"topic": SEQUENCES, "partition": partition, "offset": offset}
@@ -142,7 +142,10 @@ class RecordedSource:
 
     def read(
         self, plan: Plan
-    ) -> tuple[dict[int, list[Record[Item | Withdrawal]]], dict[int, list[Record[UserSequence]]]]:
+    ) -> tuple[
+        dict[int, list[Record[Item | Withdrawal]]],
+        dict[int, list[Record[UserSequence | Forgotten]]],
+    ]:
         """Read exactly the ranges of a plan."""
         return (
             {

@@ -55,6 +55,7 @@ class StandInLearner:
         self.popularity: dict[int, float] = {}
         self.steps = 0
         self.learnt = 0
+        self.forgotten: dict[int, int] = {}
         self.unsaved: set[int] = set()
         self.unpublished: set[int] = set()
         if state is not None:
@@ -91,6 +92,9 @@ class StandInLearner:
         self.steps += 1
         self.learnt += len(batch)
         return {"loss": 1.0 / self.steps}
+
+    def forget(self, user: int, but: int = 0) -> None:
+        self.forgotten[user] = but
 
     def state(self, whole: bool = True) -> LearnerState:
         items = [i for i in self.popularity if whole or i in self.unsaved]

@@ -33,3 +33,16 @@ def test_it_is_a_dictionary_that_fits_a_checkpoint(
                 positions[step[0]] = expected[step[0]] = step[1]
         assert all(positions[user] == position for user, position in expected.items())
         assert positions[12345] == expected.get(12345, 0)
+
+
+def test_a_user_who_is_forgotten_is_in_nothing_that_is_saved() -> None:
+    positions = TrainedPositions()
+    for user in (3, 7, 9):
+        positions[user] = 5
+    positions.changes(whole=False)
+    positions.forget(7)
+    assert positions[7] == 0
+    whole = positions.changes(whole=True)
+    assert whole["users"].tolist() == [3, 9]
+    positions[7] = 1
+    assert positions.changes(whole=True)["users"].tolist() == [3, 7, 9]

@@ -23,6 +23,7 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
  */
 final class Click {
     static final String HEARTBEAT = "heartbeat";
+    static final String FORGET = "forget_user";
 
     // Interned names would stay for ever, and a record may invent names.
     private static final JsonFactory JSON =
@@ -52,6 +53,11 @@ final class Click {
 
     boolean isHeartbeat() {
         return reason == null && HEARTBEAT.equals(eventType);
+    }
+
+    /** Whether it asks for its user to be forgotten. */
+    boolean isForget() {
+        return reason == null && FORGET.equals(eventType);
     }
 
     /**

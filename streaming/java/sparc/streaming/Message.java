@@ -18,7 +18,9 @@ final class Message {
         /** A record that is no click; its headers say why. */
         DEAD_LETTER,
         /** A record of `sequences`. */
-        SEQUENCE
+        SEQUENCE,
+        /** A request to forget the user, and the record of `sequences` that says that it is done. */
+        FORGET
     }
 
     static final Header[] NO_HEADERS = {};
@@ -34,7 +36,7 @@ final class Message {
     long time;
     /** Where it moves the clock of its partition; known where it is read, and to nobody behind. */
     long clock;
-    /** The event id in UTF-8. */
+    /** The event id in UTF-8, of clicks and requests. */
     byte[] event;
     /** Whether the click came behind the watermark of its own partition. */
     boolean late;

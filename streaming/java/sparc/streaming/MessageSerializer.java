@@ -38,6 +38,8 @@ public final class MessageSerializer extends PlainSerializer<Message> {
             out.writeBoolean(message.late);
         } else if (message.kind == Message.Kind.SEQUENCE) {
             out.writeLong(message.time);
+        } else if (message.kind == Message.Kind.FORGET) {
+            writeBytes(message.event, out);
         }
     }
 
@@ -61,6 +63,8 @@ public final class MessageSerializer extends PlainSerializer<Message> {
             message.late = in.readBoolean();
         } else if (kind == Message.Kind.SEQUENCE) {
             message.time = in.readLong();
+        } else if (kind == Message.Kind.FORGET) {
+            message.event = readBytes(in);
         }
         return message;
     }

@@ -67,6 +67,10 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
             out.collect(deadLetter(record, click.reason));
             return;
         }
+        if (click.isForget()) {
+            out.collect(forget(record, click));
+            return;
+        }
         boolean heartbeat = click.isHeartbeat();
         Message message =
                 new Message(
@@ -91,6 +95,17 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
         message.late = newest[partition] >= 0 && message.time <= newest[partition] - delay;
         newest[partition] = Math.max(newest[partition], message.clock);
         out.collect(message);
+    }
+
+    /** In the order of the user's clicks, whatever its time: it is no clock, and is never late. */
+    private static Message forget(ConsumerRecord<byte[], byte[]> record, Click click) {
+        Message request =
+                new Message(
+                        Message.Kind.FORGET, record.key(), record.value(), Message.NO_HEADERS);
+        request.user = click.userId;
+        request.clock = -1;
+        request.event = click.eventId.getBytes(StandardCharsets.UTF_8);
+        return request;
     }
 
     private static Message deadLetter(ConsumerRecord<byte[], byte[]> record, String reason) {

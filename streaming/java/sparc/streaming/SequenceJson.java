@@ -28,6 +28,9 @@ final class SequenceJson {
     private static final byte[] TIMES = ascii("],\"history_times\":[");
     private static final byte[] TARGET = ascii("],\"target\":");
 
+    private static final byte[] FORGET =
+            ascii(",\"event_type\":\"" + Click.FORGET + "\",\"dropped\":");
+
     private byte[] buffer = new byte[4096];
     private int length;
 
@@ -51,6 +54,20 @@ final class SequenceJson {
         numbers(past.times);
         text(TARGET);
         number(target);
+        reserve(1);
+        buffer[length++] = '}';
+        return Arrays.copyOf(buffer, length);
+    }
+
+    /** {@code streaming.events.Forgotten}: the user is, and `dropped` clicks went before their time. */
+    byte[] forgotten(byte[] event, long user, int dropped) {
+        length = 0;
+        text(EVENT_ID);
+        text(quoted(event));
+        text(USER_ID);
+        number(user);
+        text(FORGET);
+        number(dropped);
         reserve(1);
         buffer[length++] = '}';
         return Arrays.copyOf(buffer, length);

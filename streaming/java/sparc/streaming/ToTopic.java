@@ -32,6 +32,7 @@ final class ToTopic
         String topic;
         switch (message.kind) {
             case SEQUENCE:
+            case FORGET:
                 topic = sequences;
                 break;
             case LATE:

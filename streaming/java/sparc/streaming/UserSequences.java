@@ -25,6 +25,9 @@ import org.apache.flink.util.Collector;
  * does not depend on how fast a log is replayed; a duplicate from before it is late at the worst,
  * because its event time has gone by.
  *
+ * <p>A user who is to be forgotten is forgotten at once, with the clicks that wait; a request is
+ * never late and no duplicate.
+ *
  * <p>The state is changed in place: the heap backend gives a copy of what a checkpoint still needs.
  */
 final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
@@ -80,6 +83,10 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
             out.collect(click);
             return;
         }
+        if (click.kind == Message.Kind.FORGET) {
+            forget(click, context, out);
+            return;
+        }
         LongRing ids = seen.value();
         if (ids == null) {
             ids = new LongRing();
@@ -105,6 +112,31 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         clicks.add(new Waiting.Click(click.time, click.item, click.event));
         waiting.update(clicks);
         context.timerService().registerEventTimeTimer(click.time);
+    }
+
+    /**
+     * Nothing of the user is left here, and those behind are told in the order of the clicks: what
+     * went out before lies before it, what is clicked next has position 1.
+     */
+    private void forget(Message request, Context context, Collector<Message> out)
+            throws Exception {
+        Waiting clicks = waiting.value();
+        int dropped = 0;
+        if (clicks != null) {
+            dropped = clicks.clicks.size();
+            for (Waiting.Click click : clicks.clicks) {
+                context.timerService().deleteEventTimeTimer(click.time);
+            }
+        }
+        history.clear();
+        seen.clear();
+        waiting.clear();
+        byte[] value = json.forgotten(request.event, request.user, dropped);
+        Message done =
+                new Message(Message.Kind.FORGET, request.key, value, Message.NO_HEADERS);
+        done.user = request.user;
+        done.event = request.event;
+        out.collect(done);
     }
 
     private boolean hasGoneOut(long time) throws Exception {
