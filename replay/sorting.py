@@ -27,6 +27,15 @@ SELECT item, line, first FROM (
     SELECT item, line, min(line) OVER (PARTITION BY numeric_id(item)) AS first FROM raw_items
 ) WHERE line > first ORDER BY line
 """
+COLLISIONS = """
+WITH users AS (SELECT DISTINCT "user" AS id FROM raw_events),
+items AS (SELECT item AS id FROM raw_events UNION SELECT item FROM raw_items)
+SELECT 'users', min(id), max(id) FROM users GROUP BY numeric_id(id) HAVING count(*) > 1
+UNION ALL
+SELECT 'items', min(id), max(id) FROM items GROUP BY numeric_id(id) HAVING count(*) > 1
+LIMIT 1
+"""
+"""Two ids that have one number."""
 CANONICAL_ORDER = """
 SELECT event_id("user", item, time_ms, event_type) AS event_id, numeric_id("user") AS user_id,
        numeric_id(item) AS item_id, time_ms AS event_time, event_type
@@ -107,13 +116,20 @@ def sort(
         What a person should know of the two files together.
 
     Raises:
-        ReplayError: if an item is in the catalogue twice and must not be.
+        ReplayError: if an item is in the catalogue twice and must not be, or two ids have one
+            number.
         duckdb.Error: if memory or disk do not suffice.
     """
     with _connect(directory, memory_mb) as sql:
         for name, view in ((RAW_EVENTS, "raw_events"), (RAW_ITEMS, "raw_items")):
             sql.read_parquet(glob.escape(str(directory / name))).create_view(view)
         notes = []
+        for what, one, other in sql.execute(COLLISIONS).fetchall():
+            raise ReplayError(
+                f"the {what} {shown(one)} and {shown(other)} have the same number inside "
+                "(streaming/ids.py) and cannot be told apart; write one of them in another way in "
+                "all files, such as with a letter before it"
+            )
         if items is not None:
             _check_repeated(sql, items, repeats, bad)
             for found in sql.execute(STRANGERS).fetchall():

@@ -59,7 +59,7 @@ def integer(record: dict[str, Any], field: str, least: int = -LARGEST_ID - 1) ->
     value = record.get(field)
     if type(value) is not int:
         raise EventError(f"{field} is {_shown(value)}, not an integer")
-    return _within(field, value, least)
+    return within_64_bits(field, value, least)
 
 
 def time_ms(record: dict[str, Any], field: str) -> int:
@@ -75,8 +75,8 @@ def integers(record: dict[str, Any], field: str, most: int, least: int) -> list[
     if len(value) > most:
         raise EventError(f"{field} holds {len(value)}, at most {most}")
     if value:
-        _within(field, min(value), least)
-        _within(field, max(value), least)
+        within_64_bits(field, min(value), least)
+        within_64_bits(field, max(value), least)
     return value
 
 
@@ -127,7 +127,8 @@ def _time(field: str, time: int) -> int:
     return time
 
 
-def _within(field: str, value: int, least: int) -> int:
+def within_64_bits(field: str, value: int, least: int) -> int:
+    """The integer, unless it is below `least` or does not fit."""
     if value < least:
         problem = "is negative" if least == 0 else f"is below {least}"
         if value < -LARGEST_ID - 1:

@@ -22,8 +22,10 @@ import orjson
 import structlog
 from kafka.errors import KafkaError
 
+from streaming.bounds import EventError, json_object
 from streaming.committed_topic import read_all
 from streaming.errors import StreamingError
+from streaming.ids import id_of
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 
@@ -185,10 +187,10 @@ def with_key(letter: DeadLetter) -> DeadLetter:
     """The same with the key that its value asks for, where that has a readable id."""
     field = "item_id" if letter.place.startswith(ITEMS) else "user_id"
     try:
-        number = orjson.loads(letter.value or b"")[field]
-    except (ValueError, TypeError, KeyError):
+        number, _ = id_of(json_object(letter.value), field)
+    except EventError:
         return letter
-    return replace(letter, key=b"%d" % number) if type(number) is int else letter
+    return replace(letter, key=b"%d" % number)
 
 
 def _headers(letter: DeadLetter) -> list[tuple[str, bytes]]:

@@ -1,10 +1,12 @@
 """The records that travel over Kafka, and their JSON form.
 
-Every record is one JSON object in UTF-8. Keys of `clicks` and `sequences` are the decimal user
-id, keys of `items` the decimal item id. Times are milliseconds since 1970-01-01 UTC. Unknown
-fields are ignored, so a producer may add some, and of a repeated one the last counts; a missing or
-retyped field, or one out of bounds (`streaming.bounds`), is an `EventError` that names it. There is
-no other rule: whoever reads a topic parses it here, so that all refuse the same records.
+Every record is one JSON object in UTF-8. Users and items are numbers inside, and may be the shop's
+texts in the records of `items` and, from schema version 2 on, of `clicks` (`streaming.ids`). Keys
+are such ids, too: the user's in `clicks` and `sequences`, the item's in `items`; ours are the
+numbers in decimal. Times are milliseconds since 1970-01-01 UTC. Unknown fields are ignored, so a
+producer may add some, and of a repeated one the last counts; a missing or retyped field, or one out
+of bounds (`streaming.bounds`), is an `EventError` that names it. There is no other rule: whoever
+reads a topic parses it here, so that all refuse the same records.
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ from streaming.bounds import (
     time_ms,
     times_ms,
 )
+from streaming.ids import LONGEST_ID, id_of, shop_id
 from streaming.item_attributes import Value, attributes
 
 SCHEMA_VERSION = 1
+TEXT_IDS = 2
+"""Schema version from which on a click's `user_id` and `item_id` may be strings."""
 HISTORY_LENGTH = 50
 """Longest history that a sequence carries."""
 
@@ -105,11 +110,12 @@ class Item:
             EventError: naming the field that is missing, has another type, or is out of bounds.
         """
         r = json_object(value)
+        item_id, name = id_of(r, "item_id", least=0)
         return cls(
-            integer(r, "item_id", least=0),
+            item_id,
             text(r, "title", LONGEST_TEXT, ""),
             text(r, "category", LONGEST_TEXT, ""),
-            text(r, "external_id", LONGEST_NAME, ""),
+            _external_id(r, name),
             time_ms(r, "listed_at"),
             _state(r),
             *_available(r),
@@ -145,48 +151,67 @@ def require_in_order(available_from: int | None, available_until: int | None) ->
         )
 
 
+def _external_id(record: dict[str, Any], name: str) -> str:
+    """The shop's own id: that by which the item is named, where it is named by a text."""
+    external_id = text(record, "external_id", LONGEST_NAME, "")
+    if name and external_id not in ("", name):
+        raise EventError(f"external_id is {external_id[:60]!r}, and item_id another text")
+    return external_id or name
+
+
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
     """An item is not to be answered any more; it can be listed again.
 
-    `item` is what is kept of it; a tombstone keeps nothing.
+    `item` is what is kept of it; a tombstone keeps nothing. `external_id` is the shop's text, where
+    one is known.
     """
 
     item_id: int
     item: Item | None = None
+    external_id: str = ""
 
 
 def announcement(key: bytes | None, value: bytes | None) -> Item | Withdrawal:
     """What a record of `items` says: an item is there, or it is withdrawn.
 
     It is withdrawn by a record without a value, or by one whose state says so. The key is the
-    decimal item id: by it the topic is compacted, and a record without a value has nothing else.
-    Another says itself which item it is about, whatever its key.
+    item's id, in decimal or the shop's text: by it the topic is compacted, and a record without a
+    value has nothing else. Another says itself which item it is about, whatever its key.
 
     Raises:
         EventError: naming the field that breaks the schema.
     """
     if value is None:
-        return Withdrawal(_item_id(key))
+        number, name = _named_by(key)
+        return Withdrawal(number, None, name)
     item = Item.from_bytes(value)
-    return Withdrawal(item.item_id, item) if item.state == "withdrawn" else item
+    if item.state == "withdrawn":
+        return Withdrawal(item.item_id, item, item.external_id)
+    return item
 
 
-def _item_id(key: bytes | None) -> int:
+def _named_by(key: bytes | None) -> tuple[int, str]:
+    """The item that a key names, in no other way than the id is written: compaction goes by it."""
     if key is None:
         raise EventError("key is missing: whose item is withdrawn?")
-    digits = key[:20].decode("ascii", "replace")
-    if not digits.isdecimal() or b"%d" % int(digits) != key or int(digits) >= 2**63:
+    try:
+        name = key.decode()
+        number, text = shop_id(name)
+    except ValueError:
+        number, text, name = -1, "", ""
+    if number < 0 or name != (text or str(number)):
         raise EventError(f"key is {key[:60]!r}, not an item_id")
-    return int(digits)
+    return number, text
 
 
 @dataclass(frozen=True, slots=True)
 class Click:
     """One event of a user on an item; `event_time` in milliseconds.
 
-    A heartbeat has `event_type` "heartbeat" and user and item 0, a request to forget a user
-    `event_type` "forget_user" and item 0.
+    `external_user_id` and `external_item_id` are the shop's texts whose numbers `user_id` and
+    `item_id` are; empty where the record has a number. A heartbeat has `event_type` "heartbeat"
+    and user and item 0, a request to forget a user `event_type` "forget_user" and item 0.
     """
 
     event_id: str
@@ -195,14 +220,28 @@ class Click:
     event_time: int
     event_type: str = CLICK
     schema_version: int = SCHEMA_VERSION
+    external_user_id: str = ""
+    external_item_id: str = ""
 
     def key(self) -> bytes:
         """Kafka key: the decimal user id."""
         return b"%d" % self.user_id
 
     def to_bytes(self) -> bytes:
-        """JSON in UTF-8."""
-        return orjson.dumps(self)
+        """JSON in UTF-8; ids as the shop has them."""
+        version = self.schema_version
+        if self.external_user_id or self.external_item_id:
+            version = max(version, TEXT_IDS)
+        return orjson.dumps(
+            {
+                "event_id": self.event_id,
+                "user_id": self.external_user_id or self.user_id,
+                "item_id": self.external_item_id or self.item_id,
+                "event_time": self.event_time,
+                "event_type": self.event_type,
+                "schema_version": version,
+            }
+        )
 
     @classmethod
     def from_bytes(cls, value: bytes | None) -> Click:
@@ -212,13 +251,20 @@ class Click:
             EventError: naming the field that is missing, has another type, or is out of bounds.
         """
         r = json_object(value)
+        version = r.get("schema_version")
+        texts = type(version) is int and version >= TEXT_IDS
+        event_id = text(r, "event_id", LONGEST_NAME)
+        user_id, user_text = id_of(r, "user_id", texts=texts)
+        item_id, item_text = id_of(r, "item_id", least=0, texts=texts)
         return cls(
-            text(r, "event_id", LONGEST_NAME),
-            integer(r, "user_id"),
-            integer(r, "item_id", least=0),
+            event_id,
+            user_id,
+            item_id,
             time_ms(r, "event_time"),
             text(r, "event_type", LONGEST_NAME),
             integer(r, "schema_version"),
+            user_text,
+            item_text,
         )
 
 
@@ -228,7 +274,8 @@ class UserSequence:
 
     `position` counts the user's clicks from 1, so a user's first click has position 1 and an
     empty history. `history_items` and `history_times` (milliseconds) have the same length, at
-    most `HISTORY_LENGTH`, oldest first, and do not hold the target.
+    most `HISTORY_LENGTH`, oldest first, and do not hold the target. `external_user_id` and
+    `external_target_id` are the shop's texts of user and target, as far as clicks have said them.
     """
 
     event_id: str
@@ -238,6 +285,8 @@ class UserSequence:
     history_items: list[int]
     history_times: list[int]
     target: int
+    external_user_id: str = ""
+    external_target_id: str = ""
 
     def key(self) -> bytes:
         """Kafka key: the decimal user id."""
@@ -267,6 +316,8 @@ class UserSequence:
             integers(r, "history_items", HISTORY_LENGTH, least=0),
             times_ms(r, "history_times", HISTORY_LENGTH),
             integer(r, "target", least=0),
+            text(r, "external_user_id", LONGEST_ID, ""),
+            text(r, "external_target_id", LONGEST_ID, ""),
         )
         if len(sequence.history_items) != len(sequence.history_times):
             raise EventError("history_items and history_times differ in length")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -18,10 +19,14 @@ from deploy.settings import Settings
 
 def retrieve(
     user: Annotated[
-        str | None, typer.Option(help="A user of the log, as it is called there.", metavar="ID")
+        str | None, typer.Option(help="A user, as the shop calls it, text or number.", metavar="ID")
     ] = None,
     history: Annotated[
-        str | None, typer.Option(help="Item ids instead, oldest first: 12,7,B000AAAAAA.")
+        str | None,
+        typer.Option(
+            help="Item ids instead, oldest first: 12,7,B000AAAAAA; as a JSON list, where one has a "
+            "comma."
+        ),
     ] = None,
     k: Annotated[int, typer.Option(help="Number of items.", min=1, max=500)] = 50,
     codes: Annotated[int | None, typer.Option(help="Number of codes to search.", min=1)] = None,
@@ -62,8 +67,17 @@ def answer_of(
     return asked(settings, "/v1/retrieve", question)
 
 
-def items_of(history: str) -> list[str]:
-    """Ids that are given as `12,7,B000AAAAAA`."""
+def items_of(history: str) -> list[Any]:
+    """Ids that are given as `12,7,B000AAAAAA`, or as a list in JSON.
+
+    Raises:
+        ValueError: if it begins as a list, and is none.
+    """
+    if history.lstrip().startswith("["):
+        try:
+            return list(json.loads(history))
+        except ValueError as error:
+            raise ValueError(f"the history is no list in JSON: {error}") from error
     return [word for word in map(str.strip, history.split(",")) if word]
 
 
@@ -93,7 +107,7 @@ def show_answer(answer: dict[str, Any]) -> None:
     for rank, item in enumerate(answer["items"], 1):
         items.add_row(
             str(rank),
-            escape(item["external_id"] or str(item["item_id"])),
+            escape(item["external_id"]),
             escape(item["title"]),
             escape(item["category"]),
             str(item["code"]),

@@ -55,7 +55,7 @@ def show_similar(answer: dict[str, Any]) -> None:
     for rank, item in enumerate(answer["items"], 1):
         items.add_row(
             str(rank),
-            escape(item["external_id"] or str(item["item_id"])),
+            escape(item["external_id"]),
             escape(item["title"]),
             escape(item["category"]),
             ", ".join(WORDS[source] for source in item["sources"]),

@@ -231,7 +231,7 @@ def _show_comparison(found: dict[str, Any]) -> None:
 
 
 def _name(item: dict[str, Any]) -> str:
-    name = item.get("title") or item.get("external_id") or str(item["item_id"])
+    name = item.get("title") or item["external_id"]
     return name if len(name) < 48 else f"{name[:46]}…"
 
 

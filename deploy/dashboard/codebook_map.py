@@ -70,16 +70,10 @@ def items_of(retriever: Retriever, code: int, limit: int) -> list[dict[str, Any]
     ids = snapshot.lists.lists[code].present_ids
     ids = ids[ids >= 0]
     most = np.argsort(-snapshot.events_of(ids), kind="stable")[:limit]
+    shown = ids[most].tolist()
     return [
-        {
-            "item_id": row["item_id"],
-            "title": row["title"],
-            "category": row["category"],
-            "external_id": row["external_id"],
-            "clicks": row["events"],
-            "codes": row["codes"],
-        }
-        for row in snapshot.describe(ids[most].tolist())
+        {"item_id": row["item_id"], **text, "clicks": row["events"], "codes": row["codes"]}
+        for row, text in zip(snapshot.describe(shown), retriever.titles(shown), strict=True)
     ]
 
 

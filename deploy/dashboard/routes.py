@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from fastapi import FastAPI, HTTPException, Query, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -146,14 +146,14 @@ def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: Work
 
     @route("/v1/users/{user_id:path}/interests", "A user's interests over time")
     async def user_interests(
-        user_id: UserId, k: Annotated[int, Query(ge=1, le=100)] = 12
+        request: Request, user_id: UserId, k: Annotated[int, Query(ge=1, le=100)] = 12
     ) -> Response:
         """p(code | clicks so far) after every click, the codes explored, and the answer."""
         retriever = service.retriever()
         now_ms = max(service.histories.latest_event_time_ms, retriever.event_time_ms)
         return await slowly(
             lambda: {
-                "user_id": user_id,
+                "user_id": request.path_params["user_id"].strip(),  # as the shop calls it
                 **interests(retriever, service.histories.get(user_id), now_ms, k),
             }
         )
@@ -187,13 +187,13 @@ def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: Work
     app.mount("/dashboard", StaticFiles(directory=STATIC, html=True), name="dashboard")
 
 
-def recent_users(recent: RecentEvents, limit: int) -> list[dict[str, int]]:
-    """Users of the newest events, each once, the latest first."""
-    found: dict[int, dict[str, int]] = {}
+def recent_users(recent: RecentEvents, limit: int) -> list[dict[str, int | str]]:
+    """Users of the newest events, as the shop calls them, each once, the latest first."""
+    found: dict[int, dict[str, int | str]] = {}
     for sequence in reversed(recent.all()):
         if sequence.user_id not in found:
             found[sequence.user_id] = {
-                "user_id": sequence.user_id,
+                "user_id": sequence.external_user_id or sequence.user_id,
                 "clicks": sequence.position,
                 "last_ms": sequence.event_time,
             }

@@ -1,8 +1,8 @@
 """Ids at the service's edges: a shop's own text or number in, 64-bit numbers inside.
 
-A text becomes the number that the replay gives it (`replay.identity`), so the service needs no
-table: `"A39HTATAQ9V7YF"`, `"42"` and `42` are all understood. What a browser reads holds ids as
-text, since JavaScript rounds numbers beyond 2**53.
+A text becomes its number (`streaming.ids`), so the service needs no table: `"A39HTATAQ9V7YF"`,
+`"42"` and `42` are all understood. What a browser reads holds ids as text, since JavaScript rounds
+numbers beyond 2**53.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from replay.formats.record import LONGEST_ID
-from replay.identity import numeric_id
+from streaming.ids import LONGEST_ID, shop_id
 
 SMALLEST, BEYOND = -(2**63), 2**63
 FIELDS = frozenset({"user_id", "item_id"})
@@ -25,12 +24,7 @@ def number_of(value: Any) -> Any:
     Raises:
         ValueError: if the text is empty or too long.
     """
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if not 0 < len(text) <= LONGEST_ID:
-        raise ValueError(f"an id is 1 to {LONGEST_ID} characters")
-    return numeric_id(text)
+    return shop_id(value)[0] if isinstance(value, str) else value
 
 
 _SCHEMA = {

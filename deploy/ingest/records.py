@@ -1,9 +1,9 @@
 """Clicks and items as a shop writes them, and the records that they become.
 
-Ids are the shop's own, texts or numbers; inside they are numbers (`replay.identity`), the same as
-those of a replayed log. A click without an `event_id` gets one from user, item, second and type, as
-one of a log does: said again, it is the same click. Without a time it happened now; then an
-`Idempotency-Key` of the request tells a repetition from another click.
+Ids are the shop's own, texts or numbers, and so they are in the records (`streaming.ids`); inside
+they are numbers, the same as those of a replayed log. A click without an `event_id` gets one from
+user, item, second and type, as one of a log does: said again, it is the same click. Without a time
+it happened now; then an `Idempotency-Key` of the request tells a repetition from another click.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from deploy.http.shop_ids import number_of
 from replay import identity
 from streaming.bounds import LARGEST_ID, LONGEST_NAME, LONGEST_TEXT, EventError, in_milliseconds
 from streaming.events import CLICK, NO_CLICKS, Click, Item
+from streaming.ids import shop_id
 from streaming.topics import Topics
 
 MOST_EVENTS = 1000
@@ -141,25 +142,41 @@ def clicks(events: Sequence[EventIn], now_ms: int, request_key: str) -> list[Cli
             raise EventError(
                 f"events.{at}.event_time: {time_ms - now_ms} ms ahead of this machine's clock"
             )
-        user, item = str(event.user_id), str(event.item_id)
+        (user_id, user), (item_id, item) = map(_named, (event.user_id, event.item_id))
         if event.event_id is not None:
             name = event.event_id
         elif event.event_time is not None:
-            name = identity.event_id(user.strip(), item.strip(), time_ms, event.event_type)
+            name = identity.event_id(
+                user or str(user_id), item or str(item_id), time_ms, event.event_type
+            )
         elif request_key:
-            said = "|".join((str(at), user, item, event.event_type, request_key))
+            words = (at, event.user_id, event.item_id, event.event_type, request_key)
+            said = "|".join(map(str, words))
             name = hashlib.sha256(said.encode()).hexdigest()[:32]
         else:
             name = uuid.uuid4().hex
-        numbers = number_of(event.user_id), number_of(event.item_id)
-        found.append(Click(name, *numbers, time_ms, event.event_type))
+        found.append(
+            Click(
+                name,
+                user_id,
+                item_id,
+                time_ms,
+                event.event_type,
+                external_user_id=user,
+                external_item_id=item,
+            )
+        )
     return found
+
+
+def _named(given: int | str) -> tuple[int, str]:
+    """The number of an id, and its text where it is one."""
+    return shop_id(given) if isinstance(given, str) else (given, "")
 
 
 def item(given: ItemIn, now_ms: int) -> Item:
     """An item that is listed now."""
-    number, text = number_of(given.item_id), str(given.item_id).strip()
-    external = "" if text == str(number) else text
+    number, external = _named(given.item_id)
     return Item(number, given.title, given.category, external, now_ms)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import mlflow.pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Array
+from mlflow.types.schema import AnyType, Array
 
 from deploy.registry import pyfunc_model
 from deploy.registry.pyfunc_model import ARTIFACT, input_example
@@ -68,7 +68,7 @@ def signature() -> ModelSignature:
     return ModelSignature(
         inputs=Schema(
             [
-                column(integers, "history", required=True),
+                column(Array(AnyType()), "history", required=True),  # texts, numbers, or both
                 column(integers, "history_times"),
                 column(DataType.long, "now_ms"),
                 column(DataType.long, "k"),
@@ -79,6 +79,7 @@ def signature() -> ModelSignature:
         outputs=Schema(
             [
                 column(integers, "items", required=True),
+                column(Array(DataType.string), "external_ids", required=True),
                 column(numbers, "scores", required=True),
                 column(integers, "codes", required=True),
                 column(numbers, "code_probabilities", required=True),

@@ -4,10 +4,12 @@ MLflow stores this file as it is ("models from code") beside the snapshot direct
 when `mlflow.pyfunc.load_model` loads a version, in a Python with the project installed. Nothing is
 pickled. The snapshot's digests are verified before any of it is parsed.
 
-Input columns: `history` (item ids, oldest first), and optionally `history_times` (ms, as many),
-`now_ms`, `k`, `codes`, `exclude_seen`. Output columns: `items` (ids, best first), `scores`,
-`codes` (first-level code of each item), `code_probabilities` and `propensities` (1 for what was
-ranked, less for what was drawn); a row per input row.
+Input columns: `history` (items as the shop calls them, texts or numbers, oldest first), and
+optionally `history_times` (ms, as many), `now_ms`, `k`, `codes`, `exclude_seen`. Output columns:
+`items` (numbers, best first), `external_ids` (what the shop calls them, texts; of one that was
+clicked and never listed the number), `scores`, `codes` (first-level code of each item),
+`code_probabilities` and `propensities` (1 for what was ranked, less for what was drawn); a row per
+input row.
 
     model = mlflow.pyfunc.load_model("models:/sparc@champion")
     model.predict(pd.DataFrame({"history": [[11, 12]], "k": [10]}))
@@ -24,7 +26,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from pydantic import TypeAdapter
 
 ARTIFACT = "snapshot"
-OUTPUT = ("items", "scores", "codes", "code_probabilities", "propensities")
+OUTPUT = ("items", "external_ids", "scores", "codes", "code_probabilities", "propensities")
 """Columns of an answer."""
 
 
@@ -64,13 +66,14 @@ class SnapshotModel(PythonModel):
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Answer each row; see the module for the columns."""
+        from deploy.http.shop_ids import number_of
         from indexer.search.retriever import Query
 
         rows = []
         for row in model_input.to_dict("records"):
             given = {name: value for name, value in row.items() if _present(value)}
             query = Query(
-                [int(item) for item in given["history"]],
+                [int(number_of(item)) for item in given["history"]],
                 [int(t) for t in given["history_times"]] if "history_times" in given else None,
                 now_ms=int(given["now_ms"]) if "now_ms" in given else None,
                 k=int(given.get("k", Query.k)),
@@ -78,7 +81,9 @@ class SnapshotModel(PythonModel):
                 exclude_seen=bool(given.get("exclude_seen", True)),
             )
             answer = self._state.answer(query)
-            rows.append(tuple(getattr(answer, name) for name in OUTPUT))
+            texts = [text["external_id"] for text in self._state.titles(answer.items)]
+            found = vars(answer) | {"external_ids": texts}
+            rows.append(tuple(found[name] for name in OUTPUT))
         return pd.DataFrame(rows, columns=list(OUTPUT))
 
 

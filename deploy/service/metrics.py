@@ -168,6 +168,12 @@ def readings(service: Answering) -> list[Reading]:
         Reading("history_lag_records", "Not taken in yet.", lambda: sequences.lag_records),
         Reading("history_records", "Taken in.", lambda: sequences.stored_records, True),
         Reading("history_poisoned", "Skipped.", lambda: histories.poisoned, True),
+        Reading(
+            "item_id_collisions",
+            "Clicks on items whose text has the number of another.",
+            lambda: histories.collisions,
+            True,
+        ),
         Reading("kafka_connected", "1 while connected.", lambda: float(sequences.connected)),
         Reading(
             "history_event_time_seconds",

@@ -91,6 +91,7 @@ class RetrievalService:
             self.metrics = ServiceMetrics(readings(self))
         follower.changed = self.popularity.leave_out
         follower.served = self._began_to_serve
+        follower.texts = histories.item_texts
 
     def retriever(self) -> Retriever:
         """What to answer from, to be asked once per request.

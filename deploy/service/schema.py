@@ -23,6 +23,8 @@ TimeMs = Annotated[
     AfterValidator(lambda time: in_milliseconds("the time", time)),
 ]
 
+SHOPS_OWN = "What the shop calls it, text or number, as text; never empty."
+
 _BY_USER: dict[str, Any] = {
     "summary": "a known user",
     "description": "As the shop calls it, text or number; so are items in a history.",
@@ -103,7 +105,7 @@ class RetrievedItem(BaseModel):
     item_id: int
     title: str
     category: str
-    external_id: str = Field(description="The shop's own id.")
+    external_id: str = Field(description=SHOPS_OWN)
     score: float = Field(
         description="s(user, item, code), never ascending; a drawn item has that of the last "
         "ranked one."
@@ -142,7 +144,7 @@ class SimilarItem(BaseModel):
     item_id: int
     title: str
     category: str
-    external_id: str = Field(description="The shop's own id.")
+    external_id: str = Field(description=SHOPS_OWN)
     score: float = Field(description="Never ascending.")
     code: int = Field(description="Its first-level code.")
     sources: list[Source] = Field(
@@ -169,7 +171,7 @@ class PopularItem(BaseModel):
     item_id: int
     title: str
     category: str
-    external_id: str = Field(description="The shop's own id.")
+    external_id: str = Field(description=SHOPS_OWN)
 
 
 class PopularResponse(BaseModel):
@@ -198,7 +200,7 @@ class Click(BaseModel):
     item_id: int
     title: str
     category: str
-    external_id: str
+    external_id: str = Field(description=SHOPS_OWN)
     code: int | None = Field(description="Its first-level code; null for an unknown item.")
 
 

@@ -36,7 +36,7 @@ from indexer.catalogue.item_columns import ItemColumns
 from indexer.catalogue.property_reader import PropertyReader
 from indexer.errors import SnapshotError
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.retriever import Query, Retriever, Texts
 from indexer.snapshots.pointer import POINTER, SNAPSHOTS, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from model.artifacts.verified_files import VerifiedFiles
@@ -61,6 +61,7 @@ class SnapshotFollower:
         last_error: of the last attempt, empty if it went well.
         load_seconds: what the last load took.
         search: how queries are searched.
+        texts: knows what items are called that were clicked and never listed.
         served: is told of every version that takes over.
         swapped: is told of every retriever that does: of a version, or of one with more items
             appended, or withdrawn.
@@ -98,6 +99,7 @@ class SnapshotFollower:
         self.retriever: Retriever | None = None
         self.pointer: Pointer | None = None
         self.pinned = False
+        self.texts: Texts = lambda _: {}
         self.served: Callable[[Retriever], None] = lambda _: None
         self.swapped: Callable[[Retriever], None] = lambda _: None
         self.properties = PropertyReader(data_dir, self.verified)
@@ -300,7 +302,9 @@ class SnapshotFollower:
         self._swap(self._ready(snapshot))
 
     def _ready(self, snapshot: Snapshot) -> Retriever:
-        retriever = Retriever(snapshot, self.search, self.columns.unlisted)
+        retriever = Retriever(
+            snapshot, self.search, self.columns.unlisted, lambda ids: self.texts(ids)
+        )
         retriever.answer(Query([]))  # a model that cannot answer must not take over
         return retriever
 

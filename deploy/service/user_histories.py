@@ -11,21 +11,23 @@ the moment when `ForgottenUsers` has noted the request; what the files held of t
 by a compaction of that key.
 
 On disk: column family `users`, key user id (8 bytes, big-endian, signed), value position, event
-time, item ids, times (int64, little-endian); column family `offsets`, key `topic/partition`,
-value the next offset in decimal; beside them the number of users and the latest event time; column
-family `forgotten`, key user id, value the event ids of the last requests that were carried out, one
-a line, for as long as there is a note of the user.
+time, item ids, times (int64, little-endian); column family `item_texts`, key item id, value what
+the shop calls the item, in UTF-8, where clicks have said so; column family `offsets`, key
+`topic/partition`, value the next offset in decimal; beside them the number of users and the latest
+event time; column family `forgotten`, key user id, value the event ids of the last requests that
+were carried out, one a line, for as long as there is a note of the user.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import structlog
 from rocksdict import (
     AccessType,
     BottommostLevelCompaction,
@@ -39,6 +41,8 @@ from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.monitoring import full_disk
 from streaming.events import HISTORY_LENGTH, Forgotten, UserSequence, parse_sequence
 from streaming.poison import parse
+
+log = structlog.get_logger(__name__)
 
 _KEY = ">i8"
 _NUMBERS = "<i8"
@@ -108,6 +112,8 @@ class UserHistories:
         self._db: Rdict | None = None
         self.writable = False
         self.poisoned = 0
+        self.collisions = 0
+        """Clicks on an item whose text has the number of another's."""
         self.users = 0
         self.latest_event_time_ms = 0
         self._open()
@@ -130,15 +136,18 @@ class UserHistories:
 
     def _take(self, access: AccessType) -> None:
         # All families that exist must be opened; "default" always does.
-        families = {name: _options() for name in ("users", "offsets", "forgotten")}
+        families = {name: _options() for name in ("users", "item_texts", "offsets", "forgotten")}
         db = Rdict(str(self._directory), _options(), column_families=families, access_type=access)
         self._users = db.get_column_family("users")
+        self._texts = db.get_column_family("item_texts")
         self._offsets = db.get_column_family("offsets")
         self._forgotten = db.get_column_family("forgotten")
         self._forgotten_handle = db.get_column_family_handle("forgotten")
         self._users_handle = db.get_column_family_handle("users")
+        self._texts_handle = db.get_column_family_handle("item_texts")
         self._offsets_handle = db.get_column_family_handle("offsets")
         self._db = db
+        self._has_texts = next(iter(self._texts.keys()), None) is not None
         self.users = int(self._offsets.get(_COUNT) or 0)
         self.latest_event_time_ms = int(self._offsets.get(_LATEST) or 0)
 
@@ -164,18 +173,18 @@ class UserHistories:
         if self._db is None:
             return
         # the lock is held as long as these live
-        del self._users_handle, self._offsets_handle, self._forgotten_handle
-        for store in (self._users, self._offsets, self._forgotten, self._db):
+        del self._users_handle, self._texts_handle, self._offsets_handle, self._forgotten_handle
+        for store in (self._users, self._texts, self._offsets, self._forgotten, self._db):
             with suppress(
                 Exception
             ):  # after a write that failed it cannot be flushed: it is logged
                 store.close()
         self._db = None
-        del self._users, self._offsets, self._forgotten
+        del self._users, self._texts, self._offsets, self._forgotten
 
     def get(self, user_id: int) -> UserHistory | None:
         """History of a user, or None where the user is unknown, or is to be forgotten."""
-        key = _user_key(user_id)
+        key = _key(user_id)
         asked = self._requests.asked(user_id) if self._requests is not None else None
         with self._opening:
             if self._db is None:
@@ -184,6 +193,16 @@ class UserHistories:
                 return None
             value = self._users.get(key)
         return _decode(value) if value is not None else None
+
+    def item_texts(self, item_ids: Sequence[int]) -> dict[int, str]:
+        """What the shop calls items that were clicked by a text; the others are left out."""
+        if not self._has_texts or not item_ids:
+            return {}
+        with self._opening:
+            if self._db is None:
+                return {}
+            found = [(item, self._texts.get(_key(item))) for item in item_ids]
+        return {item: text.decode() for item, text in found if text is not None}
 
     def next_offsets(self, topic: str) -> dict[int, int]:
         """Partition -> offset of the first record that is not stored yet; none at the beginning."""
@@ -226,19 +245,20 @@ class UserHistories:
         newest, forgotten = _newest(said)
         added = 0
         for user_id, ids in forgotten.items():
-            key = _user_key(user_id)
+            key = _key(user_id)
             added -= self._users.get(key) is not None
             batch.delete(key, self._users_handle)
             known = [*_lines(self._forgotten.get(key)), *ids][-REQUESTS:]
             batch.put(key, "\n".join(known).encode(), self._forgotten_handle)
         for user_id, history in newest.items():
-            key = _user_key(user_id)
+            key = _key(user_id)
             stored = self._users.get(key) if user_id not in forgotten else None
             if stored is None:
                 added += 1
             elif _position(stored) > history.position:
                 continue
             batch.put(key, _encode(history), self._users_handle)
+        texts = self._put_texts(batch, taken)
         for (topic, partition), offset in next_offsets.items():
             batch.put(b"%s/%d" % (topic.encode(), partition), b"%d" % offset, self._offsets_handle)
         batch.put(_LATEST, b"%d" % latest, self._offsets_handle)
@@ -253,6 +273,7 @@ class UserHistories:
             raise HistoryStoreError(
                 f"{self._directory}: user histories cannot be written ({why})"
             ) from error
+        self._has_texts = self._has_texts or texts
         self.users += added
         self.latest_event_time_ms = latest
         for tell in self.forgot:
@@ -267,12 +288,32 @@ class UserHistories:
         assert self._db is not None  # noqa: S101 - see store
         options = CompactOptions()
         options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
-        for family in (self._users, self._offsets, self._forgotten):
+        for family in (self._users, self._texts, self._offsets, self._forgotten):
             family.flush()  # so that the log of writes goes, too
         for user_id in users:
-            key = _user_key(user_id)
+            key = _key(user_id)
             for family in (self._users, self._forgotten):
                 family.compact_range(key, key, options)
+
+    def _put_texts(self, batch: WriteBatch, taken: Iterable[tuple[int, int, UserSequence]]) -> bool:
+        """Keep what the items are called whose clicks say so; the first text of a number stays."""
+        said: dict[int, str] = {}
+        others: dict[int, str] = {}
+        for _, _, sequence in taken:
+            item, text = sequence.target, sequence.external_target_id
+            if not text:
+                continue
+            if item not in said:
+                stored = self._texts.get(_key(item))
+                said[item] = stored.decode() if stored is not None else text
+                if stored is None:
+                    batch.put(_key(item), text.encode(), self._texts_handle)
+            if said[item] != text:
+                self.collisions += 1
+                others[item] = text
+        for item, text in others.items():
+            log.error("two items have one number", item_id=item, known=said[item], other=text)
+        return bool(said)
 
     def forgotten_users(self) -> list[int]:
         """Those who were forgotten, as long as there is a note of them."""
@@ -292,7 +333,7 @@ class UserHistories:
         gone = [user for user in self.forgotten_users() if user not in noted]
         try:
             for user_id in gone:
-                self._forgotten.delete(_user_key(user_id))
+                self._forgotten.delete(_key(user_id))
             if gone:
                 self._erase(gone)
         except Exception as error:
@@ -332,8 +373,8 @@ def _options() -> Options:
     return options
 
 
-def _user_key(user_id: int) -> bytes:
-    return np.array(user_id, _KEY).tobytes()
+def _key(number: int) -> bytes:
+    return np.array(number, _KEY).tobytes()
 
 
 def _user_of(key: bytes) -> int:

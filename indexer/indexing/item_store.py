@@ -19,6 +19,7 @@ else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,13 @@ from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
 from indexer.building.placing import ListedItem
 from indexer.errors import IndexerError
-from indexer.indexing.known_item import Change, KnownItem, TypeCounts
+from indexer.indexing.known_item import (
+    Change,
+    KnownItem,
+    TypeCounts,
+    collision,
+    text_of,
+)
 from streaming.durable_files import make_folder
 from streaming.events import Item, Withdrawal
 
@@ -143,8 +150,9 @@ class ItemStore:
             said: items listed or withdrawn, each with the partition and offset of its record.
             position: after them.
             refused: "partition/offset" of records that are no items, and the reason.
-            refuse: is told where those stand, and why, whose attributes have another type than
-                at other items, before anything is written.
+            refuse: is told where those stand, and why, that cannot be held, before anything is
+                written: an attribute has another type than at other items, or the number of the
+                item's text is another item's.
         """
         types = TypeCounts(self.types)
         latest: dict[int, KnownItem] = {}
@@ -157,19 +165,23 @@ class ItemStore:
             known = latest.get(item_id, before[item_id])
             item = one.item if isinstance(one, Withdrawal) else one
             was = known.item if known is not None else None
-            if item is not None and (why := types.clash(item, was)):
+            why = collision(item_id, was, one.external_id)
+            if not why and item is not None:
+                item = replace(item, external_id=text_of(item_id, was, item.external_id))
+                why = types.clash(item, was)
+            if why:
                 clashes[place] = why
                 continue
             if isinstance(one, Withdrawal):
                 found = KnownItem(item, item.listed_at if item else 0, place, place, listed=False)
             elif known is None or not known.listed or known.item is None:
-                found = KnownItem(one, one.listed_at, place, place)
-            elif known.item == one:
+                found = KnownItem(item, one.listed_at, place, place)
+            elif known.item == item:
                 continue
             else:
                 first = min(known.first_seen, one.listed_at)
-                same = known.item.looks_like(one) and first == known.first_seen
-                found = KnownItem(one, first, known.at if same else place, place)
+                same = known.item.looks_like(cast(Item, item)) and first == known.first_seen
+                found = KnownItem(item, first, known.at if same else place, place)
             types.replace(was, item)
             latest[item_id] = found
         if clashes:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import orjson
 
 from streaming.events import Item
+from streaming.ids import own_text
 from streaming.item_attributes import Kind, kind_of
 
 MOST_NAMES = 256
@@ -46,6 +47,19 @@ class KnownItem:
         at = tuple(record["at"])
         item = Item(**record["item"]) if "item" in record else None
         return cls(item, record.get("first_seen", 0), at, tuple(record.get("said", at)), listed)
+
+
+def text_of(item_id: int, was: Item | None, said: str) -> str:
+    """The shop's text of an item that is said to have `said` now: a number leaves it as it was."""
+    return said or (own_text(item_id, was.external_id) if was is not None else "")
+
+
+def collision(item_id: int, was: Item | None, said: str) -> str:
+    """Why an item cannot be this one: two texts have its number. Empty if it can."""
+    known = own_text(item_id, was.external_id) if was is not None and said else ""
+    if known and known != said and own_text(item_id, said):
+        return f"item_id {said!r} has the number of another item, {known!r}"
+    return ""
 
 
 class TypeCounts(dict[str, tuple[Kind, int]]):

@@ -7,7 +7,7 @@ replacing one reference. The service and the registered pyfunc model both answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
 MAX_K = 500
+
+
+Texts = Callable[[Sequence[int]], Mapping[int, str]]
 
 
 class QueryError(ValueError):
@@ -104,6 +107,7 @@ class Retriever:
         snapshot: with the items appended to it until then.
         search: how queries are searched.
         withdrawn: ids of the items that are not to be answered, whatever the snapshot holds.
+        texts: what the shop calls some items, for those that were clicked and never listed.
 
     Attributes:
         loaded: the snapshot as loaded; it still names what was withdrawn, for a user's history.
@@ -117,8 +121,10 @@ class Retriever:
         snapshot: Snapshot,
         search: SearchConfig,
         withdrawn: NDArray[np.int64] = NONE,
+        texts: Texts = lambda _: {},
     ) -> None:
         self.loaded = snapshot
+        self.texts = texts
         self.withdrawn = withdrawn
         self.snapshot = snapshot = snapshot.without(withdrawn)
         self.event_time_ms = snapshot.facts.trained_until_ms or 0
@@ -162,13 +168,14 @@ class Retriever:
         """
         held = beside.loaded if beside is not None else None
         snapshot = load_version(data_dir, version, held=held, verified=verified)
-        return cls(snapshot, search, read_columns(data_dir, verified).unlisted)
+        unlisted = read_columns(data_dir, verified).unlisted
+        return cls(snapshot, search, unlisted, beside.texts if beside else lambda _: {})
 
     def withholding(self, withdrawn: NDArray[np.int64]) -> Retriever:
         """The same version without these items instead; itself where they are the same."""
         if np.array_equal(withdrawn, self.withdrawn):
             return self
-        return Retriever(self.loaded, self._search.config, withdrawn)
+        return Retriever(self.loaded, self._search.config, withdrawn, self.texts)
 
     @property
     def version(self) -> int:
@@ -262,8 +269,19 @@ class Retriever:
         return weights / weights.sum(axis=1, keepdims=True)
 
     def titles(self, item_ids: Sequence[int]) -> list[dict[str, str]]:
-        """title, category and external_id of each item; empty strings where unknown."""
-        return self.loaded.items.shown(item_ids)
+        """title, category and external_id of each item; empty strings where unknown.
+
+        The external id is what the shop calls the item, and never empty: it can be asked for.
+        """
+        found = self.loaded.items.shown(item_ids)
+        bare = [i for i, row in zip(item_ids, found, strict=True) if not row["external_id"]]
+        if not bare:
+            return found
+        texts = self.texts(bare)
+        return [
+            row if row["external_id"] else row | {"external_id": texts.get(item, str(item))}
+            for item, row in zip(item_ids, found, strict=True)
+        ]
 
 
 def _listed_ms(snapshot: Snapshot) -> NDArray[np.int64]:

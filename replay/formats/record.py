@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from replay.errors import LineError, shown
 from replay.formats.markup import readable
 from streaming.events import CLICK, HEARTBEAT
+from streaming.ids import LONGEST_ID
 
-LONGEST_ID = 256
 LONGEST_TITLE = 1000
 LONGEST_TYPE = 64
 NOBODY = frozenset({"null", "nan", "none", "undefined", "\\n", "<na>", "(null)"})
@@ -80,7 +80,7 @@ class EntryFormat:
 
 
 def shop_id(value: Any, field: str) -> str:
-    """An id as the shop wrote it: any short text, or a whole number.
+    """An id as the shop wrote it: any text of up to 256 bytes, or a whole number.
 
     Raises:
         LineError: if it is missing, of another kind, negative (as -1 for nobody), or too long.
@@ -92,12 +92,12 @@ def shop_id(value: Any, field: str) -> str:
         return value
     if not value or value.casefold() in NOBODY:
         raise LineError(f"{field} is missing ({value})" if value else f"{field} is empty")
-    if len(value) > LONGEST_ID:
-        raise LineError(f"{field} is too long: {len(value):,} characters, at most {LONGEST_ID}")
-    if value[0] == "-" and value[1:].isdigit():
-        raise LineError(f"{field} {shown(value)} is negative: nobody's id, in most exports")
     if not value.isascii() and _clean(value) != value:
         raise LineError(f"{field} is not valid Unicode")
+    if (size := len(value.encode())) > LONGEST_ID:
+        raise LineError(f"{field} is too long: {size:,} bytes, at most {LONGEST_ID}")
+    if value[0] == "-" and value[1:].isdigit():
+        raise LineError(f"{field} {shown(value)} is negative: nobody's id, in most exports")
     return value
 
 

@@ -48,7 +48,7 @@ mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/sparc@champion")
 rows = json.loads(sys.argv[2])
 found = model.predict(pd.DataFrame(rows))
-print(json.dumps([[list(map(float, v)) for v in row] for row in found.values.tolist()]))
+print(json.dumps(found.values.tolist()))
 """
 
 
@@ -247,10 +247,11 @@ def test_the_registered_model_answers_as_the_service_does(
     )
     assert ended.returncode == 0, ended.stderr
     predicted = json.loads(ended.stdout.splitlines()[-1])
-    for (items, scores, codes, probabilities, propensities), served in zip(
+    for (items, texts, scores, codes, probabilities, propensities), served in zip(
         predicted, (answer, prior), strict=True
     ):
         assert items == [item["item_id"] for item in served["items"]]
+        assert texts == [item["external_id"] for item in served["items"]]
         assert scores == pytest.approx([item["score"] for item in served["items"]])
         assert codes == [item["code"] for item in served["items"]]
         assert probabilities == pytest.approx(
@@ -394,7 +395,7 @@ def test_mlflow_serves_the_champion_itself(server: MlflowServer, shelf: Shelf, f
                 break
             except httpx.HTTPError:
                 time.sleep(0.3)
-        rows = {"dataframe_records": [{"history": [1, 2], "k": 5}]}
+        rows = {"dataframe_records": [{"history": [1, "2", "B0X"], "k": 5}]}
         answer = httpx.post(f"{url}/invocations", json=rows, timeout=60)
         assert answer.status_code == 200, answer.text
         assert len(answer.json()["predictions"][0]["items"]) == 5

@@ -16,8 +16,9 @@ from kafka import KafkaAdminClient
 
 from streaming.events import UserSequence
 from streaming.job.accounting import Accounts
+from tests.colliding import ONE, OTHER
 from tests.streaming.job.live_stream import LiveStream
-from tests.streaming.made_clicks import DELAY, click, disordered_log, heartbeat, poison
+from tests.streaming.made_clicks import DELAY, click, disordered_log, heartbeat, named, poison
 from tests.streaming.oracle import expect
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -39,6 +40,8 @@ def test_disorder_duplicates_poison_and_late_clicks_come_out_as_the_oracle_says(
     assert len(expected.late) > 50
     assert len(expected.dead_letters) > 50
     assert expected.duplicates > 50
+    assert sum(field == "user_id" for _, field in expected.dead_letters.values()) > 10
+    assert sum(s.external_target_id == "B0" for some in expected.sequences.values() for s in some)
     assert max(map(len, expected.sequences.values())) > 60
     stream.start()
     stream.send(log)
@@ -78,7 +81,11 @@ def test_killed_anywhere_the_topics_are_the_same(stream):
     now, log = 10**12, []
     for _ in range(40_000):
         now += rng.choice([0, 1, 20])
-        log.append(click(rng.randint(1, 300), rng.randint(1, 999), now - rng.randint(0, 4999)))
+        when = now - rng.randint(0, 4999)
+        if rng.random() < 0.1:
+            log.append(named(rng.choice([ONE, OTHER, f"user:{rng.randint(1, 30)}"]), "B0", when))
+        else:
+            log.append(click(rng.randint(1, 300), rng.randint(1, 999), when))
         if rng.random() < 0.01:
             log.append(rng.choice(log[-500:]))
         if rng.random() < 0.001:

@@ -117,7 +117,7 @@ def test_an_events_table_is_read_whatever_the_order_of_its_columns(write, now_ms
         ("7,-11,1369699200", "item_id '-11' is negative"),
         ("7,,1369699200", "item_id is empty"),
         ("null,11,1369699200", "user_id is missing (null)"),
-        (f"7,{'9' * 300},1369699200", "item_id is too long: 300 characters, at most 256"),
+        (f"7,{'9' * 300},1369699200", "item_id is too long: 300 bytes, at most 256"),
         ("7,11,-5", "time -5 (1969-12-31) is before 1995"),
         ("7,11,0", "time 0 (1970-01-01) is before 1995"),
         ("7,11,99999999999", "(5138-11-16) is in the future"),

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.identity import DUCKDB_MACROS, event_id, numeric_id
+from replay.identity import DUCKDB_MACROS, event_id
+from streaming.ids import numeric_id
 
 
 @pytest.fixture(scope="module")

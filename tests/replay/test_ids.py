@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from replay.errors import BadLine
-from replay.identity import numeric_id
+from replay.errors import BadLine, ReplayError
 from replay.log_file import read_events
 from replay.staging import stage
+from streaming.ids import numeric_id
+from tests.colliding import NUMBER, ONE, OTHER
 
 ISBNS = ["0000000019", "0000000027", "000000003X", "B000000004"]
 
@@ -92,3 +93,24 @@ def test_nobody_is_no_user(write, now_ms, nobody):
     text = f"user_id,item_id,time\nA1,B1,1400000000\n{nobody},B1,1400000000\n"
     assert len(list(read_events(write(text), now_ms, bad.append))) == 1
     assert [b.line for b in bad] == [3]
+
+
+@pytest.mark.parametrize("others", [(f"{OTHER},7", ""), (f"7,{OTHER}", ""), ("7,7", OTHER)])
+def test_two_ids_with_one_number_are_refused_by_name(write, tmp_path, now_ms, others):
+    assert numeric_id(ONE) == numeric_id(OTHER) == NUMBER
+    clicked, listed = others
+    events = f"user_id,item_id,time\n{ONE},{ONE},1400000000\n{clicked},1400000001\n"
+    items = f"item_id,title\n{listed},Soap\n" if listed else None
+    with pytest.raises(ReplayError, match=f"'{ONE}' and '{OTHER}' have the same number"):
+        staged(write, tmp_path, now_ms, events, items)
+
+
+def test_an_id_has_256_bytes_however_many_letters_these_are(write, now_ms):
+    bad: list[BadLine] = []
+    names = ["é" * 128, "é" * 129, "x" * 256, "x" * 257, "user:42", "\U0001f600"]
+    rows = "".join(f"{name},B1,1400000000\n" for name in names)
+    found = list(read_events(write(f"user_id,item_id,time\n{rows}"), now_ms, bad.append))
+    assert [e.user for e in found] == [names[i] for i in (0, 2, 4, 5)]
+    assert [b.reason for b in bad] == [
+        f"user_id is too long: {size} bytes, at most 256" for size in (258, 257)
+    ]

@@ -17,8 +17,9 @@ from replay.config import ReplayConfig
 from replay.errors import ReplayError
 from replay.exclusive import exclusive
 from replay.formats.record import NOBODY
-from replay.identity import event_id, numeric_id
+from replay.identity import event_id
 from replay.staging import stage
+from streaming.ids import numeric_id
 
 EVENTS = "user_id,item_id,time\n1,10,1369699200\n2,11,1369699100\n1,12,1369699300\n"
 ITEMS = "item_id,title\n10,Soap\n11,Comb\n13,Wig\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from streaming.events import HEARTBEAT, Click
+from tests.colliding import ONE, OTHER
 from tests.streaming.oracle import Record
 
 DELAY = 5000
@@ -13,12 +15,25 @@ RECORDED = 1_500_000_000_000
 """When the records were written, in ms: after the events of all logs here."""
 AHEAD = RECORDED + 10 * 365 * 86_400_000
 """Ten years after that."""
+NO_ID = "neither an integer nor a string"
+NO_SUCH_TEXT = "not of 1 to 256 bytes"
 HEADERS = (("origin", b"\x00\xff"),)
+
+
+TEXTS = '"user_id":"\\u00a0ädä 1 ","item_id":"B\\ud83d\\ude00\\"x"'.encode()
+"""Ids of schema version 2, with white space around one of them, an escape, and two halves."""
 
 
 def click(user: int, item: int, when: int, **changes) -> Record:
     body = Click(changes.pop("event_id", f"{user}-{item}-{when}"), user, item, when, **changes)
     return Record(body.key(), body.to_bytes(), RECORDED, HEADERS)
+
+
+def named(user: str, item: str, when: int, kind: str = "named") -> Record:
+    """As another producer writes it: ids as the shop has them, the user's as the key."""
+    body = {"event_id": f"{kind}-{user}-{item}-{when}", "user_id": user, "item_id": item}
+    body |= {"event_time": when, "event_type": "click", "schema_version": 2}
+    return Record(user.encode(), json.dumps(body).encode(), RECORDED, HEADERS)
 
 
 def heartbeat(when: int) -> Record:
@@ -35,6 +50,10 @@ def poison(when: int) -> dict[str, tuple[Record, str]]:
     def swapped(old: bytes, new: bytes) -> Record:
         assert value.count(old) == 1
         return with_value(value.replace(old, new))
+
+    def of_texts(old: bytes, new: bytes) -> Record:
+        changed = swapped(old, new).value or b""
+        return with_value(changed.replace(b'"schema_version":1', b'"schema_version":2'))
 
     event_id = b'"event_id":"7-8-%d"' % when
     event_time = b'"event_time":%d' % when
@@ -68,16 +87,29 @@ def poison(when: int) -> dict[str, tuple[Record, str]]:
             "schema_version: missing",
         ),
         "event_id a number": (swapped(event_id, b'"event_id":7'), "event_id: not a string"),
-        "user_id a string": (swapped(b'"user_id":7', b'"user_id":"7"'), "user_id: not an integer"),
-        "user_id a fraction": (
-            swapped(b'"user_id":7', b'"user_id":7.0'),
-            "user_id: not an integer",
+        "user_id a string": (
+            swapped(b'"user_id":7', b'"user_id":"7"'),
+            "user_id: a string, which needs schema_version 2",
         ),
-        "user_id a truth": (swapped(b'"user_id":7', b'"user_id":true'), "user_id: not an integer"),
-        "item_id null": (swapped(b'"item_id":8', b'"item_id":null'), "item_id: not an integer"),
+        "user_id a fraction": (swapped(b'"user_id":7', b'"user_id":7.0'), f"user_id: {NO_ID}"),
+        "user_id a truth": (swapped(b'"user_id":7', b'"user_id":true'), f"user_id: {NO_ID}"),
+        "user_id empty": (of_texts(b'"user_id":7', b'"user_id":" "'), f"user_id: {NO_SUCH_TEXT}"),
+        "a long user_id": (
+            of_texts(b'"user_id":7', '"user_id":"{}"'.format("é" * 129).encode()),
+            f"user_id: {NO_SUCH_TEXT}",
+        ),
+        "item_id null": (swapped(b'"item_id":8', b'"item_id":null'), f"item_id: {NO_ID}"),
         "item_id an object": (
             swapped(b'"item_id":8', b'"item_id":{"a":[8]}'),
-            "item_id: not an integer",
+            f"item_id: {NO_ID}",
+        ),
+        "item_id negative as a string": (
+            of_texts(b'"item_id":8', b'"item_id":"-8"'),
+            "item_id: negative",
+        ),
+        "another text's key": (
+            with_value(of_texts(b'"user_id":7', b'"user_id":"ada"').value, b"ida"),
+            "key: not the user_id",
         ),
         "item_id of 65 bits": (
             swapped(b'"item_id":8', b'"item_id":9223372036854775808'),
@@ -149,14 +181,17 @@ def evolved(user: int, item: int, when: int) -> dict[str, Record]:
     added = b'{ "z":{"user_id":[1,"a"]}, ' + value("added")[1:]
     fields = value("reordered")[1:-1].split(b",")
     reordered = b"{" + b" , ".join(reversed(fields)) + b"}\n"
+    texts = value("texts").replace(b'"user_id":%d,"item_id":%d' % (user, item), TEXTS)
+    texts = texts.replace(b'"schema_version":1', b'"schema_version":2')
     return {
+        "ids that are texts": Record("ädä 1".encode(), texts, RECORDED, HEADERS),
         "a field added": Record(key, added, RECORDED, HEADERS),
         "fields in another order": Record(key, reordered, RECORDED, HEADERS),
     }
 
 
 def disordered_log(rng: random.Random, events: int) -> list[Record]:
-    """Disorder, ties, late ones, duplicates, poison, strange but valid records."""
+    """Disorder, ties, late ones, duplicates, poison, texts, strange but valid records."""
     log: list[Record] = []
     now = 1_000_000_000_000
     for _ in range(events):
@@ -174,6 +209,9 @@ def disordered_log(rng: random.Random, events: int) -> list[Record]:
             log.append(heartbeat(now))
         elif kind < 0.16:
             log.append(rng.choice(list(evolved(user, 5, when).values())))
+        elif kind < 0.26:
+            name = rng.choice(["ada", "b b", "Ä", "7", ONE, OTHER])  # these two have one number
+            log.append(named(name, rng.choice(["B0", '"', "9"]), when))
         else:
             log.append(click(user, rng.randint(1, 99), when))
     return [*log, heartbeat(now + DELAY)]

@@ -50,9 +50,15 @@ def read(record: Record, max_ahead_ms: int, max_value_bytes: int = 1 << 20) -> C
         return "event_time"
     if click.event_time > record.timestamp + max_ahead_ms:
         return "event_time"
-    if click.event_type != HEARTBEAT and record.key != click.key():
+    if click.event_type != HEARTBEAT and record.key not in keys(click):
         return "key"
     return click
+
+
+def keys(click: Click) -> tuple[bytes, ...]:
+    """The user by number or by text."""
+    text = click.external_user_id
+    return (click.key(), text.encode()) if text else (click.key(),)
 
 
 class Oracle:
@@ -73,6 +79,7 @@ class Oracle:
         self._seen: dict[int, list[str]] = defaultdict(list)
         self._offsets: dict[int, int] = defaultdict(int)
         self._watermarks: dict[int, int] = defaultdict(lambda: -1)
+        self._texts: dict[int, str] = {}
         self._watermark = -1
         self._waiting: list[tuple[int, int, Click]] = []
         self._arrived = 0
@@ -100,7 +107,10 @@ class Oracle:
         if isinstance(click, str):
             out.dead_letters[partition, offset] = (record, click)
             return
-        if click.event_type != HEARTBEAT:
+        text = click.external_user_id
+        if text and self._texts.setdefault(click.user_id, text) != text:
+            out.dead_letters[partition, offset] = (record, "user_id")
+        elif click.event_type != HEARTBEAT:
             if click.event_id in self._seen[click.user_id]:
                 out.duplicates += 1
             else:
@@ -139,6 +149,8 @@ class Oracle:
                 [s.target for s in before],
                 [s.event_time for s in before],
                 click.item_id,
+                self._texts.get(click.user_id, ""),
+                click.external_item_id,
             )
         )
         return sequences[-1]

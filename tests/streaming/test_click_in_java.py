@@ -16,6 +16,7 @@ from deploy.local.flink_cluster import flink_home
 from deploy.local.java import find_java
 from replay.resumption import POSITION
 from streaming.events import Click
+from streaming.ids import numeric_id, shop_id
 from tests.streaming.made_clicks import DELAY, RECORDED, evolved, poison
 from tests.streaming.oracle import Record, read
 from tests.streaming.test_bounds import RAW, changed
@@ -23,6 +24,10 @@ from tests.streaming.test_bounds import RAW, changed
 AHEAD_MS = 300_000
 NOW = RECORDED + 1000
 CLICK = Click("e", 7, 8, RECORDED - 1000)
+NAMED = Click(
+    "e", *map(numeric_id, ("ada", "B0")), RECORDED - 1000,
+    external_user_id="ada", external_item_id="B0",
+)  # fmt: skip
 TIMESTAMPS = st.sampled_from([RECORDED, RECORDED - AHEAD_MS - 1000, RECORDED - AHEAD_MS - 1001])
 
 Verdicts = Callable[[list[Record]], list[str]]
@@ -38,9 +43,8 @@ class Java:
             pytest.skip("no JDK beside the Java runtime")
         flink = next((flink_home() / "lib").glob("flink-dist-*.jar"))
         self._path = ":".join(map(str, [made, *(jars / "flink").glob("*.jar"), flink]))
-        sources = [
-            Path(__file__).with_name(f"{name}.java") for name in ("ClickVerdicts", "Arrivals")
-        ]
+        programs = ("ClickVerdicts", "Arrivals", "IdNumbers")
+        sources = [Path(__file__).with_name(f"{name}.java") for name in programs]
         subprocess.run([compiler, "-cp", self._path, "-d", made, *sources], check=True)
 
     def __call__(self, program: str, lines: list[str], *arguments: int | str) -> list[str]:
@@ -74,10 +78,14 @@ def _text(value: bytes | None) -> str:
 
 records = st.builds(
     Record,
-    st.sampled_from([b"7", b"7", b"7", b"07", b"8", None]),
+    st.sampled_from([b"7", b"7", b"7", b"07", b"8", b"ada", b"ada", None]),
     # to orjson a number beyond a double is no JSON, to Jackson it is one that is no integer
     st.one_of(
-        RAW.filter(lambda raw: b"1e400" not in raw), changed(CLICK), changed(CLICK), st.none()
+        RAW.filter(lambda raw: b"1e400" not in raw),
+        changed(CLICK),
+        changed(NAMED),
+        changed(NAMED),
+        st.none(),
     ),
     TIMESTAMPS,
 )
@@ -104,6 +112,45 @@ def test_every_kind_of_poison_has_its_reason_and_evolved_clicks_pass(verdicts: V
         *(reason for _, reason in bad.values()),
         *("" for _ in good),
     ]
+
+
+def numbers(java: Java, ids: list[str]) -> list[tuple[int, str] | None]:
+    """What `Id.java` makes of texts: number and text, None for no id."""
+    said = java("IdNumbers", [f"{_text(one.encode())}\n" for one in ids])
+    found: list[tuple[int, str] | None] = []
+    for line in said:
+        number, _, text = line.partition(" ")
+        found.append((int(number), base64.b64decode(text).decode()) if number else None)
+    return found
+
+
+def of_python(text: str) -> tuple[int, str] | None:
+    try:
+        return shop_id(text)
+    except ValueError:
+        return None
+
+
+IDS = st.one_of(
+    st.text(max_size=300),
+    st.text("0123456789- \t\u00a0", max_size=22),
+    st.integers(-(2**64), 2**64).map(str),
+    st.uuids().map(str),
+    st.builds("{}{}".format, st.text("é€😀", min_size=60, max_size=140), st.text(max_size=4)),
+)
+
+
+@settings(max_examples=5, deadline=None, phases=[Phase.generate])
+@given(ids=st.lists(IDS, min_size=200, max_size=300))
+def test_an_id_has_the_same_number_in_java_and_in_python(java: Java, ids: list[str]) -> None:
+    assert numbers(java, ids) == list(map(of_python, ids))
+
+
+def test_the_same_white_space_is_no_part_of_an_id(java: Java) -> None:
+    lower = [chr(c) for c in range(0x10000) if not 0xD800 <= c < 0xE000]
+    ids = [f"{c}x{c}y{c}" for c in lower]
+    assert numbers(java, ids) == [shop_id(one) for one in ids]
+    assert len({number for number, _ in map(shop_id, ids)}) == len(ids)
 
 
 @pytest.mark.parametrize(

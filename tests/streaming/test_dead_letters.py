@@ -6,6 +6,7 @@ import pytest
 
 from streaming.dead_letters import DeadLetter, _from_record, selected, with_key
 from streaming.errors import StreamingError
+from streaming.ids import numeric_id
 
 
 def letter(place: str = "0:1", **changes) -> DeadLetter:
@@ -70,4 +71,5 @@ def test_they_are_chosen_by_place_and_by_reason():
 def test_the_key_follows_from_the_value_where_that_can_be_read():
     assert with_key(letter(key=None)).key == b"7"
     assert with_key(letter(key=None, value=b"{")).key is None
-    assert with_key(letter(key=b"x", value=b'{"user_id":"7"}')).key == b"x"
+    assert with_key(letter(key=b"x", value=b'{"user_id":[7]}')).key == b"x"
+    assert with_key(letter(key=b"x", value=b'{"user_id":"ada"}')).key == b"%d" % numeric_id("ada")

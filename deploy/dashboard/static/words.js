@@ -54,7 +54,7 @@ export function name(item) {
 
 // What the shop calls an item: its own id, or the number that is one.
 export function shopId(item) {
-  return item.external_id || item.item_id;
+  return item.external_id;
 }
 
 export function under(item) {

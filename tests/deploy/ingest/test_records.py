@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
@@ -15,8 +16,9 @@ from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter, Pulse, RoomTaken
 from deploy.ingest.records import Record
 from deploy.ingest.routes import router
-from replay.identity import event_id, numeric_id
+from replay.identity import event_id
 from streaming.events import FORGET, Click, Item
+from streaming.ids import numeric_id
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 from tests.deploy.kept_records import KeptRecords
@@ -56,7 +58,11 @@ def test_ids_are_those_of_a_replayed_log(http, kept):
     click = Click.from_bytes(kept.records[0].value)
     assert (click.user_id, click.item_id) == (numeric_id("A39H"), numeric_id("B00X"))
     assert name == click.event_id == event_id("A39H", "B00X", NOW - 5000)
+    assert (click.external_user_id, click.external_item_id) == ("A39H", "B00X")
     assert kept.records[0].topic == "clicks" and kept.records[0].key == click.key()
+    post(http, {"user_id": 42, "item_id": " 7 ", "event_time": NOW - 5000})
+    assert orjson.loads(kept.records[1].value)["schema_version"] == 1
+    assert Click.from_bytes(kept.records[1].value).external_item_id == ""
 
 
 def test_a_repetition_is_told_from_another_click(http):
@@ -101,7 +107,8 @@ def test_lines_are_as_good_as_a_list(http, kept):
         ({"user_id": 2**63, "item_id": 1}, "user_id"),
         ({"user_id": True, "item_id": 1}, "user_id"),
         ({"user_id": " ", "item_id": 1}, "user_id"),
-        ({"user_id": "x" * 5000, "item_id": 1}, "user_id"),
+        ({"user_id": "é" * 129, "item_id": 1}, "user_id"),
+        ({"user_id": 1, "item_id": "-8"}, "item_id"),
         ({"user_id": 1, "item_id": 1.5}, "item_id"),
         ({"user_id": 1, "item_id": 1, "event_time": NOW // 1000}, "event_time"),
         ({"user_id": 1, "item_id": 1, "event_time": NOW + 3_600_000}, "event_time"),

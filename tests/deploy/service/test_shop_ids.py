@@ -10,23 +10,30 @@ import pytest
 
 from deploy import settings as configuration
 from deploy.commands import client, retrieve
-from replay.identity import numeric_id
 from streaming.events import UserSequence
+from streaming.ids import numeric_id
+from tests.colliding import NUMBER, ONE, OTHER
 from tests.deploy.service.test_service_limits import Serving
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf
 
 SHOP = "A39HTATAQ9V7YF"
+NEVER = "sku/ü 1"
+"""An item that was clicked and never listed."""
 USERS = {SHOP: numeric_id(SHOP), "7": 7, str(2**63 - 1): 2**63 - 1, "a/b ü": numeric_id("a/b ü")}
 
 
 def sequences() -> list[UserSequence]:
     """Two clicks of each user."""
     found = []
-    for at, user in enumerate([*USERS.values(), -7]):
+    for at, (text, user) in enumerate([*USERS.items(), ("-7", -7)]):
+        known = "" if text == str(user) else text
         first, second = 1 + at, 9 + at
         now = START_MS + at
-        found.append(UserSequence(f"{at}-0", user, now, 1, [], [], first))
-        found.append(UserSequence(f"{at}-1", user, now + 9, 2, [first], [now], second))
+        found.append(UserSequence(f"{at}-0", user, now, 1, [], [], first, known))
+        found.append(UserSequence(f"{at}-1", user, now + 9, 2, [first], [now], second, known))
+    found.append(UserSequence("n", 99, START_MS, 1, [], [], numeric_id(NEVER), "", NEVER))
+    found.append(UserSequence("one", 98, START_MS, 1, [], [], NUMBER, "", ONE))
+    found.append(UserSequence("other", 97, START_MS, 1, [], [], NUMBER, "", OTHER))
     return found
 
 
@@ -71,8 +78,8 @@ def test_a_history_may_hold_texts_and_numbers(serving: Serving) -> None:
 @pytest.mark.parametrize(
     ("user", "words"),
     [
-        ("", "user_id: an id is 1 to 256 characters"),
-        ("x" * 257, "user_id: an id is 1 to 256 characters"),
+        ("", "user_id: is 0 bytes long, an id has 1 to 256"),
+        ("é" * 129, "user_id: is 258 bytes long, an id has 1 to 256"),
         (1.5, "user_id: Input should be a valid integer"),
         (True, "user_id: Input should be a valid integer"),
         (2**63, "user_id: Input should be less than"),
@@ -107,11 +114,24 @@ def test_what_the_page_reads_holds_ids_as_text(serving: Serving, path: str) -> N
     assert {type(one) for one in found} == {str}
 
 
+def test_an_item_that_was_only_clicked_is_named_as_it_was_clicked(serving: Serving) -> None:
+    for user, text in ((99, NEVER), (98, ONE), (97, ONE)):
+        why = serving.http.post("/v1/explain", json={"user_id": user, "k": 5}).json()
+        assert [click["external_id"] for click in why["history"]] == [text]
+        steps = serving.http.get(f"/v1/users/{user}/interests").json()["steps"]
+        assert steps[-1]["item"]["external_id"] == text
+    given = serving.http.post("/v1/explain", json={"history": [NEVER, 7, 12_345]}).json()
+    assert [click["external_id"] for click in given["history"]] == [NEVER, "B000000007", "12345"]
+    assert serving.histories.collisions == 1  # two texts of one number: the first one's stays
+    assert "sparc_service_item_id_collisions_total 1.0" in serving.http.get("/metrics").text
+
+
 def test_every_recent_user_is_known_to_the_page(serving: Serving) -> None:
     listed = serving.http.get("/v1/users").json()["users"]
     # as a browser reads them: every number is a double
     listed = json.loads(json.dumps(listed), parse_int=float)
     assert len(listed) == len(USERS) + 1
+    assert {one["user_id"] for one in listed} == {*USERS, "-7"}
     for one in listed:
         answer = serving.http.get(f"/v1/users/{one['user_id']}/interests").json()
         assert (answer["known"], answer["user_id"]) == (True, one["user_id"])
@@ -139,5 +159,8 @@ def test_the_command_asks_with_the_shops_ids_and_shows_them(
     shown = capsys.readouterr().out
     for item in answer["items"]:
         assert item["external_id"] in shown
-    seen = retrieve.answer_of(settings, None, "1, 8,B0X", ITEMS, None)
-    assert not {1, 8} & {item["item_id"] for item in seen["items"]}
+    for history in ("1, 8,B0X", '[1, "8", "a,b"]'):
+        seen = retrieve.answer_of(settings, None, history, ITEMS, None)
+        assert not {1, 8} & {item["item_id"] for item in seen["items"]}
+    with pytest.raises(ValueError, match="no list in JSON"):
+        retrieve.answer_of(settings, None, "[1, 8", ITEMS, None)

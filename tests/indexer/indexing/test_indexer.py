@@ -25,6 +25,7 @@ from indexer.snapshots.pointer import read_pointer
 from indexer.snapshots.snapshot import Snapshot, load_served, versions
 from model.histories import History
 from streaming.events import Item, Withdrawal
+from tests.colliding import NUMBER, ONE, OTHER
 from tests.indexer.driving import (
     EXACT,
     STEPS,
@@ -312,7 +313,7 @@ def test_a_poison_record_is_refused_on_record_and_the_rest_goes_on(tmp_path):
         values = [
             b"not json",
             None,
-            json.dumps({"item_id": "7", "listed_at": 1}).encode(),
+            json.dumps({"item_id": [7], "listed_at": 1}).encode(),
             json.dumps({"item_id": -7, "listed_at": 1}).encode(),
             Item(7, listed_at=1).to_bytes(),
         ]
@@ -320,6 +321,35 @@ def test_a_poison_record_is_refused_on_record_and_the_rest_goes_on(tmp_path):
         assert indexer.status().items_refused == 4
         assert indexer.status().catalogue_items == 1
         assert indexer.store.position == {0: 5}
+
+
+def test_the_number_of_another_text_is_refused_and_a_number_keeps_the_text_it_had(tmp_path):
+    def record(at: int, key: bytes, **fields: object) -> Announced:
+        return Announced(0, at, orjson.dumps({"listed_at": 1} | fields) if fields else None, key)
+
+    aside: list[tuple[Announced, str]] = []
+    clash = f"item_id '{OTHER}' has the number of another item, '{ONE}'"
+    with running(tmp_path, keep_aside=aside.extend) as indexer:
+        records = [
+            record(0, b"x", item_id=ONE, title="soap"),
+            record(1, b"x", item_id=OTHER, title="comb"),
+            record(2, OTHER.encode()),  # withdraws it
+            record(3, b"x", item_id=NUMBER, title="rose soap"),
+            record(4, b"x", item_id=7, external_id="SKU-7"),
+            record(5, b"x", item_id=7, external_id="SKU-8"),
+        ]
+        for one in records[:2]:
+            indexer.listen([one], {0: one.offset + 1})
+        indexer.listen(records[2:], {0: 6})
+        assert aside == [(records[1], clash), (records[2], clash)]
+        soap, seven = (indexer.store.listed(number) for number in (NUMBER, 7))
+        assert (soap.item.title, soap.item.external_id) == ("rose soap", ONE)
+        assert seven.item.external_id == "SKU-8"
+        assert indexer.status().items_refused == 2
+    with running(tmp_path, keep_aside=aside.extend) as indexer:
+        indexer.listen([record(6, ONE.encode()), record(7, b"x", item_id=OTHER)], {0: 8})
+        assert indexer.store.listed(NUMBER).item.external_id == OTHER
+        assert len(aside) == 2
 
 
 @pytest.mark.parametrize("how", ["flipped byte", "truncated", "nan", "foreign", "no manifest"])

@@ -4,7 +4,6 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
-import java.util.Arrays;
 
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonFactory;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonParser;
@@ -15,10 +14,11 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
  *
  * <p>The rules are those of {@code streaming.events.Click.from_bytes}: one JSON object in UTF-8,
  * integers are JSON integers of 64 bits, strings are strings of at most a kilobyte, unknown fields
- * are ignored, and of a repeated field the last one counts; an item id is not negative, and a time is
- * one in milliseconds ({@code streaming.bounds}). Beyond that the value is no larger than allowed,
- * the key is the decimal user id, and the event time no further ahead of the record's own timestamp,
- * nor of the clock here, than allowed. The reason names the first field that is wrong, in the order
+ * are ignored, and of a repeated field the last one counts; ids are integers, or, from schema version
+ * 2 on, strings ({@link Id}); an item id is not negative, and a time is one in milliseconds
+ * ({@code streaming.bounds}). Beyond that the value is no larger than allowed, the key is the user id,
+ * and the event time no further ahead of the record's own timestamp, nor of the clock here, than
+ * allowed. The reason names the first field that is wrong, in the order
  * of the schema.
  */
 final class Click {
@@ -32,8 +32,13 @@ final class Click {
     private static final String MISSING = "missing";
     private static final String NO_INTEGER = "not an integer";
     private static final String NO_STRING = "not a string";
+    private static final String NO_ID = "neither an integer nor a string";
+    private static final String NO_TEXT_YET = "a string, which needs schema_version 2";
+    private static final String NO_SUCH_TEXT = "not of 1 to 256 bytes";
     private static final String NEGATIVE = "negative";
     private static final int LONGEST_NAME = 1024;
+    /** Schema version from which on ids may be strings. */
+    private static final long TEXT_IDS = 2;
     /** The last millisecond of the year 9999. */
     private static final long LATEST = 253_402_300_799_999L;
     /** 1990 and 2100, in seconds. */
@@ -44,8 +49,8 @@ final class Click {
     private byte[] key;
     private long timestamp;
     String eventId;
-    long userId;
-    long itemId;
+    Id user;
+    Id item;
     long eventTime;
     String eventType;
     /** What is wrong with the record; null for a valid one. */
@@ -105,11 +110,12 @@ final class Click {
             return "value: not UTF-8";
         }
         String id = MISSING;
-        String user = MISSING;
-        String item = MISSING;
+        IdField userId = new IdField(Long.MIN_VALUE);
+        IdField itemId = new IdField(0);
         String time = MISSING;
         String type = MISSING;
         String version = MISSING;
+        boolean mayBeText = false;
         try (JsonParser json = JSON.createParser(text)) {
             refuseHalfCharacters(text);
             if (json.nextToken() != JsonToken.START_OBJECT) {
@@ -124,13 +130,10 @@ final class Click {
                         eventId = id == null ? json.getText() : null;
                         break;
                     case "user_id":
-                        user = integerProblem(json, token);
-                        userId = user == null ? json.getLongValue() : 0;
+                        userId.read(json, token);
                         break;
                     case "item_id":
-                        item = integerProblem(json, token);
-                        itemId = item == null ? json.getLongValue() : 0;
-                        item = itemId < 0 ? NEGATIVE : item;
+                        itemId.read(json, token);
                         break;
                     case "event_time":
                         time = integerProblem(json, token);
@@ -143,6 +146,7 @@ final class Click {
                         break;
                     case "schema_version":
                         version = integerProblem(json, token);
+                        mayBeText = version == null && json.getLongValue() >= TEXT_IDS;
                         break;
                     default:
                         json.skipChildren();
@@ -159,11 +163,15 @@ final class Click {
         if (id != null) {
             return "event_id: " + id;
         }
-        if (user != null) {
-            return "user_id: " + user;
+        user = userId.id;
+        String userProblem = userId.problem(mayBeText);
+        if (userProblem != null) {
+            return "user_id: " + userProblem;
         }
-        if (item != null) {
-            return "item_id: " + item;
+        item = itemId.id;
+        String itemProblem = itemId.problem(mayBeText);
+        if (itemProblem != null) {
+            return "item_id: " + itemProblem;
         }
         if (time != null) {
             return "event_time: " + time;
@@ -244,7 +252,39 @@ final class Click {
         if (key == null) {
             return "key: missing";
         }
-        byte[] expected = Long.toString(userId).getBytes(StandardCharsets.US_ASCII);
-        return Arrays.equals(expected, key) ? null : "key: not the user_id";
+        return user.isKey(key) ? null : "key: not the user_id";
+    }
+
+    /** A field that holds an id, and what is wrong with it. */
+    private static final class IdField {
+        private final long least;
+        private boolean isText;
+        private String problem = MISSING;
+        Id id;
+
+        IdField(long least) {
+            this.least = least;
+        }
+
+        void read(JsonParser json, JsonToken token) throws IOException {
+            id = null;
+            isText = token == JsonToken.VALUE_STRING;
+            if (isText) {
+                id = Id.of(json.getText());
+                problem = id == null ? NO_SUCH_TEXT : null;
+            } else if (token == JsonToken.VALUE_NUMBER_INT) {
+                problem = integerProblem(json, token);
+                id = problem == null ? Id.of(json.getLongValue()) : null;
+            } else {
+                problem = NO_ID;
+            }
+            if (id != null && id.number < least) {
+                problem = NEGATIVE;
+            }
+        }
+
+        String problem(boolean mayBeText) {
+            return isText && !mayBeText ? NO_TEXT_YET : problem;
+        }
     }
 }

@@ -38,6 +38,14 @@ final class Message {
     long clock;
     /** The event id in UTF-8, of clicks and requests. */
     byte[] event;
+    /** The shop's text for the user in UTF-8; null where a number is given. */
+    byte[] userText;
+    /** The shop's text for the item in UTF-8; null where a number is given. */
+    byte[] itemText;
+    /** Where the record of a click stood, and its timestamp, where there is a text of its user. */
+    int partition;
+    long offset;
+    long timestamp;
     /** Whether the click came behind the watermark of its own partition. */
     boolean late;
 

@@ -35,6 +35,13 @@ public final class MessageSerializer extends PlainSerializer<Message> {
             out.writeLong(message.item);
             out.writeLong(message.time);
             writeBytes(message.event, out);
+            writeBytes(message.itemText, out);
+            writeBytes(message.userText, out);
+            if (message.userText != null) {
+                out.writeInt(message.partition);
+                out.writeLong(message.offset);
+                out.writeLong(message.timestamp);
+            }
             out.writeBoolean(message.late);
         } else if (message.kind == Message.Kind.SEQUENCE) {
             out.writeLong(message.time);
@@ -60,6 +67,13 @@ public final class MessageSerializer extends PlainSerializer<Message> {
             message.item = in.readLong();
             message.time = in.readLong();
             message.event = readBytes(in);
+            message.itemText = readBytes(in);
+            message.userText = readBytes(in);
+            if (message.userText != null) {
+                message.partition = in.readInt();
+                message.offset = in.readLong();
+                message.timestamp = in.readLong();
+            }
             message.late = in.readBoolean();
         } else if (kind == Message.Kind.SEQUENCE) {
             message.time = in.readLong();

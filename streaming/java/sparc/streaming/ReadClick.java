@@ -1,15 +1,11 @@
 package sparc.streaming;
 
 import java.nio.charset.StandardCharsets;
-import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.List;
-import java.util.Set;
 
 import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDeserializationSchema;
 import org.apache.flink.kafka.shaded.org.apache.kafka.clients.consumer.ConsumerRecord;
-import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Header;
 import org.apache.flink.util.Collector;
 
 /**
@@ -28,9 +24,6 @@ import org.apache.flink.util.Collector;
  */
 final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
     private static final long serialVersionUID = 1;
-    private static final Set<String> OURS =
-            Set.of("topic", "partition", "offset", "timestamp", "reason");
-    private static final String ORIGINAL = "original.";
     /** A header of the replay's records: their times were made milliseconds, however small. */
     private static final String REPLAYED = "log_position";
 
@@ -64,7 +57,16 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
                         maxAhead,
                         maxBytes);
         if (click.reason != null) {
-            out.collect(deadLetter(record, click.reason));
+            Message refused =
+                    new Message(
+                            Message.Kind.DEAD_LETTER,
+                            record.key(),
+                            record.value(),
+                            record.headers().toArray());
+            refused.partition = record.partition();
+            refused.offset = record.offset();
+            refused.timestamp = record.timestamp();
+            out.collect(DeadLetter.of(refused, record.topic(), click.reason));
             return;
         }
         if (click.isForget()) {
@@ -78,8 +80,13 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
                         record.key(),
                         record.value(),
                         record.headers().toArray());
-        message.user = click.userId;
-        message.item = click.itemId;
+        message.user = click.user.number;
+        message.item = click.item.number;
+        message.userText = click.user.text;
+        message.itemText = click.item.text;
+        message.partition = record.partition();
+        message.offset = record.offset();
+        message.timestamp = record.timestamp();
         message.time = click.eventTime;
         message.clock =
                 heartbeat
@@ -102,39 +109,10 @@ final class ReadClick implements KafkaRecordDeserializationSchema<Message> {
         Message request =
                 new Message(
                         Message.Kind.FORGET, record.key(), record.value(), Message.NO_HEADERS);
-        request.user = click.userId;
+        request.user = click.user.number;
         request.clock = -1;
         request.event = click.eventId.getBytes(StandardCharsets.UTF_8);
         return request;
-    }
-
-    private static Message deadLetter(ConsumerRecord<byte[], byte[]> record, String reason) {
-        List<Header> headers = new ArrayList<>();
-        for (Header header : record.headers()) {
-            // Ours must not hide the producer's own.
-            String name = header.key();
-            headers.add(
-                    OURS.contains(name)
-                            ? Message.header(ORIGINAL + name, header.value())
-                            : header);
-        }
-        headers.add(text("topic", record.topic()));
-        headers.add(text("partition", Integer.toString(record.partition())));
-        headers.add(text("offset", Long.toString(record.offset())));
-        headers.add(text("timestamp", Long.toString(record.timestamp())));
-        headers.add(text("reason", reason));
-        Message letter =
-                new Message(
-                        Message.Kind.DEAD_LETTER,
-                        record.key(),
-                        record.value(),
-                        headers.toArray(Message.NO_HEADERS));
-        letter.user = record.partition(); // so that those of a partition keep their order
-        return letter;
-    }
-
-    private static Header text(String name, String value) {
-        return Message.header(name, value.getBytes(StandardCharsets.UTF_8));
     }
 
     @Override

@@ -27,6 +27,8 @@ final class SequenceJson {
     private static final byte[] ITEMS = ascii(",\"history_items\":[");
     private static final byte[] TIMES = ascii("],\"history_times\":[");
     private static final byte[] TARGET = ascii("],\"target\":");
+    private static final byte[] USER_TEXT = ascii(",\"external_user_id\":\"");
+    private static final byte[] TARGET_TEXT = ascii(",\"external_target_id\":\"");
 
     private static final byte[] FORGET =
             ascii(",\"event_type\":\"" + Click.FORGET + "\",\"dropped\":");
@@ -35,17 +37,17 @@ final class SequenceJson {
     private int length;
 
     /**
-     * @param event the event id in UTF-8
+     * @param userText the shop's text for the user in UTF-8; null where none is known
      * @param past the clicks before this one; its position is already that of this one
      */
-    byte[] encode(byte[] event, long user, long time, History past, long target) {
+    byte[] encode(long user, byte[] userText, History past, Waiting.Click click) {
         length = 0;
         text(EVENT_ID);
-        text(quoted(event));
+        text(quoted(click.event));
         text(USER_ID);
         number(user);
         text(EVENT_TIME);
-        number(time);
+        number(click.time);
         text(POSITION);
         number(past.position);
         text(ITEMS);
@@ -53,7 +55,9 @@ final class SequenceJson {
         text(TIMES);
         numbers(past.times);
         text(TARGET);
-        number(target);
+        number(click.item);
+        optional(USER_TEXT, userText);
+        optional(TARGET_TEXT, click.itemText);
         reserve(1);
         buffer[length++] = '}';
         return Arrays.copyOf(buffer, length);
@@ -71,6 +75,15 @@ final class SequenceJson {
         reserve(1);
         buffer[length++] = '}';
         return Arrays.copyOf(buffer, length);
+    }
+
+    private void optional(byte[] name, byte[] value) {
+        if (value != null) {
+            text(name);
+            text(quoted(value));
+            reserve(1);
+            buffer[length++] = '"';
+        }
     }
 
     private static byte[] quoted(byte[] text) {

@@ -60,6 +60,7 @@ public final class SequencesJob {
                 .keyBy(message -> message.user, Types.LONG)
                 .process(
                         new UserSequences(
+                                settings.get("clicks"),
                                 Integer.parseInt(settings.get("remembered")),
                                 timeToLive.isEmpty() ? null : TimeUtils.parseDuration(timeToLive)),
                         MessageType.INSTANCE)

@@ -2,12 +2,14 @@ package sparc.streaming;
 
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.Arrays;
 import java.util.Iterator;
 
 import org.apache.flink.api.common.functions.OpenContext;
 import org.apache.flink.api.common.state.StateTtlConfig;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
+import org.apache.flink.api.common.typeutils.base.array.BytePrimitiveArraySerializer;
 import org.apache.flink.metrics.Counter;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
 import org.apache.flink.util.Collector;
@@ -28,26 +30,35 @@ import org.apache.flink.util.Collector;
  * <p>A user who is to be forgotten is forgotten at once, with the clicks that wait; a request is
  * never late and no duplicate.
  *
+ * <p>Two users whose ids have the same number cannot be told apart in what follows. The text of the
+ * first one is remembered, and a click of another is a dead letter; a click with the number means
+ * the user whose number it is.
+ *
  * <p>The state is changed in place: the heap backend gives a copy of what a checkpoint still needs.
  */
 final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
     private static final long serialVersionUID = 1;
+    private static final String COLLISION = "user_id: has the number of another user's";
 
+    private final String topic;
     private final int remembered;
     private final Duration timeToLive;
 
     private transient ValueState<History> history;
     private transient ValueState<LongRing> seen;
+    private transient ValueState<byte[]> text;
     private transient ValueState<Waiting> waiting;
     private transient SequenceJson json;
     private transient Counter duplicates;
     private transient Counter late;
 
     /**
+     * @param topic that the clicks come from
      * @param remembered how many event ids of a user are known
      * @param timeToLive a user without clicks for so long is forgotten; null for never
      */
-    UserSequences(int remembered, Duration timeToLive) {
+    UserSequences(String topic, int remembered, Duration timeToLive) {
+        this.topic = topic;
         this.remembered = remembered;
         this.timeToLive = timeToLive;
     }
@@ -58,13 +69,17 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
                 new ValueStateDescriptor<>("history", History.Serializer.INSTANCE);
         ValueStateDescriptor<LongRing> ids =
                 new ValueStateDescriptor<>("seen", LongRing.Serializer.INSTANCE);
+        ValueStateDescriptor<byte[]> texts =
+                new ValueStateDescriptor<>("text", BytePrimitiveArraySerializer.INSTANCE);
         if (timeToLive != null) {
             StateTtlConfig config = StateTtlConfig.newBuilder(timeToLive).build();
             histories.enableTimeToLive(config);
             ids.enableTimeToLive(config);
+            texts.enableTimeToLive(config);
         }
         history = getRuntimeContext().getState(histories);
         seen = getRuntimeContext().getState(ids);
+        text = getRuntimeContext().getState(texts);
         // What waits has not gone out yet, and is never forgotten.
         waiting =
                 getRuntimeContext()
@@ -85,6 +100,10 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         }
         if (click.kind == Message.Kind.FORGET) {
             forget(click, context, out);
+            return;
+        }
+        if (click.userText != null && !isTheSameUser(click.userText)) {
+            out.collect(DeadLetter.of(click, topic, COLLISION));
             return;
         }
         LongRing ids = seen.value();
@@ -109,7 +128,7 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         if (clicks == null) {
             clicks = new Waiting();
         }
-        clicks.add(new Waiting.Click(click.time, click.item, click.event));
+        clicks.add(new Waiting.Click(click.time, click.item, click.itemText, click.event));
         waiting.update(clicks);
         context.timerService().registerEventTimeTimer(click.time);
     }
@@ -130,6 +149,7 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         }
         history.clear();
         seen.clear();
+        text.clear();
         waiting.clear();
         byte[] value = json.forgotten(request.event, request.user, dropped);
         Message done =
@@ -137,6 +157,15 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         done.user = request.user;
         done.event = request.event;
         out.collect(done);
+    }
+
+    /** Whether it is the text that the number is known by, as it is from now on. */
+    private boolean isTheSameUser(byte[] given) throws Exception {
+        byte[] known = text.value();
+        if (known == null || timeToLive != null) {
+            text.update(known == null ? given : known); // which also keeps it from being forgotten
+        }
+        return known == null || Arrays.equals(known, given);
     }
 
     private boolean hasGoneOut(long time) throws Exception {
@@ -153,6 +182,7 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         }
         Waiting clicks = waiting.value();
         long user = context.getCurrentKey();
+        byte[] userText = text.value();
         byte[] key = Long.toString(user).getBytes(StandardCharsets.US_ASCII);
         for (Iterator<Waiting.Click> i = clicks.clicks.iterator(); i.hasNext(); ) {
             Waiting.Click click = i.next();
@@ -161,7 +191,7 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
             }
             i.remove();
             past.position++;
-            byte[] value = json.encode(click.event, user, click.time, past, click.item);
+            byte[] value = json.encode(user, userText, past, click);
             Message sequence =
                     new Message(Message.Kind.SEQUENCE, key, value, Message.NO_HEADERS);
             sequence.user = user;

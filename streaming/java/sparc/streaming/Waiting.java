@@ -15,12 +15,15 @@ public final class Waiting {
     static final class Click {
         final long time;
         final long item;
+        /** The shop's text for the item in UTF-8; null where a number was given. */
+        final byte[] itemText;
         /** The event id in UTF-8. */
         final byte[] event;
 
-        Click(long time, long item, byte[] event) {
+        Click(long time, long item, byte[] itemText, byte[] event) {
             this.time = time;
             this.item = item;
+            this.itemText = itemText;
             this.event = event;
         }
     }
@@ -43,7 +46,10 @@ public final class Waiting {
         clicks.add(place, click);
     }
 
-    /** Of the state of a user. */
+    /**
+     * Of the state of a user. A count that is not negative begins what a savepoint from before there
+     * were texts holds, and what is the same as that: clicks of numbers alone.
+     */
     public static final class Serializer extends PlainSerializer<Waiting> {
         static final Serializer INSTANCE = new Serializer();
         private static final long serialVersionUID = 1;
@@ -55,20 +61,30 @@ public final class Waiting {
 
         @Override
         public void serialize(Waiting waiting, DataOutputView out) throws IOException {
-            out.writeInt(waiting.clicks.size());
+            int count = waiting.clicks.size();
+            boolean texts = waiting.clicks.stream().anyMatch(click -> click.itemText != null);
+            out.writeInt(texts ? -count : count);
             for (Click click : waiting.clicks) {
                 out.writeLong(click.time);
                 out.writeLong(click.item);
+                if (texts) {
+                    writeBytes(click.itemText, out);
+                }
                 writeBytes(click.event, out);
             }
         }
 
         @Override
         public Waiting deserialize(DataInputView in) throws IOException {
-            int count = in.readInt();
+            int read = in.readInt();
+            boolean texts = read < 0;
+            int count = Math.abs(read);
             List<Click> clicks = new ArrayList<>(count + 1);
             for (int i = 0; i < count; i++) {
-                clicks.add(new Click(in.readLong(), in.readLong(), readBytes(in)));
+                long time = in.readLong();
+                long item = in.readLong();
+                byte[] itemText = texts ? readBytes(in) : null;
+                clicks.add(new Click(time, item, itemText, readBytes(in)));
             }
             return new Waiting(clicks);
         }

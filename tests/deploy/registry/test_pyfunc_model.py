@@ -1,0 +1,30 @@
+"""The registered model takes items as the shop calls them, and names them so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow.pyfunc
+import pandas as pd
+from mlflow.models import Model
+
+from deploy.registry.mlflow_model import save_model
+from indexer.search.config import SearchConfig
+from indexer.search.retriever import Query, Retriever
+from indexer.snapshots.pointer import snapshot_path
+from streaming.ids import numeric_id
+from tests.deploy.snapshot_maker import Shelf
+
+
+def test_texts_and_numbers_may_stand_side_by_side(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.publish(1)
+    directory = shelf.data_dir / snapshot_path(1)
+    save_model(tmp_path / "model", directory, Model(), SearchConfig())
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    histories = [[1, 8], ["1", "8"], [" 1", 8, "B0X"], [1, 8, numeric_id("B0X")], []]
+    found = model.predict(pd.DataFrame({"history": histories, "k": [9] * len(histories)}))
+    first, second, third, fourth, prior = found["items"]
+    assert first == second and third == fourth and first != prior
+    retriever = Retriever.load(directory, SearchConfig())
+    assert first == retriever.answer(Query([1, 8], k=9)).items
+    assert found["external_ids"][0] == [f"B{item:09d}" for item in first]
