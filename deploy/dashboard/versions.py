@@ -43,7 +43,7 @@ class LoadedVersions:
             self._retrievers[version] = Retriever.of_version(
                 self._data_dir, version, self._follower.search, serving, self._follower.verified
             )
-        retriever = self._retrievers[version].withholding(self._follower.columns.unlisted)
+        retriever = self._retrievers[version].with_columns(self._follower.columns)
         self._retrievers[version] = retriever
         self._retrievers.move_to_end(version)
         while len(self._retrievers) > KEPT:

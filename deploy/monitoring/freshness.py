@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -87,7 +86,7 @@ class Freshness(Collector):
         with self._alone:
             retriever = self._serving
             self._leaving.pop(item_id, None)
-            if retriever is None or int(_codes(retriever, [item_id])[0]) < 0:
+            if retriever is None or not retriever.may_answer([item_id])[0]:
                 self._items.setdefault(item_id, self._began(at_s))
 
     def withdrawn(self, item_id: int, at_s: float) -> None:
@@ -95,7 +94,7 @@ class Freshness(Collector):
         with self._alone:
             self._items.pop(item_id, None)
             retriever = self._serving
-            if retriever is not None and int(_codes(retriever, [item_id])[0]) >= 0:
+            if retriever is not None and retriever.may_answer([item_id])[0]:
                 self._leaving.setdefault(item_id, self._began(at_s))
 
     def clicked(self, event_id: str, at_s: float) -> None:
@@ -140,13 +139,13 @@ class Freshness(Collector):
         with self._alone:
             self._serving = retriever
             waiting = list(self._items)
-            for item_id, code in zip(waiting, _codes(retriever, waiting).tolist(), strict=True):
-                if code >= 0:
+            for item_id, there in zip(waiting, retriever.may_answer(waiting), strict=True):
+                if there:
                     seconds = now - self._items.pop(item_id)
                     self.item_retrievable.observe(max(0.0, seconds))
             leaving = list(self._leaving)
-            for item_id, code in zip(leaving, _codes(retriever, leaving).tolist(), strict=True):
-                if code < 0:
+            for item_id, there in zip(leaving, retriever.may_answer(leaving), strict=True):
+                if not there:
                     seconds = now - self._leaving.pop(item_id)
                     self.item_withdrawn.observe(max(0.0, seconds))
             self._learnt_to = retriever.snapshot.facts.learnt_to("sequences")
@@ -167,7 +166,3 @@ class Freshness(Collector):
             for key in old:
                 del pending[key]
             self.lost.labels(what).inc(len(old))
-
-
-def _codes(retriever: Retriever, item_ids: list[int]) -> np.ndarray:
-    return retriever.snapshot.lists.locate(np.array(item_ids, np.int64))[0]

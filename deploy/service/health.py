@@ -51,8 +51,8 @@ def health_of(service: Answering) -> Health:
         pinned=service.follower.pinned,
         digest=retriever.snapshot.manifest.digest if retriever else None,
         codebook_generation=facts.codebook_generation,
-        items=len(retriever.snapshot.lists) if retriever else 0,
-        appended_items=len(retriever.loaded.lists) - facts.indexed_items
+        items=retriever.retrievable if retriever else 0,
+        appended_items=len(retriever.snapshot.lists) - facts.indexed_items
         if retriever and facts.indexed_items is not None
         else 0,
         pointer_age_seconds=since_pointer(service),

@@ -150,7 +150,7 @@ def readings(service: Answering) -> list[Reading]:
         Reading("ready", "1 once a snapshot is loaded.", lambda: float(bool(follower.retriever))),
         Reading("snapshot_version", "Snapshot that answers.", of_state(lambda s: s.version)),
         Reading("snapshot_pinned", "1 while pinned.", lambda: float(follower.pinned)),
-        Reading("items", "Items that can be retrieved.", of_state(lambda s: len(s.snapshot.lists))),
+        Reading("items", "Items that can be retrieved.", of_state(lambda s: s.retrievable)),
         Reading(
             "snapshot_age_seconds",
             "Since the pointer was last moved.",

@@ -214,8 +214,8 @@ class SnapshotFollower:
         if self.retriever.version == pointer.version:
             self._serve(self._served)  # also where it answers in the place of another
             return
-        with_new = self._newcomers.added_to(self.retriever.loaded, pointer)
-        if with_new is not self.retriever.loaded:
+        with_new = self._newcomers.added_to(self.retriever.snapshot, pointer)
+        if with_new is not self.retriever.snapshot:
             self._take_over(with_new)
 
     def _follow_properties(self) -> None:
@@ -230,17 +230,17 @@ class SnapshotFollower:
         self.columns = columns
         self.changed(columns)
         if self._challenging is not None:
-            self._challenging = self._ready(self._challenging.loaded)
+            self._challenging = self._challenging.with_columns(columns)
         if self.retriever is not None:
-            self._take_over(self.retriever.loaded)
+            self._swap(self.retriever.with_columns(columns))
 
     def _served(self) -> Snapshot | None:
         """What the pointer names; costs what differs from what answers."""
-        loaded = self.retriever.loaded if self.retriever else None
+        loaded = self.retriever.snapshot if self.retriever else None
         return load_served(self._data_dir, self._load_model, loaded, self.verified)
 
     def _version(self, version: int) -> Snapshot:
-        loaded = self.retriever.loaded if self.retriever else None
+        loaded = self.retriever.snapshot if self.retriever else None
         return load_version(
             self._data_dir, version, self._load_model, held=loaded, verified=self.verified
         )
@@ -249,7 +249,7 @@ class SnapshotFollower:
         began = self._clock()
         snapshot = load()
         if snapshot is not None and (
-            self.retriever is None or snapshot is not self.retriever.loaded
+            self.retriever is None or snapshot is not self.retriever.snapshot
         ):
             self._take_over(snapshot)
             self.load_seconds = self._clock() - began
@@ -302,9 +302,7 @@ class SnapshotFollower:
         self._swap(self._ready(snapshot))
 
     def _ready(self, snapshot: Snapshot) -> Retriever:
-        retriever = Retriever(
-            snapshot, self.search, self.columns.unlisted, lambda ids: self.texts(ids)
-        )
+        retriever = Retriever(snapshot, self.search, self.columns, lambda ids: self.texts(ids))
         retriever.answer(Query([]))  # a model that cannot answer must not take over
         return retriever
 
@@ -318,7 +316,7 @@ class SnapshotFollower:
             "snapshot serves",
             version=retriever.version,
             before=before.version if before else None,
-            items=len(retriever.snapshot.lists),
+            items=retriever.retrievable,
             appended=len(retriever.snapshot.appended_items),
             unlisted=len(self.columns.unlisted),
         )

@@ -203,21 +203,26 @@ class ItemColumns:
         return sum(map(len, self.parts)) - sum(map(len, self.replaced))
 
     def rows_of(self, item_ids: Ids) -> Ids:
-        """The row of each item, counted through all files; R, one past the last, for unknown ones.
+        """The row of each item, counted through all files; -1 for unknown ones.
 
         Args:
             item_ids: int64 (m,).
         """
-        starts = self._starts
-        rows = np.full(len(item_ids), starts[-1])
-        for part, start in zip(self.parts, starts, strict=False):
+        rows, start = np.full(len(item_ids), -1), 0
+        for part in self.parts:
             at = part.find(item_ids)
             rows = np.where(at >= 0, start + at, rows)
+            start += len(part)
         return rows
 
-    @cached_property
-    def _starts(self) -> list[int]:
-        return np.cumsum([0, *map(len, self.parts)]).tolist()
+    def beside(self, other: ItemColumns) -> tuple[int, list[Part]]:
+        """How many rows come first in both, of the same files, and the files that come then."""
+        count, same = 0, 0
+        for one, theirs in zip(self.parts, other.parts, strict=False):
+            if one is not theirs:
+                break
+            count, same = count + 1, same + len(one)
+        return same, list(self.parts[count:])
 
     @cached_property
     def restricted(self) -> Restricted:

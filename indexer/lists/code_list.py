@@ -94,6 +94,10 @@ class CodeList:
         else:
             np.dot(self.tail.vectors[first - count : last - count], user_D, out=out_n)
 
+    def score_rows(self, rows: Ids, user_D: Floats, out_n: Floats) -> None:
+        """Write the inner products of some rows to `out_n`."""
+        np.dot(self.vectors(rows), user_D, out=out_n)
+
     def packed(self) -> CellRows:
         """Its items in one block, without the rows that are removed."""
         if not self.changes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from indexer.errors import IndexerError
-from indexer.lists.cells import Floats
+from indexer.lists.cells import Floats, Ids
 from indexer.lists.code_list import CodeList
 from indexer.lists.code_lists import CodeLists
 
@@ -43,6 +43,13 @@ class GpuCodeList(CodeList):
 
         user = torch.from_numpy(np.array(user_D, np.float32)).cuda()
         out_n[:] = (self._matrix[first:last] @ user).cpu().numpy()
+
+    def score_rows(self, rows: Ids, user_D: Floats, out_n: Floats) -> None:
+        """As `CodeList.score_rows`."""
+        import torch
+
+        user = torch.from_numpy(np.array(user_D, np.float32)).cuda()
+        out_n[:] = (self._matrix[torch.from_numpy(rows).cuda()] @ user).cpu().numpy()
 
 
 def on_gpu(lists: CodeLists) -> CodeLists:

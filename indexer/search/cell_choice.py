@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
 from indexer.search.prior import RecencyPrior
+from indexer.search.selection import Selection
 
 if TYPE_CHECKING:
     from indexer.search.code_choice import EncodedQueries
@@ -85,10 +86,21 @@ class CellChoice:
         wanted_C[codes_S] = True
         return Runs(*self._whole[wanted_C[self._whole[:, 2]]].T)
 
+    @property
+    def firsts_M(self) -> Ids:
+        """The first row of each cell."""
+        return self._firsts_M
+
     def best(
-        self, codes_S: Ids, users_SD: Floats, weights_P: Floats, most: int, wanted: int
-    ) -> Runs:
-        """The rows of the best cells of some lists.
+        self,
+        codes_S: Ids,
+        users_SD: Floats,
+        weights_P: Floats,
+        most: int,
+        wanted: int,
+        only: Selection | None = None,
+    ) -> Ids:
+        """The best cells of some lists, ascending.
 
         Args:
             codes_S: ascending.
@@ -97,19 +109,31 @@ class CellChoice:
             most: rows, those of removed items too, which cost as much; but for one cell, that is
                 always taken.
             wanted: items that they must hold where the lists hold as many.
+            only: what may answer; then no other rows count.
         """
+        present_M, sizes_M = self._counts(only)
         codes = codes_S.tolist()
         estimates = np.concatenate(
             [self._means_C[code] @ user for code, user in zip(codes, users_SD, strict=True)]
         )
         cells = np.concatenate([self._cells_C[code] for code in codes])
         estimates += self._prior_MP[cells] @ weights_P
-        estimates[self._present_M[cells] == 0] = -np.inf  # last, and so hardly ever looked into
+        estimates[present_M[cells] == 0] = -np.inf  # last, and so hardly ever looked into
         ranked = cells[np.argsort(-estimates, kind="stable")]
-        held = np.cumsum(self._present_M[ranked])
-        count = np.searchsorted(np.cumsum(self._sizes_M[ranked]), most, side="right")
+        held = np.cumsum(present_M[ranked])
+        count = np.searchsorted(np.cumsum(sizes_M[ranked]), most, side="right")
         enough = np.searchsorted(held, wanted) + 1
         chosen = np.sort(ranked[: max(count, enough)])
+        return chosen if only is None else chosen[present_M[chosen] > 0]
+
+    def _counts(self, only: Selection | None) -> tuple[Ids, Ids]:
+        """How many items of each cell may answer, and how many rows it counts for."""
+        if only is None:
+            return self._present_M, self._sizes_M
+        return only.counts_M, only.counts_M
+
+    def runs(self, chosen: Ids) -> Runs:
+        """All rows of some cells, ascending."""
         firsts, sizes, blocks = (x[chosen] for x in (self._firsts_M, self._sizes_M, self._blocks_M))
         lasts = firsts + sizes
         begins = np.ones(len(chosen) + 1, bool)
@@ -122,6 +146,7 @@ class CellChoice:
         encoded: EncodedQueries,
         most_B: Ids,
         wanted_B: Ids,
+        only: Selection | None = None,
     ) -> NDArray[np.bool_]:
         """The rows of the best cells for each of many queries, marked among all rows: (B, T).
 
@@ -130,26 +155,30 @@ class CellChoice:
             encoded: the queries.
             most_B: as `best`; lists that hold no more are taken whole.
             wanted_B: as `best`.
+            only: as `best`; the others are not marked.
         """
+        present_M, sizes_M = self._counts(only)
         in_BM = searched_BC[:, self._blocks_M >> 1]
         estimates_BM = encoded.weights_BP @ self._prior_MP.T
         for column, code in enumerate(encoded.codes_U.tolist()):
             if len(cells := self._cells_C[code]):
                 here = slice(cells[0], cells[-1] + 1)
                 estimates_BM[:, here] += encoded.users_BUD[:, column] @ self._means_C[code].T
-        estimates_BM[~in_BM | (self._present_M == 0)] = -np.inf
+        estimates_BM[~in_BM | (present_M == 0)] = -np.inf
         ranked_BM = _descending(estimates_BM)
         in_order_BM = np.take_along_axis(in_BM, ranked_BM, axis=1)
-        rows_BM = np.cumsum(self._sizes_M[ranked_BM] * in_order_BM, axis=1)
-        held_BM = np.cumsum(self._present_M[ranked_BM] * in_order_BM, axis=1)
+        rows_BM = np.cumsum(sizes_M[ranked_BM] * in_order_BM, axis=1)
+        held_BM = np.cumsum(present_M[ranked_BM] * in_order_BM, axis=1)
         count_B = (rows_BM <= most_B[:, None]).sum(axis=1)
         enough_B = (held_BM < wanted_B[:, None]).sum(axis=1) + 1
         taken_B = np.maximum(count_B, enough_B)
-        taken_B[searched_BC @ self._lists.lengths_C <= most_B] = len(self._sizes_M)
+        sizes_C = self._lists.lengths_C if only is None else only.sizes_C
+        taken_B[searched_BC @ sizes_C <= most_B] = len(self._sizes_M)
         chosen_BM = np.empty_like(in_BM)
         first_BM = np.arange(len(self._sizes_M)) < taken_B[:, None]
         np.put_along_axis(chosen_BM, ranked_BM, first_BM, axis=1)
-        return np.repeat(chosen_BM & in_BM, self._sizes_M, axis=1)
+        rows_BT = np.repeat(chosen_BM & in_BM, self._sizes_M, axis=1)
+        return rows_BT if only is None else rows_BT & only.mask_N
 
 
 def _descending(x_BM: Floats) -> Ids:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from indexer.errors import IndexerError
 from indexer.lists.code_lists import CodeLists
 from indexer.search.evidence import Near
+from indexer.search.selection import Selection
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
@@ -39,6 +40,7 @@ class Queries:
         k: answers to each.
         codes: how many codes are searched at least.
         unwanted: ids of the items to leave out, one collection per query.
+        only: what may answer them; None: all that is in the lists.
     """
 
     histories: Sequence[History]
@@ -46,6 +48,7 @@ class Queries:
     k: int
     codes: int
     unwanted: Sequence[Collection[int]]
+    only: Selection | None = None
 
     def __len__(self) -> int:
         return len(self.histories)
@@ -135,8 +138,6 @@ class CodeChoice:
         self._lists = lists
         self._temperature = temperature
         self._anyway = anyway
-        self._filled_C = lists.sizes_C > 0
-        self._available = int(self._filled_C.sum())
 
     def encode(self, queries: Queries) -> EncodedQueries:
         """What the model says of some queries.
@@ -146,12 +147,12 @@ class CodeChoice:
         """
         users = self._model.encode(queries.histories, queries.now_ms_B)
         log_p_BC = self.log_interests(users)
-        excluded = self.locate(queries.unwanted)
-        searched_BS = self.choose(log_p_BC, excluded, queries.k, queries.codes)
+        excluded = self.locate(queries.unwanted, queries.only)
+        searched_BS = self.choose(log_p_BC, excluded, queries)
         rows_B1 = np.arange(len(queries))[:, None]
         valid_BS = searched_BS >= 0
         log_p_BS = np.where(valid_BS, log_p_BC[rows_B1, searched_BS], -np.inf)
-        near = Near.of(self._model, self._lists, users)
+        near = Near.of(self._model, self._lists, users, queries.only)
         needed_C = np.zeros(log_p_BC.shape[1] + 1, bool)  # the last for what is in no code
         for codes in (searched_BS, near.codes_BM, self._anyway):
             needed_C[codes] = True
@@ -190,8 +191,10 @@ class CodeChoice:
             raise IndexerError("the model answers interest probabilities that are NaN")
         return np.maximum(log_p_BC, LEAST_LOG_P)
 
-    def locate(self, unwanted: Sequence[Collection[int]]) -> Excluded:
-        """The unwanted items that are in some list, each once."""
+    def locate(
+        self, unwanted: Sequence[Collection[int]], only: Selection | None = None
+    ) -> Excluded:
+        """The unwanted items that are in some list, and might answer but for that, each once."""
         distinct = [set(items) for items in unwanted]
         counts = [len(items) for items in distinct]
         if not any(counts):
@@ -199,23 +202,26 @@ class CodeChoice:
         query = np.repeat(np.arange(len(unwanted)), counts)
         items = np.fromiter((i for some in distinct for i in some), np.int64, sum(counts))
         position, code = self._lists.positions_of(items)
-        found = code >= 0
+        found = code >= 0 if only is None else only.has(position)
         return Excluded(query[found], code[found], position[found])
 
     def choose(
-        self, log_p_BC: NDArray[np.float32], excluded: Excluded, k: int, codes: int
+        self, log_p_BC: NDArray[np.float32], excluded: Excluded, queries: Queries
     ) -> NDArray[np.int64]:
         """The codes to search (B, S), most probable first, as many more as k answers need."""
-        order_BC = np.argsort(np.where(self._filled_C, -log_p_BC, np.inf), axis=1, kind="stable")
-        searched_BS = order_BC[:, : min(codes, self._available)]
-        held_B = self._lists.sizes_C[searched_BS].sum(axis=1)
+        k, codes, only = queries.k, queries.codes, queries.only
+        sizes_C = self._lists.sizes_C if only is None else only.sizes_C
+        available = int(np.count_nonzero(sizes_C))
+        order_BC = np.argsort(np.where(sizes_C > 0, -log_p_BC, np.inf), axis=1, kind="stable")
+        searched_BS = order_BC[:, : min(codes, available)]
+        held_B = sizes_C[searched_BS].sum(axis=1)
         if (held_B - np.bincount(excluded.query, minlength=len(log_p_BC)) >= k).all():
             return searched_BS  # they hold enough, wherever the excluded items are
-        room_BC = np.broadcast_to(self._lists.sizes_C, log_p_BC.shape).copy()
+        room_BC = np.broadcast_to(sizes_C, log_p_BC.shape).copy()
         np.subtract.at(room_BC, (excluded.query, excluded.code), 1)
         sums_BC = np.cumsum(np.take_along_axis(room_BC, order_BC, axis=1), axis=1)
         needed_B = (sums_BC < k).sum(axis=1) + 1
-        counts_B = np.minimum(np.maximum(needed_B, codes), self._available)
+        counts_B = np.minimum(np.maximum(needed_B, codes), available)
         searched_BS = order_BC[:, : max(1, int(counts_B.max(initial=0)))]
         return np.where(np.arange(searched_BS.shape[1]) < counts_B[:, None], searched_BS, -1)
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.lists.code_lists import CodeLists
+from indexer.search.selection import Selection
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.retrieval.retrieval_model import RetrievalModel
@@ -46,6 +47,10 @@ class HotItems:
     def __len__(self) -> int:
         return len(self.positions_H)
 
+    def among(self, only: Selection | None) -> Ids:
+        """Positions of those that may answer."""
+        return self.positions_H if only is None else self.positions_H[only.has(self.positions_H)]
+
 
 @dataclass(frozen=True)
 class Near:
@@ -66,10 +71,19 @@ class Near:
     at_BM: Ids
 
     @classmethod
-    def of(cls, model: RetrievalModel, lists: CodeLists, encoded: Any) -> Near:
-        """Those of encoded histories."""
+    def of(
+        cls,
+        model: RetrievalModel,
+        lists: CodeLists,
+        encoded: Any,
+        only: Selection | None = None,
+    ) -> Near:
+        """Those of encoded histories that may answer."""
         ids_BM, adds_BM = model.near(encoded)
         positions, codes = lists.positions_of(ids_BM.ravel())
+        if only is not None:
+            out = ~only.has(positions)
+            positions[out] = codes[out] = -1
         there = positions >= 0
         distinct, at = np.unique(positions[there], return_inverse=True)
         at_n = np.zeros(len(positions), np.int64)

@@ -29,6 +29,7 @@ from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers
 from indexer.search.code_choice import EncodedQueries, Queries
 from indexer.search.config import ExplorationConfig
+from indexer.search.selection import Selection
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
@@ -134,10 +135,11 @@ class ReservedPlaces:
             log_p_BC: log p(c|u).
             taken: for each query the distinct positions that must not be drawn, ascending.
         """
+        pool = _Pool.of(self._lists, queries.only)
         untouched, young = self._config.places(queries.k)
         positions_BR = np.full((len(queries), untouched + young), -1, np.int64)
         propensities_BR = np.ones(positions_BR.shape, np.float32)
-        young_by_code = self._young() if young else []
+        young_by_code = self._young(queries.only) if young else []
         p_BC = np.exp(log_p_BC.astype(np.float64))
         p_new_BC = self._of_untouched(p_BC, queries.histories)
         for b, history in enumerate(queries.histories):
@@ -145,7 +147,7 @@ class ReservedPlaces:
             out, p_C, p_new_C = taken[b], p_BC[b], p_new_BC[b]
             for r in range(untouched + young):
                 if r < untouched:
-                    found = self._from_codes(p_new_C, out, dice[r])
+                    found = pool.draw(p_new_C, out, dice[r])
                 else:
                     found = self._from_young(p_C, young_by_code, out, dice[r])
                 if found is None:
@@ -167,29 +169,12 @@ class ReservedPlaces:
         p_BC[np.repeat(np.arange(len(histories)), lengths_B)[there], codes[there]] = 0.0
         return p_BC
 
-    def _from_codes(
-        self, weights_C: NDArray[np.float64], taken: NDArray[np.int64], dice: NDArray[np.float64]
-    ) -> tuple[int, float] | None:
-        starts, sizes = self._lists.starts_C, self._lists.sizes_C
-        first_C = np.searchsorted(taken, starts)
-        taken_C = np.searchsorted(taken, starts + self._lists.lengths_C) - first_C
-        chosen = _choose(np.where(sizes > taken_C, weights_C, 0.0), dice[0])
-        if chosen is None:
-            return None
-        code, p = chosen
-        left = int(sizes[code] - taken_C[code])
-        start, first = int(starts[code]), int(first_C[code])
-        removed = start + self._lists.lists[code].removed
-        out = np.sort(np.concatenate([taken[first : first + taken_C[code]], removed])) - start
-        at = min(int(dice[1] * left), left - 1)
-        # out[n] - n rows before it may be drawn: as many as are out come before the drawn one
-        at += int(np.searchsorted(out - np.arange(len(out)), at, side="right"))
-        return start + at, p / left
-
-    def _young(self) -> list[NDArray[np.int64]]:
-        """For each code the positions of its young items, ascending."""
+    def _young(self, only: Selection | None) -> list[NDArray[np.int64]]:
+        """For each code the positions of its young items that may answer, ascending."""
         oldest = int(self._clock() * 1000 - self._config.young_days * DAY_MS)
         young = np.sort(self._young_N[np.searchsorted(self._listed_N, oldest) :])
+        if only is not None:
+            young = young[only.has(young)]
         return np.split(young, np.searchsorted(young, self._lists.starts_C[1:]))
 
     def _from_young(
@@ -208,6 +193,61 @@ class ReservedPlaces:
         return int(eligible[min(int(dice[1] * len(eligible)), len(eligible) - 1)]), p / len(
             eligible
         )
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What may be drawn, code by code: places in a row of all items that may answer.
+
+    Attributes:
+        starts_C: the first place of each code.
+        lengths_C: how many places it has.
+        sizes_C: how many of them hold an item.
+        lists: whose rows the places are, or
+        only: whose positions they are.
+    """
+
+    starts_C: NDArray[np.int64]
+    lengths_C: NDArray[np.int64]
+    sizes_C: NDArray[np.int64]
+    lists: CodeLists
+    only: Selection | None
+
+    @classmethod
+    def of(cls, lists: CodeLists, only: Selection | None) -> _Pool:
+        if only is None:
+            return cls(lists.starts_C, lists.lengths_C, lists.sizes_C, lists, None)
+        return cls(only.starts_C, only.sizes_C, only.sizes_C, lists, only)
+
+    def draw(
+        self, weights_C: NDArray[np.float64], taken: NDArray[np.int64], dice: NDArray[np.float64]
+    ) -> tuple[int, float] | None:
+        """A position that is not taken, and its probability; None where there is none.
+
+        Args:
+            weights_C: of the codes.
+            taken: positions, ascending.
+            dice: two numbers.
+        """
+        if self.only is not None:
+            taken = taken[self.only.has(taken)].astype(np.int32)  # or all would be widened
+            taken = np.searchsorted(self.only.positions_p, taken)
+        first_C = np.searchsorted(taken, self.starts_C)
+        taken_C = np.searchsorted(taken, self.starts_C + self.lengths_C) - first_C
+        chosen = _choose(np.where(self.sizes_C > taken_C, weights_C, 0.0), dice[0])
+        if chosen is None:
+            return None
+        code, p = chosen
+        left = int(self.sizes_C[code] - taken_C[code])
+        start, first = int(self.starts_C[code]), int(first_C[code])
+        out = taken[first : first + taken_C[code]]
+        if self.only is None:
+            out = np.sort(np.concatenate([out, start + self.lists.lists[code].removed]))
+        at = min(int(dice[1] * left), left - 1)
+        # out[n] - n places before it may be drawn: as many as are out come before the drawn one
+        at += int(np.searchsorted(out - start - np.arange(len(out)), at, side="right"))
+        place = start + at
+        return place if self.only is None else int(self.only.positions_p[place]), p / left
 
 
 def _choose(weights_C: NDArray[np.float64], dice: float) -> tuple[int, float] | None:

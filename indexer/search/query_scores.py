@@ -23,6 +23,7 @@ from indexer.search.code_choice import EncodedQueries
 from indexer.search.config import SearchConfig
 from indexer.search.evidence import HotItems
 from indexer.search.prior import RecencyPrior
+from indexer.search.selection import Selection
 from indexer.search.whole_scores import WholeScores
 
 Ids = NDArray[np.int64]
@@ -74,6 +75,16 @@ class QueryScores:
         if int(lists.lengths_C.sum()) > len(lists):
             self._gone_N = lists.item_ids_N < 0
 
+    def reaches(self, only: Selection) -> bool:
+        """Whether what may answer is so little that it is scored whatever its code."""
+        return self._joint and not only.dense and len(only) <= self._most
+
+    def select(self, mask_N: NDArray[np.bool_]) -> Selection:
+        """What may answer, given the rows that may; those of removed items may not."""
+        if self._gone_N is not None:
+            mask_N = mask_N & ~self._gone_N
+        return Selection(self._lists, self._cells.firsts_M, mask_N)
+
     def best_of_all(self, encoded: EncodedQueries) -> tuple[Floats, Ids, Ids]:
         """The k best candidates of each query, in no order, and how many were scored.
 
@@ -110,24 +121,27 @@ class QueryScores:
         codes_S = codes_S[np.searchsorted(codes_S, 0) :]
         users_UD, weights_P = encoded.users_BUD[b], encoded.weights_BP[b]
         unwanted = encoded.excluded.of_query(b)
-        near = encoded.near.of_query(b)
+        near, only = encoded.near.of_query(b), encoded.queries.only
+        rows_C = self._lists.lengths_C if only is None else only.sizes_C
+        picked = None if only is None or only.dense else only
         most = self._most
-        if self._with_evidence:
-            most -= len(self._hot) * encoded.hot + len(near[0])
-        if self._bounded and int(self._lists.lengths_C[codes_S].sum()) > most:
+        if self._with_evidence and picked is None:
+            most -= len(self._hot.among(only)) * encoded.hot + len(near[0])
+        if self._bounded and int(rows_C[codes_S].sum()) > most:
             users_SD = users_UD[encoded.column_C[codes_S]]
             wanted = encoded.queries.k + len(unwanted)
-            runs = self._cells.best(codes_S, users_SD, weights_P, most, wanted)
+            cells = self._cells.best(codes_S, users_SD, weights_P, most, wanted, only)
+            rows = picked.of_cells(cells) if picked is not None else self._cells.runs(cells)
         else:
-            runs = self._cells.whole(codes_S)
-        return self._scored(encoded, b, runs, unwanted, near)
+            rows = picked.of_codes(codes_S) if picked is not None else self._cells.whole(codes_S)
+        return self._scored(encoded, b, rows, unwanted, near)
 
     def every(self, encoded: EncodedQueries, b: int) -> tuple[Scored, Ids]:
         """All items of the searched lists, and the positions of the evidence."""
         near = encoded.near.of_query(b)
         searched_S = encoded.searched_BS[b]
-        runs = self._cells.whole(searched_S[searched_S >= 0])
-        scored = self._scored(encoded, b, runs, encoded.excluded.of_query(b), near)
+        rows = self._cells.whole(searched_S[searched_S >= 0])
+        scored = self._scored(encoded, b, rows, encoded.excluded.of_query(b), near)
         if not self._with_evidence:
             return scored, np.empty(0, np.int64)
         return scored, np.concatenate([self._hot.positions_H, near[0]])
@@ -136,16 +150,21 @@ class QueryScores:
         self,
         encoded: EncodedQueries,
         b: int,
-        runs: Runs,
+        rows: Runs | Ids,
         unwanted: Ids,
         near: tuple[Ids, Ids, Floats, Floats],
     ) -> Scored:
         users_UD, weights_P = encoded.users_BUD[b], encoded.weights_BP[b]
         column_C = encoded.column_C
-        positions_W = runs.positions()
-        scores_W = self._rows(runs, users_UD, column_C)
+        if isinstance(rows, Runs):
+            positions_W = rows.positions()
+            scores_W = self._side_by_side(rows, users_UD, column_C)
+        else:
+            positions_W, scores_W = rows, self._one_by_one(rows, users_UD, column_C)
         scores_W += self._prior.scores(positions_W, weights_P)
-        if self._gone_N is not None:
+        if (only := encoded.queries.only) is not None:
+            scores_W[~only.mask_N[positions_W]] = -np.inf
+        elif self._gone_N is not None:
             scores_W[self._gone_N[positions_W]] = -np.inf
         near_positions, codes, vectors, adds = near
         near_scores = np.einsum("nd,nd->n", vectors, users_UD[column_C[codes]])
@@ -157,7 +176,8 @@ class QueryScores:
             parts.append((near_scores[~here], near_positions[~here]))
         if self._with_evidence and encoded.hot:
             users_HD = users_UD[column_C[self._hot.codes_H]]
-            parts.append(self._hot_beside(users_HD, weights_P, positions_W, near_positions))
+            hot = self._hot_beside(users_HD, weights_P, positions_W, near_positions, only)
+            parts.append(hot)
         scores = np.concatenate([part for part, _ in parts])
         positions = np.concatenate([part for _, part in parts])
         if len(unwanted):
@@ -167,7 +187,7 @@ class QueryScores:
             scores[beside][_places(np.sort(unwanted), positions[beside])[1]] = -np.inf
         return Scored(scores, positions, len(positions_W))
 
-    def _rows(self, runs: Runs, users_UD: Floats, column_C: Ids) -> Floats:
+    def _side_by_side(self, runs: Runs, users_UD: Floats, column_C: Ids) -> Floats:
         """Inner products of rows with the user vectors of their codes."""
         sizes = (runs.lasts_R - runs.firsts_R).tolist()
         scores_W = np.empty(sum(sizes), np.float32)
@@ -186,12 +206,32 @@ class QueryScores:
             w += size
         return scores_W
 
+    def _one_by_one(self, positions_W: Ids, users_UD: Floats, column_C: Ids) -> Floats:
+        """The same of rows that are picked out, ascending."""
+        scores_W = np.empty(len(positions_W), np.float32)
+        lists = self._lists
+        ends_C = np.searchsorted(positions_W, lists.starts_C + lists.lengths_C)
+        begin = 0
+        for code in np.flatnonzero(np.diff(ends_C, prepend=0)).tolist():
+            end = int(ends_C[code])
+            rows = positions_W[begin:end] - lists.starts_C[code]
+            lists.lists[code].score_rows(rows, users_UD[column_C[code]], scores_W[begin:end])
+            begin = end
+        return scores_W
+
     def _hot_beside(
-        self, users_HD: Floats, weights_P: Floats, positions_W: Ids, near_positions: Ids
+        self,
+        users_HD: Floats,
+        weights_P: Floats,
+        positions_W: Ids,
+        near_positions: Ids,
+        only: Selection | None,
     ) -> tuple[Floats, Ids]:
-        """Hot items that are scored nowhere else."""
+        """Hot items that may answer and are scored nowhere else."""
         hot = self._hot.positions_H
         new = ~(_places(positions_W, hot)[1] | _places(near_positions, hot)[1])
+        if only is not None:
+            new &= only.has(hot)
         scores = np.einsum("hd,hd->h", self._hot.vectors_HD, users_HD)
         scores += self._hot_prior_HP @ weights_P
         return scores[new], hot[new]

@@ -7,6 +7,7 @@ replacing one reference. The service and the registered pyfunc model both answer
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.catalogue.item_columns import NONE
+from indexer.catalogue.filter import Filter
+from indexer.catalogue.item_columns import ItemColumns
 from indexer.catalogue.property_reader import read_columns
+from indexer.catalogue.shown_columns import shown_columns
+from indexer.search.answerable import Answerable
 from indexer.search.answers import Answers
 from indexer.search.code_labels import code_labels
 from indexer.search.config import SearchConfig
+from indexer.search.selection import Selection
 from indexer.search.similar_items import SimilarAnswer, Trigger
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
@@ -27,6 +32,8 @@ from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
 MAX_K = 500
+MOST_NAMED = 10_000
+"""Items that a query may leave out, or ask for, by their ids."""
 
 
 Texts = Callable[[Sequence[int]], Mapping[int, str]]
@@ -47,6 +54,9 @@ class Query:
         k: number of items, 1 to 500.
         codes: number of codes to search; None: as configured.
         exclude_seen: leave out all of `items`.
+        exclude: ids of further items to leave out.
+        filter: what the items must meet, by their category and attributes.
+        include_only: ids of the items that may answer; None: any.
     """
 
     items: Sequence[int]
@@ -55,6 +65,9 @@ class Query:
     k: int = 50
     codes: int | None = None
     exclude_seen: bool = True
+    exclude: Sequence[int] = ()
+    filter: Filter | None = None
+    include_only: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.times is not None and len(self.times) != len(self.items):
@@ -65,6 +78,9 @@ class Query:
             raise QueryError(f"k is {self.k}, it must be between 1 and {MAX_K}")
         if self.codes is not None and self.codes < 1:
             raise QueryError(f"codes is {self.codes}, it must be at least 1")
+        for name in ("exclude", "include_only"):
+            if len(getattr(self, name) or ()) > MOST_NAMED:
+                raise QueryError(f"{name} names more than {MOST_NAMED} items")
 
 
 @dataclass(frozen=True)
@@ -106,13 +122,13 @@ class Retriever:
     Args:
         snapshot: with the items appended to it until then.
         search: how queries are searched.
-        withdrawn: ids of the items that are not to be answered, whatever the snapshot holds.
+        columns: what is known of the items whatever the snapshot holds, so that those that are
+            hidden, withdrawn or not available are in no answer; None: what the snapshot shows.
         texts: what the shop calls some items, for those that were clicked and never listed.
 
     Attributes:
-        loaded: the snapshot as loaded; it still names what was withdrawn, for a user's history.
-        snapshot: what answers: the same without what was withdrawn.
-        withdrawn: as given.
+        snapshot: as given; it still names what must not be answered, for a user's history.
+        columns: what the items are filtered by.
         event_time_ms: newest event that the snapshot learnt from.
     """
 
@@ -120,13 +136,12 @@ class Retriever:
         self,
         snapshot: Snapshot,
         search: SearchConfig,
-        withdrawn: NDArray[np.int64] = NONE,
+        columns: ItemColumns | None = None,
         texts: Texts = lambda _: {},
     ) -> None:
-        self.loaded = snapshot
+        self.snapshot = snapshot
         self.texts = texts
-        self.withdrawn = withdrawn
-        self.snapshot = snapshot = snapshot.without(withdrawn)
+        self.columns = shown_columns(snapshot.items) if columns is None else columns
         self.event_time_ms = snapshot.facts.trained_until_ms or 0
         self._search = SoftSearch(
             snapshot.model,
@@ -134,6 +149,7 @@ class Retriever:
             search,
             _listed_ms(snapshot) if search.explore.young else None,
         )
+        self._answerable = Answerable(self._search, self.columns)
         self._labels: dict[int, str] | None = None
 
     @classmethod
@@ -166,60 +182,91 @@ class Retriever:
         Raises:
             SnapshotError: as `load`, and if it is not what was published there.
         """
-        held = beside.loaded if beside is not None else None
+        held = beside.snapshot if beside is not None else None
         snapshot = load_version(data_dir, version, held=held, verified=verified)
-        unlisted = read_columns(data_dir, verified).unlisted
-        return cls(snapshot, search, unlisted, beside.texts if beside else lambda _: {})
+        columns = read_columns(data_dir, verified)
+        return cls(snapshot, search, columns, beside.texts if beside else lambda _: {})
 
-    def withholding(self, withdrawn: NDArray[np.int64]) -> Retriever:
-        """The same version without these items instead; itself where they are the same."""
-        if np.array_equal(withdrawn, self.withdrawn):
+    def with_columns(self, columns: ItemColumns) -> Retriever:
+        """The same version by other properties of the items; costs what differs in them."""
+        if columns is self.columns:
             return self
-        return Retriever(self.loaded, self._search.config, withdrawn, self.texts)
+        other = copy.copy(self)
+        other.columns = columns
+        other._answerable = Answerable(self._search, columns, self._answerable)
+        return other
 
     @property
     def version(self) -> int:
         """The indexer's number of the snapshot."""
         return self.snapshot.version
 
+    def may_answer(self, item_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """Which items may be answered at the time of the newest event (n)."""
+        positions, codes = self.snapshot.lists.positions_of(np.array(item_ids, np.int64))
+        only = self._answerable.of(None, None, self.event_time_ms)
+        return codes >= 0 if only is None else only.has(positions)
+
+    @property
+    def retrievable(self) -> int:
+        """How many items may be answered at the time of the newest event."""
+        only = self._answerable.of(None, None, self.event_time_ms)
+        return len(self.snapshot.lists) if only is None else len(only)
+
     def answer(self, query: Query, clock_ms: int = 0) -> Answer:
         """Retrieve for one query; `clock_ms` is the newest event time known elsewhere."""
         return self.answers([query], clock_ms)[0]
 
     def answers(self, queries: Sequence[Query], clock_ms: int = 0) -> list[Answer]:
-        """Retrieve for several queries; those that ask for as much are searched together."""
+        """Retrieve for several queries; those that ask for as much are searched together.
+
+        Raises:
+            FilterError: for a filter that makes no sense of what items there are.
+        """
+        now = [self._now(query, clock_ms) for query in queries]
+        only = [self._only(query, now_ms) for query, now_ms in zip(queries, now, strict=True)]
         found: dict[int, Answer] = {}
-        together: dict[tuple[int, int | None], list[int]] = {}
+        together: dict[tuple[int, int | None, int], list[int]] = {}
         for at, query in enumerate(queries):
-            together.setdefault((query.k, query.codes), []).append(at)
-        for (k, codes), places in together.items():
+            together.setdefault((query.k, query.codes, id(only[at])), []).append(at)
+        for places in together.values():
             some = [queries[at] for at in places]
-            found |= zip(places, self._search_for(some, k, codes, clock_ms), strict=True)
+            times = np.array([now[at] for at in places], np.int64)
+            found |= zip(places, self._search_for(some, times, only[places[0]]), strict=True)
         return [found[at] for at in range(len(queries))]
 
+    def _now(self, query: Query, clock_ms: int) -> int:
+        if query.now_ms is not None:
+            return int(query.now_ms)
+        return int(max(clock_ms, self.event_time_ms, *(query.times or ()), 0))
+
+    def _history(self, query: Query, now_ms: int) -> History:
+        """The newest clicks of a query."""
+        times = [now_ms] * len(query.items) if query.times is None else list(query.times)
+        return History(list(query.items)[-HISTORY_LENGTH:], times[-HISTORY_LENGTH:])
+
+    def _unwanted(self, query: Query) -> list[int]:
+        return [*(query.items if query.exclude_seen else ()), *query.exclude]
+
+    def _only(self, query: Query, now_ms: int) -> Selection | None:
+        return self._answerable.of(query.filter, query.include_only, now_ms)
+
     def _search_for(
-        self, queries: Sequence[Query], k: int, codes: int | None, clock_ms: int
+        self, queries: Sequence[Query], now_ms_B: NDArray[np.int64], only: Selection | None
     ) -> list[Answer]:
-        asked = [self._as_of(query, clock_ms) for query in queries]
-        histories, now = [history for history, _ in asked], [now_ms for _, now_ms in asked]
+        histories = [
+            self._history(query, now_ms)
+            for query, now_ms in zip(queries, now_ms_B.tolist(), strict=True)
+        ]
         found = self._search.search(
             histories,
-            np.array(now, np.int64),
-            k,
-            codes=codes,
-            exclude=[query.items if query.exclude_seen else () for query in queries],
+            now_ms_B,
+            queries[0].k,
+            codes=queries[0].codes,
+            exclude=[self._unwanted(query) for query in queries],
+            only=only,
         )
-        return [_answer(found, row, now_ms) for row, now_ms in enumerate(now)]
-
-    def _as_of(self, query: Query, clock_ms: int) -> tuple[History, int]:
-        """The newest clicks of a query, and its time."""
-        times = query.times or ()
-        now_ms = query.now_ms
-        if now_ms is None:
-            now_ms = max(clock_ms, self.event_time_ms, *times, 0)
-        recent = [now_ms] * len(query.items) if query.times is None else list(times)
-        history = History(list(query.items)[-HISTORY_LENGTH:], recent[-HISTORY_LENGTH:])
-        return history, int(now_ms)
+        return [_answer(found, row, now_ms) for row, now_ms in enumerate(now_ms_B.tolist())]
 
     def similar(self, item: int, query: Query, clock_ms: int = 0) -> SimilarAnswer:
         """Items like one item, for the user of the query, or for nobody where it has no items.
@@ -228,22 +275,24 @@ class Retriever:
 
         Raises:
             QueryError: if the version does not hold the item.
+            FilterError: for a filter that makes no sense of what items there are.
         """
-        lists = self.loaded.lists
+        lists = self.snapshot.lists
         positions, codes = lists.positions_of(np.array([item], np.int64))
         if codes[0] < 0:
             raise QueryError(
                 f"item_id: {item} is not listed in version {self.version}; an item that was listed "
                 "just now is there within seconds"
             )
-        history, now_ms = self._as_of(query, clock_ms)
+        now_ms = self._now(query, clock_ms)
         return self._search.similar.search(
             Trigger(item, int(codes[0]), lists.vectors_at(positions)[0]),
-            history,
+            self._history(query, now_ms),
             now_ms,
             query.k,
             query.codes or self._search.config.codes,
-            query.items if query.exclude_seen else (),
+            self._unwanted(query),
+            self._only(query, now_ms),
         )
 
     def label(self, code: int) -> str:
@@ -256,7 +305,13 @@ class Retriever:
         self, histories: Sequence[History], now_ms: NDArray[np.int64], k: int
     ) -> NDArray[np.int64]:
         """The k best items of many histories, each at its own time: (B, k), padded with -1."""
-        return self._search.search(histories, now_ms, k).items_BK
+        items_BK = np.full((len(histories), k), -1)
+        only = [self._answerable.of(None, None, one) for one in now_ms.tolist()]
+        for selection in {id(one): one for one in only}.values():
+            rows = [b for b, one in enumerate(only) if one is selection]
+            some = [histories[b] for b in rows]
+            items_BK[rows] = self._search.search(some, now_ms[rows], k, only=selection).items_BK
+        return items_BK
 
     def interests(
         self, histories: Sequence[History], now_ms: NDArray[np.int64]
@@ -273,7 +328,7 @@ class Retriever:
 
         The external id is what the shop calls the item, and never empty: it can be asked for.
         """
-        found = self.loaded.items.shown(item_ids)
+        found = self.snapshot.items.shown(item_ids)
         bare = [i for i, row in zip(item_ids, found, strict=True) if not row["external_id"]]
         if not bare:
             return found

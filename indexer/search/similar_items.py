@@ -27,6 +27,7 @@ from indexer.lists.code_lists import CodeLists
 from indexer.search.code_choice import CodeChoice, EncodedQueries, Queries
 from indexer.search.evidence import Near
 from indexer.search.query_scores import QueryScores
+from indexer.search.selection import Selection
 from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
@@ -101,6 +102,7 @@ class SimilarItems:
         k: int,
         codes: int,
         unwanted: Collection[int] = (),
+        only: Selection | None = None,
     ) -> SimilarAnswer:
         """The k items most like the trigger, without itself; costs what one query costs.
 
@@ -111,13 +113,16 @@ class SimilarItems:
             k: answers.
             codes: how many are searched at least.
             unwanted: ids of further items to leave out.
+            only: what may answer; None: all that is in the lists.
 
         Raises:
             IndexerError: for user vectors that are not finite.
         """
         clicked = _with_click(history, trigger.item, now_ms)
         now_ms_B = np.array([now_ms], np.int64)
-        queries = Queries([clicked], now_ms_B, k, codes, [{trigger.item, *unwanted}])
+        if only is not None and self._scores.reaches(only):
+            codes = len(self._lists.lists)
+        queries = Queries([clicked], now_ms_B, k, codes, [{trigger.item, *unwanted}], only)
         encoded = self._encode(queries, trigger)
         scores, positions, _ = self._scores.best(encoded, 0)
         there = scores > -np.inf
@@ -138,10 +143,10 @@ class SimilarItems:
     def _encode(self, queries: Queries, trigger: Trigger) -> EncodedQueries:
         click = History([trigger.item], queries.now_ms_B.tolist())
         clicked = self._model.encode([click], queries.now_ms_B)
-        near = Near.of(self._model, self._lists, clicked)
+        near = Near.of(self._model, self._lists, clicked, queries.only)
         log_p_1C = self._nearness(trigger)
-        excluded = self._choice.locate(queries.unwanted)
-        searched_1S = self._choice.choose(log_p_1C, excluded, queries.k, queries.codes)
+        excluded = self._choice.locate(queries.unwanted, queries.only)
+        searched_1S = self._choice.choose(log_p_1C, excluded, queries)
         codes_U = np.unique(np.concatenate([searched_1S[0], near.codes_BM[0]]))
         codes_U = codes_U[codes_U >= 0]
         column_C = np.zeros(log_p_1C.shape[1], np.int64)

@@ -38,6 +38,7 @@ from indexer.search.evidence import HotItems
 from indexer.search.exploration import ReservedPlaces
 from indexer.search.prior import RecencyPrior
 from indexer.search.query_scores import QueryScores
+from indexer.search.selection import Selection
 from indexer.search.similar_items import SimilarItems
 
 if TYPE_CHECKING:  # torch is needed by the model only
@@ -94,8 +95,11 @@ class SoftSearch:
         k: int,
         codes: int | None = None,
         exclude: bool | Sequence[Collection[int]] = True,
+        only: Selection | None = None,
     ) -> Answers:
         """The k best items of each history.
+
+        Of what may answer all is scored, whatever its code, where a query may cost as much.
 
         Args:
             histories: B histories, oldest item first; an empty one is answered by the prior.
@@ -104,6 +108,7 @@ class SoftSearch:
             codes: how many codes to search, instead of `config.codes`.
             exclude: True leaves out the items of the history, False nothing; or give the items to
                 leave out, one collection per query.
+            only: what may answer, of `select`; None: all that is in the lists.
 
         Raises:
             IndexerError: for k or codes below 1, or a model that answers NaN.
@@ -115,12 +120,18 @@ class SoftSearch:
             unwanted: Sequence[Collection[int]] = [h.items if exclude else () for h in histories]
         else:
             unwanted = exclude
+        if only is not None and self._scores.reaches(only):
+            codes = len(self.lists.lists)
         now_ms_B = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
-        queries = Queries(histories, now_ms_B, k, codes, unwanted)
+        queries = Queries(histories, now_ms_B, k, codes, unwanted, only)
         # padded to the longest of a chunk, most would be padding
         order = np.argsort([len(history.items) for history in histories], kind="stable")
         parts = [self._search(some) for some in queries.taken(order).in_chunks(CHUNK)]
         return joined(parts, k).taken(np.argsort(order))
+
+    def select(self, mask_N: NDArray[np.bool_]) -> Selection:
+        """What may answer, given which positions in the lists may."""
+        return self._scores.select(mask_N)
 
     def _search(self, queries: Queries) -> Answers:
         encoded = self._choice.encode(queries)

@@ -96,7 +96,7 @@ class WholeScores:
         may_BT = self._cells_of_all(encoded, np.bincount(queries_n, minlength=len(scores_BT)))
         if self._evidence:
             may_BT[near] = True
-            may_BT[:, self._hot.positions_H] = True
+            may_BT[:, self._hot.among(encoded.queries.only)] = True
         scored_B = may_BT.sum(axis=1)
         may_BT &= self._lists.item_ids_N >= 0
         may_BT[encoded.excluded.query, encoded.excluded.position] = False
@@ -111,10 +111,13 @@ class WholeScores:
         searched_BC = np.zeros((len(near_B), len(self._lists.lists) + 1), np.bool_)
         np.put_along_axis(searched_BC, encoded.searched_BS, True, axis=1)  # the last for none
         searched_BC = searched_BC[:, :-1]
+        only = encoded.queries.only
         if self._most is None:
-            return np.repeat(searched_BC, self._lists.lengths_C, axis=1)
+            rows_BT = np.repeat(searched_BC, self._lists.lengths_C, axis=1)
+            return rows_BT if only is None else rows_BT & only.mask_N
         most_B = np.full(len(near_B), self._most)
-        if self._evidence:
-            most_B -= len(self._hot) + near_B
+        if self._evidence and (only is None or only.dense):
+            most_B -= len(self._hot.among(only)) + near_B
         unwanted_B = np.bincount(encoded.excluded.query, minlength=len(near_B))
-        return self._cells.of_many(searched_BC, encoded, most_B, encoded.queries.k + unwanted_B)
+        wanted_B = encoded.queries.k + unwanted_B
+        return self._cells.of_many(searched_BC, encoded, most_B, wanted_B, only)

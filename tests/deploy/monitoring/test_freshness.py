@@ -35,12 +35,9 @@ def clock() -> Clock:
 def state(learnt: int = 0, items: int = 3) -> Any:
     facts = SnapshotFacts(offsets={"sequences": {"0": learnt}})
 
-    def locate(ids: Any) -> Any:
-        found = np.where(ids <= items, 0, -1)
-        return found, found
-
-    lists = SimpleNamespace(locate=locate)
-    return SimpleNamespace(snapshot=SimpleNamespace(facts=facts, lists=lists))
+    return SimpleNamespace(
+        snapshot=SimpleNamespace(facts=facts), may_answer=lambda ids: np.array(ids) <= items
+    )
 
 
 def sequence(event_id: str) -> UserSequence:

@@ -207,7 +207,7 @@ def test_a_version_that_is_looked_at_costs_what_differs_from_what_serves(
     serving = running.follower.retriever
     assert serving is not None
     looked_at = LoadedVersions(running.data_dir, running.follower).get(1)
-    assert held == [serving.loaded] and not read  # version 1 served before
+    assert held == [serving.snapshot] and not read  # version 1 served before
     alone = Retriever.of_version(running.data_dir, 1, SEARCH)
     query = Query([1, 2, 3])
     assert looked_at.version == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from indexer.catalogue.item_columns import WITHDRAWN, ItemColumns
 from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, QueryError, Retriever
 from indexer.search.similar_items import Trigger
@@ -13,6 +14,7 @@ from indexer.snapshots.snapshot import load_snapshot
 from model.histories import History
 from streaming.events import Item
 from tests.deploy.snapshot_maker import ITEMS, START_MS, clicks, make_snapshots
+from tests.indexer.made_columns import batch_of
 
 EVERY_CODE = 10_000
 
@@ -76,7 +78,7 @@ def test_an_item_that_is_in_no_list_is_refused(retriever: Retriever) -> None:
 
 
 def test_what_is_withheld_is_not_answered_but_can_be_asked_about(retriever: Retriever) -> None:
-    gone = retriever.withholding(np.array([5]))
+    gone = retriever.with_columns(ItemColumns.of([batch_of({5: {"state": WITHDRAWN}})]))
     assert 5 not in gone.similar(12, Query([], k=ITEMS)).items
     assert (
         gone.similar(5, Query([], k=ITEMS)).items == retriever.similar(5, Query([], k=ITEMS)).items
