@@ -28,6 +28,8 @@ LONGEST_VALUE = 1024
 """Bytes of a text, also of one in a list."""
 MOST_ENTRIES = 64
 """Of a list."""
+MOST_NAMES = 256
+"""Of all items together."""
 RESERVED = frozenset({"category"})
 """Names that a filter knows already."""
 TIME = "time"
@@ -96,7 +98,7 @@ def _value(field: str, value: Any) -> Value:
 
 
 def _text(field: str, value: str) -> str:
-    if len(value) * 4 > LONGEST_VALUE and (size := len(value.encode())) > LONGEST_VALUE:
+    if (size := len(value.encode())) > LONGEST_VALUE:
         raise EventError(f"{field} is {size} bytes long, at most {LONGEST_VALUE}")
     return value
 

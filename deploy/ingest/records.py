@@ -11,15 +11,31 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
 
 from deploy.http.shop_ids import number_of
 from replay import identity
 from streaming.bounds import LARGEST_ID, LONGEST_NAME, LONGEST_TEXT, EventError, in_milliseconds
-from streaming.events import CLICK, NO_CLICKS, Click, Item
+from streaming.events import CLICK, NO_CLICKS, Click, Item, State, require_in_order
 from streaming.ids import shop_id
+from streaming.item_attributes import (
+    LONGEST_ATTRIBUTE,
+    LONGEST_VALUE,
+    MOST_ATTRIBUTES,
+    MOST_ENTRIES,
+    attributes,
+)
 from streaming.topics import Topics
 
 MOST_EVENTS = 1000
@@ -71,6 +87,48 @@ Text = Annotated[StrictStr, _short(LONGEST_TEXT)]
 TimeMs = Annotated[StrictInt, AfterValidator(lambda time: in_milliseconds("the time", time))]
 
 
+_TEXT = {"type": "string", "maxLength": LONGEST_VALUE}
+_VALUE = {
+    "anyOf": [
+        _TEXT,
+        {"type": "number"},
+        {"type": "boolean"},
+        {"type": "array", "items": _TEXT, "maxItems": MOST_ENTRIES},
+        {
+            "type": "object",
+            "properties": {"time": {"type": ["integer", "string"]}},
+            "required": ["time"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+
+def _schema_of(*values: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"minLength": 1, "maxLength": LONGEST_ATTRIBUTE},
+            "maxProperties": MOST_ATTRIBUTES,
+            "additionalProperties": {"anyOf": [*_VALUE["anyOf"], *values]},
+        }
+    )
+
+
+def _some_attributes(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a change, of which null takes one away."""
+    gone = {name: value for name, value in given.items() if value is None}
+    kept = attributes({name: value for name, value in given.items() if value is not None})
+    attributes(dict.fromkeys(gone, ""))  # their names
+    return kept | gone
+
+
+Attributes = Annotated[dict[StrictStr, Any], AfterValidator(attributes), _schema_of()]
+SomeAttributes = Annotated[
+    dict[StrictStr, Any], AfterValidator(_some_attributes), _schema_of({"type": "null"})
+]
+
+
 class EventIn(BaseModel):
     """A user's click on an item."""
 
@@ -84,13 +142,37 @@ class EventIn(BaseModel):
 
 
 class ItemIn(BaseModel):
-    """An item of the catalogue; listed again, it takes its new title and category."""
+    """An item of the catalogue; listed again, it is all that is said of it now."""
 
     model_config = ConfigDict(extra="forbid")
 
     item_id: ItemId = Field(description="As the shop calls it, text or number.")
     title: Text = ""
     category: Text = ""
+    state: State = Field("listed", description="Hidden: learnt from, in no answer.")
+    available_from: TimeMs | None = Field(None, description="Milliseconds since 1970.")
+    available_until: TimeMs | None = Field(None, description="From then on in no answer.")
+    attributes: Attributes = Field({}, description="What filters ask for, each of one type.")
+
+    @model_validator(mode="after")
+    def _is_ever_available(self) -> ItemIn:
+        require_in_order(self.available_from, self.available_until)
+        return self
+
+
+class ItemPatch(BaseModel):
+    """What changes of an item; null takes back what was said."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Text | None = None
+    category: Text | None = None
+    state: State | None = None
+    available_from: TimeMs | None = None
+    available_until: TimeMs | None = None
+    attributes: SomeAttributes | None = Field(
+        None, description="These, and the others stay; null takes one away."
+    )
 
 
 class EventsIn(BaseModel):
@@ -177,7 +259,17 @@ def _named(given: int | str) -> tuple[int, str]:
 def item(given: ItemIn, now_ms: int) -> Item:
     """An item that is listed now."""
     number, external = _named(given.item_id)
-    return Item(number, given.title, given.category, external, now_ms)
+    return Item(
+        number,
+        given.title,
+        given.category,
+        external,
+        now_ms,
+        given.state,
+        given.available_from,
+        given.available_until,
+        given.attributes,
+    )
 
 
 def of_clicks(found: Sequence[Click], topics: Topics) -> list[Record]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -19,13 +19,14 @@ from fastapi.routing import APIRoute
 from deploy.http.shop_ids import Id
 from deploy.ingest import records
 from deploy.ingest.forgotten_users import ForgottenUsers, request
+from deploy.ingest.item_changes import Behind, ItemChanges, Unlisted
 from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter, RoomTaken
 from deploy.ingest.records import (
     EventsIn,
     EventsTaken,
+    ItemPatch,
     ItemsIn,
     ItemsTaken,
-    Record,
     UserForgotten,
 )
 from streaming.bounds import LARGEST_ID, LONGEST_NAME, EventError
@@ -45,6 +46,8 @@ NO_NOTE = (
     "the request is in Kafka, but the service cannot take note of it, as its disk takes no more: "
     "free some space and say it again"
 )
+UNLISTED = "nobody listed this item, or it was withdrawn for good: POST /v1/items lists it"
+BEHIND = "an item cannot be changed at this moment ({reason}); come again a little later"
 FULL = "too much waits for Kafka already; come again a little later"
 
 
@@ -87,6 +90,7 @@ def _as_object(request: Request, content: bytes, field: str) -> Request:
 
 def router(
     writer: KafkaWriter,
+    changes: ItemChanges,
     topics: Topics,
     log_time_ms: Callable[[], int | None],
     problems: Callable[..., Any],
@@ -96,6 +100,7 @@ def router(
 
     Args:
         writer: brings records into Kafka.
+        changes: of items.
         topics: where they go.
         log_time_ms: the time of a log while it is replayed, else None.
         problems: describes answers of these statuses for the OpenAPI page.
@@ -108,9 +113,16 @@ def router(
     late = {409: {"description": "A log of another time is being replayed."}}
     lines = {"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
 
-    async def write(some: Sequence[Record]) -> None:
+    async def taken(writing: Awaitable[None]) -> None:
         try:
-            await writer.write(some)
+            await writing
+        except EventError as error:
+            raise HTTPException(422, str(error)) from error
+        except Unlisted:
+            raise HTTPException(404, UNLISTED) from None
+        except Behind as error:
+            reason = BEHIND.format(reason=error)
+            raise HTTPException(503, reason, headers={"Retry-After": "2"}) from None
         except RoomTaken:
             raise HTTPException(429, FULL, headers={"Retry-After": "1"}) from None
         except KafkaAway:
@@ -140,7 +152,7 @@ def router(
         if replayed_ms is not None and newest_ms > replayed_ms + NEAR_MS:
             there, here = map(_day, (replayed_ms, newest_ms))
             raise HTTPException(409, REPLAYED.format(there=there, here=here))
-        await write(records.of_clicks(clicks, topics))
+        await taken(writer.write(records.of_clicks(clicks, topics)))
         return EventsTaken(accepted=len(clicks), event_ids=[click.event_id for click in clicks])
 
     @routes.post(
@@ -152,15 +164,23 @@ def router(
     async def items(body: ItemsIn) -> ItemsTaken:
         """All items are in Kafka when this answers, or none is; they can be found seconds later."""
         now_ms = _now_ms()
-        await write(records.of_items([records.item(one, now_ms) for one in body.items], topics))
+        await taken(changes.list([records.item(one, now_ms) for one in body.items]))
         return ItemsTaken(accepted=len(body.items))
+
+    @routes.patch(
+        "/v1/items/{item_id:path}",
+        responses=refusals | {404: {"description": "Nobody listed the item."}},
+        summary="Change what is said of an item",
+    )
+    async def change(item_id: Id, body: ItemPatch) -> ItemsTaken:
+        """The fields that are named change, and the others stay; it is seen within seconds."""
+        await taken(changes.change(_an_item(item_id), body))
+        return ItemsTaken(accepted=1)
 
     @routes.delete("/v1/items/{item_id:path}", responses=refusals, summary="Withdraw an item")
     async def withdraw(item_id: Id) -> ItemsTaken:
         """It is in no answer within seconds, until it is listed again; its clicks stay."""
-        if not 0 <= item_id <= LARGEST_ID:
-            raise HTTPException(422, "item_id: a text, or a number from 0 to 2^63 - 1")
-        await write([records.withdrawal(item_id, topics)])
+        await taken(changes.withdraw(_an_item(item_id)))
         return ItemsTaken(accepted=1)
 
     @routes.delete("/v1/users/{user_id:path}", responses=refusals, summary="Forget a user")
@@ -171,7 +191,7 @@ def router(
         not known is forgotten as well; who comes back is new.
         """
         asked = request(user_id, uuid.uuid4().hex)
-        await write(records.of_clicks([asked], topics))
+        await taken(writer.write(records.of_clicks([asked], topics)))
         try:
             await run_in_threadpool(forgotten.note, asked)
         except OSError:  # Kafka has it, and the job will carry it out; but it cannot be promised
@@ -179,6 +199,12 @@ def router(
         return UserForgotten(accepted=1, event_id=asked.event_id)
 
     return routes
+
+
+def _an_item(number: int) -> int:
+    if not 0 <= number <= LARGEST_ID:
+        raise HTTPException(422, "item_id: a text, or a number from 0 to 2^63 - 1")
+    return number
 
 
 def _day(time_ms: int) -> str:

@@ -28,6 +28,7 @@ from fastapi import FastAPI
 from deploy.http.bounded_protocol import bounded_protocol
 from deploy.http.connections import Limits, most_connections, raise_descriptors
 from deploy.ingest.forgotten_users import ForgottenUsers
+from deploy.ingest.item_changes import ItemChanges, TopicEnd
 from deploy.ingest.kafka_writer import KafkaWriter
 from deploy.ingest.routes import router
 from deploy.monitoring import moment
@@ -243,9 +244,11 @@ def _app(
 ) -> FastAPI:
     ingestion = None
     if writer is not None and worker.topics is not None:
+        ends = TopicEnd(worker.kafka, worker.topics.items)
         ingestion = partial(
             router,
             writer,
+            ItemChanges(writer, worker.topics, service.follower.properties, ends),
             worker.topics,
             partial(_log_time_ms, worker.data_dir),
             forgotten=_forgotten(worker),

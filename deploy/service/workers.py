@@ -1,10 +1,11 @@
 """Several processes that answer queries on one port.
 
 The first worker is the service: it judges versions, measures, and shows the dashboard. The others
-hold the same histories and follow its decisions, and only answer: whatever else reaches them they
-pass on to it. Each worker also listens on a port of its own on the loopback, which it notes, with
-how much it has answered, in `service/workers/<number>.json`; there the first one reads the metrics
-of the others, and adds them to its own.
+hold the same histories and follow its decisions, and only answer and take clicks: whatever else
+reaches them they pass on to it, so that what is said of items is said one after the other. Each
+worker also listens on a port of its own on the loopback, which it notes, with how much it has
+answered, in `service/workers/<number>.json`; there the first one reads the metrics of the others,
+and adds them to its own.
 """
 
 from __future__ import annotations
@@ -29,12 +30,9 @@ OWN = (
     "/v1/explain",
     "/v1/popular",
     "/v1/events",
-    "/v1/items",
     "/ready",
 )
 """What every worker answers itself."""
-OWN_BELOW = ("/v1/items/", "/v1/users/")
-"""And every path below these: ids in a path are not to be read and written twice."""
 STALE_SECONDS = 10.0
 _LEFT_OUT = {b"host", b"content-length", b"connection", b"transfer-encoding"}
 
@@ -79,21 +77,24 @@ class Forwarding:
     def is_due(self, scope: Scope) -> bool:
         """Whether a request is the first worker's."""
         mine = (scope.get("server") or ("", 0))[1] == self._own_port
-        return not (mine or scope["path"] in OWN or scope["path"].startswith(OWN_BELOW))
+        return not (mine or scope["path"] in OWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the first worker."""
         await (await self._passed_on(Request(scope, receive)))(scope, receive, send)
 
     async def _passed_on(self, request: Request) -> Response:
+        query = request.scope["query_string"]
         first = noted(self._data_dir).get(1)
         if first is None:
             return JSONResponse({"detail": "the service's first worker is away"}, 503)
-        url = request.url.replace(scheme="http", netloc=f"127.0.0.1:{first['port']}")
+        # as it came: an id in a path is not to be read and written twice
+        path = request.scope["raw_path"] + (b"?%s" % query if query else b"")
+        url = httpx.URL(scheme="http", host="127.0.0.1", port=first["port"], raw_path=path)
         headers = [(name, value) for name, value in request.headers.raw if name not in _LEFT_OUT]
         try:
             answer = await self._client.request(
-                request.method, str(url), headers=headers, content=await request.body()
+                request.method, url, headers=headers, content=await request.body()
             )
         except httpx.HTTPError as error:
             return JSONResponse({"detail": f"the first worker does not answer: {error}"}, 503)

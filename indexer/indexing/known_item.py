@@ -10,10 +10,7 @@ import orjson
 
 from streaming.events import Item
 from streaming.ids import own_text
-from streaming.item_attributes import Kind, kind_of
-
-MOST_NAMES = 256
-"""Attributes of all items together."""
+from streaming.item_attributes import MOST_NAMES, Kind, kind_of
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
 from deploy.ingest.forgotten_users import ForgottenUsers
+from deploy.ingest.item_changes import ItemChanges, TopicEnd
 from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter
 from deploy.ingest.records import Record
 from deploy.ingest.routes import router
+from indexer.catalogue.property_reader import PropertyReader
+from indexer.indexing import process
+from indexer.indexing.config import IndexerConfig
 from streaming.committed_topic import read_all
 from streaming.events import HEARTBEAT, Click, Item
 from streaming.job.accounting import StreamEnd
@@ -36,8 +42,10 @@ class Shop:
         self.connection, self.topics = broker.connection, topics
         self.writer = KafkaWriter(broker.connection, folder / "producer", topics.clicks, 5000)
         self.app = FastAPI()
+        ends = TopicEnd(broker.connection, topics.items)
+        changes = ItemChanges(self.writer, topics, PropertyReader(folder), ends)
         forgotten = ForgottenUsers(folder)
-        routes = router(self.writer, topics, lambda: None, lambda *_: {}, forgotten)
+        routes = router(self.writer, changes, topics, lambda: None, lambda *_: {}, forgotten)
         self.app.include_router(routes)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.writer.run, args=(self._stop,))
@@ -88,6 +96,47 @@ def test_what_is_acknowledged_is_in_kafka_and_withdrawn_items_have_no_value(shop
     rose, seven, gone = list(read_all(shop.connection, shop.topics.items))
     assert Item.from_bytes(rose.value).external_id == "B00X" and gone.key == rose.key
     assert Item.from_bytes(seven.value).item_id == 7 and gone.value is None
+
+
+@pytest.fixture
+def indexed(shop: Shop, tmp_path: Path) -> Iterator[PropertyReader]:
+    """What an indexer tells of the shop's items."""
+    stop = threading.Event()
+    more: dict[str, Any] = {"data_dir": tmp_path, "stop": stop, "report": lambda _: None}
+    indexer = threading.Thread(
+        target=process.run,
+        args=(IndexerConfig(),),
+        kwargs=more | {"kafka": shop.connection, "topics": shop.topics},
+    )
+    indexer.start()
+    yield PropertyReader(tmp_path)
+    stop.set()
+    indexer.join(60)
+
+
+def test_a_change_is_told_within_seconds_and_keeps_what_was_said(shop: Shop, indexed) -> None:
+    rose = {"item_id": "B00X", "title": "Rose water", "attributes": {"price": 3, "new": True}}
+    assert shop.post("/v1/items/B00X", method="PATCH", json={"title": "x"}).status_code == 404
+    assert shop.post("/v1/items", json={"items": [rose]}).status_code == 200
+    seconds = []
+    for n in range(20):
+        state = ("hidden", "listed")[n % 2]
+        change = {"state": state, "attributes": {"price": n, "new": None}}
+        answer = shop.post("/v1/items/B00X", method="PATCH", json=change)
+        assert answer.status_code == 200, answer.text
+        began = time.monotonic()
+        while len(indexed.read().unlisted) != (state == "hidden"):
+            assert time.monotonic() < began + 30
+            time.sleep(0.02)
+        seconds.append(time.monotonic() - began)
+    p95 = float(np.quantile(seconds, 0.95))
+    print(f"a change is told after {np.median(seconds):.2f} s, 95 % within {p95:.2f} s")
+    assert p95 < 1.5  # a service looks several times a second
+    last = list(read_all(shop.connection, shop.topics.items))[-1]
+    told = Item.from_bytes(last.value)
+    assert (told.title, told.external_id, told.attributes) == ("Rose water", "B00X", {"price": 19})
+    assert shop.post("/v1/items/B00X", method="DELETE").status_code == 200
+    assert shop.post("/v1/items/B00X", method="PATCH", json={"title": "x"}).status_code == 404
 
 
 def test_a_broker_that_dies_takes_whole_requests_or_none(shop: Shop, kafka_broker) -> None:

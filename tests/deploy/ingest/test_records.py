@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from deploy.ingest import kafka_writer
+from deploy.ingest import item_changes, kafka_writer
 from deploy.ingest.forgotten_users import ForgottenUsers
+from deploy.ingest.item_changes import ItemChanges
 from deploy.ingest.kafka_writer import KafkaAway, KafkaWriter, Pulse, RoomTaken
-from deploy.ingest.records import Record
+from deploy.ingest.records import ItemPatch, Record
 from deploy.ingest.routes import router
+from indexer.catalogue.property_reader import PropertyReader
 from replay.identity import event_id
 from streaming.events import FORGET, Click, Item
 from streaming.ids import numeric_id
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 from tests.deploy.kept_records import KeptRecords
+from tests.indexer.properties import tell
 
 NOW = 1_700_000_000_000
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -38,11 +44,12 @@ def forgotten(tmp_path: Path) -> ForgottenUsers:
 
 
 @pytest.fixture
-def http(kept: KeptRecords, forgotten: ForgottenUsers, monkeypatch) -> TestClient:
+def http(kept: KeptRecords, forgotten: ForgottenUsers, tmp_path: Path, monkeypatch) -> TestClient:
     monkeypatch.setattr("deploy.ingest.routes._now_ms", lambda: NOW)
     app = FastAPI()
     log_time = lambda: kept.log_time_ms  # noqa: E731
-    app.include_router(router(kept, Topics(), log_time, lambda *_: {}, forgotten))
+    changes = ItemChanges(kept, Topics(), PropertyReader(tmp_path), lambda: kept.ends)
+    app.include_router(router(kept, changes, Topics(), log_time, lambda *_: {}, forgotten))
     return TestClient(app)
 
 
@@ -88,6 +95,114 @@ def test_items_keep_the_shops_own_id(http, kept):
     kept.records.clear()
     assert http.delete("/v1/items/ü-1").status_code == 200
     assert kept.records == [Record("items", b"%d" % numeric_id("ü-1"), None)]
+
+
+def test_an_item_is_all_that_is_said_of_it(http, kept):
+    said = {
+        "item_id": 7,
+        "state": "hidden",
+        "available_from": NOW,
+        "available_until": NOW + 5,
+        "attributes": {"price": 3.5, "released": {"time": "2023-11-14T22:13:20Z"}, "sizes": ["S"]},
+    }
+    assert http.post("/v1/items", json={"items": [said]}).status_code == 200
+    attributes = said["attributes"] | {"released": {"time": NOW}}
+    assert Item.from_bytes(kept.records[0].value) == Item(
+        7, "", "", "", NOW, "hidden", NOW, NOW + 5, attributes
+    )
+
+
+def test_a_change_keeps_the_other_fields_and_null_takes_one_back(http, kept, tmp_path):
+    soap = Item(7, "Soap", "Bath", "x", 5, "hidden", None, 99, {"price": 3, "sizes": ["S"]})
+    tell(tmp_path, {7: soap, 8: None})
+    more = {"state": None, "title": "Better soap", "attributes": {"price": 4, "sizes": None}}
+    assert http.patch("/v1/items/7", json=more).json() == {"accepted": 1}
+    assert Item.from_bytes(kept.records[0].value) == replace(
+        soap, state="listed", title="Better soap", attributes={"price": 4}
+    )
+    for item_id in ("8", "9", "nobody/knows?it"):
+        answer = http.patch(f"/v1/items/{quote(item_id, safe='')}", json={"title": "x"})
+        assert answer.status_code == 404 and "POST /v1/items" in answer.text
+    assert http.patch("/v1/items/-3", json={}).status_code == 422
+    for bad, field in (
+        ({"available_from": 100_000}, "available_until 99 is not after"),
+        ({"attributes": {f"n{n}": 1 for n in range(63)}}, "attributes holds 65"),
+        ({"attributes": {"price": "dear"}}, "attributes.price is a string, and a number"),
+        ({"attributes": {"category": None}}, "category"),
+        ({"item_id": 9}, "item_id"),
+    ):
+        refused = http.patch("/v1/items/7", json=bad)
+        assert refused.status_code == 422 and field in refused.text, refused.text
+    assert len(kept.records) == 1
+
+
+def test_a_change_waits_until_the_indexer_knows_what_was_said_before(
+    http, kept, tmp_path, monkeypatch
+):
+    tell(tmp_path, {7: Item(7, "Soap")})  # position 1
+    kept.ends = {0: 2}
+    later = threading.Timer(0.3, lambda: tell(tmp_path, {7: Item(7, "Soft soap"), 8: None}))
+    later.start()
+    assert http.patch("/v1/items/7", json={"category": "Bath"}).status_code == 200
+    assert Item.from_bytes(kept.records[0].value) == Item(7, "Soft soap", "Bath")
+    kept.ends = {0: 3}
+    monkeypatch.setattr(item_changes, "PATIENCE_S", 0.2)
+    behind = http.patch("/v1/items/7", json={"category": "Bath"})
+    assert behind.status_code == 503 and behind.headers["Retry-After"] == "2"
+    assert "the indexer has not read" in behind.text and len(kept.records) == 1
+
+
+def test_changes_of_one_item_that_come_together_are_both_made(kept, tmp_path):
+    known = {7: Item(7, "Soap")}
+    tell(tmp_path, known)
+
+    async def write(some) -> None:
+        await asyncio.sleep(0.05)  # as Kafka takes its time
+        kept.records += some
+        known.update((int(one.key), Item.from_bytes(one.value)) for one in some)
+        tell(tmp_path, known)
+
+    kept.write = write
+    changes = ItemChanges(kept, Topics(), PropertyReader(tmp_path), lambda: {})
+
+    async def play() -> None:
+        await asyncio.gather(
+            changes.change(7, ItemPatch(category="Bath")),
+            changes.change(7, ItemPatch(attributes={"price": 3})),
+            changes.list([Item(8), Item(7, "Gel", "Shower")]),
+            changes.change(7, ItemPatch(attributes={"new": True})),
+        )
+
+    asyncio.run(play())
+    first, second, _, _, last = (Item.from_bytes(one.value) for one in kept.records)
+    assert first == Item(7, "Soap", "Bath")
+    assert second == replace(first, attributes={"price": 3})
+    assert last in (
+        replace(second, attributes={"price": 3, "new": True}),
+        Item(7, "Gel", "Shower", attributes={"new": True}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"state": "gone"}, "state"),
+        ({"state": None}, "state"),
+        ({"available_from": 5.5}, "available_from"),
+        ({"available_from": NOW, "available_until": NOW}, "available_until"),
+        ({"attributes": {"price": None}}, "attributes.price"),
+        ({"attributes": {"price": {"gte": 3}}}, "attributes.price"),
+        ({"attributes": {"sizes": ["S", 3]}}, "attributes.sizes.1"),
+        ({"attributes": {"category": "x"}}, "attributes.category"),
+        ({"attributes": ["price"]}, "attributes"),
+        ({"attributes": {"known": "text"}}, "items.0.attributes.known is a string, and a number"),
+    ],
+)
+def test_one_bad_item_is_named_and_none_of_the_request_is_taken(http, kept, tmp_path, more, field):
+    tell(tmp_path, {7: Item(7, attributes={"known": 1})})
+    http.patch("/v1/items/9", json={})  # looks at what is told
+    answer = http.post("/v1/items", json={"items": [{"item_id": 1} | more, {"item_id": 2}]})
+    assert answer.status_code == 422 and field in answer.text and not kept.records, answer.text
 
 
 def test_lines_are_as_good_as_a_list(http, kept):

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from deploy.dashboard.routes import Dashboard
 from deploy.ingest.forgotten_users import ForgottenUsers
+from deploy.ingest.item_changes import ItemChanges
 from deploy.ingest.routes import router
 from deploy.monitoring.thinned_curve import Curve
 from deploy.release.judge import RecentEvents
@@ -69,7 +70,8 @@ class Serving:
             recent=self.recent,
         )
         self.said = KeptRecords()
-        ingestion = partial(router, self.said, Topics(), lambda: None, forgotten=forgotten)
+        changes = ItemChanges(self.said, Topics(), self.follower.properties, lambda: {})
+        ingestion = partial(router, self.said, changes, Topics(), lambda: None, forgotten=forgotten)
         self.app = create_app(
             self.service, 65_536, token, hosts=("testserver",), ingestion=ingestion
         )
@@ -355,6 +357,26 @@ def test_versions_are_compared_and_unknown_ones_named(serving: Serving) -> None:
         refused = serving.http.get(f"/v1/compare?a=1&b={name}")
         assert refused.status_code == 404
         assert "version" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        *(b'{"a": %s}' % v for v in (b"NaN", b"-Infinity", rb'"\ud800"', b"1e999", b"9" * 400)),
+        rb'{"\ud800": 1}',
+        b'{"a": {"time": NaN}}',
+        b'{"a": ' + b"[" * 99 + b"]" * 99 + b"}",
+    ],
+)
+def test_what_json_can_write_and_nobody_can_keep_is_refused(serving: Serving, attributes) -> None:
+    headers = {"Content-Type": "application/json"}
+    for method, path, body in (
+        ("POST", "/v1/items", b'{"items": [{"item_id": 1, "attributes": %s}]}'),
+        ("PATCH", "/v1/items/1", b'{"attributes": %s}'),
+    ):
+        answer = serving.http.request(method, path, content=body % attributes, headers=headers)
+        assert answer.status_code == 422 and "attributes" in answer.json()["detail"], answer.text
+    assert not serving.said.records
 
 
 def test_no_input_that_the_schema_can_make_breaks_the_service(serving: Serving) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from deploy.service.retrieval import RetrievalService
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
-from deploy.service.workers import note, noted
+from deploy.service.workers import Forwarding, note, noted
 from indexer.search.config import SearchConfig
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import Shelf
@@ -217,3 +219,32 @@ def test_a_worker_that_is_away_is_told(tmp_path: Path) -> None:
     assert service.who_is_away().startswith("2 of 3 workers live")
     note(tmp_path, 2, 4712, 0)
     assert service.who_is_away() == ""
+
+
+def test_an_id_in_a_path_comes_to_the_first_worker_as_it_was_written(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class First(BaseHTTPRequestHandler):
+        def do_PATCH(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            seen.append((self.path, body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), First)
+    threading.Thread(target=server.handle_request).start()
+    note(tmp_path, 1, server.server_port, 0)
+    path = "/v1/items/a%2Fb%3Fc%25d%C3%BC?x=%26"
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(Forwarding(tmp_path, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as http:
+            return (await http.patch(path, content=b"{}")).status_code
+
+    assert asyncio.run(ask()) == 200
+    assert seen == [(path, "{}")]
+    server.server_close()
