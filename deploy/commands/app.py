@@ -16,6 +16,7 @@ from deploy.commands import (
     retrieve,
     similar,
     snapshots,
+    split,
     status,
     stream,
     up,
@@ -50,6 +51,7 @@ for command in (
     app.command()(command)
 app.add_typer(stream.app, name="stream")
 app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(split.app, name="split")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(config.app, name="config")
 

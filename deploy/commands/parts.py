@@ -21,6 +21,7 @@ from deploy.commands.console import (
 from deploy.commands.options import ConfigFile, DataDir
 from deploy.release.decisions import served_versions
 from deploy.release.ledger import aliased_versions, registered_versions
+from deploy.release.split import split_versions
 from deploy.settings import Settings
 from streaming.statuses import PartStatus, Report
 from streaming.topics import await_topics
@@ -135,10 +136,11 @@ def index_items(settings: Settings, stop: threading.Event, report: Report) -> No
     snapshots = settings.data_dir / "snapshots"
 
     def needed() -> set[int]:
-        """What is not registered yet, what serves or served, and what an alias names."""
+        """What is not registered yet, serves or served, and what an alias or an arm names."""
         on_disk = {int(p.name) for p in snapshots.iterdir() if p.name.isdigit()}
         missing = on_disk - set(registered_versions(settings.data_dir))
-        return missing | served_versions(settings.data_dir) | aliased_versions(settings.data_dir)
+        named = aliased_versions(settings.data_dir) | split_versions(settings.data_dir)
+        return missing | served_versions(settings.data_dir) | named
 
     if topics_are_there(settings, stop, report):
         process.run(

@@ -58,7 +58,7 @@ def rollback(
         settings = configuration.load(config, data_dir)
         keep_private(settings.data_dir)
         _show_decision(
-            promotion.roll_back(settings.data_dir, version, _from_registry(settings)), as_json
+            promotion.roll_back(settings.data_dir, version, from_registry(settings)), as_json
         )
 
 
@@ -83,7 +83,7 @@ def promote(
     with errors_as_one_line():
         settings = configuration.load(config, data_dir)
         keep_private(settings.data_dir)
-        download = _from_registry(settings)
+        download = from_registry(settings)
         _show_decision(promotion.promote(settings.data_dir, version, download, pin=pin), as_json)
 
 
@@ -113,7 +113,7 @@ def compare(
             _show_comparison(found)
 
 
-def _from_registry(settings: Settings) -> Download:
+def from_registry(settings: Settings) -> Download:
     """What brings a version back that is not on disk any more."""
 
     def download(mlflow_version: int, directory: Path, digest: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from deploy.dashboard.versions import LoadedVersions
 from deploy.http.shop_ids import Id, with_ids_as_text
 from deploy.release.judge import RecentEvents
 from deploy.release.promotion import SwitchError, resolve
+from deploy.service.split_comparison import compare_arms, logged_since
 from deploy.service.work_queue import WorkQueue
 from indexer.comparison.versions import compare, usual_samples
 from indexer.errors import SnapshotError
@@ -176,6 +178,13 @@ def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: Work
 
         return await slowly(work)
 
+    @route("/v1/split", "The split that runs, and what was clicked of what each arm answered")
+    async def split(
+        window_hours: Annotated[float, Query(gt=0, le=24 * 365)] = 24.0,
+    ) -> Response:
+        """From the answer log and the users' clicks; null where no split runs."""
+        return await slowly(lambda: split_view(service, window_hours))
+
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse("/dashboard/")
@@ -185,6 +194,21 @@ def _add_routes(app: FastAPI, service: RetrievalService, flow: Flow, queue: Work
         return FileResponse(STATIC / "docs.html")
 
     app.mount("/dashboard", StaticFiles(directory=STATIC, html=True), name="dashboard")
+
+
+def split_view(service: RetrievalService, window_hours: float) -> dict[str, Any]:
+    """The split, what keeps an arm from answering, and the arms compared; None where none runs."""
+    split = service.serving().split
+    if split is None:
+        return {"split": None, "problem": service.arms.problem, "arms": []}
+    arms = compare_arms(
+        split,
+        logged_since(service.data_dir / "service" / "answers", split),
+        service.histories.get,
+        service.now_ms(),
+        int(window_hours * 3_600_000),
+    )
+    return {"split": asdict(split), "problem": service.arms.problem, "arms": arms}
 
 
 def recent_users(recent: RecentEvents, limit: int) -> list[dict[str, int | str]]:

@@ -14,6 +14,9 @@ sees half a file. What was gathered since the last file is lost if the process i
         items       list<int64>   best first
         codes       list<int32>   first-level code that brought each item
         propensities list<float>  1 for what was ranked, less for what was drawn
+        split       string   that ran (`deploy.release.split`); null without one
+        arm         string   of the split, `default` for who is in none
+        shadow      bool     answered into the log only: the user got what `default` answers
 
 A user who was forgotten is in no answer any more that waits to be written; files that hold some of
 theirs are written anew without them, each by the worker that wrote it, and by the first one. Files
@@ -31,6 +34,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,6 +57,9 @@ SCHEMA = pa.schema(
         ("items", pa.list_(pa.int64())),
         ("codes", pa.list_(pa.int32())),
         ("propensities", pa.list_(pa.float32())),
+        ("split", pa.string()),
+        ("arm", pa.string()),
+        ("shadow", pa.bool_()),
     ]
 )
 SUFFIX, PARTIAL = ".parquet", ".partial"
@@ -61,6 +68,17 @@ LOOK_SECONDS = 60.0
 """How often one looks for files that are too old."""
 RETRY_SECONDS = 10.0
 """After which it is tried again to write a file."""
+
+
+class ArmOf(NamedTuple):
+    """Where in a split an answer belongs."""
+
+    split: str | None = None
+    arm: str | None = None
+    shadow: bool = False
+
+
+NO_SPLIT = ArmOf()
 
 
 class AnswerLog:
@@ -93,7 +111,14 @@ class AnswerLog:
         self.lost = 0
         self.problem = ""
 
-    def add(self, version: int, user_id: int | None, query: Query, answer: Answer) -> None:
+    def add(
+        self,
+        version: int,
+        user_id: int | None,
+        query: Query,
+        answer: Answer,
+        place: ArmOf = NO_SPLIT,
+    ) -> None:
         """Log an answer; never waits."""
         if not self._config.enabled:
             return
@@ -106,6 +131,7 @@ class AnswerLog:
             answer.items,
             answer.codes,
             answer.propensities,
+            *place,
         )
         try:
             self._waiting.put_nowait(row)
@@ -230,4 +256,5 @@ def read_answers(directory: Path) -> pa.Table:
         OSError: a file cannot be read.
     """
     files = sorted(directory.glob(f"*{SUFFIX}"))
-    return pa.concat_tables([SCHEMA.empty_table(), *(pq.read_table(f) for f in files)])
+    tables = [SCHEMA.empty_table(), *(pq.read_table(f) for f in files)]
+    return pa.concat_tables(tables, promote_options="default")  # older files know no splits

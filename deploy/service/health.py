@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from deploy.monitoring.moment import Moment
     from deploy.service.answer_log import AnswerLog
+    from deploy.service.arms import ArmFollower
     from deploy.service.popularity_baseline import PopularityBaseline
     from deploy.service.sequence_follower import SequenceFollower
     from deploy.service.snapshot_follower import SnapshotFollower
@@ -28,7 +29,9 @@ class Answering(Protocol):
     sequences: SequenceFollower
     popularity: PopularityBaseline
     answers: AnswerLog | None
+    arms: ArmFollower
     queue: WorkQueue
+    shadows: WorkQueue
     clock: Callable[[], Moment]
 
     def answered_by_all(self) -> int:
@@ -75,7 +78,10 @@ def status_of(service: Answering, address: str) -> ServiceStatus:
         address=address,
         requests=service.answered_by_all(),
         popularity_recall_at_50=service.popularity.recall,
-        problem=service.follower.last_error or service.sequences.problem or service.who_is_away(),
+        problem=service.follower.last_error
+        or service.sequences.problem
+        or service.arms.problem
+        or service.who_is_away(),
     )
 
 

@@ -29,6 +29,8 @@ ADDED = frozenset(
         "request_seconds",
         "queries",
         "retrieved_items",
+        "arm_answers",
+        "shadows_left_out",
         "answers_logged",
         "answers_not_logged",
         "queue_requests",
@@ -96,6 +98,12 @@ class ServiceMetrics:
             "sparc_service_queries",
             "Queries by where the history came from: known_user, unknown_user, request, none.",
             ("history",),
+            registry=self._registry,
+        )
+        self.arm_answers = Counter(
+            "sparc_service_arm_answers",
+            "Answers by the arms of the split, also of those into the log only.",
+            ("split", "arm"),
             registry=self._registry,
         )
         self.retrieved_items = Counter(
@@ -190,6 +198,12 @@ def readings(service: Answering) -> list[Reading]:
             "answers_not_logged",
             "Answers that the log lost.",
             lambda: answers.lost if answers else 0,
+            True,
+        ),
+        Reading(
+            "shadows_left_out",
+            "Answers of shadow arms that were not asked for, as too many waited.",
+            lambda: service.shadows.refused,
             True,
         ),
         Reading("queue_requests", "Waiting or being answered.", lambda: service.queue.waiting),

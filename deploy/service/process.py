@@ -129,14 +129,14 @@ def _serve(
     app = _app(worker, service, own_port, writer)
     server = _server(app, replace(config.limits, connections=connections))
     if config.workers > 1:
-        service.follower.poll()  # the kernel would deal out to us what the others can answer
+        service.arms.poll()  # the kernel would deal out to us what the others can answer
     # What was imported stays; to look through it again and again costs tens of milliseconds.
     gc.collect()
     gc.freeze()
     # In a thread, because in the main one uvicorn would take the signals for itself.
     work: list[tuple[str, Callable[..., object], tuple[Any, ...]]] = [
         ("http", server.run, (listeners,)),
-        ("snapshots", service.follower.run, (stop, config.poll_seconds)),
+        ("snapshots", service.arms.run, (stop, config.poll_seconds)),
         ("sequences", service.sequences.run, (stop,)),
         ("popularity", service.popularity.run, (stop,)),
     ]

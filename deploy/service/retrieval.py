@@ -16,8 +16,11 @@ from deploy.monitoring.part_metrics import PartMetrics
 from deploy.release.errors import RegistryError
 from deploy.release.judge import RecentEvents
 from deploy.release.ledger import registered_versions
+from deploy.service import responses
 from deploy.service import schema as schema
 from deploy.service.answer_log import AnswerLog
+from deploy.service.answer_record import AnswerRecord
+from deploy.service.arms import ArmFollower, Arms
 from deploy.service.config import Worker
 from deploy.service.explanation import explained
 from deploy.service.health import since_pointer
@@ -47,8 +50,8 @@ NOT_READY = (
 class RetrievalService:
     """Answers from the snapshot that serves now.
 
-    `follower` and `histories` are brought up to date by threads of their own. Only the first
-    worker measures freshness, and shows the metrics of all.
+    `arms`, which moves `follower`, and `histories` are brought up to date by threads of their own.
+    Only the first worker measures freshness, and shows the metrics of all.
     """
 
     def __init__(
@@ -75,7 +78,9 @@ class RetrievalService:
         self._began = clock()
         self._worker = worker
         config = worker.config
+        self.arms = ArmFollower(data_dir, follower)
         self.queue = WorkQueue("retrieve", config.threads, config.queue, config.timeout_seconds)
+        self.shadows = WorkQueue("shadow", 1, config.queue, config.timeout_seconds)
         if worker.first:
             token = config.bearer()
             self.freshness = Freshness(clock)
@@ -89,6 +94,7 @@ class RetrievalService:
             )
         else:
             self.metrics = ServiceMetrics(readings(self))
+        self.record = AnswerRecord(answers, self.metrics.arm_answers, self.shadows)
         follower.changed = self.popularity.leave_out
         follower.served = self._began_to_serve
         follower.texts = histories.item_texts
@@ -104,6 +110,10 @@ class RetrievalService:
             raise HTTPException(503, NOT_READY, headers={"Retry-After": "5"})
         return retriever
 
+    def serving(self) -> Arms:
+        """What to answer from by arm, to be asked once per request; raises as `retriever`."""
+        return self.arms.now() or Arms(self.retriever())
+
     async def retrieve(self, request: schema.RetrieveRequest) -> schema.RetrieveResponse:
         """Answer one request.
 
@@ -111,24 +121,26 @@ class RetrievalService:
             HTTPException: 503 before the first snapshot, 429 where the queue is full, 504 where
                 the answer takes too long.
         """
-        retriever = self.retriever()
-        return (await self.queued(lambda: self._answers(retriever, [request])))[0]
+        serving = self.serving()
+        return (await self.queued(lambda: self._answers(serving, [request])))[0]
 
     async def retrieve_batch(
         self, requests: Sequence[schema.RetrieveRequest]
     ) -> list[schema.RetrieveResponse]:
-        """Answer several requests from one snapshot; raises as `retrieve`."""
-        retriever = self.retriever()
-        return await self.queued(lambda: self._answers(retriever, requests))
+        """Answer several requests from one snapshot of each arm; raises as `retrieve`."""
+        serving = self.serving()
+        return await self.queued(lambda: self._answers(serving, requests))
 
     async def explain(self, request: schema.RetrieveRequest) -> schema.Explanation:
         """Answer one request and say where it comes from; raises as `retrieve`."""
-        retriever = self.retriever()
+        arm, retriever = self.serving().of(request.user_id)
 
         def work() -> schema.Explanation:
             query, known = self._query(request)
             answer = retriever.answer(query, self.now_ms())
-            return explained(retriever, query, answer, self._response(retriever, answer, known))
+            return explained(
+                retriever, query, answer, self._response(retriever, answer, known, arm)
+            )
 
         return await self.queued(work)
 
@@ -138,33 +150,16 @@ class RetrievalService:
         Raises:
             HTTPException: as `retrieve`, and 404 for an item that is not listed.
         """
-        retriever = self.retriever()
+        arm, retriever = self.serving().of(request.user_id)
 
         def work() -> schema.SimilarResponse:
             query, known = self._query(request)
             try:
-                answer = retriever.similar(
-                    request.item_id, query, self.histories.latest_event_time_ms
-                )
+                answer = retriever.similar(request.item_id, query, self.now_ms())
             except QueryError as error:
                 raise HTTPException(404, str(error)) from error
-            self.metrics.retrieved_items.inc(len(answer.items))
-            self.answered += 1
-            columns = answer.items, answer.scores, answer.codes, answer.sources
-            return schema.SimilarResponse(
-                version=retriever.version,
-                known_user=known,
-                now_ms=answer.now_ms,
-                code=answer.code,
-                items=[
-                    schema.SimilarItem(
-                        item_id=item, score=score, code=code, sources=sources, **text
-                    )
-                    for item, score, code, sources, text in zip(
-                        *columns, retriever.titles(answer.items), strict=True
-                    )
-                ],
-            )
+            self._count(len(answer.items))
+            return responses.similar(retriever, answer, known, arm)
 
         return await self.queued(work)
 
@@ -217,48 +212,32 @@ class RetrievalService:
         return query, known
 
     def _answers(
-        self, retriever: Retriever, requests: Sequence[schema.RetrieveRequest]
+        self, serving: Arms, requests: Sequence[schema.RetrieveRequest]
     ) -> list[schema.RetrieveResponse]:
         asked = [self._query(request) for request in requests]
-        answers = retriever.answers([query for query, _ in asked], self.now_ms())
-        if self.answers is not None:
-            for request, (query, _), answer in zip(requests, asked, answers, strict=True):
-                self.answers.add(retriever.version, request.user_id, query, answer)
-        return [
-            self._response(retriever, answer, known)
-            for answer, (_, known) in zip(answers, asked, strict=True)
-        ]
+        arms = [serving.of(request.user_id) for request in requests]
+        now_ms = self.now_ms()
+        found: dict[int, Answer] = {}
+        for retriever in dict.fromkeys(retriever for _, retriever in arms):
+            mine = [at for at, (_, one) in enumerate(arms) if one is retriever]
+            answers = retriever.answers([asked[at][0] for at in mine], now_ms)
+            found |= zip(mine, answers, strict=True)
+        given = []
+        for at, (request, (query, known)) in enumerate(zip(requests, asked, strict=True)):
+            arm, retriever = arms[at]
+            self.record.take(serving, request.user_id, query, found[at], now_ms)
+            given.append(self._response(retriever, found[at], known, arm))
+        return given
 
     def _response(
-        self, retriever: Retriever, answer: Answer, known: bool | None
+        self, retriever: Retriever, answer: Answer, known: bool | None, arm: str | None
     ) -> schema.RetrieveResponse:
-        self.metrics.retrieved_items.inc(len(answer.items))
+        self._count(len(answer.items))
+        return responses.retrieved(retriever, answer, known, arm)
+
+    def _count(self, items: int) -> None:
+        self.metrics.retrieved_items.inc(items)
         self.answered += 1
-        return schema.RetrieveResponse(
-            version=retriever.version,
-            known_user=known,
-            now_ms=answer.now_ms,
-            items=[
-                schema.RetrievedItem(
-                    item_id=item,
-                    score=score,
-                    code=code,
-                    code_probability=probability,
-                    propensity=propensity,
-                    **text,
-                )
-                for item, score, code, probability, propensity, text in zip(
-                    answer.items,
-                    answer.scores,
-                    answer.codes,
-                    answer.code_probabilities,
-                    answer.propensities,
-                    retriever.titles(answer.items),
-                    strict=True,
-                )
-            ],
-            searched=[schema.SearchedCode(**vars(one)) for one in answer.searched],
-        )
 
     def answered_by_all(self) -> int:
         """Queries that all workers have answered."""
@@ -298,5 +277,6 @@ class RetrievalService:
     def close(self) -> None:
         """Wait for the answers under way."""
         self.queue.close()
+        self.shadows.close()
         with suppress(OSError):  # a full disk: what was saved before is kept
             self.popularity.save()

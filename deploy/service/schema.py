@@ -130,6 +130,7 @@ class RetrieveResponse(BaseModel):
     """Items best first, and the codes that were searched, most probable first."""
 
     version: int = Field(description="Snapshot that answered.")
+    arm: str | None = Field(description="Arm of the split that answered; null without a split.")
     known_user: bool | None = Field(
         description="Whether the user's clicks are known; null where a history was given."
     )
@@ -157,6 +158,7 @@ class SimilarResponse(BaseModel):
     """Items like one item, the most alike first."""
 
     version: int = Field(description="Snapshot that answered.")
+    arm: str | None = Field(description="Arm of the split that answered; null without a split.")
     known_user: bool | None = Field(
         description="Whether the user's clicks are known; null where no user was given."
     )

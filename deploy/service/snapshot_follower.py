@@ -20,7 +20,6 @@ where a person pinned it, what answers goes on, with the items that were listed 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,12 +145,6 @@ class SnapshotFollower:
             let_go_of_files(self._data_dir / SNAPSHOTS, after.snapshot.mapped_arrays())
         return True
 
-    def run(self, stop: threading.Event, poll_seconds: float) -> None:
-        """Poll until `stop` is set."""
-        while not stop.is_set():
-            self.poll()
-            stop.wait(poll_seconds)
-
     def _fingerprint(self) -> object:
         found: list[tuple[int, int] | None] = []
         for name in (POINTER, SERVED, *property_reader.FILES):
@@ -179,7 +172,7 @@ class SnapshotFollower:
             self._serve(self._served)
         elif self.retriever is None or self.retriever.version != wanted:
             try:
-                self._serve(lambda: self._version(wanted))
+                self._serve(lambda: self.version(wanted))
             except (ValueError, RuntimeError, OSError) as error:
                 if served is None or served.pinned or self._judge is None:
                     self._bring_newcomers(pointer)
@@ -199,7 +192,7 @@ class SnapshotFollower:
         snapshot = self._served()
         if snapshot is None or snapshot.version != pointer.version:
             return  # the pointer moved meanwhile; the next look sees it
-        ready = self._ready(snapshot)
+        ready = self.ready(snapshot)
         log.error("served version unreadable", version=served.version, reason=str(error))
         reason = f"version {served.version} cannot be read"
         decision = Decision(pointer.version, "promoted", "judge", reason, served.version)
@@ -239,7 +232,8 @@ class SnapshotFollower:
         loaded = self.retriever.snapshot if self.retriever else None
         return load_served(self._data_dir, self._load_model, loaded, self.verified)
 
-    def _version(self, version: int) -> Snapshot:
+    def version(self, version: int) -> Snapshot:
+        """A version from disk, which shares with what answers what is the same."""
         loaded = self.retriever.snapshot if self.retriever else None
         return load_version(
             self._data_dir, version, self._load_model, held=loaded, verified=self.verified
@@ -271,7 +265,7 @@ class SnapshotFollower:
             snapshot = self._served()
             if snapshot is None or snapshot.version != pointer.version:
                 return  # the pointer moved meanwhile; the next look sees it
-            challenging = self._challenging = self._ready(snapshot)
+            challenging = self._challenging = self.ready(snapshot)
             self.load_seconds = self._clock() - began
             self._challenged_at = self._clock()
         waited = self._clock() - self._challenged_at
@@ -299,10 +293,12 @@ class SnapshotFollower:
         return decided
 
     def _take_over(self, snapshot: Snapshot) -> None:
-        self._swap(self._ready(snapshot))
+        self._swap(self.ready(snapshot))
 
-    def _ready(self, snapshot: Snapshot) -> Retriever:
-        retriever = Retriever(snapshot, self.search, self.columns, lambda ids: self.texts(ids))
+    def ready(self, snapshot: Snapshot, search: SearchConfig | None = None) -> Retriever:
+        """A snapshot able to answer, and tried; `search` in the place of what is configured."""
+        search = search or self.search
+        retriever = Retriever(snapshot, search, self.columns, lambda ids: self.texts(ids))
         retriever.answer(Query([]))  # a model that cannot answer must not take over
         return retriever
 
@@ -343,7 +339,7 @@ class SnapshotFollower:
         """Serve the newest sound snapshot on disk instead of nothing."""
         for version in reversed(versions(self._data_dir)):
             try:
-                self._take_over(self._version(version))
+                self._take_over(self.version(version))
                 return
             except (ValueError, RuntimeError, OSError) as error:
                 log.error("snapshot refused", reason=str(error), version=version)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ class TooSlow(Exception):
 class WorkQueue:
     """Threads with at most `waiting` requests before them.
 
-    Used from one event loop; the work itself runs in the threads.
+    Who waits for an answer does so in one event loop; the work itself runs in the threads.
 
     Attributes:
         waiting: requests that wait or are being answered.
@@ -47,19 +47,27 @@ class WorkQueue:
             TooSlow: after the timeout; work that had not begun is dropped, work that had begun
                 keeps its place until it ends.
         """
-        if self.waiting >= self._room:
-            self.refused += 1
-            raise QueueFull
-        with self._lock:
-            self.waiting += 1
-        future = self._pool.submit(work)
-        future.add_done_callback(self._left)
-        done = asyncio.wrap_future(future)
+        done = asyncio.wrap_future(self.submit(work))
         try:
             return await asyncio.wait_for(done, self._timeout)
         except TimeoutError:
             self.timed_out += 1
             raise TooSlow from None
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Have `work` done in a thread, whenever that is.
+
+        Raises:
+            QueueFull: at once, where there is no room.
+        """
+        with self._lock:
+            if self.waiting >= self._room:
+                self.refused += 1
+                raise QueueFull
+            self.waiting += 1
+        future = self._pool.submit(work)
+        future.add_done_callback(self._left)
+        return future
 
     def _left(self, _: object) -> None:
         with self._lock:

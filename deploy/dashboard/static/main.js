@@ -5,6 +5,7 @@ import { codebookVersion, showCodebook } from "./codebook.js";
 import { compare, offerVersions } from "./compare.js";
 import { showFlow } from "./flow.js";
 import { showQuality } from "./quality.js";
+import { showSplit } from "./split.js";
 import { showTimeline } from "./timeline.js";
 import { showRecentUsers, showUser } from "./user.js";
 import { text } from "./words.js";
@@ -29,6 +30,10 @@ async function timeline() {
   if (offerVersions(found)) {
     compare(document.getElementById("compare-a").value, document.getElementById("compare-b").value);
   }
+}
+
+async function split() {
+  showSplit(await get("/v1/split"));
 }
 
 async function users() {
@@ -68,3 +73,4 @@ every(2, flow);
 every(5, quality);
 every(5, timeline);
 every(7, users);
+every(30, split);

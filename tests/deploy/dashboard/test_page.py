@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import uvicorn
 from deploy.monitoring.part_failures import SUPERVISION, Failure, as_status
 from deploy.monitoring.part_status import TYPES, reporter
 from deploy.release.decisions import Decision, decide
+from deploy.release.split import Arm, Split, set_split
 from replay.staging import stage
 from streaming.events import UserSequence
 from tests.deploy.service.test_service_limits import Serving
@@ -63,16 +65,26 @@ def address(shelf: Shelf, free_ports) -> Iterator[str]:
     decide(shelf.data_dir, Decision(1, "first", "judge", "the first version served"))
     decide(shelf.data_dir, Decision(2, "kept", "judge", "<b>worse</b>", evidence=evidence))
     serving.dashboard.flow.sample()
+    with served(serving, free_ports) as running:
+        yield running
+
+
+@contextmanager
+def served(serving: Serving, free_ports) -> Iterator[str]:
     (port,) = free_ports(1)
     server = uvicorn.Server(
         uvicorn.Config(serving.app, host="127.0.0.1", port=port, log_level="warning")
     )
     thread = threading.Thread(target=server.run)
     thread.start()
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
-    serving.close()
+    try:
+        while not server.started:
+            thread.join(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        serving.close()
 
 
 class Seen:
@@ -121,17 +133,8 @@ def test_the_users_of_a_log_with_text_ids_are_known_to_the_page(
         sequences.append(UserSequence(event_id, user, at, len(before) + 1, items, times, item))
         before.append((item, at))
     assert min(past) > 2**53
-    serving = Serving(shelf, sequences=sequences)
-    (port,) = free_ports(1)
-    server = uvicorn.Server(
-        uvicorn.Config(serving.app, host="127.0.0.1", port=port, log_level="warning")
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.05)
-        seen = Seen(browser, f"http://127.0.0.1:{port}", 1280)
+    with served(Serving(shelf, sequences=sequences), free_ports) as running:
+        seen = Seen(browser, running, 1280)
         page = seen.page
         known = page.evaluate(
             """async () => {
@@ -154,10 +157,6 @@ def test_the_users_of_a_log_with_text_ids_are_known_to_the_page(
         page.locator("#user-words", has_text="unknown").wait_for()
         assert seen.troubles == []
         assert "B0000000" in page.locator("#codebook-items").inner_text()  # the shop's own ids
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        serving.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -186,6 +185,20 @@ def test_the_page_loads_with_data_and_without_a_word_of_trouble(
     assert small == []
     assert seen.hosts == {address.removeprefix("http://")}
     assert seen.troubles == []
+
+
+def test_the_split_that_runs_is_on_the_page(browser: Any, shelf: Shelf, free_ports) -> None:
+    serving = Serving(shelf)
+    set_split(shelf.data_dir, Split("sizes", (Arm("wide", 0.5, search={"codes": 8}),)))
+    serving.service.arms.poll()
+    with served(serving, free_ports) as address:
+        seen = Seen(browser, address, 390)
+        seen.page.wait_for_selector("#split:not([hidden])")
+        assert seen.page.locator("#split-title").inner_text() == "Split sizes"
+        said = seen.page.locator("#split-arms").inner_text()
+        assert "wide" in said and "codes 8" in said and "50 %" in said
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert seen.troubles == []
 
 
 def test_the_page_says_which_part_is_down_and_why(browser: Any, address: str, shelf: Shelf) -> None:

@@ -306,6 +306,7 @@ def test_a_curve_stays_small_over_the_whole_time() -> None:
         "/v1/flow",
         "/v1/quality",
         "/v1/timeline",
+        "/v1/split",
         "/v1/codebook",
         "/v1/codes/0/items",
         "/v1/users",
