@@ -22,7 +22,7 @@ import orjson
 import structlog
 
 from deploy.monitoring.thinned_curve import Curve
-from indexer.catalogue.item_columns import ItemColumns
+from indexer.catalogue.item_columns import NONE, ItemColumns
 from streaming.durable_files import write_atomically
 from streaming.events import HISTORY_LENGTH, UserSequence
 
@@ -63,7 +63,8 @@ class PopularityBaseline:
         self._top: list[int] = []
         self._columns = ItemColumns()
         self._now_ms = 0
-        self._period = 0
+        self._period = -1
+        self._out = NONE  # ids that may not be answered now, ascending
         self._stale = REFRESH_EVENTS
         self._load()
 
@@ -90,7 +91,7 @@ class PopularityBaseline:
     def leave_out(self, columns: ItemColumns) -> None:
         """Answer from now on with those items alone that may be answered."""
         with self._lock:
-            self._columns = columns
+            self._columns, self._period = columns, -1
             self._stale = REFRESH_EVENTS
 
     def add(self, events: Sequence[tuple[int, int, UserSequence]]) -> None:
@@ -182,16 +183,21 @@ class PopularityBaseline:
     def _rank(self) -> None:
         n = len(self._rows)
         weights = self._weights[:n]
-        self._period = self._columns.period(self._now_ms)
-        out = self._columns.unanswerable(self._now_ms).tolist()
-        hidden = [row for item in out if (row := self._rows.get(item)) is not None]
-        if hidden:
-            weights = weights.copy()
-            weights[hidden] = -1.0
-        k = min(n, DEPTH + HISTORY_LENGTH)
-        best = np.argpartition(-weights, k - 1)[:k] if k else np.empty(0, np.int64)
+        period = self._columns.period(self._now_ms)
+        if period != self._period:
+            self._period, self._out = period, self._columns.unanswerable(self._now_ms)
+        wanted = taken = min(n, DEPTH + HISTORY_LENGTH)
+        best = np.empty(0, np.int64)
+        while taken:
+            best = np.argpartition(-weights, taken - 1)[:taken]
+            if len(self._out):
+                at = np.searchsorted(self._out, self._ids[best]).clip(max=len(self._out) - 1)
+                best = best[self._out[at] != self._ids[best]]
+            if len(best) >= wanted or taken == n:
+                break
+            taken = min(n, 4 * taken)  # of the heaviest too many may not be answered
         order = best[np.lexsort((self._ids[best], -weights[best]))]
-        self._top = self._ids[order[weights[order] >= 0]].tolist()
+        self._top = self._ids[order[:wanted]].tolist()
         self._stale = 0
 
     def _count(self, sequence: UserSequence) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import indexer.catalogue.property_chain as property_chain_module
 import indexer.indexing.indexer as indexer_module
 import indexer.indexing.publication as publication_module
 import indexer.indexing.served_version as serving_module
@@ -39,6 +40,8 @@ STEPS: dict[str, tuple[object, str]] = {
     "forget_places": (indexer_module.ItemStore, "forget_places"),
     "remove_versions": (indexer_module, "remove_versions"),
     "announce": (indexer_module.ItemStore, "announce"),
+    "write properties": (property_chain_module.PropertyChain, "_written"),
+    "point to properties": (property_chain_module, "write_atomically"),
     "write_appended": (serving_module, "write_appended"),
     "write_pointer of appended": (serving_module, "write_pointer"),
 }

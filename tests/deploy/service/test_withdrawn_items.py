@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from deploy.monitoring import moment
 from deploy.release.decisions import Decision, decide
 from indexer.catalogue.property_chain import POINTER
 from indexer.search.retriever import Query
@@ -13,8 +14,8 @@ from streaming.events import Item
 from tests.deploy.release.test_judge import JudgeConfig, Judging
 from tests.deploy.service.test_service import Running
 from tests.deploy.service.test_service_limits import Serving
-from tests.deploy.snapshot_maker import ITEMS, Shelf
-from tests.indexer.properties import withdraw
+from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf
+from tests.indexer.properties import tell, withdraw
 
 
 @pytest.fixture
@@ -58,6 +59,46 @@ def know_history(serving: Serving) -> list[int]:
     history = serving.histories.get(3)
     assert history is not None
     return history.items
+
+
+@pytest.mark.parametrize("ends", ["available_from", "available_until"])
+def test_it_is_answered_within_its_time_alone_whatever_version_answers(
+    serving: Serving, shelf: Shelf, ends: str
+) -> None:
+    noon = START_MS + 10**9
+    one = popular(serving)[0]
+    tell(shelf.data_dir, {one: Item(one, **{ends: noon})})  # type: ignore[arg-type]
+    serving.follower.poll()
+    for version in (2, 1):
+        assert serving.follower.retriever.version == version
+        for path in ("/v1/retrieve", "/v1/explain"):
+            before = one in answered(serving, path, now_ms=noon - 1)
+            assert before == (ends == "available_until")
+            assert (one in answered(serving, path, now_ms=noon)) != before
+        shelf.point_at(1)
+        serving.follower.poll()
+    # a query that names no time is asked at that of the newest click
+    assert (one in answered(serving)) == (one in popular(serving)) == (ends == "available_until")
+
+
+def test_where_clicks_are_live_a_query_without_a_time_is_asked_now(serving: Serving) -> None:
+    newest = serving.histories.latest_event_time_ms
+    assert serving.service.now_ms() == newest  # of a log, long ago
+    wall = newest / 1000 + 3_600
+    serving.service.clock = lambda: moment.now()._replace(wall=wall)
+    one = popular(serving)[0]
+    tell(serving.follower._data_dir, {one: Item(one, available_until=newest + 1_800_000)})
+    serving.follower.poll()
+    assert one not in answered(serving) and one not in popular(serving)
+    assert one in answered(serving, now_ms=newest)
+
+
+def test_of_a_catalogue_that_is_mostly_hidden_the_rest_is_popular(serving: Serving) -> None:
+    all_of_it = popular(serving)
+    tell(serving.follower._data_dir, {one: Item(one, state="hidden") for one in all_of_it[:-1]})
+    serving.follower.poll()
+    rest = popular(serving)
+    assert all_of_it[-1] in rest and not set(all_of_it[:-1]) & set(rest)
 
 
 def test_a_history_goes_on_to_hold_it_and_to_show_its_title(serving: Serving) -> None:

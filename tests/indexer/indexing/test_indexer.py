@@ -15,6 +15,7 @@ import pytest
 from rocksdict import Options, Rdict
 
 import indexer.snapshots.snapshot_writing as writing_module
+from indexer.catalogue.property_reader import PropertyReader
 from indexer.errors import IndexerError, SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import ITEMS_WAIT_S
@@ -622,6 +623,9 @@ def content_of(data_dir: Path, indexer: Indexer) -> dict[str, object]:
         found[f"list {code}"] = ids[order].tolist(), snapshot.lists.vectors_of(ids[order]).tobytes()
     ids = np.sort(snapshot.lists.item_ids_N[snapshot.lists.item_ids_N >= 0])
     found["items"] = snapshot.describe(ids.tolist())
+    properties = PropertyReader(data_dir)
+    assert len(properties.read()) == len(ids) and properties.position == indexer.store.position
+    found["properties"] = [properties.item(one) for one in ids.tolist()]
     return found | {"handover in the store": str(indexer.store.newest("handover"))}
 
 
