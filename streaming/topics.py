@@ -178,12 +178,7 @@ def fit_retention(
         changes = {name: change for name, change in changes.items() if change}
         if changes:
             _note_stamped(data_dir, since)
-            admin.alter_configs(
-                [
-                    ConfigResource(ConfigResourceType.TOPIC, name, change)
-                    for name, change in changes.items()
-                ]
-            )
+            alter_topics(admin, changes)
             log.info("how long topics keep their records was set", **changes)
     except (KafkaError, ValueError, KeyError, OSError) as error:
         log.warning(
@@ -192,6 +187,18 @@ def fit_retention(
             topics=topics.of_users(),
             reason=str(error),
         )
+
+
+def alter_topics(admin: KafkaAdminClient, changes: Mapping[str, Mapping[str, str]]) -> None:
+    """Change settings of topics: name -> setting -> value.
+
+    Raises:
+        KafkaError: naming those that Kafka does not change.
+    """
+    resources = [ConfigResource(ConfigResourceType.TOPIC, n, dict(c)) for n, c in changes.items()]
+    said = admin.alter_configs(resources).get("topic", {})
+    if refused := {name: said.get(name, "no answer") for name in changes if said.get(name) != "OK"}:
+        raise KafkaError(f"topics are not altered: {refused}")
 
 
 def _change(

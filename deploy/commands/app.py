@@ -38,6 +38,7 @@ for command in (
     retrieve.retrieve,
     similar.similar,
     forget.forget,
+    forget.purge,
     snapshots.snapshots,
     versions.promote,
     versions.rollback,

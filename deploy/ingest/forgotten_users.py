@@ -10,7 +10,7 @@ each looks here, at every question, and compares with what it has read (`UserHis
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,6 +66,12 @@ class ForgottenUsers:
             with suppress(FileNotFoundError):
                 if time.time() - self._path(user_id).stat().st_mtime > self._keep_seconds:
                     self._path(user_id).unlink()
+
+    def drop(self, requests: Mapping[int, str | None]) -> None:
+        """Remove the notes of these requests; one that was noted since stays."""
+        for user_id, event_id in requests.items():
+            if event_id is not None and self.asked(user_id) == event_id:
+                self._path(user_id).unlink(missing_ok=True)
 
     def _path(self, user_id: int) -> Path:
         return self._folder / str(user_id)

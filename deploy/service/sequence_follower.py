@@ -28,7 +28,7 @@ MAX_RECORDS = 2000
 PATIENCE_MS = 10_000
 LOOK_SECONDS = 2.0
 """How often one looks for the ends of the partitions, and for new ones."""
-TIDY_SECONDS = 3600.0
+TIDY_SECONDS = 60.0
 """How often old requests to forget are let go of."""
 
 

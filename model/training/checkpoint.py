@@ -196,14 +196,14 @@ class CheckpointDirectory:
         """The newest checkpoint that shares no file with the newest one; None if there is none."""
         if self._chain is None:
             return None
-        base = self._chain.digests[self._chain.names[0]]
+        base = self._chain.names[0], self._chain.digests[self._chain.names[0]]
         for entry in reversed(self._directories.numbers()):
             path = self._directories.path(entry)
             try:
                 chain = Chain.of(path, read_manifest(path, "checkpoint"))
             except ManifestError:
                 continue
-            if chain.digests[chain.names[0]] != base:
+            if (chain.names[0], chain.digests[chain.names[0]]) != base:
                 return entry
         return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +14,17 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.structs import OffsetAndMetadata
 
+from deploy.ingest.forgotten_users import ForgottenUsers
+from deploy.privacy.purge import purge
+from deploy.service.user_histories import UserHistories
 from model.training.micro_batch import SEQUENCES, Backlog
 from replay.config import ReplayConfig
 from replay.replay import run
 from replay.synthetic import SyntheticConfig
+from streaming.committed_topic import read_all
+from streaming.events import FORGET, Click
 from streaming.job.accounting import count
 from streaming.topics import DAY_MS, STAMP, Topics, create_topics, fit_retention
 from tests.end_to_end.test_sequence_source_kafka import events, follow, make_source
@@ -120,3 +128,41 @@ def test_the_trainer_goes_on_behind_what_was_deleted(kafka_broker, admin, topics
     again = source.read(batches[0].plan)[1]
     assert [record.value for record in again[0]] == batches[0].sequences
     source.close()
+
+
+def test_a_purge_deletes_what_everybody_has_read_and_no_more(kafka_broker, admin, topics, tmp_path):
+    create_topics(admin, topics, keep_days=30)
+    kafka = kafka_broker.connection
+    producer = kafka.producer()
+    for topic in (topics.clicks, topics.sequences, topics.clicks_dlq):
+        for n in range(50):
+            producer.send(topic, b"%d" % n)
+    producer.flush()
+    producer.close()
+    group = f"{topics.clicks}-job"
+    reader = kafka.consumer(group_id=group)
+    reader.commit({TopicPartition(topics.clicks, 0): OffsetAndMetadata(50, "", -1)})
+    reader.close()
+    nobody = purge(tmp_path, kafka, topics, group)
+    assert nobody.records[topics.clicks] == 50 and nobody.records[topics.sequences] == 0
+    assert nobody.records[topics.clicks_dlq] == 50 and nobody.waiting[topics.sequences] == 50
+    notes = ForgottenUsers(tmp_path)
+    notes.note(Click("f", 7, 0, 1, FORGET))
+    for folder, offset in (("service", 45), ("service/worker-2", 40)):
+        histories = UserHistories(tmp_path / folder / "histories")
+        histories.store([], {(topics.sequences, 0): offset})
+        histories.close()
+    checkpoint = tmp_path / "trainer" / "checkpoints" / f"{3:012d}"
+    checkpoint.mkdir(parents=True)
+    for trained, deleted in ((30, 30), (60, 10)):
+        meta = {"trainer": {"offsets": {SEQUENCES: {"0": trained}}}}
+        (checkpoint / "meta.json").write_text(json.dumps(meta))
+        assert notes.asked(7) == "f"  # the second worker may read what was before the request
+        assert purge(tmp_path, kafka, topics, group).records[topics.sequences] == deleted
+    (worker,) = (tmp_path / "service" / "worker-2").iterdir()
+    shutil.rmtree(worker)
+    purge(tmp_path, kafka, topics, group)
+    assert notes.asked(7) is None
+    left = [record.value for record in read_all(kafka, topics.sequences)]
+    assert left == [b"%d" % n for n in range(45, 50)]
+    assert said(admin, topics.clicks) == ("LogAppendTime", 30 * DAY_MS)

@@ -270,3 +270,18 @@ def test_nothing_in_it_needs_unpickling(tmp_path: Path) -> None:
     path = tmp_path / "000000000001"
     assert json.loads((path / "meta.json").read_text()) == saved(1).meta
     assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_after_as_many_that_stand_by_themselves_as_are_kept_nothing_of_before_is_left(
+    tmp_path: Path,
+) -> None:
+    checkpoints, growing = CheckpointDirectory(tmp_path, 2), Growing()
+    for entry in (1, 2, 3, 4):
+        checkpoints.save(growing.learn(entry).take)
+    (tmp_path / ".damaged-000000000001").mkdir()
+    checkpoints.save(growing.learn(5).take, anew=True)
+    assert written(tmp_path) == {4: [2, 3, 4], 5: [5]}
+    growing.entry = 6  # the same state: its file has the same digest, and is another one
+    checkpoints.save(growing.take, anew=True)
+    assert written(tmp_path) == {5: [5], 6: [6]}
+    assert [path.name for path in tmp_path.glob(".*")] == []
