@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,21 @@ from deploy.commands.client import NoServiceError, ask, console
 from deploy.commands.console import errors_as_one_line, show_json
 from deploy.commands.options import AsJson, ConfigFile, DataDir
 from deploy.settings import Settings
+
+FilterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        help="What the items must meet, as JSON in Qdrant's form, or @FILE that holds it.",
+        metavar="JSON|@FILE",
+    ),
+]
+ExcludeOption = Annotated[
+    str | None, typer.Option(help="Further items to leave out, as in --history.", metavar="IDS")
+]
+IncludeOption = Annotated[
+    str | None, typer.Option(help="The only items that may answer.", metavar="IDS")
+]
 
 
 def retrieve(
@@ -30,24 +47,62 @@ def retrieve(
     ] = None,
     k: Annotated[int, typer.Option(help="Number of items.", min=1, max=500)] = 50,
     codes: Annotated[int | None, typer.Option(help="Number of codes to search.", min=1)] = None,
+    filter_: FilterOption = None,
+    exclude: ExcludeOption = None,
+    include_only: IncludeOption = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask the running service for items, and show which interests brought them.
 
-    Examples: `sparc retrieve --user 42 --k 10`, `sparc retrieve --history 12,7 --codes 4 --json`
+    Examples: `sparc retrieve --user 42 --k 10`, `sparc retrieve --history 12,7 --codes 4 --json`,
+    `sparc retrieve --user 42 --filter '{"must": {"key": "price", "range": {"lt": 20}}}'`
     """
     with errors_as_one_line():
-        answer = answer_of(configuration.load(config, data_dir), user, history, k, codes)
+        among = among_items(filter_, exclude, include_only)
+        answer = answer_of(configuration.load(config, data_dir), user, history, k, codes, among)
         if as_json:
             show_json(answer)
         else:
             show_answer(answer)
 
 
+def among_items(
+    filter_: str | None, exclude: str | None, include_only: str | None
+) -> dict[str, Any]:
+    """The fields of a question that say among which items.
+
+    Args:
+        filter_: JSON, or `@` and the file that holds it.
+        exclude: ids, as `items_of` takes them.
+        include_only: ids, too.
+
+    Raises:
+        ValueError: if the filter is no JSON.
+        OSError: if its file cannot be read.
+    """
+    found: dict[str, Any] = {}
+    if filter_ is not None:
+        text = Path(filter_[1:]).read_text("utf-8") if filter_.startswith("@") else filter_
+        try:
+            found["filter"] = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"--filter is no JSON: {error}") from error
+    if exclude is not None:
+        found["exclude"] = items_of(exclude)
+    if include_only is not None:
+        found["include_only"] = items_of(include_only)
+    return found
+
+
 def answer_of(
-    settings: Settings, user: str | None, history: str | None, k: int, codes: int | None
+    settings: Settings,
+    user: str | None,
+    history: str | None,
+    k: int,
+    codes: int | None,
+    among: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ask the service.
 
@@ -57,7 +112,7 @@ def answer_of(
     """
     if (user is None) == (history is None):
         raise ValueError("give either --user or --history")
-    question: dict[str, Any] = {"k": k}
+    question: dict[str, Any] = {"k": k, **(among or {})}
     if user is not None:
         question["user_id"] = user
     else:

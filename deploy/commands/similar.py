@@ -13,7 +13,14 @@ from deploy import settings as configuration
 from deploy.commands.client import console
 from deploy.commands.console import errors_as_one_line, show_json
 from deploy.commands.options import AsJson, ConfigFile, DataDir
-from deploy.commands.retrieve import asked, items_of
+from deploy.commands.retrieve import (
+    ExcludeOption,
+    FilterOption,
+    IncludeOption,
+    among_items,
+    asked,
+    items_of,
+)
 
 WORDS = {"neighbour": "clicked together", "code": "same code", "nearby": "code next to it"}
 
@@ -27,6 +34,9 @@ def similar(
         str | None, typer.Option(help="Or for who clicked these, oldest first: 12,7,B000AAAAAA.")
     ] = None,
     k: Annotated[int, typer.Option(help="Number of items.", min=1, max=500)] = 10,
+    filter_: FilterOption = None,
+    exclude: ExcludeOption = None,
+    include_only: IncludeOption = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -37,6 +47,7 @@ def similar(
     """
     with errors_as_one_line():
         question: dict[str, Any] = {"item_id": item, "k": k}
+        question |= among_items(filter_, exclude, include_only)
         if user is not None:
             question["user_id"] = user
         if history is not None:

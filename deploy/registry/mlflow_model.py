@@ -65,15 +65,19 @@ def signature() -> ModelSignature:
         return ColSpec(kind, name, required=required)
 
     integers, numbers = Array(DataType.long), Array(DataType.double)
+    items = Array(AnyType())  # texts, numbers, or both
     return ModelSignature(
         inputs=Schema(
             [
-                column(Array(AnyType()), "history", required=True),  # texts, numbers, or both
+                column(items, "history", required=True),
                 column(integers, "history_times"),
                 column(DataType.long, "now_ms"),
                 column(DataType.long, "k"),
                 column(DataType.long, "codes"),
                 column(DataType.boolean, "exclude_seen"),
+                column(items, "exclude"),
+                column(items, "include_only"),
+                column(DataType.string, "filter"),
             ]
         ),
         outputs=Schema(

@@ -5,7 +5,10 @@ when `mlflow.pyfunc.load_model` loads a version, in a Python with the project in
 pickled. The snapshot's digests are verified before any of it is parsed.
 
 Input columns: `history` (items as the shop calls them, texts or numbers, oldest first), and
-optionally `history_times` (ms, as many), `now_ms`, `k`, `codes`, `exclude_seen`. Output columns:
+optionally `history_times` (ms, as many), `now_ms`, `k`, `codes`, `exclude_seen`, `exclude` and
+`include_only` (items, as `history`), and `filter` (JSON text). A version by itself knows titles and
+categories: it can be filtered by `category`; attributes, states and times at which items are
+available are followed by the service alone. Output columns:
 `items` (numbers, best first), `external_ids` (what the shop calls them, texts; of one that was
 clicked and never listed the number), `scores`, `codes` (first-level code of each item),
 `code_probabilities` and `propensities` (1 for what was ranked, less for what was drawn); a row per
@@ -17,6 +20,8 @@ input row.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +71,34 @@ class SnapshotModel(PythonModel):
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Answer each row; see the module for the columns."""
-        from deploy.http.shop_ids import number_of
+        from indexer.catalogue.filter import Filter
         from indexer.search.retriever import Query
 
         rows = []
         for row in model_input.to_dict("records"):
             given = {name: value for name, value in row.items() if _present(value)}
             query = Query(
-                [int(number_of(item)) for item in given["history"]],
+                _numbers(given["history"]),
                 [int(t) for t in given["history_times"]] if "history_times" in given else None,
                 now_ms=int(given["now_ms"]) if "now_ms" in given else None,
                 k=int(given.get("k", Query.k)),
                 codes=int(given["codes"]) if "codes" in given else None,
                 exclude_seen=bool(given.get("exclude_seen", True)),
+                exclude=_numbers(given.get("exclude", ())),
+                filter=Filter.parse(json.loads(given["filter"])) if "filter" in given else None,
+                include_only=_numbers(given["include_only"]) if "include_only" in given else None,
             )
             answer = self._state.answer(query)
             texts = [text["external_id"] for text in self._state.titles(answer.items)]
             found = vars(answer) | {"external_ids": texts}
             rows.append(tuple(found[name] for name in OUTPUT))
         return pd.DataFrame(rows, columns=list(OUTPUT))
+
+
+def _numbers(items: Iterable[Any]) -> list[int]:
+    from deploy.http.shop_ids import number_of
+
+    return [int(number_of(item)) for item in items]
 
 
 def _present(value: Any) -> bool:

@@ -68,7 +68,7 @@ class ServiceConfig:
     workers: int = 1
     threads: int = 1
     poll_seconds: float = 0.2
-    body_limit_bytes: int = 262_144
+    body_limit_bytes: int = 1_048_576
     queue: int = 64
     timeout_seconds: float = 2.0
     token: SecretStr = SecretStr("")

@@ -31,6 +31,8 @@ from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from deploy.service.workers import STALE_SECONDS, others
+from indexer.catalogue.conditions import FilterError
+from indexer.catalogue.filter import Filter
 from indexer.search.retriever import Answer, Query, QueryError, Retriever
 from indexer.snapshots.snapshot import versions
 
@@ -122,14 +124,15 @@ class RetrievalService:
                 the answer takes too long.
         """
         serving = self.serving()
-        return (await self.queued(lambda: self._answers(serving, [request])))[0]
+        return (await self.queued(lambda: self._answers(serving, [request], ["filter"])))[0]
 
     async def retrieve_batch(
         self, requests: Sequence[schema.RetrieveRequest]
     ) -> list[schema.RetrieveResponse]:
         """Answer several requests from one snapshot of each arm; raises as `retrieve`."""
         serving = self.serving()
-        return await self.queued(lambda: self._answers(serving, requests))
+        places = [f"queries.{at}.filter" for at in range(len(requests))]
+        return await self.queued(lambda: self._answers(serving, requests, places))
 
     async def explain(self, request: schema.RetrieveRequest) -> schema.Explanation:
         """Answer one request and say where it comes from; raises as `retrieve`."""
@@ -193,12 +196,14 @@ class RetrievalService:
                 "too many requests wait already; try again in a moment",
                 headers={"Retry-After": "1"},
             ) from None
+        except FilterError as error:
+            raise HTTPException(422, str(error)) from error
         except TooSlow:
             raise HTTPException(
                 504, "the answer took too long and was given up; ask for less, or try again later"
             ) from None
 
-    def _query(self, request: schema.Question) -> tuple[Query, bool | None]:
+    def _query(self, request: schema.Question, place: str = "filter") -> tuple[Query, bool | None]:
         items, times, known = request.history, request.history_times, None
         if request.user_id is not None:
             history = self.histories.get(request.user_id)
@@ -207,14 +212,25 @@ class RetrievalService:
         origin = {None: "request", True: "known_user", False: "unknown_user"}[known]
         self.metrics.queries.labels("none" if items is None else origin).inc()
         query = Query(
-            items or [], times, request.now_ms, request.k, request.codes, request.exclude_seen
+            items or [],
+            times,
+            request.now_ms,
+            request.k,
+            request.codes,
+            request.exclude_seen,
+            request.exclude,
+            None if request.filter is None else Filter.parse(request.filter, place),
+            request.include_only,
         )
         return query, known
 
     def _answers(
-        self, serving: Arms, requests: Sequence[schema.RetrieveRequest]
+        self,
+        serving: Arms,
+        requests: Sequence[schema.RetrieveRequest],
+        places: Sequence[str],
     ) -> list[schema.RetrieveResponse]:
-        asked = [self._query(request) for request in requests]
+        asked = [self._query(*one) for one in zip(requests, places, strict=True)]
         arms = [serving.of(request.user_id) for request in requests]
         now_ms = self.now_ms()
         found: dict[int, Answer] = {}

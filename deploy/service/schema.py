@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from deploy.http.shop_ids import Id
-from indexer.search.retriever import MAX_K
+from indexer.catalogue.filter import MOST_CONDITIONS
+from indexer.search.retriever import MAX_K, MOST_NAMED
 from indexer.search.similar_items import Source
 from streaming.bounds import in_milliseconds
 
@@ -36,7 +37,55 @@ _BY_HISTORY: dict[str, Any] = {
     "value": {"history": [101, 7, 2048], "k": 20, "codes": 8, "exclude_seen": True},
 }
 _NEW: dict[str, Any] = {"summary": "a new user", "value": {"history": [], "k": 5}}
-REQUEST_EXAMPLES = {"user": _BY_USER, "history": _BY_HISTORY, "new_user": _NEW}
+_FILTERED: dict[str, Any] = {
+    "summary": "among some items",
+    "description": "Conditions over `category` and attributes, in Qdrant's form.",
+    "value": {
+        "history": [],
+        "filter": {"must_not": [{"key": "category", "match": {"any": ["Books", "Games"]}}]},
+        "exclude": [101],
+    },
+}
+REQUEST_EXAMPLES = {
+    "user": _BY_USER,
+    "history": _BY_HISTORY,
+    "new_user": _NEW,
+    "filtered": _FILTERED,
+}
+
+
+_CONDITIONS = {
+    "anyOf": [
+        {"type": "object"},
+        {"type": "array", "items": {"type": "object"}, "maxItems": MOST_CONDITIONS},
+        {"type": "null"},
+    ]
+}
+_MIN_SHOULD = {
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {"conditions": _CONDITIONS, "min_count": {"type": "integer"}},
+        },
+        {"type": "null"},
+    ]
+}
+FilterJson = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "must": _CONDITIONS,
+                "should": _CONDITIONS,
+                "must_not": _CONDITIONS,
+                "min_should": _MIN_SHOULD,
+            },
+            "additionalProperties": False,
+        }
+    ),
+]
+"""A filter in Qdrant's form; `indexer.catalogue.filter` reads it."""
 
 
 class Question(BaseModel):
@@ -58,6 +107,16 @@ class Question(BaseModel):
         None, strict=True, ge=1, le=1_000_000, description="Number of codes to search."
     )
     exclude_seen: bool = Field(True, description="Leave out the items of the history.")
+    filter: FilterJson | None = Field(
+        None,
+        description="What the items must meet, over `category` and their attributes, in Qdrant's "
+        "form: `must`, `should` and `must_not` of conditions such as "
+        '`{"key": "price", "range": {"lt": 20}}`.',
+    )
+    exclude: list[Id] = Field([], max_length=MOST_NAMED, description="Further items to leave out.")
+    include_only: list[Id] | None = Field(
+        None, max_length=MOST_NAMED, description="The only items that may answer."
+    )
     now_ms: TimeMs | None = Field(
         None,
         description="Time of the query; by default the newest event time known, so that a "

@@ -123,12 +123,13 @@ class Retriever:
         snapshot: with the items appended to it until then.
         search: how queries are searched.
         columns: what is known of the items whatever the snapshot holds, so that those that are
-            hidden, withdrawn or not available are in no answer; None: what the snapshot shows.
+            hidden, withdrawn or not available are in no answer; None, or of nothing: what the
+            snapshot shows.
         texts: what the shop calls some items, for those that were clicked and never listed.
 
     Attributes:
         snapshot: as given; it still names what must not be answered, for a user's history.
-        columns: what the items are filtered by.
+        columns: as given.
         event_time_ms: newest event that the snapshot learnt from.
     """
 
@@ -141,7 +142,7 @@ class Retriever:
     ) -> None:
         self.snapshot = snapshot
         self.texts = texts
-        self.columns = shown_columns(snapshot.items) if columns is None else columns
+        self.columns = columns
         self.event_time_ms = snapshot.facts.trained_until_ms or 0
         self._search = SoftSearch(
             snapshot.model,
@@ -149,7 +150,7 @@ class Retriever:
             search,
             _listed_ms(snapshot) if search.explore.young else None,
         )
-        self._answerable = Answerable(self._search, self.columns)
+        self._answerable = Answerable(self._search, self._filtered_by(columns))
         self._labels: dict[int, str] | None = None
 
     @classmethod
@@ -193,8 +194,12 @@ class Retriever:
             return self
         other = copy.copy(self)
         other.columns = columns
-        other._answerable = Answerable(self._search, columns, self._answerable)
+        by = self._filtered_by(columns)
+        other._answerable = Answerable(self._search, by, self._answerable)
         return other
+
+    def _filtered_by(self, columns: ItemColumns | None) -> ItemColumns:
+        return columns or shown_columns(self.snapshot.items)
 
     @property
     def version(self) -> int:

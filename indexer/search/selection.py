@@ -8,8 +8,6 @@ Shapes: N rows of all lists, p rows that may answer, C codes, M cells, n positio
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +31,7 @@ class Selection:
 
     Attributes:
         mask_N: as given.
+        positions_p: int32, all of them, ascending.
         sizes_C: int64, how many there are in each list.
         counts_M: int64, how many there are in each cell.
         dense: whether lists are scored as they lie.
@@ -40,27 +39,23 @@ class Selection:
 
     def __init__(self, lists: CodeLists, cell_firsts_M: Ids, mask_N: Mask) -> None:
         self.mask_N = mask_N
-        sums_N = np.concatenate([[0], np.cumsum(mask_N)])
-        ends_M = np.append(cell_firsts_M[1:], len(mask_N))
-        self.cell_starts_M = sums_N[cell_firsts_M]
-        self.counts_M = sums_N[ends_M] - self.cell_starts_M
-        self.starts_C = sums_N[lists.starts_C]
-        self.sizes_C = sums_N[lists.starts_C + lists.lengths_C] - self.starts_C
-        self._count = int(sums_N[-1])
-        self.dense = self._count >= DENSE * len(mask_N)
+        self.positions_p = np.flatnonzero(mask_N).astype(np.int32)
+        self.cell_starts_M, self.counts_M = self._parts(cell_firsts_M)
+        self.starts_C, self.sizes_C = self._parts(lists.starts_C)
+        self.dense = len(self) >= DENSE * len(mask_N)
+
+    def _parts(self, firsts: Ids) -> tuple[Ids, Ids]:
+        """Where those of each part of the rows begin, and how many there are."""
+        starts = np.searchsorted(self.positions_p, firsts.astype(np.int32))
+        return starts, np.diff(starts, append=len(self))
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.positions_p)
 
     @property
     def nbytes(self) -> int:
-        """Memory that it may take."""
-        return self.mask_N.nbytes + 4 * self._count + 16 * len(self.counts_M)
-
-    @cached_property
-    def positions_p(self) -> NDArray[np.int32]:
-        """All of them, ascending."""
-        return np.flatnonzero(self.mask_N).astype(np.int32)
+        """Memory that it takes."""
+        return self.mask_N.nbytes + self.positions_p.nbytes + 2 * self.counts_M.nbytes
 
     def has(self, positions: Ids) -> Mask:
         """Whether each position is one of them (n); -1 is none."""

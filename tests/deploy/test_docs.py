@@ -84,6 +84,9 @@ def test_the_examples_of_the_service_are_answered(running: str, shelf: Shelf) ->
     assert len(names["known"]["items"]) == 10  # type: ignore[index]
     assert len(names["both"]["answers"]) == 2  # type: ignore[index]
     assert names["why"]["codes"]  # type: ignore[index]
+    assert names["filtered"]["items"] == []  # type: ignore[index]
+    some = {item["item_id"] for item in names["some"]["items"]}  # type: ignore[index]
+    assert some <= {3, 5, 8}
     assert {"propensities", "arm"} <= set(names["table"].column_names)  # type: ignore[attr-defined]
     for path in re.findall(r"`GET (/\S+)`", (ROOT / "docs" / "SERVICE.md").read_text()):
         assert httpx.get(f"{running}{path}", timeout=20).status_code == 200

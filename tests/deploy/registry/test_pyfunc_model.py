@@ -28,3 +28,22 @@ def test_texts_and_numbers_may_stand_side_by_side(shelf: Shelf, tmp_path: Path) 
     retriever = Retriever.load(directory, SearchConfig())
     assert first == retriever.answer(Query([1, 8], k=9)).items
     assert found["external_ids"][0] == [f"B{item:09d}" for item in first]
+
+
+def test_a_version_is_filtered_by_what_it_shows(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.publish(1)
+    directory = shelf.data_dir / snapshot_path(1)
+    save_model(tmp_path / "model", directory, Model(), SearchConfig())
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    kind = '{"must": {"key": "category", "match": {"value": "kind 3"}}}'
+    asked = pd.DataFrame(
+        {
+            "history": [[], [], [3]],
+            "filter": [kind, None, kind],
+            "include_only": [None, [5, "6", "B0X"], None],
+            "exclude": [[10], [6], None],
+        }
+    )
+    found = [sorted(items) for items in model.predict(asked)["items"]]
+    of_kind = list(range(3, 61, 7))
+    assert found == [[i for i in of_kind if i != 10], [5], of_kind[1:]]
