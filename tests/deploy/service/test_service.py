@@ -345,7 +345,7 @@ def test_the_page_of_the_interface_has_examples_that_are_answered(running: Runni
     interface = running.http.get("/openapi.json").json()
     content = interface["paths"]["/v1/retrieve"]["post"]["requestBody"]["content"]
     examples = content["application/json"]["examples"]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples.values():
         running.retrieve(**example["value"])
 
