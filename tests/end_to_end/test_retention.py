@@ -15,7 +15,9 @@ import pytest
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
+from typer.testing import CliRunner, Result
 
+from deploy.commands.app import app
 from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.privacy.purge import purge
 from deploy.service.user_histories import UserHistories
@@ -25,6 +27,7 @@ from replay.replay import run
 from replay.synthetic import SyntheticConfig
 from streaming.committed_topic import read_all
 from streaming.events import FORGET, Click
+from streaming.ids import numeric_id
 from streaming.job.accounting import count
 from streaming.topics import DAY_MS, STAMP, Topics, create_topics, fit_retention
 from tests.end_to_end.test_sequence_source_kafka import events, follow, make_source
@@ -166,3 +169,33 @@ def test_a_purge_deletes_what_everybody_has_read_and_no_more(kafka_broker, admin
     left = [record.value for record in read_all(kafka, topics.sequences)]
     assert left == [b"%d" % n for n in range(45, 50)]
     assert said(admin, topics.clicks) == ("LogAppendTime", 30 * DAY_MS)
+
+
+def test_a_user_is_forgotten_looked_for_and_purged_by_commands(
+    kafka_broker, admin, topics, tmp_path, monkeypatch
+):
+    create_topics(admin, topics)
+    monkeypatch.setenv("SPARC_KAFKA__BOOTSTRAP", kafka_broker.bootstrap)
+    monkeypatch.setenv("SPARC_KAFKA__PREFIX", topics.clicks.removesuffix("clicks"))
+
+    def sparc(*words: str) -> Result:
+        return CliRunner().invoke(app, [*words, "--data-dir", str(tmp_path)])
+
+    assert "nowhere" in sparc("forget", "--verify", "ada").output
+    assert sparc("forget", "x" * 300).exit_code == 1
+    told = sparc("forget", "ada")
+    assert told.exit_code == 0, told.output
+    user = numeric_id("ada")
+    (record,) = read_all(kafka_broker.connection, topics.clicks)
+    click = Click.from_bytes(record.value)
+    assert (record.key, click.user_id, click.event_type) == (b"%d" % user, user, FORGET)
+    assert ForgottenUsers(tmp_path).asked(user) == click.event_id
+    found = sparc("forget", "--verify", "ada", "--json")
+    assert found.exit_code == 1
+    places = {one["place"]: one["count"] for one in map(json.loads, found.output.splitlines())}
+    assert places == {f"topic {topics.clicks}": 1, "service/forgotten": 1}
+    assert sparc("forget", "--verify", "bob").exit_code == 0
+    assert sparc("purge").exit_code == 1  # nobody said yes
+    purged = sparc("purge", "--yes")
+    assert purged.exit_code == 0, purged.output
+    assert f"{topics.clicks}: 0 offsets deleted, 1 are yet to be read" in purged.output

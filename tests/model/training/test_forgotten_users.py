@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from model.training.checkpoint import CheckpointDirectory
 from model.training.micro_batch import Backlog, Polled, Record, assemble
+from model.training.trainer import Trainer, TrainerConfig
 from streaming.events import Forgotten, UserSequence, parse_sequence
 from tests.model.training import training_run
 from tests.model.training.crash import Crash, Steps
-from tests.model.training.recorded_log import make_log
+from tests.model.training.in_memory import MemoryHandovers, MemoryJournal
+from tests.model.training.recorded_log import SteppedClock, make_log
+from tests.model.training.stand_in_learner import StandInLearner
+from tests.model.training.test_trainer import QUIET, LiveSource
 from tests.model.training.training_run import train
 
 USER = 5
@@ -82,6 +88,26 @@ def test_nothing_of_the_user_is_left_in_checkpoints(tmp_path: Path, monkeypatch)
     assert outcome.progress["trained_events"] == sequences < training_run.EVENTS
     left = users_in(tmp_path / "checkpoints")
     assert left and all(USER not in users for users in left)
+
+
+def test_where_nothing_else_comes_checkpoints_are_written_all_the_same(tmp_path: Path) -> None:
+    ((log,), items) = make_log(40, partitions=1)
+    clock, stop, journal = SteppedClock(), threading.Event(), MemoryJournal()
+    source = LiveSource([[*log, Forgotten("f", USER)]], items, clock, [(0, 41)], stop, 200.0)
+    trainer = Trainer(
+        StandInLearner,
+        source,
+        journal,
+        CheckpointDirectory(tmp_path, 2),
+        MemoryHandovers(),
+        None,
+        TrainerConfig(batch_size=16, publish=QUIET),
+        clock,
+    )
+    progress = trainer.run(stop, lambda _: None)
+    assert (progress.forgotten, progress.to_forget) == (1, 0)
+    assert users_in(tmp_path)
+    assert all(USER not in users for users in users_in(tmp_path))
 
 
 @pytest.mark.parametrize("at", range(2, 60, 6))
