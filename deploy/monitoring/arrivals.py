@@ -90,7 +90,7 @@ class Arrivals:
             said = announcement(record.key, record.value)
         except EventError:
             return  # poison is refused, and reported, by those who read the topic for its content
-        if isinstance(said, Withdrawal):
+        if isinstance(said, Withdrawal) or said.state != "listed":
             self._freshness.withdrawn(said.item_id, at_s)
-        else:
-            self._freshness.listed(said.item_id, at_s)
+        elif said.available_from is None and said.available_until is None:
+            self._freshness.listed(said.item_id, at_s)  # else it waits for its time, not for us

@@ -120,7 +120,7 @@ class Question(BaseModel):
     now_ms: TimeMs | None = Field(
         None,
         description="Time of the query; by default the newest event time known, so that a "
-        "replayed log is asked at its own time.",
+        "replayed log is asked at its own time, or now, where that is not older than a day.",
     )
 
     @model_validator(mode="after")
