@@ -7,7 +7,7 @@ is what counts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from kafka import TopicPartition
@@ -40,6 +40,7 @@ class CommittedTopic:
         patience_ms: how long the broker may take to answer before it counts as away.
         whole: offsets that are not in the topic any more are an error; else it is read from its
             present beginning.
+        wanted: whether a partition is read; by default all are.
         fetch_wait_ms: how long the broker waits for records. It answers a connection in turn:
             behind a fetch that waits, so does a question for the end of a partition.
     """
@@ -53,7 +54,9 @@ class CommittedTopic:
         *,
         whole: bool = False,
         fetch_wait_ms: int = 100,
+        wanted: Callable[[int], bool] = lambda _: True,
     ) -> None:
+        self._wanted = wanted
         self._topic = topic
         self._max_records = max_records
         self._patience_ms = patience_ms
@@ -90,7 +93,8 @@ class CommittedTopic:
                 f"Kafka has no topic {self._topic!r} yet, or does not answer "
                 f"(at {self._consumer.config['bootstrap_servers']})"
             )
-        self._partitions = [TopicPartition(self._topic, p) for p in sorted(numbers)]
+        wanted = sorted(filter(self._wanted, numbers))
+        self._partitions = [TopicPartition(self._topic, p) for p in wanted]
         for tp in self._partitions:
             self._positions.setdefault(tp.partition, 0)
 

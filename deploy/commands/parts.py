@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy import settings as configuration
 from deploy.commands.console import (
@@ -25,6 +26,9 @@ from deploy.release.split import split_versions
 from deploy.settings import Settings
 from streaming.statuses import PartStatus, Report
 from streaming.topics import await_topics
+
+if TYPE_CHECKING:
+    from model.ranks import Place
 
 Part = Callable[..., None]
 
@@ -113,20 +117,29 @@ def replay_log(settings: Settings, stop: threading.Event, report: Report) -> Non
 
 def train_model(settings: Settings, stop: threading.Event, report: Report) -> None:
     """Train from `sequences`, publish handovers."""
+    from deploy.commands import trainer_group
     from indexer.search.soft_search import ServedPath
     from model.training import training_process
 
-    if topics_are_there(settings, stop, report):
+    config, learner_config = settings.trainer_config(), settings.learner_config()
+
+    def ready() -> bool:
+        return topics_are_there(settings, stop, report)
+
+    def work(place: Place) -> None:
         training_process.run(
-            settings.trainer_config(),
-            settings.learner_config(),
+            config,
+            learner_config,
             settings.kafka_connection,
             settings.kafka.topics(),
             settings.data_dir,
             lambda model: ServedPath(settings.search, model),
             stop,
             report,
+            place,
         )
+
+    trainer_group.run(config.workers, settings.log_level, ready, work)
 
 
 def index_items(settings: Settings, stop: threading.Event, report: Report) -> None:

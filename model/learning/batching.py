@@ -15,6 +15,7 @@ from model.learning.candidates import UNSEEN
 from model.learning.item_tables import ItemTables
 from model.network.losses import log_inclusion
 from model.network.sparc import Batch, neighbour_features
+from model.ranks import ALONE, Ranks
 from model.tables.replay_buffer import Examples, concatenate
 
 
@@ -26,6 +27,7 @@ def make_batch(
     most: int,
     clock_ms: int,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> Batch:
     """One step on all parts.
 
@@ -36,6 +38,7 @@ def make_batch(
         most: negatives; of a larger catalogue a sample is taken.
         clock_ms: time of the newest event.
         generator: draws the sample.
+        ranks: who shares the examples.
     """
     clocks: list[np.ndarray] = []
     groups: list[np.ndarray] = []
@@ -86,6 +89,7 @@ def make_batch(
         neighbour_code_BK=tensor(tables.codes(near.rows_BK)),
         neighbour_score_BKH=neighbour_features(tensor(near.scores_BKH)),
         history_code_BL=tensor(tables.codes(examples.histories.rows_BL)),
+        share=ranks.share(events_in_step),
     )
 
 

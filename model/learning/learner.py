@@ -36,6 +36,7 @@ from model.learning.item_tables import ItemTables
 from model.learning.learner_state import LearnerState, by_group
 from model.network import sparc
 from model.network.sparc import Sparc
+from model.ranks import ALONE, Ranks
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
 from model.tables.replay_buffer import Examples, ReplayBuffer
@@ -104,6 +105,7 @@ class Learner:
         config: how it learns.
         device: "cpu" or "cuda".
         one_user_vector: a control; see `Sparc`.
+        ranks: who learns together. Each of them is to be called alike; then all stay the same.
 
     Attributes:
         codebook_frozen: a control: while true the codebooks of all levels stay where they are and
@@ -112,10 +114,16 @@ class Learner:
     """
 
     def __init__(
-        self, config: LearnerConfig, device: str = "cpu", *, one_user_vector: bool = False
+        self,
+        config: LearnerConfig,
+        device: str = "cpu",
+        *,
+        one_user_vector: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.codebook_frozen = False
+        self._ranks = ranks
         self.device = torch.device(device)
         model = config.model
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -247,10 +255,10 @@ class Learner:
                 most=most,
                 clock_ms=self._clock_ms,
                 generator=self._generator,
+                ranks=self._ranks,
             )
         self._sparc.train()
-        if not bool(self._sparc.quantizer.ready):
-            self._sparc.quantizer.start(self._catalogue_sample(), self._generator)
+        self.start_codebook()
         # where operations are to be few, the device draws, and numbers are looked at in the end
         late = launches.few(self.device)
         seed = int(torch.randint(2**62, (), generator=self._generator))
@@ -262,11 +270,18 @@ class Learner:
             torch.manual_seed(seed)  # of dropout
             outcome = self._sparc(batch, self._generator, here)
             losses = torch.stack(list(outcome.losses.values())).detach()
-        if not late:
+        alone = self._ranks.size == 1
+        if not late and alone:
             _check_losses(outcome, losses)
         self._optimizer.zero_grad(set_to_none=True)
         with record_function("step: backward"):
             outcome.losses["loss"].backward()
+        if not alone:
+            with record_function("step: ranks"):
+                gradients = self._dense_gradients() + self._row_gradients()
+                self._ranks.add_up([losses, *gradients])
+            if not late:
+                _check_losses(outcome, losses)
         with record_function("step: optimizer"):
             norm = self._gradient_norm()
             if not late:
@@ -285,6 +300,7 @@ class Learner:
                     outcome.codes_SQ[shaping],
                     here,
                     outcome.input_SD[shaping],
+                    self._ranks,
                 )
         with record_function("step: optimizer"):
             norms = self._norms()
@@ -335,11 +351,17 @@ class Learner:
         floating = [t.detach() for t in whole if t.is_floating_point()]
         return torch.stack(torch._foreach_norm(floating))
 
-    def _catalogue_sample(self) -> Tensor:
-        """Z of at most 16,384 items, for the first codebook."""
-        size = len(self._tables)
+    def start_codebook(self) -> None:
+        """Make the first codebook, of at most 16,384 items; nothing without any, or a second time.
+
+        `export` does it, too.
+        """
+        size, quantizer = len(self._tables), self._sparc.quantizer
+        if size == 0 or bool(quantizer.ready):
+            return
         order = torch.randperm(size, generator=self._generator)[:16_384]
-        return self._embed(order.sort().values.numpy())
+        z_SD = self._embed(order.sort().values.numpy())
+        quantizer.start(z_SD, self._generator, ranks=self._ranks)
 
     @torch.no_grad()
     def _embed(self, rows: np.ndarray) -> Tensor:
@@ -395,8 +417,7 @@ class Learner:
             now_ms: the time to which the recency prior is brought forward, if it is later than
                 the newest event.
         """
-        if not bool(self._sparc.quantizer.ready) and len(self._tables):
-            self._sparc.quantizer.start(self._catalogue_sample(), self._generator)
+        self.start_codebook()
         if published is None:
             changes = Changes.all(self._tables)
         else:
@@ -449,13 +470,19 @@ class Learner:
         return LearnerState(dense, [rows], meta)
 
     @classmethod
-    def restore(cls, config: LearnerConfig, state: LearnerState, device: str = "cpu") -> Learner:
+    def restore(
+        cls,
+        config: LearnerConfig,
+        state: LearnerState,
+        device: str = "cpu",
+        ranks: Ranks = ALONE,
+    ) -> Learner:
         """A learner that goes on from `state`, on a CPU bit for bit.
 
         Raises:
             LearnerError: if the state was written under another architecture or version.
         """
-        learner = cls(config, device)
+        learner = cls(config, device, ranks=ranks)
         try:
             learner._load(state)
         except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:

@@ -55,16 +55,30 @@ def binary_cross_entropy(positive_B: Tensor, negative_B: Tensor) -> Tensor:
 
 
 def contrastive(
-    user_BD: Tensor, item_BD: Tensor, item_ids_B: Tensor, log_q_B: Tensor, temperature: float
+    user_RD: Tensor,
+    item_BD: Tensor,
+    item_ids_B: Tensor,
+    log_q_B: Tensor,
+    temperature: float,
+    right_R: Tensor | None = None,
 ) -> Tensor:
     """User-item contrast with in-batch negatives and log-Q correction.
 
     Another event on the same item is no negative (it is masked).
+
+    Args:
+        user_RD: users.
+        item_BD: their items.
+        item_ids_B: which items these are.
+        log_q_B: log-probability of being drawn.
+        temperature: of the softmax.
+        right_R: which items are those of the users, where they are not all users; the loss is then
+            their part of the mean over all.
     """
-    logits_BB = user_BD @ item_BD.T
+    logits_RB = user_RD @ item_BD.T
     if temperature != 1:
-        logits_BB = logits_BB / temperature
-    return _in_batch(logits_BB.float() - log_q_B, item_ids_B)
+        logits_RB = logits_RB / temperature
+    return _in_batch(logits_RB.float() - log_q_B, item_ids_B, right_R)
 
 
 def reconstruction_contrastive(
@@ -76,7 +90,12 @@ def reconstruction_contrastive(
     return _in_batch(left_BD @ right_BD.T / CONTRAST_TEMPERATURE, item_ids_B)
 
 
-def _in_batch(logits_BB: Tensor, item_ids_B: Tensor) -> Tensor:
+def _in_batch(logits_BB: Tensor, item_ids_B: Tensor, right_R: Tensor | None = None) -> Tensor:
+    if right_R is not None:
+        same_RB = item_ids_B[right_R].unsqueeze(1) == item_ids_B
+        same_RB.scatter_(1, right_R.unsqueeze(1), False)
+        logits_RB = logits_BB.masked_fill(same_RB, float("-inf"))
+        return F.cross_entropy(logits_RB, right_R, reduction="sum") / len(item_ids_B)
     every_B = torch.arange(len(item_ids_B), device=item_ids_B.device)
     same_BB = item_ids_B.unsqueeze(1) == item_ids_B
     logits_BB = logits_BB.masked_fill(same_BB.fill_diagonal_(False), float("-inf"))

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from model import launches
+from model.ranks import ALONE, Ranks
 
 DECAY = 0.95
 """Memory of the moving averages, about twenty steps; shorter in the first ones, when items still
@@ -254,8 +255,13 @@ class ResidualQuantizer(nn.Module):
         }
 
     @torch.no_grad()
-    def start(self, z_SD: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
-        """First codebooks: k-means of the given items, level by level."""
+    def start(
+        self, z_SD: Tensor, generator: torch.Generator, rounds: int = 10, ranks: Ranks = ALONE
+    ) -> None:
+        """First codebooks: k-means of the given items, level by level.
+
+        All `ranks` give the same items and draw the same.
+        """
         self.mean_D.copy_(z_SD.mean(0))
         self.variance_D.copy_(z_SD.var(0, unbiased=False))
         residual_SD = self.standardise(z_SD).float()
@@ -265,7 +271,7 @@ class ResidualQuantizer(nn.Module):
             codebook_CD.copy_(_spread(residual_SD, count, generator))
             for _ in range(rounds):
                 code_S = _squared_distances(residual_SD, codebook_CD).argmin(1)
-                load_C, sums_CD = _totals(code_S, residual_SD, count)
+                load_C, sums_CD, _ = _totals(code_S, residual_SD, count, ranks)
                 filled_C = load_C > 0
                 codebook_CD[filled_C] = (sums_CD / load_C.clamp(min=1).unsqueeze(1))[filled_C]
             code_S = _squared_distances(residual_SD, codebook_CD).argmin(1)
@@ -283,10 +289,12 @@ class ResidualQuantizer(nn.Module):
         codes_SQ: Tensor,
         generator: torch.Generator,
         input_SD: Tensor | None = None,
+        ranks: Ranks = ALONE,
     ) -> int | Tensor:
         """Move statistics and codebooks towards items of these codes.
 
-        Under data parallelism the totals would have to be all-reduced here.
+        All ranks give the same items, and each adds up a share of them; so their codebooks stay the
+        same also where a device adds in any order.
 
         Args:
             z_SD: of the items.
@@ -294,6 +302,7 @@ class ResidualQuantizer(nn.Module):
             generator: draws what revived codes move onto; on the CPU, or where operations are to
                 be few, on the device.
             input_SD: z standardised, where it is at hand.
+            ranks: who learns together.
 
         Returns:
             How many codes were revived; where operations are to be few, as a tensor.
@@ -301,7 +310,7 @@ class ResidualQuantizer(nn.Module):
         z_SD = z_SD.detach().float()
         input_SD = self.standardise(z_SD) if input_SD is None else input_SD
         if launches.few(z_SD.device):
-            return self._update_together(z_SD, input_SD, codes_SQ, generator)
+            return self._update_together(z_SD, input_SD, codes_SQ, generator, ranks)
         done = int(self.updates)
         decay = min(DECAY, (1 + done) / (10 + done))
         residual_SD = input_SD
@@ -309,13 +318,14 @@ class ResidualQuantizer(nn.Module):
         revived = 0
         for level in range(self.config.levels):
             code_S = codes_SQ[:, level]
-            load_C, sums_CD = _totals(code_S, residual_SD, self.config.codes)
-            self.load_QC[level].lerp_(load_C, 1 - decay)
-            self.sums_QCD[level].lerp_(sums_CD, 1 - decay)
             rest_SD = residual_SD - self.codebooks_QCD[level].index_select(0, code_S)
             error_S = torch.linalg.vector_norm(rest_SD, dim=1).square_()
+            load_C, sums_CD, error_C = _totals(
+                code_S, residual_SD, self.config.codes, ranks, None if level else error_S
+            )
+            self.load_QC[level].lerp_(load_C, 1 - decay)
+            self.sums_QCD[level].lerp_(sums_CD, 1 - decay)
             if level == 0:
-                error_C = torch.zeros_like(load_C).index_add_(0, code_S, error_S)
                 self._widen(error_C, load_C, 1 - decay)
             alive_C = self.load_QC[level] > 1e-6
             mean_CD = self.sums_QCD[level] / self.load_QC[level].clamp(min=1e-6).unsqueeze(1)
@@ -339,7 +349,12 @@ class ResidualQuantizer(nn.Module):
         _replace(self.squared_radius_C, load_C > 0, moved_C)
 
     def _update_together(
-        self, z_SD: Tensor, input_SD: Tensor, codes_SQ: Tensor, generator: torch.Generator
+        self,
+        z_SD: Tensor,
+        input_SD: Tensor,
+        codes_SQ: Tensor,
+        generator: torch.Generator,
+        ranks: Ranks,
     ) -> Tensor:
         """The same of all levels at once, without looking at a number."""
         new = self._new_U.index_select(0, self.updates.clamp(max=LONGEST - 1).view(1))[0]
@@ -352,12 +367,14 @@ class ResidualQuantizer(nn.Module):
         rests_SQD = torch.sub(input_SD.unsqueeze(1), words_SQD.cumsum(1))
         residuals_SQD = rests_SQD + words_SQD
         errors_SQ = torch.linalg.vector_norm(rests_SQD, dim=2).square_()
-        row_X = (codes_SQ + self._first_Q).flatten()
+        own = ranks.share(len(z_SD)).of
+        row_X = own(codes_SQ + self._first_Q).flatten()
         # sums, loads and errors in one: one column for each dimension, and two more
         counted_SQ2 = nn.functional.pad(errors_SQ.unsqueeze(2), (1, 0), value=1.0)
-        totals_SQE = torch.cat([residuals_SQD, counted_SQ2], dim=2)
+        totals_SQE = own(torch.cat([residuals_SQD, counted_SQ2], dim=2))
         totals_QCE = z_SD.new_zeros(levels * codes, dimension + 2)
         totals_QCE.index_add_(0, row_X, totals_SQE.flatten(0, 1))
+        ranks.add_up([totals_QCE])
         totals_QCE = totals_QCE.unflatten(0, (levels, codes))
         load_QC = totals_QCE[..., -2]
         self.load_QC.lerp_(load_QC, new)
@@ -426,9 +443,19 @@ def _squared_distances(x_SD: Tensor, codebook_CD: Tensor) -> Tensor:
     return torch.addmm(norms, x_SD, codebook_CD.T, alpha=-2).clamp_(min=0)
 
 
-def _totals(code_S: Tensor, x_SD: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-    sums_CD = torch.zeros(codes, x_SD.shape[1], device=x_SD.device).index_add_(0, code_S, x_SD)
-    return torch.bincount(code_S, minlength=codes).float(), sums_CD
+def _totals(
+    code_S: Tensor, x_SD: Tensor, codes: int, ranks: Ranks, error_S: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, sum and sum of errors of each code's items; each rank adds up a share of them."""
+    own = ranks.share(len(code_S)).of
+    code_S = own(code_S)
+    load_C = torch.bincount(code_S, minlength=codes).float()
+    sums_CD = x_SD.new_zeros(codes, x_SD.shape[1]).index_add_(0, code_S, own(x_SD))
+    error_C = torch.zeros_like(load_C)
+    if error_S is not None:
+        error_C.index_add_(0, code_S, own(error_S))
+    ranks.add_up([load_C, sums_CD, error_C])
+    return load_C, sums_CD, error_C
 
 
 def _spread(x_SD: Tensor, count: int, generator: torch.Generator) -> Tensor:

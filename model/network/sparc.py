@@ -26,7 +26,7 @@ half-lives, P popularity features, M members, D dimension, d = D / M.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -42,8 +42,9 @@ from model.network.interest_head import InterestHead
 from model.network.item_tower import ItemInputs, ItemTower
 from model.network.quantizer import ResidualQuantizer
 from model.network.tiled_softmax import lay_out, tiled_softmax
-from model.network.towers_together import users_together
+from model.network.towers_together import dropped, users_together
 from model.network.user_tower import EncodedHistory, UserTower, age_buckets
+from model.ranks import Share
 from model.tables import cooccurrence
 
 OWN_DECAY = 0.85
@@ -139,6 +140,7 @@ class Batch(NamedTuple):
         neighbour_code_BK: their codes, also where they are no candidates.
         neighbour_score_BKH: features of their scores.
         history_code_BL: codes of the history's items.
+        share: which of the examples are this rank's.
     """
 
     items: ItemInputs
@@ -160,6 +162,41 @@ class Batch(NamedTuple):
     neighbour_code_BK: Tensor
     neighbour_score_BKH: Tensor
     history_code_BL: Tensor
+    share: Share
+
+    def own(self) -> Batch:
+        """The same with this rank's examples alone, and the clocks that they have."""
+        share = self.share
+        if share.ranks == 1:
+            return self
+        own, first, end = share.of, share.first, share.end
+        runs = [(max(a, first), min(e, end)) for a, e in self.clocks]
+        used = [g for g, (a, e) in enumerate(runs) if a < e]
+        clocks = slice(used[0], used[-1] + 1)
+        events = self.own_events()
+        return self._replace(
+            target_B=own(self.target_B),
+            history_BL=own(self.history_BL),
+            event_E=events.of(self.event_E) - first * self.history_BL.shape[1],
+            age_BL=own(self.age_BL),
+            clock_B=own(self.clock_B) - used[0],
+            clocks=[(a - first, e - first) for a, e in runs[clocks]],
+            popularity_GSP=self.popularity_GSP[clocks],
+            code_popularity_GCP=self.code_popularity_GCP[clocks],
+            neighbour_BK=own(self.neighbour_BK),
+            neighbour_code_BK=own(self.neighbour_code_BK),
+            neighbour_score_BKH=own(self.neighbour_score_BKH),
+            history_code_BL=own(self.history_code_BL),
+        )
+
+    def own_events(self) -> Share:
+        """Which of `event_E` are of this rank's examples."""
+        share, length = self.share, self.history_BL.shape[1]
+        if share.ranks == 1:
+            return Share(0, len(self.event_E), len(self.event_E))
+        ends = torch.tensor([share.first, share.end], device=self.event_E.device) * length
+        first, end = torch.searchsorted(self.event_E, ends).tolist()
+        return Share(first, end, len(self.event_E), ranks=share.ranks)
 
 
 class CodeViews(NamedTuple):
@@ -291,12 +328,20 @@ class Sparc(nn.Module):
             [code_popularity_BCP, neighbour_features(near_BCH), torch.log1p(4 * own_BC1)], dim=2
         )
 
-    def encode(self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor) -> list[EncodedHistory]:
-        """Each member's view of the histories."""
+    def encode(
+        self,
+        z_BLD: Tensor,
+        age_BL: Tensor,
+        known_BL: Tensor,
+        shown: Sequence[Tensor | None] | None = None,
+    ) -> list[EncodedHistory]:
+        """Each member's view of the histories; `shown` is what their dropout leaves."""
         parts, bucket_BL = z_BLD.chunk(self.config.members, dim=2), age_buckets(age_BL)
         return [
-            tower.encode(part_BLd, bucket_BL, known_BL)
-            for tower, part_BLd in zip(self.towers, parts, strict=True)
+            tower.encode(part_BLd, bucket_BL, known_BL, shown_Bh)
+            for tower, part_BLd, shown_Bh in zip(
+                self.towers, parts, shown or [None] * len(parts), strict=True
+            )
         ]
 
     def code_views(self) -> CodeViews:
@@ -356,10 +401,10 @@ class Sparc(nn.Module):
         return [(w[:, :p], w[:, p:]) for w in weights]
 
     def forward(self, batch: Batch, generator: torch.Generator, drops: torch.Generator) -> Outcome:
-        """All losses of one step.
+        """All losses of one step; of several ranks, this one's part of them.
 
         Args:
-            batch: the step.
+            batch: the step, the same for all ranks.
             generator: on the CPU; draws negatives.
             drops: on the device; draws dropout.
         """
@@ -375,35 +420,37 @@ class Sparc(nn.Module):
         shown_SD = item_tower.partly_shown(id_SD, shown_SM, batch.clicked_S)
         z_SD = self.item_tower.whole(content_SD, shown_SD)
         code_S = codes_SQ[:, 0]
-        target_B = batch.target_B
+        target_B, mine, share = batch.target_B, batch.own(), batch.share
         size = len(target_B)
-        shuffle_B = launches.on(z_SD.device, torch.randperm(size, generator=generator))
+        shuffled_B = torch.randperm(size, generator=generator)
+        shuffle_B = launches.on(z_SD.device, shuffled_B)
         evidence_BCF = self.interest_evidence(
-            batch.code_popularity_GCP.index_select(0, batch.clock_B),
-            batch.neighbour_code_BK,
-            batch.neighbour_score_BKH,
-            batch.history_code_BL,
+            mine.code_popularity_GCP.index_select(0, mine.clock_B),
+            mine.neighbour_code_BK,
+            mine.neighbour_score_BKH,
+            mine.history_code_BL,
         )
-        users = self._users(batch, z_SD, evidence_BCF, drops)
+        users = self._users(batch, mine, z_SD, evidence_BCF, drops)
         log_interests_BC, interest_BD = users.log_interests_BC, users.interest_BD
         if interest_BD is None:
             interest_BD = self.interest_head.interest(users.state_BD.detach())
         if self.config.evidence_dropout:
-            shown_B1 = _kept((size, 1), self.config.evidence_dropout, drops)
+            shown_B1 = share.of(_kept((size, 1), self.config.evidence_dropout, drops))
             weights_shown = [(p_BP * shown_B1, n_BH * shown_B1) for p_BP, n_BH in users.weights]
             users = users._replace(weights=weights_shown)
         code_B = code_S.index_select(0, target_B)
         items_loss, mass_BC, picked_B2D = self._item_loss(
-            batch, users, z_SD, code_S, torch.stack([code_B, code_B[shuffle_B]], dim=1)
+            mine, users, z_SD, code_S, share.of(torch.stack([code_B, code_B[shuffle_B]], dim=1))
         )
+        code_B = share.of(code_B)
 
         positive_BD = z_SD.index_select(0, target_B)
         quantized = self.quantizer(positive_BD, codes_SQ.index_select(0, target_B))
         reconstruction_BD = self.quantizer.reconstruct(quantized.sum_SD).float()
         subset = shuffle_B[:512]  # of a shuffled batch: enough contrast, bounded cost
         few_rows_B = batch.item_rows_S.index_select(0, target_B)[subset]
-        wrong_BD = positive_BD.index_select(0, shuffle_B)
-        matches = _Matches(picked_B2D, positive_BD, wrong_BD)
+        wrong_BD = share.of(positive_BD.index_select(0, shuffle_B))
+        matches = _Matches(picked_B2D, share.of(positive_BD), wrong_BD)
         parts = {
             "items": items_loss,
             "interests": losses.interest_cross_entropy(log_interests_BC, code_B),
@@ -417,16 +464,20 @@ class Sparc(nn.Module):
             "shuffled_code": losses.shuffled_code_ranking(matches.margin()),
         }
         few_BD = positive_BD.index_select(0, subset)
+        asking, right = _own_of(shuffled_B[:512], share, z_SD.device)
         parts["contrast"] = losses.contrastive(
-            interest_BD.index_select(0, subset).float(),
+            interest_BD.index_select(0, subset if asking is None else asking).float(),
             few_BD.detach(),
             few_rows_B,
             batch.log_frequency_S[target_B[subset]],
             1.0,
+            right,
         )
         parts["reconstruction_contrast"] = losses.reconstruction_contrastive(
             few_BD, reconstruction_BD.index_select(0, subset), few_rows_B
         )
+        if share.ranks > 1:
+            parts = {name: value * _part(name, share) for name, value in parts.items()}
         if launches.few(z_SD.device):
             weight_P = launches.on(z_SD.device, torch.tensor([getattr(weights, n) for n in parts]))
             parts["loss"] = torch.stack(list(parts.values())) @ weight_P
@@ -435,36 +486,43 @@ class Sparc(nn.Module):
         return Outcome(parts, whole_SD, input_SD, codes_SQ)
 
     def _users(
-        self, batch: Batch, z_SD: Tensor, evidence_BCF: Tensor, drops: torch.Generator
+        self,
+        batch: Batch,
+        mine: Batch,
+        z_SD: Tensor,
+        evidence_BCF: Tensor,
+        drops: torch.Generator,
     ) -> Users:
-        """What is made of the histories.
+        """What is made of the histories of `mine`, this rank's part of the batch.
 
         Most are short and a few are long, so users are taken by length, a part at a time, each
         padded only to its own longest; or, where operations are to be few, all at once.
         """
-        known_BL = batch.history_BL >= 0
+        known_BL, share, events = mine.history_BL >= 0, batch.share, batch.own_events()
         # one gather of all events: each gather from z costs a gradient as long as z
-        events_ED = z_SD.index_select(0, batch.history_BL.flatten()[batch.event_E])
+        events_ED = z_SD.index_select(0, mine.history_BL.flatten()[mine.event_E])
         dropout = self.config.user_tower.dropout
         if launches.few(z_SD.device):
-            events_ED = F.dropout(events_ED, dropout)
+            events_ED = dropped(events_ED, dropout, events, 0)
             places_XD = events_ED.new_zeros(known_BL.numel(), events_ED.shape[1])
-            places_XD = places_XD.index_copy(0, batch.event_E, events_ED)
+            places_XD = places_XD.index_copy(0, mine.event_E, events_ED)
             z_BLD = places_XD.unflatten(0, known_BL.shape)
-            return self._users_together(z_BLD, batch.age_BL, known_BL, evidence_BCF)
+            return self._users_together(z_BLD, mine.age_BL, known_BL, evidence_BCF, share)
         views = self.code_views()
-        events_ED = events_ED * _kept(tuple(events_ED.shape), dropout, drops) / (1 - dropout)
+        kept_ED = _kept((events.total, events_ED.shape[1]), dropout, drops)
+        events_ED = events_ED * events.of(kept_ED) / (1 - dropout)
         events_ED = F.pad(events_ED, (0, 0, 1, 0))
         event_BL = (torch.cumsum(known_BL.flatten(), 0).view_as(known_BL)) * known_BL
-        order_B = torch.argsort(known_BL.sum(1), stable=True)
-        parts = list(order_B.chunk(LENGTH_PARTS))
+        parts, shown = self._by_length(batch.history_BL >= 0, share)
+        order_B = torch.cat(parts)
         states, vectors, logs, weights = [], [], [], []
-        for part in parts:
+        for part, shown_of_part in zip(parts, shown, strict=True):
             length = max(1, int(known_BL[part[-1]].sum()))
             encoded = self.encode(
                 F.embedding(event_BL[part, -length:], events_ED),
-                batch.age_BL[part, -length:],
+                mine.age_BL[part, -length:],
                 known_BL[part, -length:],
+                shown_of_part,
             )
             contexts = self.contexts(encoded, views)
             states.append(torch.cat([history.state_BD for history in encoded], dim=1))
@@ -488,15 +546,37 @@ class Sparc(nn.Module):
             ],
         )
 
+    def _by_length(
+        self, known_BL: Tensor, share: Share
+    ) -> tuple[list[Tensor], list[list[Tensor] | None]]:
+        """Examples of the share by length, in parts, and what dropout shows of each.
+
+        The parts are those of all ranks, and so are the draws; alone, the towers draw themselves.
+        """
+        parts = list(torch.argsort(known_BL.sum(1), stable=True).chunk(LENGTH_PARTS))
+        if share.ranks == 1:
+            return parts, [None] * len(parts)
+        tower = self.config.user_tower
+        found: list[Tensor] = []
+        shown: list[list[Tensor] | None] = []
+        for part_b in parts:
+            place_b = torch.nonzero((part_b >= share.first) & (part_b < share.end)).squeeze(1)
+            ones_bh = torch.ones(len(part_b), tower.hidden, device=part_b.device)
+            of_members = [F.dropout(ones_bh, tower.dropout)[place_b] for _ in self.towers]
+            if len(place_b):
+                found.append(part_b[place_b] - share.first)
+                shown.append(of_members)
+        return found, shown
+
     def _users_together(
-        self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor, evidence_BCF: Tensor
+        self, z_BLD: Tensor, age_BL: Tensor, known_BL: Tensor, evidence_BCF: Tensor, share: Share
     ) -> Users:
         """The same of all members and users at once."""
         head, p = self.interest_head, self.config.popularity_features
         codebook_CD = self.quantizer.codebooks_QCD[0]
         made = users_together(
             self.towers, list(self.evidence), z_BLD, age_buckets(age_BL), known_BL,
-            self._asking(codebook_CD), len(codebook_CD), self.config.user_tower.dropout,
+            self._asking(codebook_CD), len(codebook_CD), self.config.user_tower.dropout, share,
         )  # fmt: skip
         popularity_MBP, near_MBH = made.evidence_MBF.tensor_split([p], dim=2)
         state_BD = made.state_BD.detach()
@@ -611,6 +691,25 @@ class _Matches:
         if self._few:
             return self._all[0] - self._all[2]
         return ((self._right_BD - self._shuffled_BD) * self._positive_BD).sum(1)
+
+
+def _part(name: str, share: Share) -> float:
+    """What a rank's loss counts in the sum over all ranks."""
+    if name in ("quantization", "reconstruction_contrast"):  # each takes them of the whole batch
+        return 1 / share.ranks
+    if name == "contrast":  # it is a part of a mean over all already
+        return float(share.weight > 0)
+    return share.weight
+
+
+def _own_of(
+    chosen_b: Tensor, share: Share, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Which examples of the share are chosen, and where among the chosen; alone, all are."""
+    if share.ranks == 1:
+        return None, None
+    where = torch.nonzero((chosen_b >= share.first) & (chosen_b < share.end)).squeeze(1)
+    return launches.on(device, chosen_b[where] - share.first), launches.on(device, where)
 
 
 def _kept(shape: tuple[int, ...], dropout: float, generator: torch.Generator) -> Tensor:

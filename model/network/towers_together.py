@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from model import launches
 from model.network.user_tower import HEADS, UserTower
+from model.ranks import Share
 from streaming.events import HISTORY_LENGTH
 
 
@@ -49,6 +50,16 @@ def together(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
     }
 
 
+def dropped(x: Tensor, dropout: float, share: Share, dim: int) -> Tensor:
+    """Dropout of the own entries of a dimension, by draws that are those of all ranks'."""
+    if share.ranks == 1:
+        return F.dropout(x, dropout)
+    shape = list(x.shape)
+    shape[dim] = share.total
+    shown = F.dropout(x.new_ones(shape), dropout)
+    return x * shown.narrow(dim, share.first, share.end - share.first)
+
+
 def users_together(
     towers: Sequence[UserTower],
     evidence: Sequence[nn.Module],
@@ -58,6 +69,7 @@ def users_together(
     asking_CD: Tensor,
     codes: int,
     dropout: float,
+    share: Share,
 ) -> TogetherUsers:
     """Users of all members, in training.
 
@@ -70,6 +82,7 @@ def users_together(
         asking_CD: what is asked of a history; a further row than `codes` makes the vectors of all.
         codes: C.
         dropout: share of values of the mixing network that are hidden.
+        share: which of all ranks' users these are.
     """
     p = together([nn.ModuleList(pair) for pair in zip(towers, evidence, strict=True)])
     own = {name.removeprefix("0."): value for name, value in p.items()}
@@ -102,7 +115,7 @@ def users_together(
     weights_MBEA = (content_MXA.view(members, batch, -1, HEADS) + bias_MBEA).softmax(2)
     pooled_MBAd = weights_MBEA.transpose(2, 3) @ tokens_MBEd
     mixed_MBh = F.gelu(linear(pooled_MBAd.flatten(2), "mix.0"))
-    mixed_MBh = F.dropout(mixed_MBh, dropout, training=True)
+    mixed_MBh = dropped(mixed_MBh, dropout, share, 1)
     base_MBd = pooled_MBAd.mean(2) + linear(mixed_MBh, "mix.3")
     state_MBd = norm(base_MBd, "norm")
 

@@ -95,8 +95,18 @@ class UserTower(nn.Module):
         self.output_norm = nn.LayerNorm(d)
         nn.init.constant_(self.output_norm.weight, config.scale)
 
-    def encode(self, z_BLD: Tensor, bucket_BL: Tensor, known_BL: Tensor) -> EncodedHistory:
-        """Encode histories: z of the events' items, `age_buckets`, and where they are."""
+    def encode(
+        self, z_BLD: Tensor, bucket_BL: Tensor, known_BL: Tensor, shown_Bh: Tensor | None = None
+    ) -> EncodedHistory:
+        """Encode histories.
+
+        Args:
+            z_BLD: z of the events' items.
+            bucket_BL: `age_buckets`.
+            known_BL: where there is an event.
+            shown_Bh: by what dropout multiplies the mixing network's hidden values; None: it is
+                drawn, in training.
+        """
         batch, length, _ = z_BLD.shape
         start_B1D = self.start_D.expand(batch, 1, -1)
         tokens_BED = torch.cat([start_B1D, z_BLD * known_BL.unsqueeze(2)], dim=1)
@@ -108,8 +118,16 @@ class UserTower(nn.Module):
         bias_BEa = bias_BEa.masked_fill(absent_BE1, float("-inf"))
         weights_BEA = (self.content(tokens_BED) + bias_BEa[..., :-1]).softmax(1)
         pooled_BAD = weights_BEA.transpose(1, 2) @ tokens_BED
-        base_BD = pooled_BAD.mean(1) + self.mix(pooled_BAD.flatten(1))
+        base_BD = pooled_BAD.mean(1) + self._mixed(pooled_BAD.flatten(1), shown_Bh)
         return EncodedHistory(tokens_BED, bias_BEa[..., -1], base_BD, self.norm(base_BD))
+
+    def _mixed(self, pooled_BX: Tensor, shown_Bh: Tensor | None) -> Tensor:
+        if shown_Bh is None:
+            mixed_BD: Tensor = self.mix(pooled_BX)
+            return mixed_BD
+        linear, activation, _, out = self.mix
+        drawn_BD: Tensor = out(activation(linear(pooled_BX)) * shown_Bh)
+        return drawn_BD
 
     def queries(self, codebook_CD: Tensor) -> Tensor:
         """What codewords in quantizer space ask of a history: (C, D)."""

@@ -21,6 +21,7 @@ from kafka.errors import (
     SaslAuthenticationFailedError,
 )
 
+from model.ranks import ALONE, Ranks
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record, TrainerError
 from model.training.source import Offsets, SourceUnavailable
 from streaming.committed_topic import CommittedTopic, TopicEndsBefore
@@ -54,7 +55,8 @@ class SequenceSource:
 
     `identity` knows "sequences" and "items" by their ids. Connects on first use, and again after an
     error. `log_end` tells where the log ends, by partition of `sequences`; nothing while nobody
-    knows.
+    knows. Of several `ranks` each reads every so-many-th partition of `sequences`, and the leader
+    the items.
 
     `poll` and `read` raise `ForeignKafkaError` where the topics are other ones.
     """
@@ -65,7 +67,9 @@ class SequenceSource:
         topics: Topics,
         identity: TopicIdentity,
         log_end: Callable[[], dict[int, int]] = dict,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self._log_end = log_end
         self._kafka = kafka
         self._topics = topics
@@ -76,23 +80,35 @@ class SequenceSource:
 
     def seek(self, offsets: Offsets) -> None:
         """Make `poll` go on at these offsets."""
-        self._offsets = {s: dict(offsets.get(s, {})) for s in (SEQUENCES, ITEMS)}
+        self._offsets = {
+            SEQUENCES: {p: o for p, o in offsets.get(SEQUENCES, {}).items() if self._is_ours(p)},
+            ITEMS: dict(offsets.get(ITEMS, {})) if self._ranks.leads else {},
+        }
         self._ready = False
+
+    def _is_ours(self, partition: int) -> bool:
+        return partition % self._ranks.size == self._ranks.rank
 
     def _connected(self) -> tuple[CommittedTopic, CommittedTopic]:
         if self._streams is None:
-            sequences = self._topic(self._topics.sequences, SEQUENCES_PER_POLL)
+            sequences = self._topic(self._topics.sequences, SEQUENCES_PER_POLL, self._is_ours)
             try:
-                items = self._topic(self._topics.items, ITEMS_PER_POLL)
+                items = self._topic(self._topics.items, ITEMS_PER_POLL, lambda _: self._ranks.leads)
             except KafkaError:
                 sequences.close()
                 raise
             self._streams = (sequences, items)
         return self._streams
 
-    def _topic(self, name: str, per_poll: int) -> CommittedTopic:
+    def _topic(self, name: str, per_poll: int, wanted: Callable[[int], bool]) -> CommittedTopic:
         return CommittedTopic(
-            self._kafka, name, per_poll, PATIENCE_MS, whole=True, fetch_wait_ms=POLL_MS
+            self._kafka,
+            name,
+            per_poll,
+            PATIENCE_MS,
+            whole=True,
+            fetch_wait_ms=POLL_MS,
+            wanted=wanted,
         )
 
     def _failed(self, error: Exception, reader: str) -> Exception:
@@ -174,11 +190,12 @@ class SequenceSource:
     ]:
         """Read exactly the ranges of a plan."""
         self._ready = False
+        ours = {p: r for p, r in plan.sequences.items() if self._is_ours(p)}
         try:
             sequences, items = self._connected()
             found = (
-                _parsed(announcement, items.read(plan.items)),
-                _parsed(parse_sequence, sequences.read(plan.sequences)),
+                _parsed(announcement, items.read(plan.items if self._ranks.leads else {})),
+                _parsed(parse_sequence, sequences.read(ours)),
             )
             self._identity.check()
             return found

@@ -100,7 +100,12 @@ class TrainerConfig:
             other; at the next one the trainer stops.
         threads: CPU threads of torch; another number gives other rounding, so a run is only
             repeatable with the same one.
-        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one; of several ranks on GPUs each
+            takes one, in turn.
+        workers: ranks that learn together, as processes of this machine (`model.training.group`);
+            under torchrun it is torchrun that says how many there are.
+        collectives: "gloo", "nccl", or "auto" for NCCL where each rank has a GPU of its own: by
+            what ranks add up what a GPU holds.
     """
 
     batch_size: int = 256
@@ -117,6 +122,8 @@ class TrainerConfig:
     quarantine_in_a_row: int = 3
     threads: int = 1
     device: str = "auto"
+    workers: int = 1
+    collectives: str = "auto"
 
     def __post_init__(self) -> None:
         for name in (
@@ -125,6 +132,7 @@ class TrainerConfig:
             "keep_checkpoints",
             "window_queries",
             "threads",
+            "workers",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}, it must be at least 1")
@@ -133,6 +141,10 @@ class TrainerConfig:
                 raise ValueError(
                     f"trainer.{name} is {getattr(self, name)}, it must not be negative"
                 )
+        if self.collectives not in ("auto", "gloo", "nccl"):
+            raise ValueError(
+                f"trainer.collectives is {self.collectives!r}; use 'auto', 'gloo' or 'nccl'"
+            )
         if self.keep_handovers < self.keep_checkpoints:
             raise ValueError(
                 f"trainer.keep_handovers is {self.keep_handovers}, below keep_checkpoints "

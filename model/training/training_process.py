@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -19,8 +21,10 @@ import torch
 from model.learning import learner
 from model.learning.learner import Learner
 from model.learning.learner_state import LearnerState
+from model.ranks import HERE, Place, joined
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.checkpoint import CheckpointDirectory
+from model.training.group import Leader, follow
 from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.log_end import read_log_end
@@ -38,17 +42,24 @@ from streaming.topics import Topics
 log = structlog.get_logger(__name__)
 
 
-def pick_device(wanted: str) -> str:
+def pick_device(wanted: str, number: int = 0, ranks: int = 1) -> str:
     """The device to train on: "auto" is a GPU where there is one.
+
+    Args:
+        wanted: as configured.
+        number: of this rank on this machine.
+        ranks: how many there are: of several each takes a GPU in turn, unless one is named.
 
     Raises:
         ValueError: for "cuda" on a computer without a GPU.
     """
     available = torch.cuda.is_available()
     if wanted == "auto":
-        return "cuda" if available else "cpu"
+        wanted = "cuda" if available else "cpu"
     if wanted.startswith("cuda") and not available:
         raise ValueError(f"trainer.device is {wanted!r}, but torch finds no GPU; use 'auto'")
+    if wanted == "cuda" and ranks > 1:
+        return f"cuda:{number % torch.cuda.device_count()}"
     return wanted
 
 
@@ -61,11 +72,13 @@ def run(
     answerer_factory: AnswererFactory | None,
     stop: threading.Event,
     report: Report,
-) -> Progress:
+    place: Place = HERE,
+) -> Progress | None:
     """Train from Kafka into `data_dir` until `stop` is set.
 
     `answerer_factory` makes the served path out of a published model; without it nothing is
-    answered before it is learnt.
+    answered before it is learnt. Of several ranks each calls this, with its `place`; the first one
+    reports and has a progress, and the others end when it does.
 
     Raises:
         TrainerError, ModelError: when training cannot go on; the message says what to do.
@@ -74,36 +87,48 @@ def run(
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # moments of Adam fade to denormal numbers, which are slow
     keep_for_the_next()
-    device = pick_device(config.device)
-    log.info("trainer starts", device=device, threads=config.threads, data=str(data_dir))
-
-    def make(state: LearnerState | None) -> Learner:
-        if state is None:
-            return Learner(model_config, device)
-        return Learner.restore(model_config, state, device)
-
-    # The journal comes first: its lock keeps a second trainer off the directories.
-    journal = RocksJournal(data_dir / "trainer" / "journal")
+    device = pick_device(config.device, place.number, place.size)
+    log.info(
+        "trainer starts",
+        device=device,
+        threads=config.threads,
+        data=str(data_dir),
+        rank=place.rank,
+        ranks=place.size,
+    )
     identity = TopicIdentity(
         data_dir, "trainer", kafka, {SEQUENCES: topics.sequences, ITEMS: topics.items}
     )
-    source = SequenceSource(kafka, topics, identity, lambda: read_log_end(data_dir))
-    try:
-        trainer = Trainer(
-            make,
-            source,
-            journal,
-            CheckpointDirectory(data_dir / "trainer" / "checkpoints", config.keep_checkpoints),
-            HandoverDirectory(
-                data_dir / "handover",
-                config.keep_handovers,
-                lambda path, manifest, items: RetrievalModel.load(path, manifest, items, device),
-            ),
-            answerer_factory,
-            config,
-            quarantined=QuarantineDirectory(data_dir / "trainer" / "quarantine"),
-        )
-        return trainer.run(stop, report)
-    finally:
-        source.close()
-        journal.close()
+    with joined(place, device, config.collectives) as ranks:
+
+        def make(state: LearnerState | None) -> Learner:
+            if state is None:
+                return Learner(model_config, device, ranks=ranks)
+            return Learner.restore(model_config, state, device, ranks)
+
+        own = SequenceSource(kafka, topics, identity, lambda: read_log_end(data_dir), ranks)
+        with closing(own):
+            if not ranks.leads:
+                follow(ranks, make, own)
+                return None
+            leads = Leader(ranks, own, make)
+            # its lock keeps a second trainer off the directories
+            with closing(RocksJournal(data_dir / "trainer" / "journal")) as journal:
+                progress = Trainer(
+                    leads.learner,
+                    leads.source,
+                    journal,
+                    CheckpointDirectory(
+                        data_dir / "trainer" / "checkpoints", config.keep_checkpoints
+                    ),
+                    HandoverDirectory(
+                        data_dir / "handover",
+                        config.keep_handovers,
+                        partial(RetrievalModel.load, device=device),
+                    ),
+                    answerer_factory,
+                    config,
+                    quarantined=QuarantineDirectory(data_dir / "trainer" / "quarantine"),
+                ).run(stop, report)
+            leads.end()
+            return progress

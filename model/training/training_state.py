@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from model.learning.export import Export
     from model.learning.learner import Learner
     from model.retrieval.item_segments import ItemSegments
+    from model.training.group import LedLearner
 
-LearnerFactory = Callable[[LearnerState | None], "Learner"]
+LearnerFactory = Callable[[LearnerState | None], "Learner | LedLearner"]
 """Makes a new learner from None, or goes on from what `Learner.state` gave."""
 
 

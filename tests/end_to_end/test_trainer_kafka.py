@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
+from deploy.commands import trainer_group
 from model.artifacts import manifest
 from streaming.topics import Topics, create_topics
 from tests.model.training.recorded_log import make_log
@@ -30,6 +33,7 @@ _PROCESS = """
 import sys, threading
 from pathlib import Path
 import orjson
+from deploy.commands import trainer_group
 from model.training import publish_schedule as publication, training_process
 from model.training.trainer import TrainerConfig
 from streaming.kafka_clients import KafkaConnection
@@ -51,10 +55,13 @@ def report(status):
     if status["caught_up"] and status["sequences_read"] >= int(sys.argv[3]):
         stop.set()
 
-training_process.run(
-    config, SMALL, KafkaConnection(sys.argv[1]), Topics().prefixed(sys.argv[4]), Path(sys.argv[2]),
-    Exhaustive, stop, report,
-)
+def work(place):
+    training_process.run(
+        config, SMALL, KafkaConnection(sys.argv[1]), Topics().prefixed(sys.argv[4]),
+        Path(sys.argv[2]), Exhaustive, stop, report, place,
+    )
+
+trainer_group.run(int(sys.argv[5]), "info", lambda: True, work)
 """
 
 
@@ -88,11 +95,13 @@ def log(kafka_broker: Any) -> Iterator[str]:
 
 
 @contextmanager
-def process(bootstrap: str, data: Path, prefix: str = PREFIX) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    bootstrap: str, data: Path, prefix: str = PREFIX, workers: int = 1
+) -> Iterator[subprocess.Popen[bytes]]:
     transactions = sum(-(-n // 150) for n in (_partition_length(0), _partition_length(1)))
     expected = EVENTS + transactions
     child = subprocess.Popen(
-        [sys.executable, "-c", _PROCESS, bootstrap, str(data), str(expected), prefix],
+        [sys.executable, "-c", _PROCESS, bootstrap, str(data), str(expected), prefix, str(workers)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -126,8 +135,8 @@ def follow(
     return status
 
 
-def run_to_end(bootstrap: str, data: Path) -> dict[str, Any]:
-    with process(bootstrap, data) as child:
+def run_to_end(bootstrap: str, data: Path, workers: int = 1) -> dict[str, Any]:
+    with process(bootstrap, data, workers=workers) as child:
         status = follow(child, lambda s: False)
         assert child.wait() == 0, child.stderr and child.stderr.read().decode()
     return status
@@ -152,6 +161,28 @@ def test_a_killed_trainer_ends_with_the_same_handovers(log: str, tmp_path: Path)
             child.kill()
         assert enough < status["trained_events"] < EVENTS
     status = run_to_end(log, data)
+    for key in ("trained_events", "repeated", "poison", "micro_batches", "offsets", "prequential"):
+        assert status[key] == expected[key], key
+    assert handovers(data) == handovers(tmp_path / "undisturbed")
+
+
+def test_ranks_that_read_a_partition_each_end_alike_whichever_is_killed(
+    log: str, tmp_path: Path
+) -> None:
+    """Without its follower the leader ends, and the other way round."""
+    expected = run_to_end(log, tmp_path / "undisturbed", workers=2)
+    assert expected["trained_events"] == EVENTS
+    assert expected["repeated"] == expected["poison"] == expected["sequences_read"] - EVENTS > 0
+    data = tmp_path / "killed"
+    for enough, leader in ((60, True), (250, False)):
+        with process(log, data, workers=2) as child:
+            follow(child, lambda s, enough=enough: s["trained_events"] > enough)  # type: ignore[misc]
+            (follower,) = psutil.Process(child.pid).children()
+            (child if leader else follower).kill()
+            assert child.wait() == (-signal.SIGKILL if leader else trainer_group.LOST)
+            psutil.wait_procs([follower], timeout=10)
+            assert not follower.is_running()
+    status = run_to_end(log, data, workers=2)
     for key in ("trained_events", "repeated", "poison", "micro_batches", "offsets", "prequential"):
         assert status[key] == expected[key], key
     assert handovers(data) == handovers(tmp_path / "undisturbed")
