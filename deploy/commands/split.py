@@ -167,7 +167,7 @@ def _show_arms(arms: list[dict[str, Any]] | None) -> None:
     if arms is None:
         print("no service runs; one would compare the arms")
         return
-    head = ("arm", "users", "answers", "waiting", "items clicked", "95 %", "more than default")
+    head = ("arm", "users", "answers", "waiting", "items clicked", "rate", "more than default")
     table = Table(*head, box=SIMPLE)
     for one in arms:
         table.add_row(
@@ -175,14 +175,16 @@ def _show_arms(arms: list[dict[str, Any]] | None) -> None:
             f"{one['users']:,}",
             f"{one['answers']:,}",
             f"{one['waiting']:,}",
-            f"{one['clicked']:,} of {one['items']:,}, {one['rate']:.3%}",
-            _between(one["interval"]),
-            f"{one['difference']:+.3%} {_between(one['difference_interval'])}"
-            if "difference" in one
-            else "",
+            f"{one['clicked']:,} of {one['items']:,}",
+            _share(one["rate"], one["interval"]),
+            _share(one.get("difference"), one.get("difference_interval"), "+"),
         )
     console.print(table)
 
 
-def _between(interval: list[float] | None) -> str:
-    return f"\\[{interval[0]:.3%}, {interval[1]:.3%}]" if interval else ""
+def _share(value: float | None, interval: list[float] | None, sign: str = "") -> str:
+    """`1.20% [1.00%, 1.40%]`, escaped for a table."""
+    if value is None:
+        return ""
+    told = f"{value:{sign}.2%}"
+    return f"{told} \\[{interval[0]:.2%}, {interval[1]:.2%}]" if interval else told

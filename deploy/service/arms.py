@@ -21,7 +21,7 @@ import structlog
 from deploy.release.split import DEFAULT, SPLIT, Arm, Split, SplitError, read_split
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.building.late_items import LateItems
-from indexer.search.retriever import Retriever
+from indexer.search.retriever import Query, Retriever
 from indexer.snapshots.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -173,7 +173,10 @@ class ArmFollower:
         if before is not None and before.retriever.snapshot is snapshot:
             retriever = before.retriever.with_columns(self._follower.columns)
         else:
-            retriever = self._follower.ready(snapshot, arm.searched(self._follower.search))
+            search = arm.searched(self._follower.search)
+            same = default if snapshot is default.snapshot else self._follower.ready(snapshot)
+            retriever = same.searched_by(search)
+            retriever.answer(Query([]))  # settings that cannot answer must not take over
         return _Held(arm, retriever, late)
 
     def _of_version(self, version: int, held: Snapshot | None, late: LateItems) -> Snapshot:

@@ -295,10 +295,9 @@ class SnapshotFollower:
     def _take_over(self, snapshot: Snapshot) -> None:
         self._swap(self.ready(snapshot))
 
-    def ready(self, snapshot: Snapshot, search: SearchConfig | None = None) -> Retriever:
-        """A snapshot able to answer, and tried; `search` in the place of what is configured."""
-        search = search or self.search
-        retriever = Retriever(snapshot, search, self.columns, lambda ids: self.texts(ids))
+    def ready(self, snapshot: Snapshot) -> Retriever:
+        """A snapshot able to answer, and tried."""
+        retriever = Retriever(snapshot, self.search, self.columns, lambda ids: self.texts(ids))
         retriever.answer(Query([]))  # a model that cannot answer must not take over
         return retriever
 

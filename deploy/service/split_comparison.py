@@ -51,10 +51,10 @@ class ArmCounts:
     clicked_U: NDArray[np.int64]
 
     @property
-    def rate(self) -> float:
-        """Clicked items over answered items; 0 where there are none."""
+    def rate(self) -> float | None:
+        """Clicked items over answered items; None where there are none."""
         total = int(self.items_U.sum())
-        return float(self.clicked_U.sum()) / total if total else 0.0
+        return float(self.clicked_U.sum()) / total if total else None
 
     def of_users(self, users: NDArray[np.int64]) -> ArmCounts:
         """Those of some users."""
@@ -65,9 +65,9 @@ class ArmCounts:
     def influence(self, users: NDArray[np.int64]) -> NDArray[np.float64]:
         """How far each of these users, who hold all of the arm's, moves the rate."""
         found = np.zeros(len(users))
-        if total := int(self.items_U.sum()):
+        if (rate := self.rate) is not None:
             at = np.searchsorted(users, self.users_U)
-            found[at] = (self.clicked_U - self.rate * self.items_U) / total
+            found[at] = (self.clicked_U - rate * self.items_U) / self.items_U.sum()
         return found
 
 
@@ -185,15 +185,17 @@ def _counts(
 def _against(counts: ArmCounts, base: ArmCounts) -> dict[str, Any]:
     """The difference to another arm; users who are in both are in both sums."""
     users = np.union1d(counts.users_U, base.users_U)
+    if counts.rate is None or base.rate is None:
+        return {"difference": None, "difference_interval": None}
     difference = counts.rate - base.rate
     influence = counts.influence(users) - base.influence(users)
     return {"difference": difference, "difference_interval": _interval(difference, influence)}
 
 
-def _interval(value: float, influence_U: NDArray[np.float64]) -> list[float] | None:
+def _interval(value: float | None, influence_U: NDArray[np.float64]) -> list[float] | None:
     """95 %, of what users move by so much each; None for fewer than two of them."""
     n = len(influence_U)
-    if n < 2:
+    if value is None or n < 2:
         return None
     width = Z * float(np.sqrt(np.square(influence_U).sum() * n / (n - 1)))
     return [value - width, value + width]

@@ -42,12 +42,16 @@ class Answerable:
         self._columns = columns
         # which columns, and the row of them of each position
         self._known: tuple[ItemColumns, NDArray[np.int32]] | None = None
-        if before is not None and before._search is search:
+        if before is not None and before._search.lists is search.lists:
             ready = "_rows_N" in vars(before)
             self._known = (before._columns, before._rows_N) if ready else before._known
         self._lock = threading.Lock()
         self._kept: OrderedDict[Key, Selection | None] = OrderedDict()
         self._bytes = 0
+
+    def searched_by(self, search: SoftSearch) -> Answerable:
+        """The same of another search of the same lists."""
+        return Answerable(search, self._columns, self)
 
     def of(
         self, filter_: Filter | None, ids: Collection[int] | None, now_ms: int

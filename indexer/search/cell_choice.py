@@ -42,10 +42,15 @@ class Runs(NamedTuple):
 
 
 class CellChoice:
-    """The cells of all lists; safe to share by threads."""
+    """The cells of all lists; safe to share by threads, and by searches of the same lists.
+
+    Attributes:
+        lists: of one version.
+        prior: of their items.
+    """
 
     def __init__(self, lists: CodeLists, prior: RecencyPrior) -> None:
-        self._lists = lists
+        self.lists, self.prior = lists, prior
         firsts, sizes, blocks, means, stretches = [], [], [], [], []
         for code, one in enumerate(lists.lists):
             first = int(lists.starts_C[code])
@@ -82,7 +87,7 @@ class CellChoice:
 
     def whole(self, codes_S: Ids) -> Runs:
         """All rows of the lists of some codes."""
-        wanted_C = np.zeros(len(self._lists.lists), bool)
+        wanted_C = np.zeros(len(self.lists.lists), bool)
         wanted_C[codes_S] = True
         return Runs(*self._whole[wanted_C[self._whole[:, 2]]].T)
 
@@ -172,7 +177,7 @@ class CellChoice:
         count_B = (rows_BM <= most_B[:, None]).sum(axis=1)
         enough_B = (held_BM < wanted_B[:, None]).sum(axis=1) + 1
         taken_B = np.maximum(count_B, enough_B)
-        sizes_C = self._lists.lengths_C if only is None else only.sizes_C
+        sizes_C = self.lists.lengths_C if only is None else only.sizes_C
         taken_B[searched_BC @ sizes_C <= most_B] = len(self._sizes_M)
         chosen_BM = np.empty_like(in_BM)
         first_BM = np.arange(len(self._sizes_M)) < taken_B[:, None]

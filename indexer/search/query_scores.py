@@ -17,12 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.lists.code_lists import CodeLists
 from indexer.search.cell_choice import CellChoice, Runs
 from indexer.search.code_choice import EncodedQueries
 from indexer.search.config import SearchConfig
 from indexer.search.evidence import HotItems
-from indexer.search.prior import RecencyPrior
 from indexer.search.selection import Selection
 from indexer.search.whole_scores import WholeScores
 
@@ -45,24 +43,20 @@ class QueryScores:
     """Scores candidates; safe to share by threads.
 
     Args:
-        lists: of one version.
+        cells: of the lists of one version.
         config: how queries are answered.
-        prior: of the items in the lists.
         hot: items that are scored whatever their code.
     """
 
-    def __init__(
-        self, lists: CodeLists, config: SearchConfig, prior: RecencyPrior, hot: HotItems
-    ) -> None:
-        self._lists = lists
+    def __init__(self, cells: CellChoice, config: SearchConfig, hot: HotItems) -> None:
+        self._cells = cells
+        self._lists, self._prior = lists, prior = cells.lists, cells.prior
         self._joint = config.quota == "joint"
         self._with_evidence = self._joint and config.evidence > 0
         self._bounded = self._joint and config.scored_share < 1
         self._most = config.most_scored(len(lists))
-        self._prior = prior
         self._hot = hot
         self._hot_prior_HP = prior.features(hot.positions_H)
-        self._cells = CellChoice(lists, prior)
         self._whole = WholeScores(
             lists,
             self._cells,

@@ -201,6 +201,14 @@ class Retriever:
     def _filtered_by(self, columns: ItemColumns | None) -> ItemColumns:
         return columns or shown_columns(self.snapshot.items)
 
+    def searched_by(self, search: SearchConfig) -> Retriever:
+        """The same version, searched in another way; what does not depend on it is shared."""
+        listed_ms_N = _listed_ms(self.snapshot) if search.explore.young else None
+        other = copy.copy(self)
+        other._search = self._search.searched_by(search, listed_ms_N)
+        other._answerable = self._answerable.searched_by(other._search)
+        return other
+
     @property
     def version(self) -> int:
         """The indexer's number of the snapshot."""

@@ -32,6 +32,7 @@ from indexer.errors import IndexerError
 from indexer.lists.code_list import CodeList
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answers import Answers, Candidates, joined
+from indexer.search.cell_choice import CellChoice
 from indexer.search.code_choice import CodeChoice, EncodedQueries, Queries
 from indexer.search.config import SearchConfig
 from indexer.search.evidence import HotItems
@@ -60,6 +61,7 @@ class SoftSearch:
         config: how queries are answered.
         listed_ms_N: int64 (N,), when the item of each position was first listed, where young items
             have reserved places.
+        cells: of the lists, where there are any already.
 
     Attributes:
         similar: answers what is like an item.
@@ -71,6 +73,7 @@ class SoftSearch:
         lists: CodeLists,
         config: SearchConfig | None = None,
         listed_ms_N: NDArray[np.int64] | None = None,
+        cells: CellChoice | None = None,
     ) -> None:
         if (len(lists.lists), lists.dimension) != (model.first_level_codes, model.dimension):
             raise IndexerError(
@@ -81,12 +84,18 @@ class SoftSearch:
         self.lists = lists
         self.config = config or SearchConfig()
         joint = self.config.quota == "joint"
-        prior = RecencyPrior(model, lists)
+        self._cells = cells or CellChoice(lists, RecencyPrior(model, lists))
         hot = HotItems(model, lists, self.config.evidence if joint else 0)
         self._choice = CodeChoice(model, lists, self.config.temperature, hot.codes)
-        self._scores = QueryScores(lists, self.config, prior, hot)
+        self._scores = QueryScores(self._cells, self.config, hot)
         self.similar = SimilarItems(model, lists, self._choice, self._scores)
         self._reserved = ReservedPlaces(lists, self.config.explore, listed_ms_N)
+
+    def searched_by(
+        self, config: SearchConfig, listed_ms_N: NDArray[np.int64] | None = None
+    ) -> SoftSearch:
+        """The same lists searched in another way; what does not depend on it is shared."""
+        return SoftSearch(self.model, self.lists, config, listed_ms_N, self._cells)
 
     def search(
         self,

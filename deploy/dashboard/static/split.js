@@ -2,8 +2,10 @@
 
 import { count, element, percent, shortened } from "./words.js";
 
-function between(interval) {
-  return interval ? `${percent(interval[0], 2)} to ${percent(interval[1], 2)}` : "";
+function share(value, interval) {
+  if (value === null || value === undefined) return "";
+  const told = percent(value, 2);
+  return interval ? `${told} (${percent(interval[0], 2)} to ${percent(interval[1], 2)})` : told;
 }
 
 function row(one, arm) {
@@ -16,8 +18,8 @@ function row(one, arm) {
     element("td", {}, arm ? percent(arm.share, 0) : ""),
     element("td", {}, count(one.users)),
     element("td", {}, count(one.answers)),
-    element("td", {}, `${percent(one.rate, 2)} (${between(one.interval)})`),
-    element("td", {}, one.difference === undefined ? "" : `${percent(one.difference, 2)} (${between(one.difference_interval)})`),
+    element("td", {}, share(one.rate, one.interval)),
+    element("td", {}, share(one.difference, one.difference_interval)),
   );
 }
 

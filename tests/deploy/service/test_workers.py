@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.dashboard.routes import add_dashboard
 from deploy.monitoring import moment
 from deploy.release.decisions import Decision, decide
+from deploy.release.split import Arm, Split, set_split, stop_split
 from deploy.service import process
 from deploy.service.config import ServiceConfig, ServiceError, Worker
 from deploy.service.metrics import AddedUp
@@ -92,6 +93,25 @@ def queries(text: str) -> float:
         for sample in family.samples
         if sample.name.endswith("_total")
     )
+
+
+def test_every_worker_follows_the_split_and_goes_back(shelf: Shelf, free_ports: Any) -> None:
+    shelf.publish(1)
+    shelf.publish(2)
+    workers = Workers(shelf.data_dir, *free_ports(2))
+
+    def arms() -> set[tuple[str | None, int]]:
+        answers = [workers.ask("/v1/retrieve", {"user_id": 7, "k": 5}).json() for _ in range(16)]
+        return {(answer["arm"], answer["version"]) for answer in answers}
+
+    with workers.running(1), workers.running(2):
+        until(lambda: len(noted(shelf.data_dir)) == 2 and up(workers))
+        set_split(shelf.data_dir, Split("s", (Arm("before", 1.0, version=1),)))
+        until(lambda: arms() == {("before", 1)})
+        shown = {workers.ask("/v1/split").json()["split"]["name"] for _ in range(8)}
+        assert shown == {"s"}
+        stop_split(shelf.data_dir)
+        until(lambda: arms() == {(None, 2)})
 
 
 def test_two_workers_answer_on_one_port_as_one_service(shelf: Shelf, free_ports: Any) -> None:
