@@ -50,7 +50,7 @@ DEEPEST = 8
 """Filters within filters."""
 MOST_CONDITIONS = 100
 MOST_VALUES = 1000
-"""Of one `match`."""
+"""Of all `match` together."""
 LONGEST_KEY = 256
 LONGEST_VALUE = 8192
 """Bytes of text, as of what is compared with it."""
@@ -97,10 +97,11 @@ class Filter:
 
 
 class _Reader:
-    """Reads one filter, and counts its conditions."""
+    """Reads one filter, and counts what it asks."""
 
     def __init__(self) -> None:
         self._conditions = 0
+        self._values = 0
 
     def clause(self, given: Any, place: str, depth: int) -> Clause:
         fields = _object(given, place, CLAUSES)
@@ -150,7 +151,7 @@ class _Reader:
             return Missing(place, _key(fields, where), name == "is_empty", wanted)
         key = _key(fields, place)
         if name == "match":
-            return _match(key, test, place)
+            return self._match(key, test, place)
         bounds = _object(test, where, BOUNDS)
         if not bounds:
             raise FilterError(f"{where}: give one of {', '.join(BOUNDS)}")
@@ -160,22 +161,22 @@ class _Reader:
         counts = ((one, _count(n, f"{where}.{one}")) for one, n in bounds.items())
         return ValuesCount(place, key, tuple(counts))
 
-
-def _match(key: str, given: Any, place: str) -> Match:
-    where = f"{place}.match"
-    fields = _object(given, where, MATCHES)
-    if len(fields) != 1:
-        raise FilterError(f"{where}: give one of {', '.join(MATCHES)}")
-    ((word, values),) = fields.items()
-    where = f"{where}.{word}"
-    if word == "value":
-        return Match(place, key, (_value(values, where),), False, word)
-    if not isinstance(values, list):
-        raise FilterError(f"{where} is {shown(values)}, not a list")
-    if len(values) > MOST_VALUES:
-        raise FilterError(f"{where} holds {len(values)} values, at most {MOST_VALUES}")
-    found = tuple(_value(one, f"{where}.{at}") for at, one in enumerate(values))
-    return Match(place, key, found, word == "except", word)
+    def _match(self, key: str, given: Any, place: str) -> Match:
+        where = f"{place}.match"
+        fields = _object(given, where, MATCHES)
+        if len(fields) != 1:
+            raise FilterError(f"{where}: give one of {', '.join(MATCHES)}")
+        ((word, values),) = fields.items()
+        where = f"{where}.{word}"
+        if word == "value":
+            return Match(place, key, (_value(values, where),), False, word)
+        if not isinstance(values, list):
+            raise FilterError(f"{where} is {shown(values)}, not a list")
+        self._values += len(values)
+        if self._values > MOST_VALUES:
+            raise FilterError(f"{where}: more than {MOST_VALUES} values to match")
+        found = tuple(_value(one, f"{where}.{at}") for at, one in enumerate(values))
+        return Match(place, key, found, word == "except", word)
 
 
 def _object(given: Any, place: str, known: Collection[str]) -> dict[str, Any]:

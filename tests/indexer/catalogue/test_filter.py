@@ -129,7 +129,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"must": [{"key": "price", "match": {"value": True}}]}, "is True, not a number"),
         ({"must": [{"key": "tags", "match": {"any": "b"}}]}, "match.any is 'b', not a list"),
         ({"must": [{"key": "tags", "match": {"any": [["b"]]}}]}, "match.any.0 is"),
-        ({"must": [{"key": "tags", "match": {"any": ["b"] * 1001}}]}, "1001 values, at most 1000"),
+        ({"must": [{"key": "tags", "match": {"any": ["b"] * 1001}}]}, "more than 1000 values"),
         ({"must": [{"key": "tags", "match": {"value": "\ud800"}}]}, "no text in Unicode"),
         ({"must": [{"key": "tags", "match": {"value": "x" * 9000}}]}, "longer than 8192 bytes"),
         ({"must": [{"key": "born", "range": {"gt": "soon"}}]}, "not a time as RFC 3339 has it"),

@@ -15,7 +15,7 @@ def test_a_later_file_replaces_the_rows_of_an_earlier_one_as_a_whole() -> None:
     base = batch_of({1: {"color": "red"}, 2: {"color": "blue"}}, {"color": "string"})
     columns = ItemColumns.of([base, batch_of({2: {}, 3: {}})])
     assert len(columns) == 3
-    assert columns.rows_of(np.array([1, 2, 3, 4])).tolist() == [0, 2, 3, 4]
+    assert columns.rows_of(np.array([1, 2, 3, 4])).tolist() == [0, 2, 3, -1]
     assert columns.types == {"color": "string"}
 
 
@@ -69,7 +69,7 @@ def test_items_that_are_hidden_withdrawn_or_out_of_season_must_not_be_answered()
 def test_nothing_is_known_of_no_files() -> None:
     columns = ItemColumns()
     assert len(columns) == 0
-    assert columns.rows_of(np.array([5])).tolist() == [0]
+    assert columns.rows_of(np.array([5])).tolist() == [-1]
     assert columns.unanswerable(0).tolist() == []
     assert columns.period(5) == 0
 
