@@ -24,8 +24,9 @@ from kafka import TopicPartition
 from replay.producer import POSITION, Patience
 from replay.resumption import SETTLED_SECONDS, poll_on, read_patiently
 from replay.staged_log import ITEMS, StagedLog
+from streaming.bounds import EventError
 from streaming.durable_files import write_atomically
-from streaming.events import Item
+from streaming.events import Item, item_of_key
 
 ANNOUNCED = "announced.json"
 FOREIGN = 0
@@ -71,10 +72,12 @@ class AnnouncedItems:
 
     def add(self, key: bytes | None, value: bytes | None, *, ours: bool) -> None:
         """Take a record, in the order of its partition; one without an item's key is no item."""
-        if key is None or not key.isdigit() or int(key) >= 2**63:
+        try:
+            number, _ = item_of_key(key)
+        except EventError:
             return
         ids, marks = self._added
-        ids.append(int(key))
+        ids.append(number)
         marks.append(_mark(value) if ours and value is not None else FOREIGN)
 
     def settle(self) -> None:

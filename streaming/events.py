@@ -183,7 +183,7 @@ def announcement(key: bytes | None, value: bytes | None) -> Item | Withdrawal:
         EventError: naming the field that breaks the schema.
     """
     if value is None:
-        number, name = _named_by(key)
+        number, name = item_of_key(key)
         return Withdrawal(number, None, name)
     item = Item.from_bytes(value)
     if item.state == "withdrawn":
@@ -191,8 +191,12 @@ def announcement(key: bytes | None, value: bytes | None) -> Item | Withdrawal:
     return item
 
 
-def _named_by(key: bytes | None) -> tuple[int, str]:
-    """The item that a key names, in no other way than the id is written: compaction goes by it."""
+def item_of_key(key: bytes | None) -> tuple[int, str]:
+    """The item that a key of `items` names: its number, and its text where that is the key.
+
+    Raises:
+        EventError: if it is none, or written as no id is: the topic is compacted by it.
+    """
     if key is None:
         raise EventError("key is missing: whose item is withdrawn?")
     try:

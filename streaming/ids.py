@@ -94,3 +94,18 @@ def own_text(number: int, external_id: str) -> str:
     ('A39HTATAQ9V7YF', '')
     """
     return external_id if external_id and numeric_id(external_id) == number else ""
+
+
+def collision(number: int, known: str, said: str) -> str:
+    """Why an item cannot be called so: its number is that of another text. Empty if it can.
+
+    Args:
+        number: of the item.
+        known: its external id until now; empty if there is none.
+        said: its external id as it is said to be.
+    """
+    if not known or not said or known == said:
+        return ""
+    if not own_text(number, known) or not own_text(number, said):
+        return ""
+    return f"{said!r} has the number of another item, {known!r}"

@@ -29,6 +29,7 @@ from streaming.bounds import EventError
 from streaming.committed_topic import CommittedTopic
 from streaming.errors import KafkaUnavailable
 from streaming.events import Item, require_in_order
+from streaming.ids import collision
 from streaming.item_attributes import MOST_NAMES, Kind, attributes, kind_of
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
@@ -74,19 +75,24 @@ class ItemChanges:
         """Return when Kafka has all of them.
 
         Raises:
-            EventError: naming an attribute that has another type at other items.
+            EventError: naming an attribute that has another type at other items, or an id that has
+                the number of another.
             RoomTaken, KafkaAway: as `KafkaWriter.write`.
         """
+        self.require_texts(
+            [(f"items.{at}.", one.item_id, one.external_id) for at, one in enumerate(items)]
+        )
         self._require_types([(f"items.{at}.", one) for at, one in enumerate(items)])
         async with self._alone({one.item_id for one in items}):
             await self._writer.write(records.of_items(items, self._topics))
 
-    async def withdraw(self, item_id: int) -> None:
-        """Return when Kafka has it; raises as `list`."""
+    async def withdraw(self, item_id: int, text: str = "") -> None:
+        """Return when Kafka has it; raises as `list`. `text` is what the item is called."""
+        self.require_texts([("", item_id, text)])
         async with self._alone({item_id}):
             await self._writer.write([records.withdrawal(item_id, self._topics)])
 
-    async def change(self, item_id: int, patch: ItemPatch) -> None:
+    async def change(self, item_id: int, patch: ItemPatch, text: str = "") -> None:
         """Return when Kafka has the item with these fields changed.
 
         Raises:
@@ -97,6 +103,7 @@ class ItemChanges:
         """
         async with self._alone({item_id}):
             before = await self._said_of(item_id)
+            self.require_texts([("", item_id, text)])
             if before is None:
                 raise Unlisted
             after = changed(before, patch)
@@ -129,6 +136,24 @@ class ItemChanges:
             if time.monotonic() > deadline:
                 raise Behind("the indexer has not read all that was said of items")
             await asyncio.sleep(LOOK_S)
+
+    def require_texts(self, items: Sequence[tuple[str, int, str]]) -> None:
+        """Refuse an item that is called so and has the number of one that is called otherwise.
+
+        Args:
+            items: where it is said, the number, and the text, which is empty for a number.
+
+        Raises:
+            EventError: naming both.
+        """
+        named = [one for one in items if one[2]]
+        if not named:
+            return
+        said: dict[int, str] = {}
+        known = self._properties.external_ids([number for _, number, _ in named])
+        for (place, number, text), before in zip(named, known, strict=True):
+            if why := collision(number, said.setdefault(number, before or text), text):
+                raise EventError(f"{place}item_id {why}")
 
     def _require_types(self, items: Sequence[tuple[str, Item]]) -> None:
         types: dict[str, Kind] = dict(self._properties.columns.types)

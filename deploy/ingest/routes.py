@@ -30,6 +30,7 @@ from deploy.ingest.records import (
     UserForgotten,
 )
 from streaming.bounds import LARGEST_ID, LONGEST_NAME, EventError
+from streaming.ids import shop_id
 from streaming.topics import Topics
 
 NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
@@ -145,6 +146,12 @@ def router(
         """
         try:
             clicks = records.clicks(body.events, _now_ms(), idempotency_key)
+            changes.require_texts(
+                [
+                    (f"events.{at}.", click.item_id, click.external_item_id)
+                    for at, click in enumerate(clicks)
+                ]
+            )
         except EventError as error:
             raise HTTPException(422, str(error)) from error
         replayed_ms = log_time_ms()
@@ -172,15 +179,15 @@ def router(
         responses=refusals | {404: {"description": "Nobody listed the item."}},
         summary="Change what is said of an item",
     )
-    async def change(item_id: Id, body: ItemPatch) -> ItemsTaken:
+    async def change(request: Request, item_id: Id, body: ItemPatch) -> ItemsTaken:
         """The fields that are named change, and the others stay; it is seen within seconds."""
-        await taken(changes.change(_an_item(item_id), body))
+        await taken(changes.change(_an_item(item_id), body, _text(request)))
         return ItemsTaken(accepted=1)
 
     @routes.delete("/v1/items/{item_id:path}", responses=refusals, summary="Withdraw an item")
-    async def withdraw(item_id: Id) -> ItemsTaken:
+    async def withdraw(request: Request, item_id: Id) -> ItemsTaken:
         """It is in no answer within seconds, until it is listed again; its clicks stay."""
-        await taken(changes.withdraw(_an_item(item_id)))
+        await taken(changes.withdraw(_an_item(item_id), _text(request)))
         return ItemsTaken(accepted=1)
 
     @routes.delete("/v1/users/{user_id:path}", responses=refusals, summary="Forget a user")
@@ -205,6 +212,11 @@ def _an_item(number: int) -> int:
     if not 0 <= number <= LARGEST_ID:
         raise HTTPException(422, "item_id: a text, or a number from 0 to 2^63 - 1")
     return number
+
+
+def _text(request: Request) -> str:
+    """The text by which the path names an item; empty for a number."""
+    return shop_id(request.path_params["item_id"])[1]
 
 
 def _day(time_ms: int) -> str:

@@ -68,8 +68,9 @@ class User:
             return True
         with suppress(ValueError, AttributeError):
             body = orjson.loads(value or b"")
-            said = {body.get("user_id"), body.get("external_user_id")} - {None, ""}
-            return bool(said & {self.number, *self.names})
+            said = (body.get("user_id"), body.get("external_user_id"))
+            if any(type(one) in (int, str) for one in said):
+                return any(str(one).strip() in self.names for one in said)
         return any(map(self._pattern().search, (key or b"", value or b"")))  # what nobody can read
 
     def mentions(self, content: bytes) -> int:

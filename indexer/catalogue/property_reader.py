@@ -7,7 +7,7 @@ are withdrawn.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +109,24 @@ class PropertyReader:
             if at < len(ids) and ids[at] == item_id:
                 return item(batch, at)
         return None
+
+    def external_ids(self, item_ids: Sequence[int]) -> list[str]:
+        """What the shop calls some items; empty where nothing is known, or a number is."""
+        with self._lock:
+            states = self._states
+        wanted_n, found = np.array(item_ids, np.int64), [""] * len(item_ids)
+        open_n = np.arange(len(wanted_n))  # not found in a newer file
+        for _, batch, _ in reversed(states):
+            ids = batch.column("item_id").to_numpy()
+            if not len(ids) or not len(open_n):
+                continue
+            at = np.searchsorted(ids, wanted_n[open_n]).clip(max=len(ids) - 1)
+            here = ids[at] == wanted_n[open_n]
+            texts = batch.column("external_id")
+            for place, row in zip(open_n[here].tolist(), at[here].tolist(), strict=True):
+                found[place] = texts[row].as_py() or ""
+            open_n = open_n[~here]
+        return found
 
 
 def read_columns(data_dir: Path, verified: VerifiedFiles | None = None) -> ItemColumns:

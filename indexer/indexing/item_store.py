@@ -34,11 +34,11 @@ from indexer.indexing.known_item import (
     Change,
     KnownItem,
     TypeCounts,
-    collision,
     text_of,
 )
 from streaming.durable_files import make_folder
 from streaming.events import Item, Withdrawal
+from streaming.ids import collision
 
 Ids = NDArray[np.int64]
 
@@ -165,7 +165,8 @@ class ItemStore:
             known = latest.get(item_id, before[item_id])
             item = one.item if isinstance(one, Withdrawal) else one
             was = known.item if known is not None else None
-            why = collision(item_id, was, one.external_id)
+            why = collision(item_id, was.external_id if was is not None else "", one.external_id)
+            why = why and f"item_id {why}"
             if not why and item is not None:
                 item = replace(item, external_id=text_of(item_id, was, item.external_id))
                 why = types.clash(item, was)

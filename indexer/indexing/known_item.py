@@ -51,14 +51,6 @@ def text_of(item_id: int, was: Item | None, said: str) -> str:
     return said or (own_text(item_id, was.external_id) if was is not None else "")
 
 
-def collision(item_id: int, was: Item | None, said: str) -> str:
-    """Why an item cannot be this one: two texts have its number. Empty if it can."""
-    known = own_text(item_id, was.external_id) if was is not None and said else ""
-    if known and known != said and own_text(item_id, said):
-        return f"item_id {said!r} has the number of another item, {known!r}"
-    return ""
-
-
 class TypeCounts(dict[str, tuple[Kind, int]]):
     """For each attribute its type, and how many items have it."""
 

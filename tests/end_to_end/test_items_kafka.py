@@ -20,10 +20,17 @@ from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query
 from streaming.events import Item
 from streaming.topics import Topics, create_topics
+from tests.colliding import NUMBER, ONE, OTHER
 from tests.end_to_end.test_indexer_kafka import Running, catalogue
 from tests.indexer.stand_in import StandIn
 
 pytestmark = pytest.mark.end_to_end
+
+
+def named(item_id: str, title: str = "") -> bytes:
+    """As another producer writes an item."""
+    return json.dumps({"item_id": item_id, "title": title, "listed_at": 5}).encode()
+
 
 BIG = Item(8, "t" * 2_000_000, listed_at=5)
 POISON: dict[str, tuple[bytes, bytes | None, str]] = {
@@ -33,7 +40,9 @@ POISON: dict[str, tuple[bytes, bytes | None, str]] = {
     "nanoseconds": (b"10", Item(10, listed_at=14 * 10**17).to_bytes(), "looks like nanoseconds"),
     "negative": (b"-3", Item(-3, listed_at=5).to_bytes(), "item_id -3 is negative"),
     "no JSON": (b"13", b"\xff\x00", "not JSON"),
-    "nobody's tombstone": (b"abc", None, "not an item_id"),
+    "nobody's tombstone": (b" ", None, "not an item_id"),
+    "the number of another text": (b"x", named(OTHER), f"the number of another item, '{ONE}'"),
+    "its tombstone": (OTHER.encode(), None, f"the number of another item, '{ONE}'"),
 }
 
 
@@ -92,14 +101,15 @@ def test_poison_is_kept_aside_and_ends_neither_this_start_nor_the_next(
     kafka_broker, topics, shop, tmp_path
 ):
     model = StandIn.make(50)
+    shop.send(ONE.encode(), named(ONE, "soap"))
     for key, value, _ in POISON.values():
         shop.send(key, value)
     shop.list(*catalogue(model))
-    model.hand_over(tmp_path, 1, {"0": len(POISON) + 50})
+    model.hand_over(tmp_path, 1, {"0": 1 + len(POISON) + 50})
     for _ in range(2):
         with Running(kafka_broker.bootstrap, topics, tmp_path) as process:
             process.wait_for(lambda s: s["caught_up"] and s["version"] == 1)
-            assert process.status["indexed_items"] == process.status["catalogue_items"] == 50
+            assert process.status["indexed_items"] == process.status["catalogue_items"] == 51
             assert process.status["items_refused"] == len(POISON)
     said = sparc(kafka_broker.bootstrap, topics, tmp_path, "dlq", "list", "--json")
     letters = [json.loads(line) for line in said.splitlines()]
@@ -108,13 +118,21 @@ def test_poison_is_kept_aside_and_ends_neither_this_start_nor_the_next(
         assert (letter["place"], letter["topic"], letter["offset"]) == (
             f"items:0:{n}",
             topics.items,
-            n,
+            n + 1,
         )
         assert reason in letter["reason"]
         assert letter["key"] == key.decode()
         assert value == (
             letter["value"].encode() if letter.get("value") else b"\xff\x00" if value else None
         )
+    answers = Answers(tmp_path)
+    assert NUMBER in answers()
+    assert answers.follower.retriever.titles([NUMBER])[0] == {
+        "title": "soap", "category": "", "external_id": ONE
+    }  # fmt: skip
+    shop.send(ONE.encode(), None)
+    with Running(kafka_broker.bootstrap, topics, tmp_path):
+        answers.until(lambda found: NUMBER not in found)
 
 
 def test_a_dead_letter_that_was_mended_is_listed(kafka_broker, topics, shop, tmp_path):

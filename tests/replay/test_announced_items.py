@@ -5,6 +5,7 @@ from pathlib import Path
 from replay.announced_items import AnnouncedItems, is_announced, note_announced
 from replay.staging import stage
 from streaming.events import Item
+from streaming.ids import numeric_id
 
 SOAP, COMB = Item(10, "Soap"), Item(11, "Comb")
 
@@ -30,12 +31,17 @@ def test_what_another_producer_said_last_stands():
     assert SOAP in withdrawn
     assert Item(10, "Better soap") in withdrawn
     assert COMB in announced((COMB, b"the shop's own", False))
+    found = announced((SOAP, SOAP.to_bytes(), True))
+    named = Item(numeric_id("B00X"), "Wig")
+    found.add(b"B00X", None, ours=False)
+    found.settle()
+    assert named in found
 
 
 def test_records_that_are_no_items_are_passed_over():
     found = announced()
     found.add(None, b"x", ours=True)
-    found.add(b"soap", b"x", ours=True)
+    found.add(b" soap", b"x", ours=True)
     found.add(b"9" * 40, b"x", ours=True)
     found.settle()
     assert SOAP not in found

@@ -26,6 +26,7 @@ from streaming.events import FORGET, Click, Item
 from streaming.ids import numeric_id
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
+from tests.colliding import NUMBER, ONE, OTHER
 from tests.deploy.kept_records import KeptRecords
 from tests.indexer.properties import tell
 
@@ -181,6 +182,24 @@ def test_changes_of_one_item_that_come_together_are_both_made(kept, tmp_path):
         replace(second, attributes={"price": 3, "new": True}),
         Item(7, "Gel", "Shower", attributes={"new": True}),
     )
+
+
+def test_an_item_with_the_number_of_another_is_refused_with_both_names(http, kept, tmp_path):
+    tell(tmp_path, {NUMBER: Item(NUMBER, "Soap", external_id=ONE), 7: Item(7, external_id="SKU")})
+    assert http.patch(f"/v1/items/{ONE}", json={"title": "Rose soap"}).status_code == 200
+    posts = [
+        http.post("/v1/items", json={"items": [{"item_id": ONE}, {"item_id": OTHER}]}),
+        http.post("/v1/events", json={"events": [{"user_id": 1, "item_id": OTHER}]}),
+        http.patch(f"/v1/items/{OTHER}", json={"title": "Comb"}),
+        http.delete(f"/v1/items/{OTHER}"),
+    ]
+    for answer, place in zip(posts, ("items.1.", "events.0.", "", ""), strict=True):
+        says = f"{place}item_id {OTHER!r} has the number of another item, {ONE!r}"
+        assert (answer.status_code, says in answer.text) == (422, True), answer.text
+    assert len(kept.records) == 1
+    twice = [{"user_id": 1, "item_id": name} for name in ("a", ONE, "b", NUMBER, 7)]
+    post(http, *twice)
+    assert http.delete(f"/v1/items/{NUMBER}").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def test_texts_of_shops_are_found_as_they_were_written() -> None:
     body = {"event_id": "e", "user_id": "ada", "item_id": "x", "schema_version": 2}
     assert ADA.is_meant(None, orjson.dumps(body))
     assert ADA.is_meant(None, orjson.dumps({"user_id": 5, "external_user_id": "ada"}))
+    assert ADA.is_meant(None, orjson.dumps(body | {"user_id": " ada "}))
     assert not ADA.is_meant(None, orjson.dumps(body | {"user_id": "adam"}))
+    assert ADA.is_meant(None, orjson.dumps(body | {"user_id": ["ada"]}))  # refused, and kept
     assert ADA.is_meant(None, b'{"user_id": "ada", "item')
     assert not ADA.is_meant(None, b'{"user_id": "adam", "item')
 
