@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.benchmarks import index_update, search, swap
+from tests.benchmarks import index_update, item_changes, search, swap
 from tests.benchmarks.searchers import SEARCHERS
 
 
@@ -18,6 +18,15 @@ def test_the_update_benchmark_says_what_each_change_costs_beside_a_build(tmp_pat
         changes = result[place]["changes"].values()
         assert result[place]["build_seconds"] > 0 and len(changes) == kinds
         assert all(change["seconds"] > 0 and change["share_of_build"] > 0 for change in changes)
+
+
+def test_the_benchmark_of_changes_says_what_one_costs_who_writes_and_who_reads_it(tmp_path):
+    out = tmp_path / "changes.json"
+    item_changes.main(["--items", "2000", "--changes", "6", "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert 1 <= result["files"] <= 2 and result["reader_opens_s"] > 0
+    for step in ("one_change_told_ms", "one_change_read_ms", "first_answerable_after_it_ms"):
+        assert 0 < result[step]["p50"] <= result[step]["p95"] <= result[step]["p100"]
 
 
 def test_the_search_benchmark_compares_at_equal_recall_and_draws_the_growth(tmp_path):

@@ -101,6 +101,31 @@ def test_of_a_catalogue_that_is_mostly_hidden_the_rest_is_popular(serving: Servi
     assert all_of_it[-1] in rest and not set(all_of_it[:-1]) & set(rest)
 
 
+def test_a_filter_asks_for_what_the_shop_said_of_an_item(serving: Serving) -> None:
+    attributes = {
+        "brand": "Pelfen",
+        "price": 12.5,
+        "new": True,
+        "sizes": ["S", "M"],
+        "since": {"time": START_MS},
+    }
+    bare = {one: Item(one) for one in range(1, 9)}
+    tell(serving.follower._data_dir, bare | {7: Item(7, attributes=attributes)})  # type: ignore[arg-type]
+    serving.follower.poll()
+    for condition in (
+        {"key": "brand", "match": {"value": "Pelfen"}},
+        {"key": "price", "range": {"gt": 12, "lte": 12.5}},
+        {"key": "new", "match": {"value": True}},
+        {"key": "sizes", "match": {"any": ["M", "L"]}},
+        {"key": "since", "range": {"gte": START_MS}},
+    ):
+        assert answered(serving, filter={"must": [condition]}) == [7]
+    tell(serving.follower._data_dir, bare | {7: Item(7, attributes={"price": 9})})
+    serving.follower.poll()
+    above = {"must": [{"key": "price", "range": {"gt": 12}}]}
+    assert answered(serving, filter=above) == []
+
+
 def test_a_history_goes_on_to_hold_it_and_to_show_its_title(serving: Serving) -> None:
     clicked = know_history(serving)
     before = serving.http.post("/v1/explain", json={"user_id": 3}).json()
