@@ -5,10 +5,11 @@ Those of `clicks` are written by the job to `clicks.dlq`, those of `items` by th
 five of ours, which say where it stood and why it is there. A producer's header of one of these
 names is kept with "original." before it.
 
-Sent again, a dead letter is a new record of its topic, with the timestamp that it had: if it still
-is none, it comes back as another dead letter; if its event has been taken meanwhile, it is a
-duplicate. So nothing is lost, and nothing counted twice, by sending once too often. An item that
-was listed meanwhile is then listed as the letter has it.
+Sent again, a dead letter is a new record of its topic, with the timestamp that it had unless the
+broker stamps what arrives (`streaming.topics`): if it still is none, it comes back as another dead
+letter; if its event has been taken meanwhile, it is a duplicate. So nothing is lost, and nothing
+counted twice, by sending once too often. An item that was listed meanwhile is then listed as the
+letter has it.
 """
 
 from __future__ import annotations

@@ -294,6 +294,9 @@ class UserHistories:
             key = _key(user_id)
             for family in (self._users, self._forgotten):
                 family.compact_range(key, key, options)
+        # a key may be the first or the last of a file, and the list of files says so until the next
+        self._offsets.put(_LATEST, self._offsets.get(_LATEST) or b"0")
+        self._offsets.flush()
 
     def _put_texts(self, batch: WriteBatch, taken: Iterable[tuple[int, int, UserSequence]]) -> bool:
         """Keep what the items are called whose clicks say so; the first text of a number stays."""
@@ -370,6 +373,7 @@ def _options() -> Options:
     options.set_write_buffer_size(8 * 2**20)
     options.set_max_log_file_size(2**20)
     options.set_keep_log_file_num(2)
+    options.set_max_manifest_file_size(1)  # the list of files is written anew, see `_erase`
     return options
 
 
