@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import structlog
 from prometheus_client import Counter
 
 from deploy.service.answer_log import AnswerLog, ArmOf
 from deploy.service.arms import Arms
 from deploy.service.work_queue import QueueFull, WorkQueue
 from indexer.search.retriever import Answer, Query, Retriever
+
+log = structlog.get_logger(__name__)
 
 
 class AnswerRecord:
@@ -48,10 +51,15 @@ class AnswerRecord:
         if (shadow := arms.shadow_of(user_id)) is None:
             return
         place, other = ArmOf(split, shadow[0], shadow=True), shadow[1]
+
+        def ask() -> None:
+            try:
+                self._keep(place, other, user_id, query, other.answer(query, now_ms))
+            except (ValueError, RuntimeError) as error:  # nobody waits who would be told
+                log.error("a shadow arm does not answer", arm=place.arm, reason=str(error))
+
         with suppress(QueueFull):
-            self._shadows.submit(
-                lambda: self._keep(place, other, user_id, query, other.answer(query, now_ms))
-            )
+            self._shadows.submit(ask)
 
     def _keep(
         self, place: ArmOf, retriever: Retriever, user_id: int | None, query: Query, answer: Answer

@@ -29,7 +29,7 @@ from deploy.release.split import DEFAULT, Split
 from deploy.service.answer_log import SUFFIX
 from deploy.service.user_histories import UserHistory
 
-MOST_ANSWERS = 200_000
+MOST_ANSWERS = 100_000
 """The newest of a split that are looked at."""
 COLUMNS = ("answered_ms", "now_ms", "user_id", "items", "split", "arm")
 Z = 1.959964
@@ -168,12 +168,14 @@ def _counts(
         history = history_of(user)
         if history is None:
             continue
-        clicked, times = np.array(history.items, np.int64), np.array(history.times, np.int64)
-        for a in order_A[bounds[at] : bounds[at + 1]].tolist():
-            after = clicked[(times > asked_A[a]) & (times <= asked_A[a] + window_ms)]
-            if len(after):
-                shown = flat[ends_A[a] - lengths_A[a] : ends_A[a]]
-                clicked_U[at] += np.isin(np.unique(after), shown).sum()
+        mine = order_A[bounds[at] : bounds[at + 1]]
+        for a, asked_ms in zip(mine.tolist(), asked_A[mine].tolist(), strict=True):
+            last = asked_ms + window_ms
+            clicks = zip(history.items, history.times, strict=True)
+            after = {item for item, time in clicks if asked_ms < time <= last}
+            if after:
+                shown = flat[ends_A[a] - lengths_A[a] : ends_A[a]].tolist()
+                clicked_U[at] += len(after.intersection(shown))
     return ArmCounts(
         users_U,
         np.diff(bounds),

@@ -73,4 +73,4 @@ every(2, flow);
 every(5, quality);
 every(5, timeline);
 every(7, users);
-every(30, split);
+every(60, split);
