@@ -136,6 +136,7 @@ def train_model(settings: Settings, stop: threading.Event, report: Report) -> No
             lambda model: ServedPath(settings.search, model),
             stop,
             report,
+            settings.items,
             place,
         )
 
@@ -164,6 +165,7 @@ def index_items(settings: Settings, stop: threading.Event, report: Report) -> No
             stop=stop,
             report=report,
             protected=needed,
+            items=settings.items,
         )
 
 

@@ -38,7 +38,8 @@ class CodebookMap:
         self._places = places
         C = len(places)
         items = snapshot.model.items
-        clicks = np.bincount(items.codes_NQ[:, 0], items.events_N, C)
+        rows = items.item_rows
+        clicks = np.bincount(items.codes_NQ[rows, 0], items.events_N[rows], C)
         movement = _padded(snapshot.facts.code_drift.movement, C)
         churn = _padded(snapshot.facts.code_drift.churn, C)
         sizes = snapshot.lists.sizes_C

@@ -27,6 +27,7 @@ from indexer.evaluation.config import EvaluationConfig
 from indexer.indexing.config import IndexerConfig
 from indexer.search.config import SearchConfig
 from replay.config import ReplayConfig
+from streaming.item_lifetime import ItemsConfig
 from streaming.job import settings as job
 from streaming.job.flink_tls import TLS_FOLDER, FlinkTls
 from streaming.job.savepoints import local_uri
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
         learner: the model, and how it learns.
         trainer: the process that trains it.
         evaluation: the protocol of `sparc evaluate`.
+        items: how long items live.
         indexer: when lists are rebuilt, and what is kept.
         search: how a query is answered.
         registry: where and how snapshots are registered.
@@ -94,6 +96,7 @@ class Settings(BaseSettings):
     streaming: job.JobConfig = job.JobConfig()
     learner: dict[str, Any] = {}
     trainer: dict[str, Any] = {}
+    items: ItemsConfig = ItemsConfig()
     indexer: IndexerConfig = IndexerConfig()
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

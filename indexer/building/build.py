@@ -136,7 +136,8 @@ def build(
         or (len(parent.learnt.lists), parent.learnt.dimension)
         != (model.first_level_codes, model.dimension)
     ):
-        check_codes(model, items.ids_N, items.codes_NQ)
+        rows = items.item_rows
+        check_codes(model, items.ids_N[rows], items.codes_NQ[rows])
         lists = built(model, absent)
         return Build(model, first(lists), absent, placed, None, None, health)
     moved = movement(parent.model.items, items)
@@ -162,16 +163,16 @@ def drift_since(
 
 def geometry_of(model: RetrievalModel) -> Geometry:
     """Where the codes of a model lie, by a sample of its items."""
-    rows = _sample(len(model.items))
+    rows = _sample(model.items.item_rows)
     codes_n = model.items.codes_NQ[rows, 0].astype(np.int64)
     space_nD = model.quantizer_space(model.items.z(rows))
     return Geometry.measure(model.centroids_CD, space_nD, codes_n)
 
 
 def _health(model: RetrievalModel) -> Health:
-    rows = _sample(len(model.items))
-    codes_N = model.items.codes_NQ[:, 0]
-    counts_C = np.bincount(codes_N.clip(0), minlength=model.first_level_codes)
+    rows_N = model.items.item_rows
+    rows, codes_N = _sample(rows_N), model.items.codes_NQ[:, 0]
+    counts_C = np.bincount(codes_N[rows_N].clip(0), minlength=model.first_level_codes)
     codes_n = codes_N[rows].astype(np.int64)
     codes_n = codes_n.clip(0, model.first_level_codes - 1)  # a strange code is refused later
     counts_C = counts_C[: model.first_level_codes]
@@ -179,9 +180,10 @@ def _health(model: RetrievalModel) -> Health:
     return Health.measure(model.centroids_CD, counts_C, space_nD, codes_n)
 
 
-def _sample(items: int) -> NDArray[np.int64]:
-    """Rows of at most `SAMPLE` items, spread evenly over the catalogue."""
-    return np.unique(np.linspace(0, items - 1, min(items, SAMPLE)).astype(np.int64))
+def _sample(rows_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most `SAMPLE` of some rows, spread evenly over them."""
+    size = len(rows_N)
+    return rows_N[np.unique(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))]
 
 
 def _shared_traffic(
@@ -189,8 +191,8 @@ def _shared_traffic(
 ) -> NDArray[np.float64]:
     """Traffic by new and old code of the items that both models know."""
     items, C = model.items, model.first_level_codes
-    traffic_N = items.events_N + 1.0
-    staying_C = np.bincount(items.codes_NQ[:, 0], traffic_N, C)
+    traffic_N, there = items.events_N + 1.0, items.item_rows
+    staying_C = np.bincount(items.codes_NQ[there, 0], traffic_N[there], C)
     rows = items.rows(moved)
     now = rows[rows >= 0]  # they count below, or, where they are new, not at all
     staying_C -= np.bincount(items.codes_NQ[now, 0], traffic_N[now], C)

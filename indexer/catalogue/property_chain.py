@@ -19,7 +19,7 @@ Files are Arrow IPC without compression, verified by their digests and mapped in
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from indexer.catalogue.property_rows import is_complete, merged
+from indexer.catalogue.property_rows import is_complete, merged, without_forgotten
 from indexer.errors import SnapshotError
 from indexer.lists.cells import MAX_ITEMS
 from model.artifacts.manifest import sha256
@@ -161,8 +161,16 @@ class PropertyChain:
         self._remove(there - {one.file for one in found.files})
         return True
 
-    def append(self, batch: pa.RecordBatch, position: Position) -> None:
+    def append(
+        self, batch: pa.RecordBatch, position: Position, withdrawn: Set[int] | None = None
+    ) -> None:
         """Add rows that were said up to a position.
+
+        Args:
+            batch: these rows.
+            position: where they end.
+            withdrawn: ids of all items that are known to be withdrawn: where all that was said is
+                in one file, rows of others that are not listed are left out. None: of all.
 
         Raises:
             SnapshotError: if a file that they are merged with is damaged.
@@ -181,7 +189,10 @@ class PropertyChain:
                 path = self._data_dir / before.file
                 raise SnapshotError(damage(path, "it is missing")) from error
             size += before.bytes
-        self._point([*kept, self._written(merged(parts))], position)
+        whole = merged(parts)
+        if not kept and withdrawn is not None:
+            whole = without_forgotten(whole, withdrawn)
+        self._point([*kept, self._written(whole)] if whole.num_rows else kept, position)
 
     def begin(self, batch: pa.RecordBatch, position: Position) -> None:
         """Replace all that there is by rows of all items.

@@ -11,7 +11,7 @@ Shapes: n rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, cast
 
 import numpy as np
@@ -114,6 +114,18 @@ def merged(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     order = np.argsort(table["item_id"].to_numpy(), kind="stable")
     found = table.take(pa.array(order)).combine_chunks().to_batches()
     return found[0] if found else rows({})
+
+
+def without_forgotten(batch: pa.RecordBatch, known: Set[int]) -> pa.RecordBatch:
+    """The rows but for those of withdrawn items that are not known any more."""
+    gone = np.flatnonzero(batch.column("state").to_numpy() == STATES.index("withdrawn"))
+    ids = batch.column("item_id").to_numpy()[gone]
+    gone = gone[[item_id not in known for item_id in ids.tolist()]] if len(gone) else gone
+    if not len(gone):
+        return batch
+    stays = np.ones(batch.num_rows, np.bool_)
+    stays[gone] = False
+    return batch.filter(pa.array(stays))
 
 
 def _is_null(batch: pa.RecordBatch, name: str) -> bool:

@@ -70,7 +70,9 @@ def compare(
 def usual_samples(retriever: Retriever, count: int = 3) -> list[History]:
     """Histories to ask where no user is at hand: none, and the most clicked items one by one."""
     items = retriever.snapshot.model.items
-    most = items.ids_N[np.argsort(-items.events_N, kind="stable")[: count - 1]].tolist()
+    rows = items.item_rows
+    order = np.argsort(-items.events_N[rows], kind="stable")[: count - 1]
+    most = items.ids_N[rows[order]].tolist()
     now = retriever.event_time_ms
     return [History([], []), *(History([item], [now]) for item in most)]
 

@@ -32,17 +32,19 @@ from indexer.errors import IndexerError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.handover_queue import HandoverQueue
 from indexer.indexing.item_store import ItemStore
+from indexer.indexing.lifetimes import Lifetimes, Withdraw
 from indexer.indexing.listing import Announced, KeepAside, Listing
 from indexer.indexing.publication import Prepared, VersionBuilder
 from indexer.indexing.recovery import last_good, pointer_to, remove_leftovers
 from indexer.indexing.served_version import ServedVersion
 from indexer.indexing.told_properties import ToldProperties
 from indexer.snapshots.pointer import positions, write_pointer
-from indexer.snapshots.snapshot import ModelLoader, Snapshot, note_published
+from indexer.snapshots.snapshot import ModelLoader, Snapshot, note_published, versions
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from indexer.snapshots.snapshot_writing import remove_versions
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.freed_memory import give_back
+from streaming.item_lifetime import ItemsConfig
 from streaming.statuses import IndexerStatus
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,8 @@ class Indexer:
         load_model: reads the weights of a handover or a snapshot.
         protected: versions that must stay on disk (those with an alias in the registry).
         keep_aside: is given the records of `items` that are refused.
+        items: how long items live.
+        withdraw: writes tombstones of items whose time is over.
 
     Attributes:
         served_version: what readers are served; None before the first snapshot.
@@ -78,6 +82,8 @@ class Indexer:
         load_model: ModelLoader | None = None,
         protected: Callable[[], Collection[int]] = tuple,
         keep_aside: KeepAside = lambda _: None,
+        items: ItemsConfig | None = None,
+        withdraw: Withdraw = lambda *_: False,
     ) -> None:
         self.config = config
         self.store = store
@@ -88,6 +94,7 @@ class Indexer:
         self._protected = protected
         self.handovers = HandoverQueue(store, data_dir, config.max_backlog)
         self.listing = Listing(store, keep_aside)
+        self._lifetimes = Lifetimes(items or ItemsConfig(), store, self.listing, withdraw)
         self._verified = VerifiedFiles()
         self._builder = VersionBuilder(
             config, store, data_dir, self.handovers, self.listing, load_model, self._verified
@@ -120,7 +127,7 @@ class Indexer:
         The properties come first: from then on no reader answers with these items, whatever version
         it has loaded. The lists follow, and the next version holds none of them.
         """
-        if self.properties.tell(self.listing.untold, self.behind):
+        if self.properties.tell(self.listing.untold, self.listing.withdrawn, self.behind):
             self.listing.untold = set()
         seen = self.listing.withdrawals
         if self._settled[0] == seen and self._settled[1] is self.served_version:
@@ -215,6 +222,7 @@ class Indexer:
             shared=len(made.rebuild.shared),
         )
         self._remove_old(snapshot)
+        self._lifetimes.tend(self.served_version.snapshot, versions(self.data_dir)[0])
         give_back()
         return snapshot.version
 

@@ -136,7 +136,7 @@ class ItemStore:
 
     def announce(
         self,
-        said: Iterable[tuple[Item | Withdrawal, int, int]],
+        said: Iterable[tuple[Item | Withdrawal, int, int, int]],
         position: Mapping[int, int],
         refused: Mapping[str, str] | None = None,
         refuse: Callable[[Mapping[tuple[int, int], str]], None] = lambda _: None,
@@ -147,7 +147,8 @@ class ItemStore:
         the record that listed it so; one that was withdrawn meanwhile begins anew.
 
         Args:
-            said: items listed or withdrawn, each with the partition and offset of its record.
+            said: items listed or withdrawn, each with the partition, offset and time (ms) of its
+                record.
             position: after them.
             refused: "partition/offset" of records that are no items, and the reason.
             refuse: is told where those stand, and why, that cannot be held, before anything is
@@ -158,8 +159,8 @@ class ItemStore:
         latest: dict[int, KnownItem] = {}
         before: dict[int, KnownItem | None] = {}
         clashes: dict[tuple[int, int], str] = {}
-        for one, *at in said:
-            item_id, place = one.item_id, (at[0], at[1])
+        for one, partition, offset, time in said:
+            item_id, place = one.item_id, (partition, offset)
             if item_id not in latest:
                 before[item_id] = self._known(item_id)
             known = latest.get(item_id, before[item_id])
@@ -174,7 +175,7 @@ class ItemStore:
                 clashes[place] = why
                 continue
             if isinstance(one, Withdrawal):
-                found = KnownItem(item, item.listed_at if item else 0, place, place, listed=False)
+                found = KnownItem(item, time, place, place, listed=False)
             elif known is None or not known.listed or known.item is None:
                 found = KnownItem(item, one.listed_at, place, place)
             elif known.item == item:
@@ -239,6 +240,23 @@ class ItemStore:
         """Ids of the items that were withdrawn and not listed again, ascending."""
         keys = cast(Iterator[bytes], self._families["withdrawn"].keys())
         return [int.from_bytes(key, "big") for key in keys]
+
+    def withdrawn_at(self, item_id: int) -> tuple[int, tuple[int, int]]:
+        """When a withdrawn item was, in ms, and the partition and offset of the record."""
+        value = cast(bytes, self._families["withdrawn"][_id(item_id)])
+        known = KnownItem.of(value, listed=False)
+        return known.first_seen, known.said
+
+    def forget_withdrawn(self, item_ids: Iterable[int]) -> None:
+        """Nothing is known any more of items that were withdrawn."""
+        batch, types = WriteBatch(raw_mode=True), TypeCounts(self.types)
+        for item_id in item_ids:
+            types.replace(self.said_of(item_id), None)
+            batch.delete(_id(item_id), self._handles["withdrawn"])
+        if types != self.types:
+            self._put_meta(batch, "attributes", types)
+        self._db.write(batch)
+        self.types = types
 
     def said_since(self, position: Mapping[int, int]) -> Ids:
         """Ids of the items that were listed anew or withdrawn at or behind a position, ascending.

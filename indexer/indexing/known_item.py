@@ -17,7 +17,8 @@ from streaming.item_attributes import MOST_NAMES, Kind, kind_of
 class KnownItem:
     """What the store holds of an item: as `ListedItem`, and where the last record stands.
 
-    `listed` is False where it is withdrawn; then `item` is what is kept of it, if anything.
+    `listed` is False where it is withdrawn; then `item` is what is kept of it, if anything, and
+    `first_seen` when it was withdrawn.
     """
 
     item: Item | None

@@ -85,7 +85,7 @@ class Listing:
 
         A record that is no item is refused with its reason on record, and the rest goes on.
         """
-        said: list[tuple[Item | Withdrawal, int, int]] = []
+        said: list[tuple[Item | Withdrawal, int, int, int]] = []
         refused: list[tuple[Announced, str]] = []
         for record in records:
             try:
@@ -93,7 +93,7 @@ class Listing:
             except EventError as error:
                 refused.append((record, str(error)))
             else:
-                said.append((one, record.partition, record.offset))
+                said.append((one, record.partition, record.offset, max(0, record.timestamp)))
         self._refuse(refused)
         self.refused += len(refused)
         at = {(record.partition, record.offset): record for record in records}
@@ -108,11 +108,11 @@ class Listing:
     def _take_in(
         self,
         change: Change,
-        said: Sequence[tuple[Item | Withdrawal, int, int]],
+        said: Sequence[tuple[Item | Withdrawal, int, int, int]],
         served: ServedVersion | None,
     ) -> None:
         self.catalogue_items += len(change.new) - change.listed_before
-        at = {one.item_id: (partition, offset) for one, partition, offset in said}
+        at = {one.item_id: (partition, offset) for one, partition, offset, _ in said}
         heard = {item_id: at[item_id] for item_id in (*change.new, *change.changed)}
         if served is not None:  # else they are in the first version
             self.waiting |= self._not_served(heard, served)

@@ -23,10 +23,12 @@ from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.indexing.publication import Prepared
+from indexer.indexing.tombstones import Tombstones
 from indexer.snapshots.snapshot import ModelLoader
 from streaming.committed_topic import CommittedTopic
 from streaming.dead_letters import DeadLetter, DeadLetterBox
 from streaming.errors import KafkaUnavailable
+from streaming.item_lifetime import ItemsConfig
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import IndexerStatus, Report
 from streaming.topic_identity import TopicIdentity
@@ -137,6 +139,7 @@ def run(
     report: Report,
     load_model: ModelLoader | None = None,
     protected: Callable[[], Collection[int]] = tuple,
+    items: ItemsConfig | None = None,
     clock: Callable[[], float] = time.monotonic,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> None:
@@ -151,6 +154,7 @@ def run(
         report: is called about every second.
         load_model: reads weights, `RetrievalModel.load` by default.
         protected: versions that retention must spare.
+        items: how long items live; tombstones of those whose time is over go to `topics.items`.
         clock: monotonic seconds.
         now_ms: wall clock.
 
@@ -173,7 +177,10 @@ def run(
                 for one, reason in refused
             )  # fmt: skip
 
-        indexer = Indexer(config, store, data_dir, now_ms, load_model, protected, keep_aside)
+        indexer = Indexer(
+            config, store, data_dir, now_ms, load_model, protected, keep_aside, items,
+            Tombstones(kafka, topics.items).put,
+        )  # fmt: skip
         indexer.behind = True  # until it has caught up, what was told as withdrawn stays so
         indexer.recover()
         reader = ItemsReader(kafka, topics.items, store.position, data_dir)

@@ -18,6 +18,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.snapshots.item_table import Rows, batch_of
 from indexer.snapshots.pointer import positions
 from indexer.snapshots.snapshot import Snapshot
+from model.tables.row_index import NO_ITEM
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.retrieval.retrieval_model import RetrievalModel
@@ -82,11 +83,15 @@ def _not_learnt(
 
 
 def _lost(parent: Snapshot, model: RetrievalModel) -> NDArray[np.int64]:
-    """Ids that the parent's model knew and this one does not, as after a new beginning."""
+    """Ids that the parent's model knew and this one does not: forgotten, or it began anew."""
     before, after = parent.model.items, model.items
+    known = {id(one) for one in before.segments}
     if before.segments[0] is after.segments[0]:
-        return np.empty(0, np.int64)
-    return before.ids_N[after.rows(before.ids_N) < 0]
+        new = [one.gone_ids_g for one in after.segments if id(one) not in known]
+        ids = np.concatenate([np.empty(0, np.int64), *new])
+    else:
+        ids = before.ids_N
+    return ids[(ids != NO_ITEM) & (after.rows(ids) < 0)]
 
 
 def _batch(listed: list[ListedItem], gone: list[int] | None = None) -> pa.RecordBatch:

@@ -62,11 +62,12 @@ class ToldProperties:
             return set()
         return set(self._store.said_since(told).tolist())
 
-    def tell(self, changed: Set[int], behind: bool) -> bool:
+    def tell(self, changed: Set[int], withdrawn: Set[int], behind: bool) -> bool:
         """Bring readers to what the store knows.
 
         Args:
             changed: ids of the items of which they were not told all.
+            withdrawn: ids of all that are withdrawn and not forgotten.
             behind: the store may know less than they were told; then nothing is told until it has
                 caught up with that.
 
@@ -85,7 +86,7 @@ class ToldProperties:
         elif changed or told != position:
             said = ((item_id, self._store.said_of(item_id)) for item_id in sorted(changed))
             try:
-                self._chain.append(_batch(said), position)
+                self._chain.append(_batch(said), position, withdrawn)
             except SnapshotError as error:
                 log.error("written anew from what `items` said", reason=str(error))
                 self._begin(position)

@@ -36,10 +36,8 @@ def code_labels(snapshot: Snapshot) -> dict[int, str]:
 def most_clicked(snapshot: Snapshot, count: int) -> NDArray[np.int64]:
     """Ids of the items of most events, and of those that the indexer has placed."""
     items = snapshot.model.items
-    events_N = items.events_N
-    if len(events_N) > count:
-        rows = np.argpartition(-events_N, count)[:count]
-    else:
-        rows = np.arange(len(events_N))
+    rows = items.item_rows
+    if len(rows) > count:
+        rows = rows[np.argpartition(-items.events_N[rows], count)[:count]]
     placed = [one.ids_n for one in snapshot.placed]
     return np.unique(np.concatenate([items.ids_N[rows], *placed]))

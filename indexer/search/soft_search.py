@@ -258,6 +258,7 @@ class ServedPath:
             base, known = segments[0], 1
             lists = CodeLists.build(base.ids_n, base.codes_nQ, base.z_nD, model.first_level_codes)
         for segment in segments[known:]:
+            lists = lists.without(segment.gone_ids_g)
             lists = lists.with_items(segment.ids_n, segment.codes_nQ, segment.z_nD)
             lists = lists.replaced(
                 {

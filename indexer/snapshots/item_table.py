@@ -180,6 +180,15 @@ class ItemTable:
             first[mine] = self.parts[number].batch.column("first_seen").to_numpy()[rows[mine]]
         return first
 
+    def listed_until(self, time_ms: int) -> Ids:
+        """Ids, ascending, of the items that were first listed no later; a pass over that column."""
+        found = [np.empty(0, np.int64)]
+        for part in self.parts:
+            first_n = part.batch.column("first_seen").to_numpy()
+            found.append(part.ids_n[part.listed_n & (first_n <= time_ms)])
+        ids = np.unique(np.concatenate(found))  # a later file may say otherwise
+        return ids[(self.find(ids)[0] >= 0) & (self.first_seen(ids) <= time_ms)]
+
     def packed(self) -> Rows:
         """All listed items in one: a base."""
         kept, later = [], np.empty(0, np.int64)

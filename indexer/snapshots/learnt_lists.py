@@ -20,6 +20,7 @@ from indexer.lists.cells import checked, open_rows
 from indexer.lists.code_list import CodeList
 from indexer.lists.code_lists import CodeLists, file_name, members, seconds
 from indexer.snapshots.list_changes import ListChanges
+from model.tables.row_index import NO_ITEM
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.retrieval.item_segments import ItemSegments
@@ -49,10 +50,11 @@ def movement(before: ItemSegments, after: ItemSegments) -> Movement:
     Segments that both hold are the same objects; see `RetrievalModel.load`.
     """
     old, new = ({id(one): one for one in items.segments} for items in (before, after))
-    said = [one.ids_n for key, one in (old | new).items() if not (key in old and key in new)]
-    if not said:
+    apart = [one for key, one in (old | new).items() if not (key in old and key in new)]
+    if not apart:
         return Movement(np.empty(0, np.int64), np.empty((0, after.codes_NQ.shape[1]), np.int64))
-    ids = np.unique(np.concatenate(said))
+    ids = np.unique(np.concatenate([x for one in apart for x in (one.ids_n, one.gone_ids_g)]))
+    ids = ids[ids != NO_ITEM]
     moved = [_differing(before, after, ids[a : a + CHUNK]) for a in range(0, len(ids), CHUNK)]
     ids = np.concatenate([ids[:0], *moved])
     rows = after.rows(ids)
@@ -81,8 +83,8 @@ def built(model: RetrievalModel, absent: Collection[int] | Ids) -> CodeLists:
         IndexerError: as `CodeLists.build`.
     """
     items = model.items
-    there = ~np.isin(items.ids_N, np.fromiter(absent, np.int64, len(absent)))
-    kept = np.flatnonzero(there)
+    kept = items.item_rows
+    kept = kept[~np.isin(items.ids_N[kept], np.fromiter(absent, np.int64, len(absent)))]
     lists = []
     for at in members(items.codes_NQ[kept, 0], items.ids_N[kept], model.first_level_codes):
         rows = kept[at]  # a code at a time: all vectors at once would be held twice
@@ -138,7 +140,7 @@ def read(directory: Path, codes: int, changes: ListChanges, items: ItemSegments)
         count += len(rows)
     absent = changes.absent_a
     held = bool((lists.locate(absent)[0] >= 0).any())
-    if held or (items.rows(absent) < 0).any() or count + len(absent) != len(items):
+    if held or (items.rows(absent) < 0).any() or count + len(absent) != items.count:
         raise SnapshotError(f"{directory}: the lists do not hold the items that the model knows")
     return lists
 

@@ -51,7 +51,9 @@ def make_batch(
     ends = np.bincount(clock_B).cumsum().tolist()
     given = np.unique(np.concatenate([examples.targets_B, examples.histories.rows_BL.ravel()]))
     given = given[given != NO_ROW]
-    rows_S, share, unseen_share = tables.candidates.draw(len(tables), given, most, generator)
+    rows_S, share, unseen_share = tables.candidates.draw(
+        tables.catalogue.item_ids_N, given, most, generator, tables.catalogue.free
+    )
     clicked_S = tables.popularity.seen(rows_S)
     share_S = torch.from_numpy(np.where(clicked_S, share, unseen_share))
     counts_GSH = tables.popularity.before(clocks_G, rows_S)

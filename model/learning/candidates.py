@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.tables.capacity import with_room
+from model.tables.row_index import NO_ITEM
 
 RENEWED = 0.1
 """Part of the sample that is drawn anew in each step."""
@@ -50,7 +51,7 @@ class CandidateSample:
 
     >>> sample = CandidateSample(2)
     >>> sample.see(np.array([7, 5, 7]))
-    >>> drawn = sample.draw(9, np.array([1]), 2, torch.Generator().manual_seed(0))
+    >>> drawn = sample.draw(np.arange(9), np.array([1]), 2, torch.Generator().manual_seed(0))
     >>> {1, 5, 7} <= set(drawn.rows_S.tolist()), drawn.share
     (True, 1.0)
     """
@@ -60,7 +61,8 @@ class CandidateSample:
         self._seen = np.zeros(0, np.int64)
         self._is_seen = np.zeros(0, np.bool_)
         self._count = 0
-        self._saved = 0
+        self._saved = 0  # so many of `seen` are in what was last saved
+        self._forgotten = np.zeros(0, np.int64)  # rows that are in that, and are not seen any more
         self._sample = np.zeros(0, np.int64)
         self._next = 0
 
@@ -80,29 +82,53 @@ class CandidateSample:
         self._is_seen[new_X] = True
         self._count = count
 
-    def draw(self, size: int, given: Rows, most: int, generator: torch.Generator) -> Candidates:
+    def forget(self, rows_n: Rows) -> None:
+        """Distinct rows had no events; a pass over those that had."""
+        self._is_seen = with_room(self._is_seen, int(rows_n.max(initial=-1)) + 1)
+        if not self._is_seen[rows_n].any():
+            return
+        self._is_seen[rows_n] = False
+        stay = self._is_seen[self.seen]
+        gone = self.seen[: self._saved][~stay[: self._saved]]
+        self._forgotten = np.concatenate([self._forgotten, gone])
+        self._saved -= len(gone)
+        self._seen, self._count = self.seen[stay], int(stay.sum())
+
+    def draw(
+        self,
+        item_ids_N: Rows,
+        given: Rows,
+        most: int,
+        generator: torch.Generator,
+        free: int = 0,
+    ) -> Candidates:
         """Draw the candidates of a step.
 
         Args:
-            size: items of the catalogue.
+            item_ids_N: of the catalogue, `NO_ITEM` where a row is free.
             given: rows that have to be among them.
             most: negatives to draw, at most as many as the sample holds. A catalogue no larger is
                 taken whole.
             generator: of the learner.
+            free: how many rows are.
         """
-        if size <= most:
-            return Candidates(np.arange(size), 1.0, 0.0)
+        size = len(item_ids_N)
+        count = size - free
+        if count <= most:
+            rows_S = np.flatnonzero(item_ids_N != NO_ITEM) if free else np.arange(size)
+            return Candidates(rows_S, 1.0, 0.0)
         negatives, share = self.seen, 1.0
         if self._count > most:
             self._renew(max(1, int(RENEWED * most)), generator)
             newest = (self._next - 1 - np.arange(most)) % len(self._sample)
             negatives = self._sample[newest]
+            negatives = negatives[self._is_seen[negatives]]  # some may be forgotten
             share = float(-np.expm1(most * np.log1p(-1 / self._count)))
-        if size <= self._most:  # but for who is in a hurry it would be taken whole
+        if count <= self._most:  # but for who is in a hurry it would be taken whole
             return Candidates(np.unique(np.concatenate([given, negatives])), share, 0.0)
         unseen = torch.randint(size, (UNSEEN,), generator=generator).numpy()
         self._is_seen = with_room(self._is_seen, size)
-        unseen = unseen[~self._is_seen[unseen]]
+        unseen = unseen[~self._is_seen[unseen] & (item_ids_N[unseen] != NO_ITEM)]
         rows_S = np.unique(np.concatenate([given, negatives, unseen]))
         return Candidates(rows_S, share, float(-np.expm1(UNSEEN * np.log1p(-1 / size))))
 
@@ -118,7 +144,9 @@ class CandidateSample:
     def changes(self, whole: bool) -> dict[str, Tensor]:
         """What was seen since the last call (`whole`: ever), and the sample, for `apply`."""
         first, self._saved = 0 if whole else self._saved, self._count
+        forgotten, self._forgotten = self._forgotten, np.zeros(0, np.int64)
         return {
+            "forgotten": torch.from_numpy(forgotten[:0] if whole else forgotten),
             "seen": torch.from_numpy(self.seen[first:].copy()),
             "sample": torch.from_numpy(self._sample.copy()),
             "next": torch.tensor(self._next),
@@ -126,8 +154,9 @@ class CandidateSample:
 
     def apply(self, changes: dict[str, Tensor]) -> None:
         """Take over what `changes` gave, on top of what was given before it."""
+        self.forget(changes["forgotten"].numpy())
         self.see(changes["seen"].numpy())
-        self._saved = self._count
+        self._saved, self._forgotten = self._count, np.zeros(0, np.int64)
         self._sample, self._next = changes["sample"].numpy().copy(), int(changes["next"])
         if len(self._sample) not in (0, self._most):  # the settings have changed since
             self._sample, self._next = np.zeros(0, np.int64), 0

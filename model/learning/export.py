@@ -4,7 +4,8 @@ Of an item that was published before, only what changed is said. Its place is lo
 have moved: when its id part, its title or its category changed, and otherwise in its turn, as the
 words and categories that items share move all of them a little. It is said again when it is further
 from where it was *published* than a tolerance, so that small steps do not add up unseen, or when
-its first-level code is another one.
+its first-level code is another one. Of an item that was forgotten it is said that it is gone; its
+row may be another item's by then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from model.network.sparc import Sparc
 from model.retrieval.item_segments import ItemSegments, Segment
 from model.retrieval.retrieval_model import RetrievalModel, model_facts
 from model.tables.decayed_counts import log_counts
+from model.tables.row_index import NO_ITEM
 from model.tables.touched_rows import PUBLICATION
 
 SWEEP = 32_768
@@ -61,35 +63,55 @@ class Changes(NamedTuple):
         places: whose place is to be looked at.
         counts: that had an event.
         neighbours: whose neighbours changed.
+        gone: that are not the item's any more that was published in them, and free ones that are
+            named for the first time.
+        gone_ids: ids of these items, `NO_ITEM` where there was none.
     """
 
     places: Rows
     counts: Rows
     neighbours: Rows
+    gone: Rows
+    gone_ids: Rows
 
     @classmethod
     def all(cls, tables: ItemTables) -> Changes:
         """Of a learner that has published nothing: all there is to say."""
         counted = np.flatnonzero(tables.events_N > 0)
-        return cls(np.arange(len(tables)), counted, tables.neighbours.items())
+        free = np.flatnonzero(tables.catalogue.item_ids_N == NO_ITEM)
+        rows, near = tables.catalogue.item_rows, tables.neighbours.items()
+        return cls(rows, counted, near, free, np.full(len(free), NO_ITEM))
 
     @classmethod
-    def since(cls, tables: ItemTables, published: int, swept: int) -> Changes:
-        """Since the last publication, which was of so many items.
+    def since(cls, tables: ItemTables, published: ItemSegments, swept: int) -> Changes:
+        """Since the last publication.
 
         Args:
             tables: of the learner.
-            published: items that were published before; those behind are new.
+            published: what was said of the items before.
             swept: the row at which the sweep goes on.
         """
-        size = len(tables)
+        size, before, ids_N = len(tables), len(published), tables.catalogue.item_ids_N
         turn = (swept + np.arange(min(SWEEP, size))) % max(size, 1)
-        touched = [tables.ids.touched, tables.catalogue.touched]
-        places = [turn, np.arange(published, size), *(t.rows(PUBLICATION) for t in touched)]
-        counted, near = tables.popularity.touched, tables.neighbours.touched
+        new, listed = np.arange(before, size), tables.catalogue.touched.rows(PUBLICATION)
+        places = np.concatenate([turn, new, listed, tables.ids.touched.rows(PUBLICATION)])
+        counted = tables.popularity.touched.rows(PUBLICATION)
+        near = tables.neighbours.touched.rows(PUBLICATION)
+        there = listed[listed < before]
+        left = there[(published.ids_N[there] != ids_N[there]) & (published.ids_N[there] != NO_ITEM)]
+        free = new[ids_N[new] == NO_ITEM]
         return cls(
-            np.unique(np.concatenate(places)), counted.rows(PUBLICATION), near.rows(PUBLICATION)
+            _of_items(np.unique(places), ids_N),
+            counted[tables.events_N[counted] > 0],
+            _of_items(near, ids_N),
+            np.concatenate([left, free]),
+            np.concatenate([published.ids_N[left], ids_N[free]]),
         )
+
+
+def _of_items(rows: Rows, ids_N: Rows) -> Rows:
+    """Those of rows that hold an item."""
+    return rows[ids_N[rows] != NO_ITEM]
 
 
 def forget_changes(tables: ItemTables) -> None:
@@ -143,7 +165,8 @@ def export(
         furthest = tolerance * rms_norm(network.quantizer)
         said_n = _to_be_said(tables, published, rows_n, z_nD, codes_nQ, furthest)
         rows_n, z_nD, codes_nQ = rows_n[said_n], z_nD[said_n], codes_nQ[said_n]
-    facts = model_facts(network.config, seed, clock_ms, len(tables), network.one_user_vector)
+    count = tables.catalogue.count
+    facts = model_facts(network.config, seed, clock_ms, count, network.one_user_vector)
     segment = _segment(tables, changes._replace(places=rows_n), z_nD, codes_nQ)
     return Export(dense_weights(network, tables, clock_ms), segment, facts)
 
@@ -162,6 +185,8 @@ def _to_be_said(
     furthest: float,
 ) -> NDArray[np.bool_]:
     said_n = rows_n >= len(published)
+    same = published.ids_N[rows_n[~said_n]] == tables.catalogue.item_ids_N[rows_n[~said_n]]
+    said_n[~said_n] = ~same
     old = np.flatnonzero(~said_n)
     rows = rows_n[old]
     moved = np.square(z_nD[old] - published.z(rows)).sum(axis=1) > furthest * furthest
@@ -176,7 +201,7 @@ def _to_be_said(
 def _segment(
     tables: ItemTables, changes: Changes, z_nD: np.ndarray, codes_nQ: np.ndarray
 ) -> Segment:
-    catalogue, (rows_n, counted_m, near_k) = tables.catalogue, changes
+    catalogue, rows_n, counted_m, near_k = tables.catalogue, *changes[:3]
     counts_mH, times_m = tables.popularity.stored(counted_m)
     slots = tables.neighbours.ragged(near_k)
     return Segment(
@@ -195,4 +220,6 @@ def _segment(
         near_items_P=slots.rows_P,
         near_weights_PH=slots.weights_PH,
         near_times_k=slots.times_k,
+        gone_rows_g=changes.gone,
+        gone_ids_g=changes.gone_ids,
     )

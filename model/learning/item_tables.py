@@ -1,6 +1,6 @@
 """What the learner keeps of items and codes beside the weights of its network.
 
-Shapes: N items, S rows at hand, T title words, W words at hand.
+Shapes: N rows of items, S rows at hand, T title words, W words at hand.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ class ItemTables:
         self._positions = np.zeros(0, dtype=np.int64)
         self._whole: tuple[int, tuple[Tensor, Tensor, Titles, Tensor]] | None = None
 
-    def _initial_ids(self, first: int, end: int) -> Tensor:
-        ids = self.catalogue.item_ids_N[first:end]
-        return initial_ids(self._seed, ids, self.model.item_tower)
+    def _initial_ids(self, rows_n: np.ndarray) -> Tensor:
+        ids_n = self.catalogue.item_ids_N[rows_n]
+        return initial_ids(self._seed, ids_n, self.model.item_tower)
 
     def __len__(self) -> int:
+        """Rows, those of forgotten items among them."""
         return len(self.catalogue)
 
     @property
@@ -100,8 +101,26 @@ class ItemTables:
 
     def list_items(self, items: Sequence[Item]) -> None:
         """Make items known; one listed again takes its new title and category."""
-        self.catalogue.add(items)
+        before = len(self)
+        new_n = self.catalogue.add(items)
         self._grow()
+        if len(again_n := new_n[new_n < before]):
+            self.ids.renew(again_n)
+
+    def forget(self, ids_n: np.ndarray) -> np.ndarray:
+        """Forget items wholly; returns their rows, ascending, which new items will take.
+
+        Those that are not known are passed over. Costs passes over what is counted.
+        """
+        rows_n = self.catalogue.forget(ids_n)
+        if len(rows_n):
+            self.ids.renew(rows_n)
+            self.popularity.forget(rows_n)
+            self.neighbours.forget(rows_n)
+            self.candidates.forget(rows_n)
+            self.codes_N[rows_n], self.events_N[rows_n] = NO_ROW, 0
+            self._touched.mark(rows_n)
+        return rows_n
 
     def _grow(self) -> None:
         size = len(self)
@@ -147,8 +166,8 @@ class ItemTables:
 
         A catalogue that is taken whole has the same until something is listed.
         """
-        listings = self.catalogue.listings
-        if len(rows_S) == len(self) and self._whole is not None and self._whole[0] == listings:
+        listings, whole = self.catalogue.listings, len(rows_S) == self.catalogue.count
+        if whole and self._whole is not None and self._whole[0] == listings:
             return self._whole[1]
         words_ST = self.catalogue.words_NT[rows_S]
         used_W, position_b = _used(words_ST, TITLE_BUCKETS)  # position 0 means "no word"
@@ -160,7 +179,7 @@ class ItemTables:
             Titles(self.tensor(position_b[words_ST]), self.tensor(self.catalogue.idf_W[used_W])),
             self.tensor(category_b[category_S]),
         )
-        if len(rows_S) == len(self):
+        if whole:
             self._whole = listings, content
         return content
 

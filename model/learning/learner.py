@@ -155,6 +155,12 @@ class Learner:
         """Make items known; one listed again takes its new title and category."""
         self._tables.list_items(items)
 
+    def forget_items(self, item_ids: np.ndarray) -> None:
+        """Forget items wholly, int64 ids; one that is clicked or listed later is a new item."""
+        rows_n = self._tables.forget(item_ids)
+        if len(rows_n):
+            self._replay.forget_items(rows_n)
+
     def learn(
         self, batch: Sequence[UserSequence], replay: float | None = None, catching_up: bool = False
     ) -> dict[str, float]:
@@ -356,11 +362,11 @@ class Learner:
 
         `export` does it, too.
         """
-        size, quantizer = len(self._tables), self._sparc.quantizer
-        if size == 0 or bool(quantizer.ready):
+        rows, quantizer = self._tables.catalogue.item_rows, self._sparc.quantizer
+        if not len(rows) or bool(quantizer.ready):
             return
-        order = torch.randperm(size, generator=self._generator)[:16_384]
-        z_SD = self._embed(order.sort().values.numpy())
+        order = torch.randperm(len(rows), generator=self._generator)[:16_384]
+        z_SD = self._embed(rows[order.sort().values.numpy()])
         quantizer.start(z_SD, self._generator, ranks=self._ranks)
 
     @torch.no_grad()
@@ -399,10 +405,10 @@ class Learner:
 
         Empty before the first step.
         """
-        size, quantizer = len(self._tables), self._sparc.quantizer
-        if size == 0 or not bool(quantizer.ready):
+        rows, quantizer = self._tables.catalogue.item_rows, self._sparc.quantizer
+        if not len(rows) or not bool(quantizer.ready):
             return {}
-        z_ND = self._embed(np.arange(0, size, max(1, size // HEALTH_SAMPLE)))
+        z_ND = self._embed(rows[:: max(1, len(rows) // HEALTH_SAMPLE)])
         return quantizer.health(z_ND) | {"revived": float(self._counters["revived"])}
 
     @torch.no_grad()
@@ -421,7 +427,7 @@ class Learner:
         if published is None:
             changes = Changes.all(self._tables)
         else:
-            changes = Changes.since(self._tables, len(published), self._swept)
+            changes = Changes.since(self._tables, published, self._swept)
         return export(
             self._sparc,
             self._tables,

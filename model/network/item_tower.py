@@ -226,9 +226,9 @@ def content_rows(
     Sums of random vectors keep the overlap of titles, so codes mean something from the start.
     """
 
-    def initial(first: int, end: int) -> Tensor:
-        uniform_WD = stable_uniform(seed, np.arange(first, end), config.dimension)
-        return torch.from_numpy(uniform_WD * CONTENT_SCALE)
+    def initial(rows_n: np.ndarray) -> Tensor:
+        uniform_nD = stable_uniform(seed, rows_n, config.dimension)
+        return torch.from_numpy(uniform_nD * CONTENT_SCALE)
 
     table = RowTable(config.dimension, initial, device)
     table.grow(buckets)

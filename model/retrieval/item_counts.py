@@ -64,12 +64,26 @@ class ItemCounts:
             column[said] = values
         return ItemCounts(**new)
 
+    def without(self, rows_g: Rows) -> ItemCounts:
+        """What is known once some rows have had none."""
+        stay = ~np.isin(self.rows_e, rows_g)
+        if stay.all():
+            return self
+        return ItemCounts(*(getattr(self, field.name)[stay] for field in fields(self)))
+
     def events(self, rows_n: NDArray[np.integer]) -> Rows:
         """How many events items had, int64 (n,)."""
         if not len(self.rows_e):
             return np.zeros(len(rows_n), np.int64)
         at = np.searchsorted(self.rows_e, rows_n).clip(max=len(self.rows_e) - 1)
         return np.where(self.rows_e[at] == rows_n, self.events_e[at], 0)
+
+    def times(self, rows_n: NDArray[np.integer]) -> Rows:
+        """When items had their last event, int64 ms (n,); 0 for none."""
+        if not len(self.rows_e):
+            return np.zeros(len(rows_n), np.int64)
+        at = np.searchsorted(self.rows_e, rows_n).clip(max=len(self.rows_e) - 1)
+        return np.where(self.rows_e[at] == rows_n, self.times_e[at], 0)
 
     def events_N(self, size: int) -> Rows:
         """The same of all rows of a catalogue of N items."""

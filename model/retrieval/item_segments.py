@@ -6,9 +6,11 @@ that holds this: a *base* speaks of every item, a *delta* of a few. `ItemSegment
 knows after some segments in order. It copies no z: where the newest row of an item lies is noted,
 and files are memory-mapped, so that processes share them.
 
-Shapes: N items of the catalogue by row; of a segment n items with a place, m with counts, k with
-neighbours, P neighbours of all of these; D dimension of z, Q levels, H half-lives, M neighbours of
-an item.
+A row whose item is forgotten is free until it is another item's.
+
+Shapes: N rows of the catalogue; of a segment n items with a place, m with counts, k with
+neighbours, P neighbours of all of these, g rows whose item is gone; D dimension of z, Q levels, H
+half-lives, M neighbours of an item.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from model.artifacts.manifest import Manifest
 from model.histories import NO_ROW
 from model.retrieval.item_counts import ItemCounts
 from model.tables.cooccurrence import Slots
+from model.tables.row_index import NO_ITEM
 
 Rows = NDArray[np.int64]
 FIELDS: dict[str, tuple[torch.dtype, int]] = {
@@ -47,8 +50,12 @@ FIELDS: dict[str, tuple[torch.dtype, int]] = {
     "near_items_P": (torch.int32, 1),
     "near_weights_PH": (torch.float32, 2),
     "near_times_k": (torch.int64, 1),
+    "gone_rows_g": (torch.int64, 1),
+    "gone_ids_g": (torch.int64, 1),
 }
 """Type and dimensions of each array."""
+FORMERLY_NONE = {"gone_rows_g", "gone_ids_g"}
+"""Arrays that older segments lack: nothing was forgotten."""
 
 
 class SegmentError(ValueError):
@@ -73,6 +80,9 @@ class Segment(NamedTuple):
         near_items_P: int32 rows of the neighbours, `NO_ROW` for an empty slot.
         near_weights_PH: float32 weights as of `near_times_k`.
         near_times_k: int64 ms.
+        gone_rows_g: int64 rows, each once, that are not their item's any more; a row may be given
+            to another item at once. Free rows behind those of the segments before are named, too.
+        gone_ids_g: int64 ids of these items, `NO_ITEM` where there was none.
     """
 
     rows_n: Rows
@@ -90,6 +100,8 @@ class Segment(NamedTuple):
     near_items_P: NDArray[np.int32]
     near_weights_PH: NDArray[np.float32]
     near_times_k: Rows
+    gone_rows_g: Rows = np.empty(0, np.int64)
+    gone_ids_g: Rows = np.empty(0, np.int64)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file.
@@ -122,11 +134,12 @@ class Segment(NamedTuple):
         try:
             with safe_open(path, framework="pt") as file:
                 names = set(file.keys())
-                if names != FIELDS.keys():
-                    odd = sorted(names ^ FIELDS.keys())[0]
+                if names | FORMERLY_NONE != FIELDS.keys():
+                    odd = sorted((names | FORMERLY_NONE) ^ FIELDS.keys())[0]
                     raise SegmentError(f"{path}: {odd!r} is missing or too much in a segment")
-                arrays = {}
-                for name, (dtype, dimensions) in FIELDS.items():
+                arrays: dict[str, Any] = {n: np.empty(0, np.int64) for n in FORMERLY_NONE}
+                for name in names:
+                    dtype, dimensions = FIELDS[name]
                     tensor = file.get_tensor(name)
                     if tensor.dtype != dtype or tensor.dim() != dimensions:
                         raise SegmentError(
@@ -150,15 +163,17 @@ class Segment(NamedTuple):
         lengths = {
             "ids_n": n, "z_nD": n, "codes_nQ": n, "words_nT": n, "category_n": n, "events_m": m,
             "counts_mH": m, "count_times_m": m, "near_times_k": k, "near_starts_K": k + 1,
-            "near_weights_PH": len(self.near_items_P),
+            "near_weights_PH": len(self.near_items_P), "gone_ids_g": len(self.gone_rows_g),
         }  # fmt: skip
         for name, length in lengths.items():
             if len(getattr(self, name)) != length:
                 return f"{name} has {len(getattr(self, name))} rows, not {length}"
-        for name in ("rows_n", "event_rows_m", "near_rows_k"):
+        for name in ("rows_n", "event_rows_m", "near_rows_k", "gone_rows_g"):
             rows = getattr(self, name)
             if len(rows) and (rows[0] < 0 or (rows[1:] <= rows[:-1]).any()):
                 return f"{name} do not ascend from 0 on"
+        if len(self.ids_n) and self.ids_n.min() < 0:
+            return "ids_n holds a negative id"
         if self.near_starts_K[0] != 0 or self.near_starts_K[-1] != len(self.near_items_P):
             return "near_starts_K do not span the neighbours"
         if (self.near_starts_K[1:] < self.near_starts_K[:-1]).any():
@@ -179,8 +194,8 @@ class ItemSegments:
 
     Attributes:
         segments: in order, oldest first.
-        ids_N: int64 item ids by row.
-        codes_NQ: int16.
+        ids_N: int64 item ids by row, `NO_ITEM` where it is free.
+        codes_NQ: int16, -1 where the row is free.
         counts: of the items that had events.
     """
 
@@ -253,7 +268,20 @@ class ItemSegments:
         return state
 
     def __len__(self) -> int:
+        """Rows, free ones among them."""
         return len(self.ids_N)
+
+    @property
+    def count(self) -> int:
+        """Items."""
+        return len(self._sorted_ids_N)
+
+    @property
+    def item_rows(self) -> Rows:
+        """Rows that hold an item, ascending."""
+        if self.count == len(self):
+            return np.arange(len(self))
+        return np.flatnonzero(self.ids_N != NO_ITEM)
 
     @property
     def events_N(self) -> Rows:
@@ -268,23 +296,46 @@ class ItemSegments:
     @property
     def dead_rows(self) -> int:
         """Rows of z in the segments that a newer segment has replaced."""
-        return sum(len(segment.rows_n) for segment in self.segments) - len(self)
+        return sum(len(segment.rows_n) for segment in self.segments) - self.count
 
     def with_segment(self, segment: Segment) -> ItemSegments:
         """What is known after one more segment; the arrays that it says nothing of are shared.
 
         Raises:
-            SegmentError: if it leaves a gap in the rows, changes the id of one, or is of another
-                dimension.
+            SegmentError: if it leaves a gap in the rows, changes the id of one that is neither free
+                nor gone, or is of another dimension.
         """
-        before, index = len(self), len(self.segments)
-        rows = segment.rows_n
-        size = max(before, int(rows[-1]) + 1 if len(rows) else 0)
-        new = int(np.searchsorted(rows, before))
-        if len(rows) - new != size - before:
+        before = len(self)
+        rows, gone = segment.rows_n, segment.gone_rows_g
+        named = np.union1d(rows, gone)
+        size = max(before, int(named[-1]) + 1 if len(named) else 0)
+        if len(named) - int(np.searchsorted(named, before)) != size - before:
             raise SegmentError(f"the segment leaves a gap between rows {before} and {size}")
-        if not np.array_equal(self.ids_N[rows[:new]], segment.ids_n[:new]):
+        left = gone[: np.searchsorted(gone, before)]
+        if not np.array_equal(self.ids_N[left], segment.gone_ids_g[: len(left)]):
+            raise SegmentError("the segment says that items are gone that are not there")
+        held = self._freed(left)
+        old = rows[: np.searchsorted(rows, before)]
+        other = held.ids_N[old] != segment.ids_n[: len(old)]
+        if (held.ids_N[old[other]] != NO_ITEM).any():
             raise SegmentError("the segment gives a row to another item")
+        return held._with(segment, size, anew=size > before or bool(len(left) or other.any()))
+
+    def _freed(self, rows_g: Rows) -> ItemSegments:
+        """The same with rows that are free."""
+        if not len(rows_g):
+            return self
+        changed: dict[str, Any] = {"counts": self.counts.without(rows_g)}
+        for name, empty in (
+            ("ids_N", NO_ITEM), ("codes_NQ", -1), ("_z_segment_N", -1), ("_near_segment_N", -1)
+        ):  # fmt: skip
+            changed[name] = getattr(self, name).copy()
+            changed[name][rows_g] = empty
+        return replace(self, **changed)
+
+    def _with(self, segment: Segment, size: int, anew: bool) -> ItemSegments:
+        """`with_segment`, once rows are free; `anew`: items came or went."""
+        before, index, rows = len(self), len(self.segments), segment.rows_n
         if index:
             own = (self.dimension, self.codes_NQ.shape[1], self.counts.counts_eH.shape[1])
             theirs = tuple(x.shape[1] for x in (segment.z_nD, segment.codes_nQ, segment.counts_mH))
@@ -307,9 +358,9 @@ class ItemSegments:
             column[at] = values
             changed[name] = column
 
-        put("ids_N", rows, segment.ids_n, 0)
-        put("codes_NQ", rows, segment.codes_nQ, 0)
-        put("_z_segment_N", rows, index, 0)
+        put("ids_N", rows, segment.ids_n, NO_ITEM)
+        put("codes_NQ", rows, segment.codes_nQ, -1)
+        put("_z_segment_N", rows, index, -1)
         put("_z_at_N", rows, np.arange(len(rows)), 0)
         near = segment.near_rows_k
         changed["counts"] = self.counts.followed_by(
@@ -317,9 +368,11 @@ class ItemSegments:
         )
         put("_near_segment_N", near, index, -1)
         put("_near_at_N", near, np.arange(len(near)), 0)
-        if size > before:
-            order = np.argsort(changed["ids_N"], kind="stable").astype(np.int32)
-            sorted_ids = changed["ids_N"][order]
+        if anew:
+            ids_N = changed.get("ids_N", self.ids_N)
+            order = np.argsort(ids_N, kind="stable").astype(np.int32)
+            order = order[np.count_nonzero(ids_N == NO_ITEM) :]
+            sorted_ids = ids_N[order]
             same = sorted_ids[1:] == sorted_ids[:-1]
             if same.any():
                 raise SegmentError(f"item {sorted_ids[1:][same][0]} has two rows")
@@ -341,9 +394,10 @@ class ItemSegments:
 
     def as_base(self) -> Segment:
         """One segment that says all that these say: what begins a chain anew."""
-        rows_N, near_k = np.arange(len(self)), np.flatnonzero(self._near_segment_N >= 0)
+        rows_n, near_k = self.item_rows, np.flatnonzero(self._near_segment_N >= 0)
+        free_g = np.flatnonzero(self.ids_N == NO_ITEM)
         counts, had = self.counts, self.counts.events_e > 0
-        words_NT, category_N = self.features(rows_N)
+        words_nT, category_n = self.features(rows_n)
         lengths_k, times_k = np.zeros(len(near_k), np.int64), np.zeros(len(near_k), np.int64)
         parts = []
         for s in np.unique(self._near_segment_N[near_k]).tolist():
@@ -360,12 +414,12 @@ class ItemSegments:
             items_P[to_P] = segment.near_items_P[from_P]
             weights_PH[to_P] = segment.near_weights_PH[from_P]
         return Segment(
-            rows_n=rows_N,
-            ids_n=self.ids_N,
-            z_nD=self.z(rows_N),
-            codes_nQ=self.codes_NQ,
-            words_nT=words_NT.astype(np.int16),
-            category_n=category_N.astype(np.int16),
+            rows_n=rows_n,
+            ids_n=self.ids_N[rows_n],
+            z_nD=self.z(rows_n),
+            codes_nQ=self.codes_NQ[rows_n],
+            words_nT=words_nT.astype(np.int16),
+            category_n=category_n.astype(np.int16),
             event_rows_m=counts.rows_e[had].astype(np.int64),
             events_m=counts.events_e[had],
             counts_mH=counts.counts_eH[had],
@@ -375,13 +429,15 @@ class ItemSegments:
             near_items_P=items_P,
             near_weights_PH=weights_PH,
             near_times_k=times_k,
+            gone_rows_g=free_g,
+            gone_ids_g=np.full(len(free_g), NO_ITEM),
         )
 
     def rows(self, ids: NDArray[np.integer]) -> Rows:
         """Catalogue rows of ids, in their shape; `NO_ROW` where unknown."""
-        if not len(self):
+        if not self.count:
             return np.full(ids.shape, NO_ROW, np.int64)
-        place = np.searchsorted(self._sorted_ids_N, ids).clip(max=len(self) - 1)
+        place = np.searchsorted(self._sorted_ids_N, ids).clip(max=self.count - 1)
         known = self._sorted_ids_N[place] == ids
         return np.where(known, self._order_N[place], NO_ROW).astype(np.int64)
 

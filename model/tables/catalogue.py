@@ -1,6 +1,8 @@
 """The catalogue as the learner knows it: a row for every item, growing without a restart.
 
-Shapes: N items, T title words.
+The row of an item that is forgotten is given to another one.
+
+Shapes: N rows, T title words.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.histories import NO_ROW
 from model.tables.capacity import with_room
 from model.tables.item_features import TITLE_BUCKETS, TITLE_WORDS, hash_features
-from model.tables.row_index import RowIndex
+from model.tables.row_index import NO_ITEM, RowIndex
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 from streaming.events import Item
 
@@ -24,8 +27,8 @@ class Catalogue:
     Words and categories are int16: there are fewer buckets than that holds.
 
     Attributes:
-        listings: rises whenever items are listed or take new features.
-        touched: rows whose features changed.
+        listings: rises whenever items are listed, take new features or are forgotten.
+        touched: rows whose item or features changed.
     """
 
     def __init__(self) -> None:
@@ -37,12 +40,30 @@ class Catalogue:
         self.listings = 0
 
     def __len__(self) -> int:
+        """Rows, free ones among them."""
         return len(self._index)
 
     @property
+    def count(self) -> int:
+        """Items."""
+        return self._index.count
+
+    @property
+    def free(self) -> int:
+        """Rows without an item."""
+        return len(self) - self.count
+
+    @property
     def item_ids_N(self) -> np.ndarray:
-        """Ids in row order."""
+        """Ids in row order; `NO_ITEM` where a row is free."""
         return self._index.ids_N
+
+    @property
+    def item_rows(self) -> np.ndarray:
+        """Rows that hold an item, ascending, int64."""
+        if self.count == len(self):
+            return np.arange(len(self))
+        return np.flatnonzero(self.item_ids_N != NO_ITEM)
 
     @property
     def words_NT(self) -> np.ndarray:
@@ -58,19 +79,35 @@ class Catalogue:
     def idf_W(self) -> np.ndarray:
         """Inverse document frequency of each word bucket: log(N / df) + 1, float32."""
         df_W = np.maximum(self._items_with_W, 1)
-        return (np.log(max(len(self), 1) / df_W) + 1).astype(np.float32)
+        return (np.log(max(self.count, 1) / df_W) + 1).astype(np.float32)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Rows of ids, in the same shape; `NO_ROW` where an id is unknown."""
         return self._index.rows(ids)
 
-    def add(self, items: Sequence[Item]) -> int:
-        """List items; an item listed again takes its new features. Returns how many are new."""
-        before = len(self)
+    def add(self, items: Sequence[Item]) -> np.ndarray:
+        """List items; one listed again takes its new features. Returns rows of new items (n,)."""
         ids_n = np.fromiter((item.item_id for item in items), np.int64, len(items))
         features = hash_features(items)
-        self._put(self._index.add(ids_n), features.words_NT, features.category_N)
-        return len(self) - before
+        new_n = self._index.rows(ids_n) == NO_ROW
+        rows_n = self._index.add(ids_n)
+        self._put(rows_n, features.words_NT, features.category_N)
+        return np.unique(rows_n[new_n])
+
+    def forget(self, ids_n: np.ndarray) -> np.ndarray:
+        """Free the rows of items; returns the rows of those that were known, ascending."""
+        rows_n = self._index.remove(ids_n)
+        if len(rows_n):
+            self._clear(rows_n)
+        return rows_n
+
+    def _clear(self, rows_n: np.ndarray) -> None:
+        """Rows, each once, have no features any more."""
+        self._count(self._words[rows_n], -1)
+        self._words[rows_n] = 0
+        self._category[rows_n] = 0
+        self.touched.mark(rows_n)
+        self.listings += 1
 
     def _put(self, rows_n: np.ndarray, words_nT: np.ndarray, category_n: np.ndarray) -> None:
         """Give rows their features; where one comes twice, the last wins."""
@@ -97,6 +134,7 @@ class Catalogue:
         rows_n = self.touched.take(CHECKPOINT)
         rows_n = np.arange(len(self)) if whole else rows_n
         arrays = {
+            "rows": rows_n,
             "ids": self.item_ids_N[rows_n],
             "words": self._words[rows_n],
             "category": self._category[rows_n],
@@ -106,7 +144,7 @@ class Catalogue:
 
     def apply(self, changes: dict[str, Tensor]) -> None:
         """Take over what `changes` gave, on top of what was given before it."""
-        # rows ascend, so those that are new come in the order in which they were listed
-        rows_n = self._index.add(changes["ids"].numpy())
+        rows_n = changes["rows"].numpy()
+        self._index.put(rows_n, changes["ids"].numpy())
         self._put(rows_n, changes["words"].numpy(), changes["category"].numpy())
         self.touched.load(changes["unpublished"].numpy())

@@ -111,6 +111,8 @@ class Cooccurrence:
         self._place_N = np.zeros(0, dtype=np.int32)
         """Where an item's slots are; `NO_ROW`: it has none."""
         self._held = 0
+        self._free: list[int] = []
+        """Places below `_held` that are nobody's any more."""
         self._rows_SM = np.zeros((0, config.slots), dtype=np.int32)
         self._weights_SMH = np.zeros((0, config.slots, h), dtype=np.float32)
         self._times_S = np.zeros(0, dtype=np.int64)
@@ -124,13 +126,38 @@ class Cooccurrence:
     def _places(self, rows_R: np.ndarray) -> np.ndarray:
         """Where the slots of distinct items are, new ones where they have none yet."""
         new_r = rows_R[self._place_N[rows_R] == NO_ROW]
-        end = self._held + len(new_r)
+        again = [self._free.pop() for _ in range(min(len(self._free), len(new_r)))]
+        end = self._held + len(new_r) - len(again)
         self._rows_SM = with_room(self._rows_SM, end, NO_ROW)
         self._weights_SMH = with_room(self._weights_SMH, end)
         self._times_S = with_room(self._times_S, end)
-        self._place_N[new_r] = np.arange(self._held, end)
+        self._place_N[new_r] = [*again, *range(self._held, end)]
         self._held = end
         return self._place_N[rows_R]
+
+    def forget(self, rows_n: np.ndarray) -> None:
+        """Distinct items have no neighbours any more, and are nobody's; a pass over all slots."""
+        gone = np.zeros(self._size + 1, np.bool_)  # the last one answers for NO_ROW
+        gone[rows_n] = True
+        owners = self.items()
+        found_eM = gone[self._rows_SM[self._place_N[owners]]]
+        found_eM[gone[owners]] = True
+        named = found_eM.any(axis=1)
+        owners, found_eM = owners[named], found_eM[named]
+        places = self._place_N[owners]
+        rows_eM, weights_eMH = self._rows_SM[places], self._weights_SMH[places]
+        rows_eM[found_eM], weights_eMH[found_eM] = NO_ROW, 0
+        self._rows_SM[places], self._weights_SMH[places] = rows_eM, weights_eMH
+        self._release(owners[(rows_eM == NO_ROW).all(axis=1)])
+        self.touched.mark(np.append(rows_n, owners))
+
+    def _release(self, rows_n: np.ndarray) -> None:
+        """Items that have no neighbours give back their places, which are empty."""
+        places = self._place_N[rows_n]
+        places = places[places != NO_ROW]
+        self._place_N[rows_n] = NO_ROW
+        self._times_S[places] = 0
+        self._free += places.tolist()
 
     def add(self, histories: HistoryBatch, targets_B: np.ndarray, times_B: np.ndarray) -> None:
         """Pair each target with its history's newest events, at the target's time."""
@@ -209,19 +236,18 @@ class Cooccurrence:
         return np.flatnonzero(self._place_N[: self._size] != NO_ROW)
 
     def ragged(self, rows_k: np.ndarray) -> RaggedSlots:
-        """What is kept of items that have neighbours, without the empty slots at the end."""
-        place_k = self._place_N[rows_k]
-        rows_kM = self._rows_SM[place_k]
-        filled_kM = rows_kM != NO_ROW
-        M = rows_kM.shape[1]
-        lengths_k = M - filled_kM[:, ::-1].argmax(axis=1)
+        """What is kept of items, without the empty slots at the end."""
+        found = self.slots(rows_k)
+        filled_kM = found.rows_EM != NO_ROW
+        M = filled_kM.shape[1]
+        lengths_k = np.where(filled_kM.any(axis=1), M - filled_kM[:, ::-1].argmax(axis=1), 0)
         kept_kM = np.arange(M) < lengths_k[:, None]
         starts_K = np.append(0, np.cumsum(lengths_k))
-        weights_PH = self._weights_SMH[place_k][kept_kM]
-        return RaggedSlots(starts_K, rows_kM[kept_kM], weights_PH, self._times_S[place_k])
+        weights_PH = found.weights_EMH[kept_kM]
+        return RaggedSlots(starts_K, found.rows_EM[kept_kM], weights_PH, found.times_E)
 
     def changes(self, whole: bool) -> dict[str, Tensor]:
-        """Slots of the items paired since the last call, for `apply`; `whole`: all."""
+        """Slots of the items that changed since the last call, for `apply`; `whole`: all."""
         rows_k = self.touched.take(CHECKPOINT)
         rows_k = self.items() if whole else rows_k
         arrays = {
@@ -245,6 +271,7 @@ class Cooccurrence:
         weights_kMH[filled_kM] = c["weights_PH"]
         self._rows_SM[place_k], self._weights_SMH[place_k] = rows_kM, weights_kMH
         self._times_S[place_k] = c["times_k"]
+        self._release(c["items"][lengths_k == 0])
         self.touched.load(c["unpublished"])
 
 

@@ -92,11 +92,21 @@ class Popularity:
         if len(self._keys_E) > self._log_size:
             self._trim(self._log_size * 3 // 4)
 
+    def forget(self, rows_n: np.ndarray) -> None:
+        """Distinct rows have had no event; what is counted of all together fades as it did."""
+        self._counts_NH[rows_n], self._times_N[rows_n] = 0, 0
+        self._keep(np.flatnonzero(~np.isin(self._keys_E >> _SECONDS, rows_n)))
+        self.touched.mark(rows_n)
+
     def _trim(self, keep: int) -> None:
         seconds_E = self._keys_E & _LAST
         newest = np.sort(np.argsort(seconds_E, kind="stable")[len(seconds_E) - keep :])
-        self._keys_E, self._logged_EH = self._keys_E[newest], self._logged_EH[newest]
-        self._origin_E = self._origin_E[newest]
+        self._keep(newest)
+
+    def _keep(self, places: np.ndarray) -> None:
+        """Keep these entries of the log, in order, and no others."""
+        self._keys_E, self._logged_EH = self._keys_E[places], self._logged_EH[places]
+        self._origin_E = self._origin_E[places]
 
     def current(self, now_ms: int) -> np.ndarray:
         """Counts of all rows now: (N, H) float32. A clock behind the newest event is no gain."""

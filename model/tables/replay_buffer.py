@@ -84,7 +84,8 @@ class ReplayBuffer:
     def __init__(self, capacity: int, neighbours: int, half_lives: int) -> None:
         self.capacity = capacity
         self._total = 0
-        self._saved_total = 0
+        self._new = 0  # so many of the newest are not saved yet
+        self._forgotten = np.zeros(0, np.int64)  # rows, since the last save
         self._arrays: dict[str, np.ndarray] = {
             "users": np.zeros(0, dtype=np.int64),
             "targets": np.zeros(0, dtype=np.int32),
@@ -104,6 +105,7 @@ class ReplayBuffer:
         self._reserve(min(self._total + batch, self.capacity))
         places_B = (self._total + np.arange(batch)) % self.capacity
         self._total += batch
+        self._new = min(self._new + batch, self.capacity)
         arrays = self._arrays
         arrays["users"][places_B] = users_B
         arrays["targets"][places_B] = examples.targets_B
@@ -124,7 +126,7 @@ class ReplayBuffer:
         time. What was saved before is to be saved as a whole again. Examples of which it is not
         known whose they are go as well.
         """
-        places = np.arange(self._total - len(self), self._total) % self.capacity
+        places = self._ordered()
         users = self._arrays["users"][places]
         mine = np.flatnonzero(users == user)
         gone = np.zeros(len(places), np.bool_)
@@ -134,12 +136,43 @@ class ReplayBuffer:
         if not gone.any():
             return
         if len(stays) == 0:
-            self._total = self._saved_total = 0
+            self._total = self._new = 0
             self._arrays = {name: array[:0] for name, array in self._arrays.items()}
             return
         next_one = stays[stays.searchsorted(np.flatnonzero(gone)).clip(max=len(stays) - 1)]
         for array in self._arrays.values():
             array[places[gone]] = array[places[next_one]]
+
+    def forget_items(self, rows_n: np.ndarray) -> None:
+        """Items are no more: their examples go, and others do not know them; a pass over all.
+
+        What is left of a history, or of neighbours, moves together.
+        """
+        self._forgotten = np.union1d(self._forgotten, rows_n)
+        arrays, places = self._arrays, self._ordered()
+        stays = ~np.isin(arrays["targets"][places], rows_n)
+        if not stays.all():
+            self._new = int(stays[len(stays) - self._new :].sum())
+            self._total = int(stays.sum())
+            for array in arrays.values():
+                array[: self._total] = array[places[stays]]
+        for rows, beside, to_the_right in (
+            ("history_rows", "history_times", True),
+            ("neighbour_rows", "neighbour_scores", False),
+        ):
+            named_b = np.flatnonzero(np.isin(arrays[rows][: len(self)], rows_n).any(axis=1))
+            if not len(named_b):
+                continue
+            rows_bX = arrays[rows][named_b]
+            known_bX = (rows_bX != NO_ROW) & ~np.isin(rows_bX, rows_n)
+            for name, fill in ((rows, NO_ROW), (beside, 0)):
+                arrays[name][named_b] = _together(
+                    arrays[name][named_b], known_bX, fill, to_the_right
+                )
+
+    def _ordered(self) -> np.ndarray:
+        """Places of the examples, oldest first."""
+        return np.arange(self._total - len(self), self._total) % self.capacity
 
     def _reserve(self, size: int) -> None:
         have = len(self._arrays["targets"])
@@ -181,14 +214,19 @@ class ReplayBuffer:
         )
 
     def changes(self, whole: bool) -> dict[str, Tensor]:
-        """What was added since the last call, without its padding, for `apply`; `whole`: all."""
-        oldest = self._total - len(self)
-        first = oldest if whole else max(oldest, self._saved_total)
-        places_B = np.arange(first, self._total) % self.capacity
-        self._saved_total = self._total
+        """What was added and forgotten since the last call, for `apply`; `whole`: all there is.
+
+        Examples are without their padding.
+        """
+        added = len(self) if whole else self._new
+        places_B = self._ordered()[len(self) - added :]
+        forgotten = self._forgotten
+        self._new, self._forgotten = 0, np.zeros(0, np.int64)
         a = {name: array[places_B] for name, array in self._arrays.items()}
         known_BL, near_BK = a["history_rows"] != NO_ROW, a["neighbour_rows"] != NO_ROW
         packed = {
+            "forgotten": forgotten[:0] if whole else forgotten,
+            "kept": np.asarray(len(self) - added, dtype=np.int64),
             "capacity": np.asarray(self.capacity, dtype=np.int64),
             "total": np.asarray(self._total, dtype=np.int64),
             "users": a["users"],
@@ -214,9 +252,16 @@ class ReplayBuffer:
             raise ValueError(
                 f"the replay buffer had a capacity of {int(s['capacity'])}, not {self.capacity}"
             )
-        added = len(s["targets"])
-        self._total = self._saved_total = int(s["total"])
+        added, kept = len(s["targets"]), int(s["kept"])
+        if len(s["forgotten"]):
+            self.forget_items(s["forgotten"])
+        order = self._ordered()[len(self) - kept :]
+        moved = {name: array[order] for name, array in self._arrays.items() if len(s["forgotten"])}
+        self._new, self._forgotten = 0, np.zeros(0, np.int64)
+        self._total = int(s["total"])
         self._reserve(len(self))
+        for name, values in moved.items():
+            self._arrays[name][self._ordered()[:kept]] = values
         places_B = np.arange(self._total - added, self._total) % self.capacity
         columns = np.arange(HISTORY_LENGTH)
         known_BL = columns >= HISTORY_LENGTH - s["history_lengths"][:, None]
@@ -240,3 +285,15 @@ class ReplayBuffer:
             full = np.full((added, *array.shape[1:]), fill, array.dtype)
             full[mask] = values
             array[places_B] = full
+
+
+def _together(
+    values_bX: np.ndarray, known_bX: np.ndarray, fill: int, to_the_right: bool
+) -> np.ndarray:
+    """The known values of each row side by side at one end, in order, and `fill` elsewhere."""
+    columns = np.arange(known_bX.shape[1])
+    lengths_b1 = known_bX.sum(axis=1)[:, None]
+    there_bX = columns >= len(columns) - lengths_b1 if to_the_right else columns < lengths_b1
+    moved_bX = np.full_like(values_bX, fill)
+    moved_bX[there_bX] = values_bX[known_bX]
+    return moved_bX

@@ -20,8 +20,8 @@ from model import launches
 from model.tables.capacity import with_room
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 
-InitialRows = Callable[[int, int], Tensor]
-"""(first row, end row) -> initial values, float32 (rows, D). Must not depend on anything else."""
+InitialRows = Callable[[np.ndarray], Tensor]
+"""Rows (n,) -> initial values, float32 (n, D). Must depend on nothing but what the rows hold."""
 
 INITIAL_ACCUMULATOR = 1e-8
 """Below the mean square of what a click teaches: a first faint gradient makes no long step."""
@@ -71,9 +71,17 @@ class RowTable:
                 setattr(self, f"_{name}", new)
         for first in range(self._size, size, CHUNK):
             end = min(first + CHUNK, size)
-            self._weight[first:end] = self._initial(first, end).to(self._device)
+            self._weight[first:end] = self._initial(np.arange(first, end)).to(self._device)
         self._stepped = with_room(self._stepped, size)
         self._size = size
+
+    def renew(self, rows_n: np.ndarray) -> None:
+        """Distinct rows begin anew, with initial values: they hold something else from now on."""
+        rows = torch.from_numpy(rows_n).to(self._device)
+        self._weight[rows] = self._initial(rows_n).to(self._device)
+        self._accumulator[rows] = 0
+        self._stepped[rows_n] = False
+        self.touched.mark(rows_n)
 
     def gather(self, rows_R: Tensor) -> Tensor:
         """Values (R, D) of distinct rows, as a leaf that collects their gradient."""
@@ -136,9 +144,9 @@ class RowTable:
         return [leaf.grad for _, leaf in self._pending if leaf.grad is not None]
 
     def changes(self, whole: bool) -> dict[str, Tensor]:
-        """Values and accumulators of the rows stepped since the last call, for `apply`.
+        """Values and accumulators of the rows that changed since the last call, for `apply`.
 
-        `whole`: of all that were ever stepped; others have their initial values.
+        `whole`: of all that were stepped; others have their initial values.
         """
         rows_n = self.touched.take(CHECKPOINT)
         rows = torch.from_numpy(np.flatnonzero(self._stepped) if whole else rows_n)
@@ -146,6 +154,7 @@ class RowTable:
         return {
             "size": torch.tensor(self._size),
             "rows": rows,
+            "stepped": torch.from_numpy(self._stepped[rows.numpy()]),
             "unpublished": torch.from_numpy(self.touched.rows(PUBLICATION)),
             **{n: getattr(self, f"_{n}").index_select(0, here).cpu() for n in _STATE},
         }
@@ -157,7 +166,7 @@ class RowTable:
         for name in _STATE:
             values = changes[name].to(self._device)
             getattr(self, f"_{name}").index_copy_(0, rows.to(self._device), values)
-        self._stepped[rows.numpy()] = True
+        self._stepped[rows.numpy()] = changes["stepped"].numpy()
         self.touched.load(changes["unpublished"].numpy())
 
 

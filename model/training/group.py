@@ -7,7 +7,7 @@ each call that changes a learner or reads the topic:
     begin     a learner anew, or from the state that follows, in parts
     list      items
     learn     a micro-batch; each rank takes its share of the examples (`model.ranks`)
-    forget    a user
+    forget    a user, or items
     start     the codebook, if there is none
     seek, poll, read    of the rank's own partitions of `sequences`
     end
@@ -23,8 +23,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import orjson
 import safetensors.torch
+from numpy.typing import NDArray
 
 from model.learning.errors import NotFiniteError
 from model.learning.learner_state import LearnerState, Tensors
@@ -125,6 +127,11 @@ class LedLearner:
         """As `Learner.forget`."""
         _tell(self._ranks, "forget", user=user, but=but)
         self._own.forget(user, but)
+
+    def forget_items(self, item_ids: NDArray[np.int64]) -> None:
+        """As `Learner.forget_items`."""
+        _tell(self._ranks, "forget items", items=item_ids.tolist())
+        self._own.forget_items(item_ids)
 
     def export(self, published: ItemSegments | None = None) -> Export:
         """As `Learner.export`."""
@@ -248,6 +255,8 @@ def follow(ranks: Ranks, make: MakeLearner, source: Source) -> None:
             learner.list_items([Item(**item) for item in order["items"]])
         elif do == "forget":
             learner.forget(order["user"], order["but"])
+        elif do == "forget items":
+            learner.forget_items(np.array(order["items"], np.int64))
         elif do == "start":
             learner.start_codebook()
         elif do == "learn":

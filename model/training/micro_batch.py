@@ -52,10 +52,14 @@ class TrainerError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Record(Generic[V]):
-    """One record as read; `value` is None where it was poison (logged by the source)."""
+    """One record as read; `value` is None where it was poison (logged by the source).
+
+    `time` is the record's own, in ms.
+    """
 
     offset: int
     value: V | None
+    time: int = 0
 
 
 @dataclass
@@ -119,19 +123,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A plan and its records, in training order; `poison` counts the records skipped in it.
+    """A plan and its records, in training order.
 
-    `forgotten` has the users who are to be forgotten, each with the number of sequences before
-    which that was said.
-
-    Of a withdrawn item the learner keeps what it knows: clicks on it go on to say something about
-    their users, and it is the indexer that keeps it out of every answer.
+    Attributes:
+        plan: what it was cut by.
+        items: those that are listed.
+        sequences: in training order.
+        poison: how many records were skipped.
+        withdrawn: item id -> when it was withdrawn, in ms, where that is the last word about it.
+        forgotten: the users who are to be forgotten, each with the number of sequences before
+            which that was said.
     """
 
     plan: Plan
     items: list[Item]
     sequences: list[UserSequence]
     poison: int
+    withdrawn: dict[int, int] = field(default_factory=dict)
     forgotten: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -301,8 +309,7 @@ class Backlog:
 
     def _take(self, events: int, items: int) -> MicroBatch:
         merged = _merge(self._sequences, events) if events else _Merged()
-        listed: list[Item] = []
-        poison = merged.poison
+        said: list[Record[Item | Withdrawal]] = []
         item_ends: dict[int, int] = {}
         for partition in sorted(self._items):
             queue = self._items[partition]
@@ -310,10 +317,7 @@ class Backlog:
                 record = queue.popleft()
                 items -= 1
                 item_ends[partition] = record.offset + 1
-                if record.value is None:
-                    poison += 1
-                elif isinstance(record.value, Item):
-                    listed.append(record.value)
+                said.append(record)
         plan = Plan(
             self._advance(SEQUENCES, merged.taken, self._sequences),
             self._advance(ITEMS, item_ends, self._items),
@@ -321,7 +325,7 @@ class Backlog:
             checksum(merged.sequences),
             catching_up=0 < self._catch_up_from < (self.lag() or 0),
         )
-        return MicroBatch(plan, listed, merged.sequences, poison, merged.forgotten)
+        return _micro_batch(plan, said, merged)
 
     def _advance(
         self, stream: str, taken: Mapping[int, int], left: Mapping[int, Sequence[Any]]
@@ -363,7 +367,22 @@ def assemble(
             "data directory away: training then goes on from the last checkpoint; else begin anew "
             "with --fresh"
         )
-    read = [r for p in sorted(items) for r in items[p]]
-    listed = [r.value for r in read if isinstance(r.value, Item)]
-    poison = merged.poison + sum(r.value is None for r in read)
-    return MicroBatch(plan, listed, merged.sequences, poison, merged.forgotten)
+    return _micro_batch(plan, [r for p in sorted(items) for r in items[p]], merged)
+
+
+def _micro_batch(
+    plan: Plan, said: Iterable[Record[Item | Withdrawal]], merged: _Merged
+) -> MicroBatch:
+    """What is planned, of the records of `items` and of `sequences`, in order."""
+    listed: list[Item] = []
+    withdrawn: dict[int, int] = {}
+    poison = merged.poison
+    for record in said:
+        if isinstance(record.value, Item):
+            listed.append(record.value)
+            withdrawn.pop(record.value.item_id, None)
+        elif record.value is not None:
+            withdrawn[record.value.item_id] = record.time
+        else:
+            poison += 1
+    return MicroBatch(plan, listed, merged.sequences, poison, withdrawn, merged.forgotten)

@@ -24,7 +24,7 @@ import numpy as np
 from model.evaluation.gains import ndcg_gain, recall_gain
 from model.histories import NO_ROW, History
 from model.tables.capacity import with_room
-from model.tables.row_index import RowIndex
+from model.tables.row_index import NO_ITEM, RowIndex
 from model.tables.touched_rows import CHECKPOINT, TouchedRows
 from streaming.events import UserSequence
 
@@ -92,6 +92,7 @@ class Prequential:
         rows = self._touched.take(CHECKPOINT)
         rows = np.arange(len(self._index)) if whole else rows
         return {
+            "rows": rows,
             "ids": self._index.ids_N[rows],
             "events": self._events[rows],
             "answered_at": self._answered_at[rows],
@@ -100,7 +101,9 @@ class Prequential:
 
     def apply(self, changes: Mapping[str, np.ndarray]) -> None:
         """Take over what `changes` gave, on top of what was given before it."""
-        rows = self._rows(changes["ids"])  # they ascend, so new ones come in their order
+        rows = changes["rows"]
+        self._index.put(rows, changes["ids"])
+        self._make_room()
         self._events[rows] = changes["events"]
         self._answered_at[rows] = changes["answered_at"]
         self._head[rows] = changes["head"]
@@ -132,15 +135,24 @@ class Prequential:
 
     def _rows(self, items: np.ndarray) -> np.ndarray:
         """Rows of items; new ones join the catalogue."""
-        before = len(self._index)
+        new = self._index.rows(items) == NO_ROW
         rows = self._index.add(items)
-        size = len(self._index)
-        if size > before:
-            self._events = with_room(self._events, size)
-            self._answered_at = with_room(self._answered_at, size)
-            self._head = with_room(self._head, size)
-            self._touched.mark(np.arange(before, size))
+        if new.any():
+            self._make_room()
+            self._touched.mark(rows[new])
         return rows
+
+    def _make_room(self) -> None:
+        size = len(self._index)
+        self._events = with_room(self._events, size)
+        self._answered_at = with_room(self._answered_at, size)
+        self._head = with_room(self._head, size)
+
+    def forget(self, items: np.ndarray) -> None:
+        """Items (n,) are not in the catalogue any more."""
+        rows = self._index.remove(items)
+        self._events[rows], self._answered_at[rows], self._head[rows] = 0, 0, False
+        self._touched.mark(rows)
 
     def learn(self, sequences: Sequence[UserSequence]) -> None:
         """Count the events of targets, after they were answered."""
@@ -150,12 +162,12 @@ class Prequential:
 
     def fix_head(self) -> None:
         """Take the head of the catalogue anew: floor(0.2 n) items, ties by ascending id."""
-        n = len(self._index)
-        events, ids, head = self._events[:n], self._index.ids_N, np.zeros(n, np.bool_)
-        if wanted := n // 5:
-            least = np.partition(events, n - wanted)[n - wanted]
-            head[events > least] = True
-            ties = np.flatnonzero(events == least)
+        n, rows = len(self._index), np.flatnonzero(self._index.ids_N != NO_ITEM)
+        head, ids, events = np.zeros(n, np.bool_), self._index.ids_N, self._events[rows]
+        if wanted := len(rows) // 5:
+            least = np.partition(events, len(rows) - wanted)[len(rows) - wanted]
+            head[rows[events > least]] = True
+            ties = rows[events == least]
             left = wanted - int(head.sum())
             head[ties[np.argpartition(ids[ties], left - 1)[:left]]] = True
         self._touched.mark(np.flatnonzero(head != self._head[:n]))
@@ -199,12 +211,11 @@ class Prequential:
         found: dict[str, float] = {"queries": float(self._queries)}
         found |= self._shares("", self._counts, self._sums)
         found |= self._shares("window_", members.sum(axis=0), members.astype(np.float64).T @ gains)
-        n = len(self._index)
-        if self._queries and n:
-            answered_at = self._answered_at[:n]
-            found["coverage_at_50"] = float((answered_at > 0).mean())
+        if self._queries and self._index.count:
+            answered_at = self._answered_at[: len(self._index)]
+            found["coverage_at_50"] = float((answered_at > 0).sum() / self._index.count)
             recent = answered_at > max(0, self._queries - self._window)
-            found["window_coverage_at_50"] = float(recent.mean())
+            found["window_coverage_at_50"] = float(recent.sum() / self._index.count)
         return found
 
     @staticmethod

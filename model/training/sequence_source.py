@@ -217,7 +217,10 @@ def _reached(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
 def _parsed(parser: Parser[V], found: Mapping[int, Iterable[Any]]) -> dict[int, list[Record[V]]]:
     """By partition, what kafka-python's records say."""
     return {
-        partition: [Record(r.offset, parse(parser, r.key, r.value, _place(r))) for r in records]
+        partition: [
+            Record(r.offset, parse(parser, r.key, r.value, _place(r)), max(0, r.timestamp))
+            for r in records
+        ]
         for partition, records in found.items()
     }
 

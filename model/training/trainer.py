@@ -12,10 +12,14 @@ The order of a commit, which `_carry_out` and `_publish` follow:
     5. prune       journal entries up to the oldest checkpoint that is kept are forgotten
 
 Step 2 is taken after every plan, steps 3 to 5 after every decision to publish, and 3 and 5 also
-in between. A crash at any point costs nothing but time: the last checkpoint is restored and the
-entries behind it are carried out again, from the same records, in the same order. What was not
-journaled has not happened. On a CPU the weights are then equal bit for bit to those of a run
-without a crash; a handover that is on disk is not written again, one that is missing is.
+in between. Before step 3 of a publication the items are forgotten that have been withdrawn for
+longer than `items.grace_days`: the handover says that they are gone, and what comes after it may
+take their rows.
+
+A crash at any point costs nothing but time: the last checkpoint is restored and the entries behind
+it are carried out again, from the same records, in the same order. What was not journaled has not
+happened. On a CPU the weights are then equal bit for bit to those of a run without a crash; a
+handover that is on disk is not written again, one that is missing is.
 
 A micro-batch whose loss, gradient or weights are not finite is set aside in the same way: its plan
 is replaced in the journal by its `Quarantine`, and what follows is a recovery as after a crash, in
@@ -62,6 +66,7 @@ from model.training.source import Source, SourceUnavailable
 from model.training.training_state import LearnerFactory, TrainingState
 from model.training.training_status import Status
 from streaming.freed_memory import give_back
+from streaming.item_lifetime import ItemsConfig
 from streaming.statuses import Report
 
 if TYPE_CHECKING:
@@ -180,6 +185,7 @@ class Trainer:
         config: TrainerConfig,
         clock: Clock | None = None,
         quarantined: Quarantined | None = None,
+        items: ItemsConfig | None = None,
     ) -> None:
         self._quarantined = quarantined
         self._learner_factory = learner_factory
@@ -189,6 +195,7 @@ class Trainer:
         self._handovers = handovers
         self._answerer_factory = answerer_factory
         self._config = config
+        self._items = items or ItemsConfig()
         self._clock = clock or SystemClock()
         self._status = Status()
         self._unavailable_since: float | None = None
@@ -219,7 +226,9 @@ class Trainer:
     def _recover(self, stop: threading.Event) -> None:
         """Restore the last checkpoint and carry out the journal's entries behind it again."""
         saved = self._checkpoints.newest()
-        self._state = TrainingState(self._learner_factory, self._config.window_queries, saved)
+        self._state = TrainingState(
+            self._learner_factory, self._config.window_queries, saved, self._items.grace_ms
+        )
         self._backlog: Backlog | None = None
         self._looked_at = 0
         progress = self._state.progress

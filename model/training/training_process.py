@@ -34,6 +34,7 @@ from model.training.quarantine import QuarantineDirectory
 from model.training.sequence_source import SequenceSource
 from model.training.trainer import AnswererFactory, Trainer, TrainerConfig
 from streaming.freed_memory import keep_for_the_next
+from streaming.item_lifetime import ItemsConfig
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import Report
 from streaming.topic_identity import TopicIdentity
@@ -72,13 +73,15 @@ def run(
     answerer_factory: AnswererFactory | None,
     stop: threading.Event,
     report: Report,
+    items: ItemsConfig,
     place: Place = HERE,
 ) -> Progress | None:
     """Train from Kafka into `data_dir` until `stop` is set.
 
     `answerer_factory` makes the served path out of a published model; without it nothing is
-    answered before it is learnt. Of several ranks each calls this, with its `place`; the first one
-    reports and has a progress, and the others end when it does.
+    answered before it is learnt. `items` says when a withdrawn item is forgotten. Of several ranks
+    each calls this, with its `place`; the first one reports and has a progress, and the others end
+    when it does.
 
     Raises:
         TrainerError, ModelError: when training cannot go on; the message says what to do.
@@ -129,6 +132,7 @@ def run(
                     answerer_factory,
                     config,
                     quarantined=QuarantineDirectory(data_dir / "trainer" / "quarantine"),
+                    items=items,
                 ).run(stop, report)
             leads.end()
             return progress

@@ -23,6 +23,7 @@ from model.training.prequential import DEPTH, Answerer, Prequential
 from model.training.progress import Progress
 from model.training.quarantine import quarantine_facts
 from model.training.trained_positions import TrainedPositions
+from model.training.withdrawals import Withdrawals
 from streaming.events import UserSequence
 
 if TYPE_CHECKING:
@@ -45,16 +46,22 @@ class TrainingState:
     `saved` is a checkpoint to go on from; None begins anew. `window_queries` is the length of
     the sliding window of the prequential metrics. `health` is the codebook's at the last
     publication; looking at it for every status would cost a pass over the catalogue each.
+    `grace_ms` is how long after it was withdrawn an item is forgotten, by the time of events.
     """
 
     def __init__(
-        self, learner_factory: LearnerFactory, window_queries: int, saved: Saved | None
+        self,
+        learner_factory: LearnerFactory,
+        window_queries: int,
+        saved: Saved | None,
+        grace_ms: int,
     ) -> None:
         self.answerer: Answerer | None = None
         self.losses: dict[str, float] = {}
         self.health: dict[str, float] = {}
         self.progress = Progress()
         self._positions = TrainedPositions()
+        self._withdrawals, self._grace_ms = Withdrawals(), grace_ms
         self.prequential = Prequential(window_queries)
         self._beside = ThreadPoolExecutor(1, "answers")
         if saved is None:
@@ -73,6 +80,7 @@ class TrainingState:
         """Take over what is the trainer's own, and hand on the learner's."""
         for part in map(by_group, rows):
             self._positions.apply(_arrays(part["positions"]))
+            self._withdrawals.apply(_arrays(part["withdrawals"]))
             self.prequential.apply(_arrays(part["prequential"]))
             yield part["learner"]
 
@@ -85,6 +93,7 @@ class TrainingState:
         (learnt,) = learner.rows
         rows = {f"learner.{name}": tensor for name, tensor in learnt.items()}
         rows |= _tensors("positions", self._positions.changes(whole))
+        rows |= _tensors("withdrawals", self._withdrawals.changes(whole))
         rows |= _tensors("prequential", self.prequential.changes(whole))
         meta = {"learner": learner.meta, "trainer": trainer}
         return Saved(self.progress.entry, dense, [rows], meta)
@@ -130,6 +139,8 @@ class TrainingState:
         if batch.items:
             self.learner.list_items(batch.items)
             self.prequential.list_items(item.item_id for item in batch.items)
+        self._withdrawals.end(item.item_id for item in batch.items)
+        self._withdrawals.begin(batch.withdrawn)
         return fresh
 
     def _forget(self, batch: MicroBatch, fresh: Sequence[UserSequence]) -> None:
@@ -166,10 +177,17 @@ class TrainingState:
         now_ms = np.array([s.event_time for s in queries], np.int64)
         return self.answerer.answer(histories, now_ms, DEPTH)
 
+    def _forget_items(self) -> None:
+        """Forget the items that have been withdrawn for longer than the grace."""
+        newest = max(self.progress.event_time_range, default=0)
+        if len(item_ids := self._withdrawals.take(newest - self._grace_ms)):
+            self.learner.forget_items(item_ids)
+            self.prequential.forget(item_ids)
+
     def publish(
         self, number: int, sequence: int, reason: str, published: ItemSegments | None
     ) -> Export:
-        """Carry out entry `number`: export the weights as handover `sequence`.
+        """Carry out entry `number`: forget what is due, export the weights as handover `sequence`.
 
         Returns what was exported; the facts are in `progress.handover`. `published` is what the
         handover before said of the items; None: say all of them.
@@ -178,6 +196,7 @@ class TrainingState:
             TrainerError: if a weight is not finite.
         """
         progress = self.progress
+        self._forget_items()
         self.health = self.learner.codebook_health()
         facts = HandoverFacts(
             schema_version=HandoverFacts.VERSION,

@@ -22,7 +22,9 @@ from indexer.errors import IndexerError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.process import run
 from indexer.snapshots.snapshot import load_served
+from streaming.committed_topic import read_all
 from streaming.events import Item
+from streaming.item_lifetime import DAY_MS, ItemsConfig
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import PartStatus
 from streaming.topics import Topics, create_topics
@@ -62,6 +64,7 @@ class Running:
         topics: Topics,
         data_dir: Path,
         config: IndexerConfig = IndexerConfig(),  # noqa: B008 - frozen
+        items: ItemsConfig | None = None,
     ) -> None:
         self.status: dict[str, Any] = {}
         self._stop = threading.Event()
@@ -75,6 +78,7 @@ class Running:
                 "stop": self._stop,
                 "report": self._report,
                 "load_model": StandIn.load,
+                "items": items,
             },
         )
 
@@ -120,6 +124,23 @@ def test_items_and_handovers_become_what_is_served_and_new_items_follow_in_secon
             time.sleep(0.02)
         assert time.monotonic() - began < 2
     assert process.status["state"] == "stopped"
+
+
+def test_items_whose_time_is_over_are_withdrawn_on_the_topic(
+    kafka_broker, topics, produce, tmp_path
+):
+    model, now = StandIn.make(50), 40 * DAY_MS
+    young = Item(900_000, "new", listed_at=now - DAY_MS)
+    produce([*catalogue(model), young])
+    with Running(
+        kafka_broker.bootstrap, topics, tmp_path, items=ItemsConfig(ttl_days=30)
+    ) as process:
+        model.hand_over(tmp_path, 1, {"0": 51}, event_time_range=[0, now])
+        process.wait_for(lambda s: s["withdrawn_items"] == 50 and s["caught_up"])
+        assert process.status["catalogue_items"] == process.status["indexed_items"] == 1
+    records = list(read_all(KafkaConnection(kafka_broker.bootstrap), topics.items))[51:]
+    assert {one.key for one in records} == {b"%d" % i for i in model.item_ids_N}
+    assert {(one.value, one.timestamp) for one in records} == {(None, now)}
 
 
 def test_items_of_an_aborted_transaction_are_none_and_nothing_waits_for_them(

@@ -35,6 +35,7 @@ from pathlib import Path
 import orjson
 from deploy.commands import trainer_group
 from model.training import publish_schedule as publication, training_process
+from streaming.item_lifetime import ItemsConfig
 from model.training.trainer import TrainerConfig
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
@@ -58,7 +59,7 @@ def report(status):
 def work(place):
     training_process.run(
         config, SMALL, KafkaConnection(sys.argv[1]), Topics().prefixed(sys.argv[4]),
-        Path(sys.argv[2]), Exhaustive, stop, report, place,
+        Path(sys.argv[2]), Exhaustive, stop, report, ItemsConfig(), place,
     )
 
 trainer_group.run(int(sys.argv[5]), "info", lambda: True, work)

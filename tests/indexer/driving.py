@@ -72,12 +72,12 @@ def listed_again(number: int) -> Item:
     return Item(800_000, f"title at {number}", "3", "B", 7)
 
 
-def announce(indexer: Indexer, items: Sequence[Item | Withdrawal]) -> None:
+def announce(indexer: Indexer, items: Sequence[Item | Withdrawal], time_ms: int = 0) -> None:
     start = indexer.store.position.get(0, 0)
     records = [
-        Announced(0, start + n, item.to_bytes(), item.key())
+        Announced(0, start + n, item.to_bytes(), item.key(), time_ms)
         if isinstance(item, Item)
-        else Announced(0, start + n, None, b"%d" % item.item_id)
+        else Announced(0, start + n, None, b"%d" % item.item_id, time_ms)
         for n, item in enumerate(items)
     ]
     indexer.listen(records, {0: start + len(records)})

@@ -180,7 +180,7 @@ def test_a_crash_in_a_withdrawal_is_healed_by_the_next_start(tmp_path, model, mo
 def test_an_item_that_an_older_version_stored_beyond_the_bounds_ends_nothing(tmp_path, model):
     store = ItemStore(tmp_path / "indexer" / "rocksdb")
     unfit = [Item(900_000, "t" * 2_000_000, listed_at=1), Item(900_001, listed_at=2**63)]
-    store.announce([(one, 0, n) for n, one in enumerate(unfit)], {0: 2})
+    store.announce([(one, 0, n, 0) for n, one in enumerate(unfit)], {0: 2})
     store.close()
     aside = []
     with running(tmp_path, keep_aside=aside.extend) as indexer:

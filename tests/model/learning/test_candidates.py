@@ -15,6 +15,7 @@ from tests.model.learning.test_learner import SMALL
 from tests.model.synthetic_stream import make_items, make_sequences
 
 SIZE, SEEN, MOST = 100_000, 20_000, 1000
+IDS = np.arange(SIZE)
 GIVEN = np.array([17, 99_999])
 
 
@@ -25,14 +26,14 @@ def sample_of(seen: np.ndarray) -> CandidateSample:
 
 
 def test_a_catalogue_no_larger_than_the_sample_is_taken_whole() -> None:
-    drawn = sample_of(np.arange(5)).draw(MOST, GIVEN[:1], MOST, torch.Generator())
+    drawn = sample_of(np.arange(5)).draw(IDS[:MOST], GIVEN[:1], MOST, torch.Generator())
     assert drawn.rows_S.tolist() == list(range(MOST)) and drawn[1:] == (1, 0)
 
 
 def test_negatives_have_had_an_event_and_some_without_stand_for_all_others() -> None:
     seen = np.arange(0, SIZE, SIZE // SEEN)
     sample, random = sample_of(seen), torch.Generator().manual_seed(0)
-    rows, share, unseen_share = sample.draw(SIZE, GIVEN, MOST, random)
+    rows, share, unseen_share = sample.draw(IDS, GIVEN, MOST, random)
     assert abs(unseen_share - UNSEEN / SIZE) < 0.002
     assert set(GIVEN) <= set(rows.tolist()) and (np.diff(rows) > 0).all()
     negatives = np.intersect1d(rows, seen)
@@ -43,7 +44,7 @@ def test_negatives_have_had_an_event_and_some_without_stand_for_all_others() -> 
 
 def test_few_items_with_events_are_all_candidates() -> None:
     seen = np.array([5, 70_000, 3])
-    rows, share, _ = sample_of(seen).draw(SIZE, GIVEN, MOST, torch.Generator())
+    rows, share, _ = sample_of(seen).draw(IDS, GIVEN, MOST, torch.Generator())
     assert set(seen) <= set(rows.tolist()) and share == 1
 
 
@@ -51,7 +52,7 @@ def test_the_sample_changes_slowly_and_in_time_holds_everything_alike() -> None:
     sample, random = sample_of(np.arange(SEEN)), torch.Generator().manual_seed(0)
     draws = [
         rows[rows < SEEN]
-        for rows in (sample.draw(SIZE, np.empty(0, int), MOST, random)[0] for _ in range(400))
+        for rows in (sample.draw(IDS, np.empty(0, int), MOST, random)[0] for _ in range(400))
     ]
     kept = [np.isin(a, b).mean() for a, b in zip(draws, draws[1:], strict=False)]
     assert 0.87 < np.mean(kept) < 0.93
@@ -64,8 +65,8 @@ def test_the_sample_changes_slowly_and_in_time_holds_everything_alike() -> None:
 
 def test_who_catches_up_takes_what_was_drawn_last() -> None:
     sample, random = sample_of(np.arange(SEEN)), torch.Generator().manual_seed(0)
-    before = sample.draw(SIZE, np.empty(0, int), MOST, random)[0]
-    rows, share, _ = sample.draw(SIZE, np.empty(0, int), 250, random)
+    before = sample.draw(IDS, np.empty(0, int), MOST, random)[0]
+    rows, share, _ = sample.draw(IDS, np.empty(0, int), 250, random)
     fewer = rows[rows < SEEN]
     assert 230 < len(fewer) <= 250 and abs(share - 250 / SEEN) < 0.001
     assert 0.8 < np.isin(fewer, before).mean() < 1
@@ -73,10 +74,10 @@ def test_who_catches_up_takes_what_was_drawn_last() -> None:
 
 def test_a_restored_sample_goes_on_alike_also_from_a_base_and_changes() -> None:
     sample, random = sample_of(np.arange(0, SEEN, 2)), torch.Generator().manual_seed(0)
-    sample.draw(SIZE, GIVEN, MOST, random)
+    sample.draw(IDS, GIVEN, MOST, random)
     base = sample.changes(whole=True)
     sample.see(np.array([3, 4, 9, 3]))
-    sample.draw(SIZE, GIVEN, MOST, random)
+    sample.draw(IDS, GIVEN, MOST, random)
     delta = sample.changes(whole=False)
     assert delta["seen"].tolist() == [3, 9]
     restored, other = CandidateSample(MOST), torch.Generator()
@@ -85,7 +86,7 @@ def test_a_restored_sample_goes_on_alike_also_from_a_base_and_changes() -> None:
     other.set_state(random.get_state())
     for each in (sample, restored):
         each.see(np.array([11]))
-    one, two = sample.draw(SIZE, GIVEN, MOST, random), restored.draw(SIZE, GIVEN, MOST, other)
+    one, two = sample.draw(IDS, GIVEN, MOST, random), restored.draw(IDS, GIVEN, MOST, other)
     assert np.array_equal(one[0], two[0]) and one[1] == two[1]
 
 
@@ -141,10 +142,10 @@ def test_a_large_catalogue_of_which_nearly_all_is_clicked_is_learnt(unclicked: i
 
 def test_a_sample_of_another_length_begins_anew() -> None:
     sample, random = sample_of(np.arange(SEEN)), torch.Generator().manual_seed(0)
-    sample.draw(SIZE, GIVEN, MOST, random)
+    sample.draw(IDS, GIVEN, MOST, random)
     for most in (MOST // 2, 2 * MOST):
         other = CandidateSample(most)
         other.apply(sample.changes(whole=True))
         for _ in range(15):
-            drawn = other.draw(SIZE, GIVEN, most, random)
+            drawn = other.draw(IDS, GIVEN, most, random)
         assert most * 0.9 < (drawn.rows_S < SEEN).sum() <= most + 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.histories import NO_ROW
 from model.learning import export as exports
 from model.learning.learner import Learner
 from model.retrieval.item_segments import ItemSegments
@@ -137,3 +138,38 @@ def test_a_restored_learner_exports_the_same_changes(learner: Learner) -> None:
     for name, ours, theirs in zip(one.segment._fields, one.segment, other.segment, strict=True):
         assert np.array_equal(ours, theirs), name
     assert all(torch.equal(x, other.tensors[name]) for name, x in one.tensors.items())
+
+
+def test_what_is_forgotten_is_gone_and_its_rows_are_other_items(learner: Learner) -> None:
+    made = make_items(COUNT + 30)
+    items = published(learner)
+    gone = np.array([one.item_id for one in made[:40]])
+    learner.forget_items(gone)
+    items = published(learner, items)
+    whole = learner.export().model()
+    assert (items.rows(gone) == NO_ROW).all() and items.count == COUNT - 40
+    assert np.array_equal(items.ids_N, whole.items.ids_N) and len(items) == COUNT
+    assert not np.isin(items.slots(items.item_rows).rows_EM, np.arange(40)).any()
+    learner.list_items(made[COUNT:])
+    learner.learn(batches(make_sequences(made[20:], 1600))[4])  # some are clicked once more
+    items = published(learner, items)
+    whole = learner.export().model()
+    assert np.array_equal(items.ids_N, whole.items.ids_N) and len(items) == COUNT
+    rows = items.item_rows
+    assert np.abs(items.z(rows) - whole.items.z(rows)).max() < 0.1
+    assert np.array_equal(items.events_N, whole.items.events_N)
+    assert np.array_equal(items.slots(rows).rows_EM, whole.items.slots(rows).rows_EM)
+
+
+def test_a_forgotten_item_begins_anew(learner: Learner) -> None:
+    item = make_items(1)[0]
+    learner.forget_items(np.array([item.item_id]))
+    learner.list_items([item])
+    fresh = Learner(SMALL)
+    fresh.list_items([item])
+    (row,) = learner._tables.catalogue.rows(np.array([item.item_id])).tolist()
+    tables, new = learner._tables, fresh._tables
+    assert row == 0 and torch.equal(tables.ids.weight_ND[0], new.ids.weight_ND[0])
+    assert tables.events_N[0] == 0 and not tables.popularity.seen(np.array([0])).any()
+    assert (tables.neighbours.slots(np.array([0])).rows_EM == NO_ROW).all()
+    assert 0 not in tables.candidates.seen.tolist()

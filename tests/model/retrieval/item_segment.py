@@ -16,10 +16,14 @@ def segment(
     *,
     counted: Sequence[int] = (),
     near: dict[int, list[int]] | None = None,
+    gone: dict[int, int] | None = None,
     dimension: int = 4,
     seed: int = 0,
 ) -> Segment:
-    """Places of items, counts of some rows, neighbours of some; drawn from the seed."""
+    """Places of items, counts of some rows, neighbours of some; drawn from the seed.
+
+    `gone`: row -> the item that was in it.
+    """
     rng = np.random.default_rng(seed)
     n, m, near = len(ids), len(counted), near or {}
     slots = [slot for row in sorted(near) for slot in near[row]]
@@ -40,4 +44,6 @@ def segment(
         near_weights_PH=rng.random((len(slots), 2)).astype(np.float32)
         * (np.array(slots) != NO_ROW).reshape(-1, 1),
         near_times_k=rng.integers(0, 9, len(near)),
+        gone_rows_g=np.array(sorted(gone or {}), np.int64),
+        gone_ids_g=np.array([one for _, one in sorted((gone or {}).items())], np.int64),
     )

@@ -7,6 +7,7 @@ import pytest
 
 from model.histories import NO_ROW
 from model.retrieval.item_segments import ItemSegments, Segment, SegmentError
+from model.tables.row_index import NO_ITEM
 from tests.model.retrieval.item_segment import segment
 
 
@@ -69,11 +70,32 @@ def test_segments_in_order_give_what_one_whole_segment_gives(tmp_path: Path) -> 
         assert np.array_equal(one, two)
 
 
+def test_a_row_changes_its_item_and_a_base_drops_what_is_gone(tmp_path: Path) -> None:
+    base = segment([10, 11, 12, 13], counted=[1, 2], near={1: [2], 2: [1]})
+    items = ItemSegments.of([base]).with_segment(
+        segment([10, 14], [0, 1], gone={1: 11, 2: 12, 4: NO_ITEM}, near={1: []}, seed=1)
+    )
+    assert items.ids_N.tolist() == [10, 14, NO_ITEM, 13, NO_ITEM] and items.count == 3
+    assert items.rows(np.array([11, 12, 13, 14, NO_ITEM])).tolist() == [-1, -1, 3, 1, -1]
+    assert items.counts.rows_e.tolist() == [] and (items.z(np.array([2])) == 0).all()
+    assert (items.slots(np.arange(5)).rows_EM == NO_ROW).all()
+    path = tmp_path / "base.safetensors"
+    items.as_base().save(path)
+    packed = ItemSegments.of([Segment.load(path)])
+    assert packed.dead_rows == 0 and packed.item_rows.tolist() == [0, 1, 3]
+    again = segment([15, 16], [2, 4], gone={3: 13}, seed=2)
+    for one in (items.with_segment(again), packed.with_segment(again)):
+        assert one.ids_N.tolist() == [10, 14, 15, NO_ITEM, 16]
+        assert one.rows(np.array([16, 15, 13])).tolist() == [4, 2, -1]
+        assert np.array_equal(one.z(np.array([2, 4])), again.z_nD)
+
+
 @pytest.mark.parametrize(
     ("delta", "words"),
     [
         (segment([9], [5]), "gap between rows 3 and 6"),
         (segment([9], [1]), "another item"),
+        (segment([], [], gone={1: 3}), "gone that are not there"),
         (segment([1], [3]), "item 1 has two rows"),
         (segment([9], [3], counted=[4]), "names row 4 of 4"),
         (segment([9], [3], near={0: [7]}), "names row 7 of 4"),

@@ -26,12 +26,14 @@ Change = Callable[[Any, np.random.Generator], None]
 def step(table: RowTable, dice: np.random.Generator) -> None:
     table.grow(len(table) + int(dice.integers(0, 3)))
     rows = torch.from_numpy(dice.choice(len(table), int(dice.integers(1, 4)), replace=False))
+    if dice.random() < 0.3:
+        table.renew(dice.choice(len(table), 2, replace=False))
     (table.gather(rows) * torch.from_numpy(dice.normal(size=(len(rows), 4)))).sum().backward()
     table.step(0.1)
 
 
-def initial(first: int, end: int) -> torch.Tensor:
-    return torch.arange(first, end)[:, None] + torch.arange(4) / 10
+def initial(rows_n: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(rows_n)[:, None] + torch.arange(4) / 10
 
 
 def rows() -> RowTable:
@@ -41,11 +43,13 @@ def rows() -> RowTable:
 
 
 def list_some(catalogue: Catalogue, dice: np.random.Generator) -> None:
+    catalogue.forget(dice.integers(0, 40, dice.integers(0, 3)))
     ids = dice.integers(0, 40, dice.integers(0, 5)).tolist()
     catalogue.add([Item(i, f"{'red green blue'[: int(dice.integers(0, 14))]}", "a") for i in ids])
 
 
 def count_some(popularity: Popularity, dice: np.random.Generator) -> None:
+    popularity.forget(np.unique(dice.integers(0, ROWS, dice.integers(0, 3))))
     some = int(dice.integers(0, 15))
     popularity.add(dice.integers(0, ROWS, some), dice.integers(0, 40, some) * DAY_MS // 4)
 
@@ -57,6 +61,7 @@ def popularity() -> Popularity:
 
 
 def pair_some(memory: Cooccurrence, dice: np.random.Generator) -> None:
+    memory.forget(np.unique(dice.integers(0, ROWS, dice.integers(0, 3))))
     some = int(dice.integers(0, 4))
     histories = [History(dice.integers(0, ROWS, 3).tolist(), [0] * 3) for _ in range(some)]
     targets, times = dice.integers(0, ROWS, some), dice.integers(0, 9, some) * DAY_MS
@@ -131,8 +136,8 @@ def test_a_row_that_was_never_stepped_takes_no_room() -> None:
     table = rows()
     step(table, np.random.default_rng(0))
     table.grow(100_000)
-    assert len(table.changes(True)["rows"]) <= 3
-    assert len(table.touched.rows(PUBLICATION)) <= 3
+    assert len(table.changes(True)["rows"]) <= 5
+    assert len(table.touched.rows(PUBLICATION)) <= 5
 
 
 def test_a_log_whose_beginning_is_missing_is_refused() -> None:

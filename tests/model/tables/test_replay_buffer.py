@@ -9,6 +9,8 @@ from model.histories import NO_ROW, HistoryBatch
 from model.tables.cooccurrence import Neighbours
 from model.tables.replay_buffer import Examples, ReplayBuffer, concatenate
 
+FORGOTTEN = st.sets(st.integers(0, 200), min_size=1, max_size=30)
+
 
 def examples(first: int, count: int) -> Examples:
     """Example n has target n, time n, history (n - 1, n - 2) and neighbour 2 n."""
@@ -60,20 +62,26 @@ def test_recency_prefers_newer_examples() -> None:
     assert newer.targets_B.mean() > even.targets_B.mean() + 100
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=8))
-def test_a_loaded_buffer_draws_the_same_and_goes_on_the_same(sizes: list[int]) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=9), st.data())
+def test_a_loaded_buffer_draws_the_same_and_goes_on_the_same(
+    steps: list[tuple[int, bool]], data: st.DataObject
+) -> None:
     first = ReplayBuffer(64, 4, 2)
     start = 0
     kept = []
-    for number, size in enumerate(sizes):
+    for number, (size, forgets) in enumerate(steps):
         first.add(examples(start, size), users(start, size))
         start += size
-        if number % 2 == 0 or number == len(sizes) - 1:
+        if forgets:
+            first.forget_items(np.array(sorted(data.draw(FORGOTTEN))))
+        if number % 2 == 0 or number == len(steps) - 1:
             kept.append(first.changes(whole=not kept))
     second = ReplayBuffer(64, 4, 2)
     for changes in kept:
         second.apply(changes)
+    for changes in zip(*(buffer.changes(True).values() for buffer in (first, second)), strict=True):
+        assert np.array_equal(*changes)
     for buffer in (first, second):
         buffer.add(examples(start, 9), users(start, 9))
     drawn = [buffer.sample(3, 4, 1.0, generator(1)) for buffer in (first, second)]
@@ -81,6 +89,21 @@ def test_a_loaded_buffer_draws_the_same_and_goes_on_the_same(sizes: list[int]) -
     for a, b in zip(drawn[0], drawn[1], strict=True):
         for x, y in zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]:
             assert np.array_equal(x, y)
+
+
+def test_what_is_forgotten_is_in_no_example_and_no_history() -> None:
+    buffer = ReplayBuffer(40, 4, 2)
+    buffer.add(examples(0, 60), users(0, 60))
+    buffer.forget_items(np.array([30, 41, 59, 100]))
+    drawn = buffer.sample(1, len(buffer), 1.0, generator())
+    assert drawn is not None
+    assert drawn.targets_B.tolist() == [n for n in range(20, 60) if n not in (30, 41, 59)]
+    whole = examples(31, 2).histories  # of these two the second event and the first were item 30
+    at = drawn.targets_B.tolist().index(31)
+    assert drawn.histories.rows_BL[at].tolist() == [NO_ROW, whole.rows_BL[0, 1]]
+    assert drawn.histories.times_BL[at].tolist() == [0, whole.times_BL[0, 1]]
+    assert drawn.histories.rows_BL[at + 1].tolist() == [NO_ROW, whole.rows_BL[1, 0]]
+    assert drawn.neighbours.rows_BK[drawn.targets_B.tolist().index(50)].tolist() == [NO_ROW]
 
 
 def test_parts_of_different_widths_are_padded_alike() -> None:

@@ -24,7 +24,8 @@ from model.training.micro_batch import SEQUENCES, Plan, Polled
 from model.training.progress import Progress
 from model.training.source import Offsets
 from model.training.trainer import Trainer
-from streaming.events import Forgotten, UserSequence
+from streaming.events import Forgotten, UserSequence, Withdrawal
+from streaming.item_lifetime import ItemsConfig
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.test_trainer_learner import SMALL, Exhaustive
@@ -41,7 +42,8 @@ class OwnPartitions:
         sequences: list[list[UserSequence | Forgotten]] = [list(of) for of in log]
         sequences[1].insert(20, Forgotten("f" * 32, log[1][3].user_id))
         self._ranks = ranks
-        self._source = RecordedSource(sequences, items if ranks.leads else (), 20)
+        gone = [(Withdrawal(one), 0) for one in range(20, 40)]  # forgotten with the first handover
+        self._source = RecordedSource(sequences, [*items, *gone] if ranks.leads else (), 20)
 
     def _is_ours(self, partition: int) -> bool:
         return partition % self._ranks.size == self._ranks.rank
@@ -120,6 +122,7 @@ def work(ranks: Ranks, data: Path, last: int | None = None) -> tuple[Progress | 
         Exhaustive,
         CONFIG,
         SteppedClock(),
+        items=ItemsConfig(grace_days=0),
     ).run(threading.Event(), lambda status: None)
     leader.end()
     journal.close()

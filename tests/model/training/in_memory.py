@@ -77,13 +77,13 @@ class RecordedSource:
     """Records that are all there from the beginning: lists in memory, or files of JSON lines.
 
     `sequences` holds one list per partition, as parsed records or as bytes still to be parsed;
-    the offset of a record is its index. `items` is one partition.
+    the offset of a record is its index. `items` is one partition; a withdrawal comes with its time.
     """
 
     def __init__(
         self,
         sequences: Sequence[Sequence[UserSequence | Forgotten | bytes]],
-        items: Sequence[Item | bytes] = (),
+        items: Sequence[Item | bytes | tuple[Withdrawal, int]] = (),
         poll_records: int = 2048,
     ) -> None:
         self._sequences = sequences
@@ -119,7 +119,7 @@ class RecordedSource:
         if isinstance(value, bytes):
             place = {"topic": ITEMS, "partition": 0, "offset": offset}
             return Record(offset, parse(announcement, None, value, place))
-        return Record(offset, value)
+        return Record(offset, *value) if isinstance(value, tuple) else Record(offset, value)
 
     def poll(self, enough: Collection[int]) -> Polled:
         """Read on, up to `poll_records` of each partition, and all items."""

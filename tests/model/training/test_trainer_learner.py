@@ -16,8 +16,10 @@ from model.learning import learner
 from model.learning.learner import Learner
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.retrieval.retrieval_model import RetrievalModel
+from model.tables.row_index import NO_ITEM
 from tests.model.dense_search import every_score
 from tests.model.training.crash import Crash, Steps
+from tests.model.training.recorded_log import make_log
 from tests.model.training.training_run import EVENTS, Kit, Outcome, assert_equal, train
 
 SMALL = learner.LearnerConfig(
@@ -104,3 +106,31 @@ def test_crashes_change_no_bit(
         with pytest.raises(Crash):
             train(data, Steps(crash_at), kit=KIT)
         assert_equal(train(data, kit=KIT), expected)
+
+
+WITHDRAWN = dict.fromkeys(range(20, 40), 60_000) | {1: 20_000, 2: 70_000, 3: 70_000, 40: 999_000}
+
+
+def test_items_are_forgotten_at_the_same_place_whatever_crashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "LONGEST", 3)
+    steps = Steps(None)
+    expected = train(tmp_path / "undisturbed", steps, kit=KIT, withdrawn=WITHDRAWN)
+    log, _ = make_log(EVENTS)
+    last = {s.target: s.event_time for s in sorted(sum(log, []), key=lambda s: s.event_time)}
+    published = [1000 * (n - 1) for n in (48, 96, 144, 150)]
+    gone = {
+        item_id
+        for item_id, since in WITHDRAWN.items()
+        if last.get(item_id, 0) <= min((at for at in published if at >= since), default=-1)
+    }
+    assert 1 < len(gone) < len(WITHDRAWN) - 2  # others were clicked once more
+    ids = expected.tensors["rows.learner.tables.catalogue.ids"].tolist()
+    assert set(ids) - {NO_ITEM} == set(range(1, 41)) - gone and len(ids) == 40
+    assert expected.own["rows.withdrawals.ids"].tolist() == [40]
+    for crash_at in range(14, steps.count, 60):
+        data = tmp_path / str(crash_at)
+        with pytest.raises(Crash):
+            train(data, Steps(crash_at), kit=KIT, withdrawn=WITHDRAWN)
+        assert_equal(train(data, kit=KIT, withdrawn=WITHDRAWN), expected)

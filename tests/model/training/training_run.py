@@ -23,13 +23,15 @@ from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.trainer import Trainer, TrainerConfig
 from model.training.training_state import TrainingState
+from streaming.events import Withdrawal
+from streaming.item_lifetime import ItemsConfig
 from tests.model.training.crash import Steps, Watched
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.stand_in_learner import StandInAnswerer, StandInLearner, StandInModel
 
 EVENTS = 150
-LEARNING = {"learn", "list_items", "export", "mark_published"}
+LEARNING = {"learn", "forget_items", "list_items", "export", "mark_published"}
 CONFIG = TrainerConfig(
     batch_size=16,
     catch_up_from=60,  # the first half of the log
@@ -67,11 +69,20 @@ class Outcome:
 
 
 def train(
-    data: Path, steps: Steps | None = None, config: TrainerConfig = CONFIG, kit: Kit | None = None
+    data: Path,
+    steps: Steps | None = None,
+    config: TrainerConfig = CONFIG,
+    kit: Kit | None = None,
+    withdrawn: dict[int, int] | None = None,
 ) -> Outcome:
-    """One process: runs the trainer on `data` until the log ends or `steps` crashes it."""
+    """One process: runs the trainer on `data` until the log ends or `steps` crashes it.
+
+    `withdrawn` says at which time (ms) of the log items are withdrawn, and forgotten at once.
+    """
     steps, kit = steps or Steps(None), kit or Kit()
-    sequences, items = make_log(EVENTS)
+    sequences, listed = make_log(EVENTS)
+    gone = [(Withdrawal(item_id), time) for item_id, time in (withdrawn or {}).items()]
+    items = [*listed, *gone]
     journal = RocksJournal(data / "journal")
     try:
         trainer = Trainer(
@@ -90,6 +101,7 @@ def train(
             config,
             SteppedClock(),
             QuarantineDirectory(data / "quarantine"),
+            ItemsConfig(grace_days=0),
         )
         progress = trainer.run(threading.Event(), lambda status: steps.report(status))
     finally:
@@ -100,7 +112,7 @@ def train(
 def outcome(data: Path, progress: Progress, config: TrainerConfig, kit: Kit) -> Outcome:
     saved = CheckpointDirectory(data / "checkpoints", 9).newest()
     assert saved is not None
-    state = TrainingState(kit.learner, config.window_queries, saved).save(whole=True)
+    state = TrainingState(kit.learner, config.window_queries, saved, 0).save(whole=True)
     tensors = dict(state.dense)
     for rows in state.rows:
         tensors |= {f"rows.{name}": tensor for name, tensor in rows.items()}

@@ -1,0 +1,43 @@
+"""How long items live: when they are withdrawn by themselves, and when they are forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class ItemsConfig:
+    """How long items live, by the clock of the log: that of the newest event that was learnt.
+
+    Attributes:
+        ttl_days: an item is withdrawn by itself after so long; None: never.
+        ttl_by: what that is counted from: "listing", when the item was first listed, or
+            "last_event", the last click on it, or its listing where that is later. Of an item that
+            was never listed it is the last click either way.
+        grace_days: so long after it was withdrawn an item is forgotten wholly: its row in the
+            model is another item's then, and one that is listed or clicked again is a new item.
+            Until then what is known of it is kept, for one that comes back.
+    """
+
+    ttl_days: float | None = None
+    ttl_by: Literal["listing", "last_event"] = "listing"
+    grace_days: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.ttl_days is not None and not self.ttl_days > 0:
+            raise ValueError(f"items.ttl_days is {self.ttl_days}; use more than 0, or leave it out")
+        if not self.grace_days >= 0:
+            raise ValueError(f"items.grace_days is {self.grace_days}; use 0 or more")
+
+    @property
+    def ttl_ms(self) -> int | None:
+        """The same in milliseconds."""
+        return None if self.ttl_days is None else int(self.ttl_days * DAY_MS)
+
+    @property
+    def grace_ms(self) -> int:
+        """The same in milliseconds."""
+        return int(self.grace_days * DAY_MS)
