@@ -128,13 +128,16 @@ def logged_since(directory: Path, split: Split) -> pa.Table:
     tables: list[pa.Table] = []
     rows = 0
     for path in sorted(directory.glob(f"*{SUFFIX}"), reverse=True):
-        try:
-            names = pq.read_schema(path).names
-        except FileNotFoundError:  # just removed, as too many were kept
-            continue
-        if "split" not in names or rows >= MOST_ANSWERS:
+        if rows >= MOST_ANSWERS:
             break
-        table = pq.read_table(path, columns=list(COLUMNS), filters=wanted)
+        try:
+            if (
+                "split" not in pq.read_schema(path).names
+            ):  # of an older program, and so are the rest
+                break
+            table = pq.read_table(path, columns=list(COLUMNS), filters=wanted)
+        except FileNotFoundError:  # just removed, as it was too old
+            continue
         tables.append(table)
         rows += len(table)
     if not tables:
