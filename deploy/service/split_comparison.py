@@ -131,10 +131,8 @@ def logged_since(directory: Path, split: Split) -> pa.Table:
         if rows >= MOST_ANSWERS:
             break
         try:
-            if (
-                "split" not in pq.read_schema(path).names
-            ):  # of an older program, and so are the rest
-                break
+            if "split" not in pq.read_schema(path).names:
+                break  # it and all before it are of an older program
             table = pq.read_table(path, columns=list(COLUMNS), filters=wanted)
         except FileNotFoundError:  # just removed, as it was too old
             continue
