@@ -89,6 +89,11 @@ class SearchConfig:
                 "together, or equal, which gives each of them as many places"
             )
 
-    def most_scored(self, items: int) -> int:
-        """How many of a catalogue's items may be scored for an answer."""
-        return max(LEAST_SCORED, round(self.scored_share * items))
+    def most_scored(self, items: int, share: float = 1.0) -> int:
+        """How many of a catalogue's items may be scored for an answer.
+
+        Where a share of them passes a filter, the least is up to twice as many: so they lie in
+        more codes, and what tells cells apart is said of all their items.
+        """
+        least = LEAST_SCORED * min(2.0, 1 / share if share else 2.0)
+        return max(round(least), round(self.scored_share * items))

@@ -54,7 +54,7 @@ class QueryScores:
         self._joint = config.quota == "joint"
         self._with_evidence = self._joint and config.evidence > 0
         self._bounded = self._joint and config.scored_share < 1
-        self._most = config.most_scored(len(lists))
+        self._config = config
         self._hot = hot
         self._hot_prior_HP = prior.features(hot.positions_H)
         self._whole = WholeScores(
@@ -69,9 +69,22 @@ class QueryScores:
         if int(lists.lengths_C.sum()) > len(lists):
             self._gone_N = lists.item_ids_N < 0
 
-    def reaches(self, only: Selection) -> bool:
-        """Whether what may answer is so little that it is scored whatever its code."""
-        return self._joint and not only.dense and len(only) <= self._most
+    def _most(self, only: Selection | None) -> int:
+        """How many items may be scored for a query."""
+        share = 1.0 if only is None else only.share
+        return self._config.most_scored(len(self._lists), share)
+
+    def codes_among(self, only: Selection | None, codes: int) -> int:
+        """How many codes to search for `codes` of all items.
+
+        So many that they hold as much that may answer; all where that little is scored whole.
+        """
+        if only is None or not self._joint:
+            return codes
+        every = len(self._lists.lists)
+        if not only.dense and len(only) <= self._most(only):
+            return every
+        return min(every, max(codes, round(codes / only.share)))
 
     def select(self, mask_N: NDArray[np.bool_]) -> Selection:
         """What may answer, given the rows that may; those of removed items may not."""
@@ -118,7 +131,7 @@ class QueryScores:
         near, only = encoded.near.of_query(b), encoded.queries.only
         rows_C = self._lists.lengths_C if only is None else only.sizes_C
         picked = None if only is None or only.dense else only
-        most = self._most
+        most = self._most(only)
         if self._with_evidence and picked is None:
             most -= len(self._hot.among(only)) * encoded.hot + len(near[0])
         if self._bounded and int(rows_C[codes_S].sum()) > most:

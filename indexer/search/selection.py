@@ -35,6 +35,7 @@ class Selection:
         sizes_C: int64, how many there are in each list.
         counts_M: int64, how many there are in each cell.
         dense: whether lists are scored as they lie.
+        share: of the items in the lists.
     """
 
     def __init__(self, lists: CodeLists, cell_firsts_M: Ids, mask_N: Mask) -> None:
@@ -43,6 +44,7 @@ class Selection:
         self.cell_starts_M, self.counts_M = self._parts(cell_firsts_M)
         self.starts_C, self.sizes_C = self._parts(lists.starts_C)
         self.dense = len(self) >= DENSE * len(mask_N)
+        self.share = len(self) / max(1, len(lists))
 
     def _parts(self, firsts: Ids) -> tuple[Ids, Ids]:
         """Where those of each part of the rows begin, and how many there are."""

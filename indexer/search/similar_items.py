@@ -120,8 +120,7 @@ class SimilarItems:
         """
         clicked = _with_click(history, trigger.item, now_ms)
         now_ms_B = np.array([now_ms], np.int64)
-        if only is not None and self._scores.reaches(only):
-            codes = len(self._lists.lists)
+        codes = self._scores.codes_among(only, codes)
         queries = Queries([clicked], now_ms_B, k, codes, [{trigger.item, *unwanted}], only)
         encoded = self._encode(queries, trigger)
         scores, positions, _ = self._scores.best(encoded, 0)

@@ -108,7 +108,8 @@ class SoftSearch:
     ) -> Answers:
         """The k best items of each history.
 
-        Of what may answer all is scored, whatever its code, where a query may cost as much.
+        Of what may answer all is scored, whatever its code, where a query may cost as much; else
+        as many more codes are searched as hold as much of it as these of all items.
 
         Args:
             histories: B histories, oldest item first; an empty one is answered by the prior.
@@ -129,8 +130,7 @@ class SoftSearch:
             unwanted: Sequence[Collection[int]] = [h.items if exclude else () for h in histories]
         else:
             unwanted = exclude
-        if only is not None and self._scores.reaches(only):
-            codes = len(self.lists.lists)
+        codes = self._scores.codes_among(only, codes)
         now_ms_B = np.broadcast_to(np.asarray(now_ms, np.int64), (len(histories),))
         queries = Queries(histories, now_ms_B, k, codes, unwanted, only)
         # padded to the longest of a chunk, most would be padding

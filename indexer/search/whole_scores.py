@@ -11,6 +11,7 @@ features of the recency prior, k answers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from indexer.search.cell_choice import CellChoice
 from indexer.search.code_choice import EncodedQueries
 from indexer.search.evidence import HotItems
 from indexer.search.prior import RecencyPrior
+from indexer.search.selection import Selection
 
 if TYPE_CHECKING:  # the lists alone need no torch
     from torch import Tensor
@@ -39,7 +41,7 @@ class WholeScores:
         prior: of their items.
         hot: items that may answer whatever their code.
         evidence: whether they and neighbours of the history may.
-        most: rows that may be scored for a query; None: no bound.
+        most: how many of what may answer may be scored for a query; None: no bound.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class WholeScores:
         prior: RecencyPrior,
         hot: HotItems,
         evidence: bool,
-        most: int | None,
+        most: Callable[[Selection | None], int] | None,
     ) -> None:
         self._lists, self._cells, self._prior, self._hot = lists, cells, prior, hot
         self._evidence, self._most = evidence, most
@@ -115,7 +117,7 @@ class WholeScores:
         if self._most is None:
             rows_BT = np.repeat(searched_BC, self._lists.lengths_C, axis=1)
             return rows_BT if only is None else rows_BT & only.mask_N
-        most_B = np.full(len(near_B), self._most)
+        most_B = np.full(len(near_B), self._most(only))
         if self._evidence and (only is None or only.dense):
             most_B -= len(self._hot.among(only)) + near_B
         unwanted_B = np.bincount(encoded.excluded.query, minlength=len(near_B))

@@ -50,9 +50,12 @@ def brute_force(
         found = [(float(scores[n]), ids[n]) for n in rows if ids[n] not in history.items]
         return sorted(found, key=lambda x: (-x[0], x[1]))
 
+    wanted = config.codes
+    if config.quota == "joint" and passing:  # as many as hold as much as these of all items
+        wanted = max(wanted, round(wanted * len(ids) / len(passing)))
     candidates: dict[int, list[tuple[float, int]]] = {}
     for code in np.argsort(-log_p, kind="stable").tolist():
-        enough = len(candidates) >= config.codes and sum(map(len, candidates.values())) >= k
+        enough = len(candidates) >= wanted and sum(map(len, candidates.values())) >= k
         if code in members and (reach or not enough):
             candidates[code] = ranked(members[code])
     searched = list(candidates)
