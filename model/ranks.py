@@ -2,8 +2,9 @@
 
 All ranks hold the same model and the same tables, are told the same micro-batches and draw the same
 random numbers. Of a step each rank takes the losses of its share of the examples, against all
-candidates; what they give (gradients of dense weights and of rows, sums of the codebooks) is added
-up, so that every rank then takes the same step. One rank alone has all, and is asked for nothing.
+candidates; the gradients that they give, of dense weights and of rows, are added up, so that every
+rank then takes the same step. Codebooks move by the candidates, which all have; where they add in
+any order the leader's sums count. One rank alone has all, and is asked for nothing.
 
 Collectives are torch's: gloo for what a CPU holds, gloo or NCCL for what a GPU holds. What is added
 up is the same on all ranks, bit for bit, and on a CPU in every run again.
@@ -49,6 +50,14 @@ class Share(NamedTuple):
         return x_B if self.ranks == 1 else x_B[self.first : self.end]
 
 
+def _put(tensors: Sequence[Tensor], flat_X: Tensor) -> None:
+    """Give each tensor its part of the values of all."""
+    parts = flat_X.split([x.numel() for x in tensors])
+    with torch.no_grad():
+        for x, part_x in zip(tensors, parts, strict=True):
+            x.copy_(part_x.view_as(x))
+
+
 class Ranks:
     """This process among those that learn together; by default it is alone.
 
@@ -87,10 +96,18 @@ class Ranks:
             return
         flat_X = torch.cat([x.detach().reshape(-1) for x in tensors])
         dist.all_reduce(flat_X)
-        sums = flat_X.split([x.numel() for x in tensors])
-        with torch.no_grad():
-            for x, sum_x in zip(tensors, sums, strict=True):
-                x.copy_(sum_x.view_as(x))
+        _put(tensors, flat_X)
+
+    def agree(self, tensors: Sequence[Tensor]) -> None:
+        """Put into float32 tensors, in place, what the leader has.
+
+        For what all ranks have made of the same, and a device may have rounded in several ways.
+        """
+        if self.size == 1:
+            return
+        flat_X = torch.cat([x.detach().reshape(-1) for x in tensors])
+        dist.broadcast(flat_X, 0)
+        _put(tensors, flat_X)
 
     def tell(self, message: bytes | None) -> bytes:
         """What the leader says to all; it gives the message, the others None."""

@@ -293,8 +293,8 @@ class ResidualQuantizer(nn.Module):
     ) -> int | Tensor:
         """Move statistics and codebooks towards items of these codes.
 
-        All ranks give the same items, and each adds up a share of them; so their codebooks stay the
-        same also where a device adds in any order.
+        All ranks give the same items, and the leader's sums count; so their codebooks stay the same
+        also where a device adds in any order, and are those of one rank.
 
         Args:
             z_SD: of the items.
@@ -367,14 +367,13 @@ class ResidualQuantizer(nn.Module):
         rests_SQD = torch.sub(input_SD.unsqueeze(1), words_SQD.cumsum(1))
         residuals_SQD = rests_SQD + words_SQD
         errors_SQ = torch.linalg.vector_norm(rests_SQD, dim=2).square_()
-        own = ranks.share(len(z_SD)).of
-        row_X = own(codes_SQ + self._first_Q).flatten()
+        row_X = (codes_SQ + self._first_Q).flatten()
         # sums, loads and errors in one: one column for each dimension, and two more
         counted_SQ2 = nn.functional.pad(errors_SQ.unsqueeze(2), (1, 0), value=1.0)
-        totals_SQE = own(torch.cat([residuals_SQD, counted_SQ2], dim=2))
+        totals_SQE = torch.cat([residuals_SQD, counted_SQ2], dim=2)
         totals_QCE = z_SD.new_zeros(levels * codes, dimension + 2)
         totals_QCE.index_add_(0, row_X, totals_SQE.flatten(0, 1))
-        ranks.add_up([totals_QCE])
+        ranks.agree([totals_QCE])
         totals_QCE = totals_QCE.unflatten(0, (levels, codes))
         load_QC = totals_QCE[..., -2]
         self.load_QC.lerp_(load_QC, new)
@@ -446,15 +445,13 @@ def _squared_distances(x_SD: Tensor, codebook_CD: Tensor) -> Tensor:
 def _totals(
     code_S: Tensor, x_SD: Tensor, codes: int, ranks: Ranks, error_S: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, sum and sum of errors of each code's items; each rank adds up a share of them."""
-    own = ranks.share(len(code_S)).of
-    code_S = own(code_S)
+    """Number, sum and sum of errors of each code's items; the same on all ranks."""
     load_C = torch.bincount(code_S, minlength=codes).float()
-    sums_CD = x_SD.new_zeros(codes, x_SD.shape[1]).index_add_(0, code_S, own(x_SD))
+    sums_CD = x_SD.new_zeros(codes, x_SD.shape[1]).index_add_(0, code_S, x_SD)
     error_C = torch.zeros_like(load_C)
     if error_S is not None:
-        error_C.index_add_(0, code_S, own(error_S))
-    ranks.add_up([load_C, sums_CD, error_C])
+        error_C.index_add_(0, code_S, error_S)
+    ranks.agree([load_C, sums_CD, error_C])
     return load_C, sums_CD, error_C
 
 

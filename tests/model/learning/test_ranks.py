@@ -16,6 +16,7 @@ from model.learning import candidates
 from model.learning.errors import NotFiniteError
 from model.learning.learner import Learner, LearnerConfig
 from model.network import item_tower, quantizer, sparc, user_tower
+from model.network.quantizer import QuantizerConfig, ResidualQuantizer
 from model.ranks import Ranks
 from model.tables import cooccurrence
 from tests.model.rank_group import together
@@ -101,6 +102,29 @@ def test_ranks_learn_what_one_learns(
         assert one["counters"]["revived"] > 10
         for name, loss in one["losses"].items():
             assert found[0][way]["losses"][name] == pytest.approx(loss, rel=1e-5), name
+
+
+def codebooks(ranks: Ranks) -> list[np.ndarray]:
+    """First codebooks of many items, and moved ones, of which some codes were revived."""
+    draws = torch.Generator().manual_seed(0)
+    z_SD = torch.randn(3000, 16, generator=draws)
+    quantizer = ResidualQuantizer(16, QuantizerConfig(dead_share=0.8))
+    quantizer.start(z_SD, draws, ranks=ranks)
+    revived = 0
+    for _ in range(5):
+        z_SD = z_SD * 0.9 + 0.5 * torch.randn(3000, 16, generator=draws)
+        codes_SQ = quantizer.assign(quantizer.standardise(z_SD))
+        revived += int(quantizer.update(z_SD, codes_SQ, draws, ranks=ranks))
+    return [np.array(revived), *(x.numpy() for x in quantizer.state_dict().values())]
+
+
+def test_codebooks_of_ranks_are_those_of_one(tmp_path: Path) -> None:
+    """To the bit: the first ones follow from many rounds, each of which widens what differs."""
+    expected = together(tmp_path, 1, codebooks)[0]
+    assert expected[0] > 20
+    for found in together(tmp_path, 3, codebooks):
+        for x, y in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(y, x)
 
 
 def spoilt(ranks: Ranks) -> str:

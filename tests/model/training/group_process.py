@@ -88,6 +88,10 @@ class Watched(Ranks):
         self._step()
         super().add_up(tensors)
 
+    def agree(self, tensors: Any) -> None:
+        self._step()
+        super().agree(tensors)
+
     def tell(self, message: bytes | None) -> bytes:
         self._step()
         return super().tell(message)
