@@ -1,4 +1,4 @@
-"""What has lived its time is withdrawn, and what was withdrawn long ago is forgotten.
+"""What has lived its time (`items.ttl_days`, its time to live) is withdrawn; later it is forgotten.
 
 Both are looked at when a version is served, by the clock of the newest event that it has learnt. An
 item whose time is over is withdrawn by a tombstone on `items`, as by anybody: so all that read the

@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--grace-days", type=float, default=LIFETIME.grace_days)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     config = replace(LearnerConfig(), replay_capacity=8192)
     with tempfile.TemporaryDirectory() as folder:
         found = turn_over(

@@ -115,7 +115,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 WORDS = """soft search, drift, handover, promote, catch up, exploration, dead letters, prequential,
-champion, freshness, journal, evidence, cell, checkpoint, snapshot, tail, filter"""
+champion, freshness, journal, evidence, cell, checkpoint, snapshot, tail, filter, time to live,
+forgotten"""
 
 
 def test_a_newcomer_gets_from_each_word_to_one_place() -> None:
