@@ -92,8 +92,10 @@ class SearchConfig:
     def most_scored(self, items: int, share: float = 1.0) -> int:
         """How many of a catalogue's items may be scored for an answer.
 
-        Where a share of them passes a filter, the least is up to twice as many: so they lie in
-        more codes, and what tells cells apart is said of all their items.
+        Where a share of them passes a filter, more may, up to four times `scored_share` of what
+        passes: cells are ranked by the means of all their items, so more of them are looked into.
         """
-        least = LEAST_SCORED * min(2.0, 1 / share if share else 2.0)
-        return max(round(least), round(self.scored_share * items))
+        most = max(LEAST_SCORED, self.scored_share * items)
+        if 0 < share < 1:
+            most = max(most, min(most / share, 4 * self.scored_share * share * items))
+        return round(most)
