@@ -84,6 +84,7 @@ def examine(settings: Settings) -> list[Finding]:
         lambda: _disk(settings.data_dir),
         _memory,
         _gpu,
+        lambda: _search_device(settings),
         lambda: _ports(settings),
         lambda: _services(settings),
         lambda: _data(settings),
@@ -198,6 +199,19 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("GPU", "warning", "nvidia-smi fails", remedy)
     else:
         yield Finding("GPU", "good", "; ".join(asked.stdout.split("\n")).strip("; "))
+
+
+def _search_device(settings: Settings) -> Iterator[Finding]:
+    """Whether the service can search where it is told to."""
+    if settings.search.device != "cuda":
+        return
+    from deploy.service.search_device import why_not
+
+    found, _, remedy = why_not(settings.search, settings.service.workers).partition(": ")
+    if found:
+        yield Finding("search", "bad", found, remedy)
+    else:
+        yield Finding("search", "good", "on the GPU")
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from streaming.topics import Topics
 
 MOST_WORKERS = 64
+GPU_WAIT_MS, LONGEST_WAIT_MS = 2.0, 1000.0
+"""How long a query waits for others: where nothing is said and lists are on a GPU; at most."""
 
 
 class ServiceError(RuntimeError):
@@ -54,6 +56,9 @@ class ServiceConfig:
         body_limit_bytes: longest request body.
         queue: requests that may wait for a thread; further ones are answered 429.
         timeout_seconds: after which a request is given up with 504.
+        batch_wait_ms: how long a query waits for others that are searched together with it, at most
+            64; 0: not at all, each is searched alone; none: 2 where lists are searched on a GPU,
+            else 0.
         hosts: names that requests may come under beside `localhost`, `host` and addresses: those
             of a proxy's public site, or of a container; `*` for any.
         limits: of connections and of what they may cost.
@@ -71,6 +76,7 @@ class ServiceConfig:
     body_limit_bytes: int = 1_048_576
     queue: int = 64
     timeout_seconds: float = 2.0
+    batch_wait_ms: float | None = None
     token: SecretStr = SecretStr("")
     token_file: Path | None = None
     hosts: tuple[str, ...] = ()
@@ -83,6 +89,10 @@ class ServiceConfig:
             object.__setattr__(self, "token", SecretStr(self.token))
         if not 1 <= self.workers <= MOST_WORKERS:
             raise ValueError(f"service.workers is {self.workers}: use 1 to {MOST_WORKERS}")
+        if not 0 <= (self.batch_wait_ms or 0) <= LONGEST_WAIT_MS:
+            raise ValueError(
+                f"service.batch_wait_ms is {self.batch_wait_ms}: use 0 to {LONGEST_WAIT_MS}"
+            )
 
     def bearer(self) -> str:
         """The token, from wherever it is; empty where none is asked.

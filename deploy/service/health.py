@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deploy.service.schema import Health
 from indexer.snapshots.snapshot_facts import SnapshotFacts
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deploy.service.popularity_baseline import PopularityBaseline
     from deploy.service.sequence_follower import SequenceFollower
     from deploy.service.snapshot_follower import SnapshotFollower
+    from deploy.service.together import Together
     from deploy.service.user_histories import UserHistories
     from deploy.service.work_queue import WorkQueue
 
@@ -31,6 +32,7 @@ class Answering(Protocol):
     answers: AnswerLog | None
     arms: ArmFollower
     queue: WorkQueue
+    together: Together[Any, Any] | None
     shadows: WorkQueue
     clock: Callable[[], Moment]
 

@@ -145,7 +145,7 @@ class ServiceMetrics:
 def readings(service: Answering) -> list[Reading]:
     """What is read of one worker's parts."""
     follower, histories, sequences = service.follower, service.histories, service.sequences
-    answers = service.answers
+    answers, together, device = service.answers, service.together, follower.device
 
     def of_state(value: Callable[[Retriever], float]) -> Callable[[], float | None]:
         return lambda: value(follower.retriever) if follower.retriever else None
@@ -209,6 +209,29 @@ def readings(service: Answering) -> list[Reading]:
         Reading("queue_requests", "Waiting or being answered.", lambda: service.queue.waiting),
         Reading("queue_refused", "Answered 429.", lambda: service.queue.refused, True),
         Reading("queue_timed_out", "Answered 504.", lambda: service.queue.timed_out, True),
+        Reading(
+            "batches",
+            "Calls that answered queries which came at about the same time.",
+            lambda: together.calls if together else None,
+            True,
+        ),
+        Reading(
+            "batched_queries",
+            "Queries that they answered.",
+            lambda: together.answered if together else None,
+            True,
+        ),
+        Reading(
+            "device_bytes",
+            "Memory of the lists on the GPU.",
+            lambda: device.nbytes if device else None,
+        ),
+        Reading(
+            "device_refusals",
+            "How often the CPU took over what did not fit on the GPU.",
+            lambda: device.refused if device else None,
+            True,
+        ),
         Reading(
             "popularity_recall_at_50",
             "Recall@50 of the popularity peer over its last queries, a ratio.",

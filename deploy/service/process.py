@@ -40,6 +40,7 @@ from deploy.service.config import ServiceError, Worker
 from deploy.service.health import status_of
 from deploy.service.popularity_baseline import PopularityBaseline
 from deploy.service.retrieval import RetrievalService
+from deploy.service.search_device import search_device
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
@@ -186,6 +187,7 @@ def _serve(
 
 def _service(worker: Worker) -> RetrievalService:
     config, data_dir, folder = worker.config, worker.data_dir, worker.folder
+    device = search_device(worker.search, config.workers)
     recent = RecentEvents()
     judge = Judge(config.judge, recent, worker.topic) if worker.first else None
     popularity = PopularityBaseline(path=folder / "popularity.json")
@@ -209,7 +211,13 @@ def _service(worker: Worker) -> RetrievalService:
     identity = TopicIdentity(data_dir, owner, worker.kafka, {"sequences": worker.topic})
     return RetrievalService(
         worker,
-        SnapshotFollower(data_dir, worker.search, judge=judge, follow_decisions=not worker.first),
+        SnapshotFollower(
+            data_dir,
+            worker.search,
+            judge=judge,
+            follow_decisions=not worker.first,
+            device=device,
+        ),
         histories,
         SequenceFollower(histories, worker.kafka, worker.topic, identity=identity),
         popularity=popularity,

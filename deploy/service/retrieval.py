@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -21,13 +21,14 @@ from deploy.service import schema as schema
 from deploy.service.answer_log import AnswerLog
 from deploy.service.answer_record import AnswerRecord
 from deploy.service.arms import ArmFollower, Arms
-from deploy.service.config import Worker
+from deploy.service.config import GPU_WAIT_MS, Worker
 from deploy.service.explanation import explained
 from deploy.service.health import since_pointer
 from deploy.service.metrics import ServiceMetrics, read_metrics, readings
 from deploy.service.popularity_baseline import PopularityBaseline
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
+from deploy.service.together import MOST, Together
 from deploy.service.user_histories import UserHistories
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from deploy.service.workers import STALE_SECONDS, others
@@ -81,7 +82,14 @@ class RetrievalService:
         self._worker = worker
         config = worker.config
         self.arms = ArmFollower(data_dir, follower)
-        self.queue = WorkQueue("retrieve", config.threads, config.queue, config.timeout_seconds)
+        wait_ms = config.batch_wait_ms
+        if wait_ms is None:
+            wait_ms = GPU_WAIT_MS if follower.device is not None else 0.0
+        room = config.queue + (config.threads * (MOST - 1) if wait_ms else 0)
+        self.queue = WorkQueue("retrieve", config.threads, room, config.timeout_seconds)
+        self.together = None
+        if wait_ms:
+            self.together = Together(self.queue, self._answered_now, wait_ms / 1000)
         self.shadows = WorkQueue("shadow", 1, config.queue, config.timeout_seconds)
         if worker.first:
             token = config.bearer()
@@ -124,6 +132,8 @@ class RetrievalService:
                 the answer takes too long.
         """
         serving = self.serving()
+        if self.together is not None:
+            return await self._patiently(self.together.ask(request))
         return (await self.queued(lambda: self._answers(serving, [request], ["filter"])))[0]
 
     async def retrieve_batch(
@@ -187,9 +197,12 @@ class RetrievalService:
 
     async def queued(self, work: Callable[[], T], queue: WorkQueue | None = None) -> T:
         """Do `work` in a thread of the queue; refusals become 429 and 504."""
-        queue = queue or self.queue
+        return await self._patiently((queue or self.queue).run(work))
+
+    @staticmethod
+    async def _patiently(answer: Awaitable[T]) -> T:
         try:
-            return await queue.run(work)
+            return await answer
         except QueueFull:
             raise HTTPException(
                 429,
@@ -223,6 +236,11 @@ class RetrievalService:
             request.include_only,
         )
         return query, known
+
+    def _answered_now(
+        self, requests: Sequence[schema.RetrieveRequest]
+    ) -> list[schema.RetrieveResponse]:
+        return self._answers(self.serving(), requests, ["filter"] * len(requests))
 
     def _answers(
         self,

@@ -34,6 +34,7 @@ from indexer.catalogue import property_reader
 from indexer.catalogue.item_columns import ItemColumns
 from indexer.catalogue.property_reader import PropertyReader
 from indexer.errors import SnapshotError
+from indexer.lists.device_rows import DeviceRows
 from indexer.search.config import SearchConfig
 from indexer.search.retriever import Query, Retriever, Texts
 from indexer.snapshots.pointer import POINTER, SNAPSHOTS, Pointer, read_pointer
@@ -60,6 +61,7 @@ class SnapshotFollower:
         last_error: of the last attempt, empty if it went well.
         load_seconds: what the last load took.
         search: how queries are searched.
+        device: where; None for the CPU.
         texts: knows what items are called that were clicked and never listed.
         served: is told of every version that takes over.
         swapped: is told of every retriever that does: of a version, or of one with more items
@@ -79,9 +81,11 @@ class SnapshotFollower:
         clock: Callable[[], float] = time.monotonic,
         judge: Judge | None = None,
         follow_decisions: bool = False,
+        device: DeviceRows | None = None,
     ) -> None:
         self._data_dir = data_dir
         self.search = search
+        self.device = device
         self._retry_seconds = retry_seconds
         self._load_model = load_model
         self._clock = clock
@@ -297,7 +301,8 @@ class SnapshotFollower:
 
     def ready(self, snapshot: Snapshot) -> Retriever:
         """A snapshot able to answer, and tried."""
-        retriever = Retriever(snapshot, self.search, self.columns, lambda ids: self.texts(ids))
+        texts: Texts = lambda ids: self.texts(ids)  # noqa: E731 - as it is then
+        retriever = Retriever(snapshot, self.search, self.columns, texts, self.device)
         retriever.answer(Query([]))  # a model that cannot answer must not take over
         return retriever
 

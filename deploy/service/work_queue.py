@@ -47,12 +47,7 @@ class WorkQueue:
             TooSlow: after the timeout; work that had not begun is dropped, work that had begun
                 keeps its place until it ends.
         """
-        done = asyncio.wrap_future(self.submit(work))
-        try:
-            return await asyncio.wait_for(done, self._timeout)
-        except TimeoutError:
-            self.timed_out += 1
-            raise TooSlow from None
+        return await self.result_of(self.submit(work))
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Have `work` done in a thread, whenever that is.
@@ -60,14 +55,34 @@ class WorkQueue:
         Raises:
             QueueFull: at once, where there is no room.
         """
+        self._take_room()
+        future = self._pool.submit(work)
+        future.add_done_callback(self._left)
+        return future
+
+    def enter(self, future: Future[T]) -> None:
+        """Take up room until a request is done, which `in_thread` does; raises as `submit`."""
+        self._take_room()
+        future.add_done_callback(self._left)
+
+    def in_thread(self, work: Callable[[], None]) -> None:
+        """Have work done in a thread for requests that have entered."""
+        self._pool.submit(work)
+
+    async def result_of(self, future: Future[T]) -> T:
+        """Wait for a request; raises as `run`."""
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+        except TimeoutError:
+            self.timed_out += 1
+            raise TooSlow from None
+
+    def _take_room(self) -> None:
         with self._lock:
             if self.waiting >= self._room:
                 self.refused += 1
                 raise QueueFull
             self.waiting += 1
-        future = self._pool.submit(work)
-        future.add_done_callback(self._left)
-        return future
 
     def _left(self, _: object) -> None:
         with self._lock:

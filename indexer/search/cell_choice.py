@@ -42,11 +42,18 @@ class Runs(NamedTuple):
 
 
 class CellChoice:
-    """The cells of all lists; safe to share by threads, and by searches of the same lists.
+    """The cells of all lists, base and tail of each in turn.
+
+    Safe to share by threads, and by searches of the same lists.
 
     Attributes:
         lists: of one version.
         prior: of their items.
+        firsts_M: int64, the first row of each.
+        sizes_M: int64, how many rows each has.
+        present_M: int64, how many items.
+        codes_M: int64, whose list it is of.
+        prior_MP: float32, the prior's mean of its items.
     """
 
     def __init__(self, lists: CodeLists, prior: RecencyPrior) -> None:
@@ -64,10 +71,10 @@ class CellChoice:
                 first += len(rows)
         # every block as one run, for lists that are scored whole
         self._whole = np.array(stretches, np.int64).reshape(-1, 3)
-        self._firsts_M = np.concatenate(firsts)
-        self._sizes_M = np.concatenate(sizes)
+        self.firsts_M = np.concatenate(firsts)
+        self.sizes_M = np.concatenate(sizes)
         self._blocks_M = np.concatenate(blocks)
-        codes_M = self._blocks_M >> 1
+        self.codes_M = codes_M = self._blocks_M >> 1
         bounds = np.searchsorted(codes_M, np.arange(1, len(lists.lists)))
         # of each code: its cells and their means
         self._cells_C = np.split(np.arange(len(codes_M)), bounds)
@@ -75,26 +82,21 @@ class CellChoice:
         gone = np.concatenate(
             [lists.starts_C[code] + one.removed for code, one in enumerate(lists.lists)]
         )
-        self._present_M = self._sizes_M - np.bincount(self._cells(gone), minlength=len(codes_M))
+        self.present_M = self.sizes_M - np.bincount(self._cells(gone), minlength=len(codes_M))
         total = np.zeros((len(codes_M), prior.features_eP.shape[1]), np.float32)
         at = self._cells(prior.positions_e)
         np.add.at(total, at, prior.features_eP)
-        self._prior_MP = total / np.maximum(self._present_M, 1)[:, None].astype(np.float32)
+        self.prior_MP = total / np.maximum(self.present_M, 1)[:, None].astype(np.float32)
 
     def _cells(self, positions: Ids) -> Ids:
         """The cell of each position."""
-        return np.searchsorted(self._firsts_M, positions, side="right") - 1
+        return np.searchsorted(self.firsts_M, positions, side="right") - 1
 
     def whole(self, codes_S: Ids) -> Runs:
         """All rows of the lists of some codes."""
         wanted_C = np.zeros(len(self.lists.lists), bool)
         wanted_C[codes_S] = True
         return Runs(*self._whole[wanted_C[self._whole[:, 2]]].T)
-
-    @property
-    def firsts_M(self) -> Ids:
-        """The first row of each cell."""
-        return self._firsts_M
 
     def best(
         self,
@@ -122,7 +124,7 @@ class CellChoice:
             [self._means_C[code] @ user for code, user in zip(codes, users_SD, strict=True)]
         )
         cells = np.concatenate([self._cells_C[code] for code in codes])
-        estimates += self._prior_MP[cells] @ weights_P
+        estimates += self.prior_MP[cells] @ weights_P
         estimates[present_M[cells] == 0] = -np.inf  # last, and so hardly ever looked into
         ranked = cells[np.argsort(-estimates, kind="stable")]
         held = np.cumsum(present_M[ranked])
@@ -134,12 +136,12 @@ class CellChoice:
     def _counts(self, only: Selection | None) -> tuple[Ids, Ids]:
         """How many items of each cell may answer, and how many rows it counts for."""
         if only is None:
-            return self._present_M, self._sizes_M
+            return self.present_M, self.sizes_M
         return only.counts_M, only.counts_M
 
     def runs(self, chosen: Ids) -> Runs:
         """All rows of some cells, ascending."""
-        firsts, sizes, blocks = (x[chosen] for x in (self._firsts_M, self._sizes_M, self._blocks_M))
+        firsts, sizes, blocks = (x[chosen] for x in (self.firsts_M, self.sizes_M, self._blocks_M))
         lasts = firsts + sizes
         begins = np.ones(len(chosen) + 1, bool)
         begins[1:-1] = (firsts[1:] != lasts[:-1]) | (blocks[1:] != blocks[:-1])
@@ -163,8 +165,8 @@ class CellChoice:
             only: as `best`; the others are not marked.
         """
         present_M, sizes_M = self._counts(only)
-        in_BM = searched_BC[:, self._blocks_M >> 1]
-        estimates_BM = encoded.weights_BP @ self._prior_MP.T
+        in_BM = searched_BC[:, self.codes_M]
+        estimates_BM = encoded.weights_BP @ self.prior_MP.T
         for column, code in enumerate(encoded.codes_U.tolist()):
             if len(cells := self._cells_C[code]):
                 here = slice(cells[0], cells[-1] + 1)
@@ -178,11 +180,11 @@ class CellChoice:
         enough_B = (held_BM < wanted_B[:, None]).sum(axis=1) + 1
         taken_B = np.maximum(count_B, enough_B)
         sizes_C = self.lists.lengths_C if only is None else only.sizes_C
-        taken_B[searched_BC @ sizes_C <= most_B] = len(self._sizes_M)
+        taken_B[searched_BC @ sizes_C <= most_B] = len(self.sizes_M)
         chosen_BM = np.empty_like(in_BM)
-        first_BM = np.arange(len(self._sizes_M)) < taken_B[:, None]
+        first_BM = np.arange(len(self.sizes_M)) < taken_B[:, None]
         np.put_along_axis(chosen_BM, ranked_BM, first_BM, axis=1)
-        rows_BT = np.repeat(chosen_BM & in_BM, self._sizes_M, axis=1)
+        rows_BT = np.repeat(chosen_BM & in_BM, self.sizes_M, axis=1)
         return rows_BT if only is None else rows_BT & only.mask_N
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from indexer.errors import IndexerError
 
 Quota = Literal["joint", "equal"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class SearchConfig:
             counted, though never fewer than `LEAST_SCORED`: where the lists of these codes hold
             more, their best cells are searched. 1: no bound.
         explore: places that are reserved for what the ranking would not show.
+        device: where the service searches: "cuda" is a GPU, "auto" a GPU where there is one and the
+            service has one worker. All else searches on the CPU.
+        device_memory_mib: of the GPU, that lists and their scoring may take; lists for which it
+            does not suffice are searched on the CPU.
     """
 
     codes: int = 16
@@ -73,8 +78,14 @@ class SearchConfig:
     evidence: int = 256
     scored_share: float = 0.02
     explore: ExplorationConfig = field(default_factory=ExplorationConfig)
+    device: Device = "auto"
+    device_memory_mib: int = 4096
 
     def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise IndexerError(f"device is {self.device!r}: use auto, cpu or cuda")
+        if self.device_memory_mib < 1:
+            raise IndexerError(f"device_memory_mib is {self.device_memory_mib}: use 1 or more")
         if self.codes < 1 or not self.temperature > 0:
             raise IndexerError(
                 f"codes is {self.codes} and temperature {self.temperature}: both must be positive"

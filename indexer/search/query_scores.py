@@ -2,9 +2,10 @@
 
 One query at a time: batches are encoded together, and in a large catalogue what follows costs a
 query alone as much as one of many; many queries of a small one are scored at once
-(`indexer.search.whole_scores`). An item scores s(u, i, c), the inner product of its vector with the
-user vector of its code, what its recency prior adds, and, where it is a neighbour of the history,
-what that adds.
+(`indexer.search.whole_scores`), and where the lists are on a device all of any catalogue
+(`indexer.search.device_scores`). An item scores s(u, i, c), the inner product of its vector with
+the user vector of its code, what its recency prior adds, and, where it is a neighbour of the
+history, what that adds.
 
 Shapes: S searched codes, U codes with user vectors, D dimension, W rows of lists that are scored, X
 items of evidence beside them, k answers.
@@ -17,9 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.lists.device_rows import DeviceFull, DeviceRows
 from indexer.search.cell_choice import CellChoice, Runs
 from indexer.search.code_choice import EncodedQueries
 from indexer.search.config import SearchConfig
+from indexer.search.device_scores import DeviceScores
 from indexer.search.evidence import HotItems
 from indexer.search.selection import Selection
 from indexer.search.whole_scores import WholeScores
@@ -46,9 +49,16 @@ class QueryScores:
         cells: of the lists of one version.
         config: how queries are answered.
         hot: items that are scored whatever their code.
+        device: takes the rows, where they fit and quota is joint; None: they stay where they are.
     """
 
-    def __init__(self, cells: CellChoice, config: SearchConfig, hot: HotItems) -> None:
+    def __init__(
+        self,
+        cells: CellChoice,
+        config: SearchConfig,
+        hot: HotItems,
+        device: DeviceRows | None = None,
+    ) -> None:
         self._cells = cells
         self._lists, self._prior = lists, prior = cells.lists, cells.prior
         self._joint = config.quota == "joint"
@@ -57,14 +67,15 @@ class QueryScores:
         self._config = config
         self._hot = hot
         self._hot_prior_HP = prior.features(hot.positions_H)
-        self._whole = WholeScores(
-            lists,
-            self._cells,
-            prior,
-            hot,
-            self._with_evidence,
-            self._most if self._bounded else None,
-        )
+        most = self._most if self._bounded else None
+        how = cells, hot, self._with_evidence, most
+        self._whole = WholeScores(*how)
+        self._device, self._on_device = device, None
+        if device is not None and self._joint and len(lists):
+            try:
+                self._on_device = DeviceScores(device, *how)
+            except DeviceFull as error:
+                device.refuse(error)
         self._gone_N = None
         if int(lists.lengths_C.sum()) > len(lists):
             self._gone_N = lists.item_ids_N < 0
@@ -99,6 +110,11 @@ class QueryScores:
         there is none, and for what must not be answered.
         """
         B, k = len(encoded.queries), encoded.queries.k
+        if self._on_device is not None and self._device is not None:
+            try:
+                return self._on_device.best(encoded)
+            except DeviceFull as error:  # what else uses it may be gone when the next ones come
+                self._device.refuse(error)
         if self._joint and self._whole.suits(B):
             return self._whole.best(encoded)
         scores_BK, positions_BK = np.full((B, k), -np.inf, np.float32), np.zeros((B, k), np.int64)

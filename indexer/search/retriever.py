@@ -19,6 +19,7 @@ from indexer.catalogue.filter import Filter
 from indexer.catalogue.item_columns import ItemColumns
 from indexer.catalogue.property_reader import read_columns
 from indexer.catalogue.shown_columns import shown_columns
+from indexer.lists.device_rows import DeviceRows
 from indexer.search.answerable import Answerable
 from indexer.search.answers import Answers
 from indexer.search.code_labels import code_labels
@@ -126,6 +127,7 @@ class Retriever:
             hidden, withdrawn or not available are in no answer; None, or of nothing: what the
             snapshot shows.
         texts: what the shop calls some items, for those that were clicked and never listed.
+        device: where lists are searched, as far as they fit; None: where they are.
 
     Attributes:
         snapshot: as given; it still names what must not be answered, for a user's history.
@@ -139,6 +141,7 @@ class Retriever:
         search: SearchConfig,
         columns: ItemColumns | None = None,
         texts: Texts = lambda _: {},
+        device: DeviceRows | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.texts = texts
@@ -149,6 +152,7 @@ class Retriever:
             snapshot.lists,
             search,
             _listed_ms(snapshot) if search.explore.young else None,
+            device=device,
         )
         self._answerable = Answerable(self._search, self._filtered_by(columns))
         self._labels: dict[int, str] | None = None

@@ -123,9 +123,9 @@ class SimilarItems:
         codes = self._scores.codes_among(only, codes)
         queries = Queries([clicked], now_ms_B, k, codes, [{trigger.item, *unwanted}], only)
         encoded = self._encode(queries, trigger)
-        scores, positions, _ = self._scores.best(encoded, 0)
-        there = scores > -np.inf
-        scores, positions = scores[there], positions[there]
+        scores_1K, positions_1K, _ = self._scores.best_of_all(encoded)
+        there_1K = scores_1K > -np.inf
+        scores, positions = scores_1K[there_1K], positions_1K[there_1K]
         items = self._lists.item_ids_N[positions]
         order = np.lexsort((items, -scores))
         codes_K = self._lists.codes_at(positions[order]).tolist()

@@ -12,6 +12,7 @@ exploration (`indexer.search.exploration`).
     code_choice      which codes are searched, by which user vectors
     cell_choice      which rows of their lists
     query_scores     the best items of these rows
+    device_scores    the same on a GPU
     exploration      the places that are drawn
 
 But for the reserved places the result equals brute force over the rows that are scored. Shapes: B
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from indexer.errors import IndexerError
 from indexer.lists.code_list import CodeList
 from indexer.lists.code_lists import CodeLists
+from indexer.lists.device_rows import DeviceRows
 from indexer.search.answers import Answers, Candidates, joined
 from indexer.search.cell_choice import CellChoice
 from indexer.search.code_choice import CodeChoice, EncodedQueries, Queries
@@ -62,6 +64,7 @@ class SoftSearch:
         listed_ms_N: int64 (N,), when the item of each position was first listed, where young items
             have reserved places.
         cells: of the lists, where there are any already.
+        device: where lists are searched, as far as they fit; None: where they are.
 
     Attributes:
         similar: answers what is like an item.
@@ -74,6 +77,7 @@ class SoftSearch:
         config: SearchConfig | None = None,
         listed_ms_N: NDArray[np.int64] | None = None,
         cells: CellChoice | None = None,
+        device: DeviceRows | None = None,
     ) -> None:
         if (len(lists.lists), lists.dimension) != (model.first_level_codes, model.dimension):
             raise IndexerError(
@@ -87,7 +91,8 @@ class SoftSearch:
         self._cells = cells or CellChoice(lists, RecencyPrior(model, lists))
         hot = HotItems(model, lists, self.config.evidence if joint else 0)
         self._choice = CodeChoice(model, lists, self.config.temperature, hot.codes)
-        self._scores = QueryScores(self._cells, self.config, hot)
+        self._device = device
+        self._scores = QueryScores(self._cells, self.config, hot, device)
         self.similar = SimilarItems(model, lists, self._choice, self._scores)
         self._reserved = ReservedPlaces(lists, self.config.explore, listed_ms_N)
 
@@ -95,7 +100,7 @@ class SoftSearch:
         self, config: SearchConfig, listed_ms_N: NDArray[np.int64] | None = None
     ) -> SoftSearch:
         """The same lists searched in another way; what does not depend on it is shared."""
-        return SoftSearch(self.model, self.lists, config, listed_ms_N, self._cells)
+        return SoftSearch(self.model, self.lists, config, listed_ms_N, self._cells, self._device)
 
     def search(
         self,

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.lists.code_lists import CodeLists
 from indexer.search.cell_choice import CellChoice
 from indexer.search.code_choice import EncodedQueries
 from indexer.search.evidence import HotItems
-from indexer.search.prior import RecencyPrior
 from indexer.search.selection import Selection
 
 if TYPE_CHECKING:  # the lists alone need no torch
@@ -36,9 +34,7 @@ class WholeScores:
     """Scores all rows of the lists; safe to share by threads.
 
     Args:
-        lists: of one version.
-        cells: of them.
-        prior: of their items.
+        cells: of the lists of one version.
         hot: items that may answer whatever their code.
         evidence: whether they and neighbours of the history may.
         most: how many of what may answer may be scored for a query; None: no bound.
@@ -46,16 +42,14 @@ class WholeScores:
 
     def __init__(
         self,
-        lists: CodeLists,
         cells: CellChoice,
-        prior: RecencyPrior,
         hot: HotItems,
         evidence: bool,
         most: Callable[[Selection | None], int] | None,
     ) -> None:
-        self._lists, self._cells, self._prior, self._hot = lists, cells, prior, hot
+        self._lists, self._cells, self._prior, self._hot = cells.lists, cells, cells.prior, hot
         self._evidence, self._most = evidence, most
-        self._rows = int(lists.lengths_C.sum())
+        self._rows = int(cells.lists.lengths_C.sum())
 
     def suits(self, queries: int) -> bool:
         """Whether it is quicker for so many queries than one of them after the other."""

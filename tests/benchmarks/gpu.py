@@ -13,7 +13,8 @@ project asks for: no Kafka, no Flink, no MLflow. DIRECTORY holds `events.csv` an
   with its replay, where the host's time goes, what one step launches and the device does with it;
 - the softmax over the candidates alone: its share of what the machine does in dense products;
 - parity: recall of a short prequential run on the device and on the CPU;
-- search: queries a second over lists on the CPU and on the device, and whether they answer alike.
+- search: queries a second over lists on the CPU and on the device, alone and 64 together, the
+  memory that they take there, and whether they answer alike.
 
 A part that fails says so in its place, and one that time is not left for is left out. The table
 comes last; the JSON is written after each part.

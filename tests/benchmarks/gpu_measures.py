@@ -22,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from indexer.lists.code_lists import CodeLists
-from indexer.lists.gpu_lists import on_gpu
+from indexer.lists.device_rows import DeviceRows
 from indexer.search.config import SearchConfig
 from indexer.search.soft_search import SoftSearch
 from model.evaluation import protocol
@@ -40,6 +40,8 @@ ROUNDS = 20
 WARM_STEPS = 2
 BEST = 50
 """Places of an answer."""
+BATCH = 64
+"""Queries that the service searches together at most."""
 KINDS = {
     "products": ("gemm", "cutlass", "nvjet", "xmma", "cublas"),
     "transfers": ("memcpy", "memset"),
@@ -310,14 +312,16 @@ def hits_of(stream: Stream, events: int, device: str, size: int = 256) -> np.nda
     return np.concatenate(hits)
 
 
-def soft_search(model: Any, gpu: bool = False) -> SoftSearch:
+def soft_search(model: Any, rows: DeviceRows | None = None) -> SoftSearch:
     (base,) = model.items.segments
     lists = CodeLists.build(base.ids_n, base.codes_nQ, base.z_nD, model.first_level_codes)
-    return SoftSearch(model, on_gpu(lists) if gpu else lists, SearchConfig())
+    return SoftSearch(model, lists, SearchConfig(), device=rows)
 
 
 def search(stream: Stream, queries: int, device: torch.device) -> dict[str, Any]:
-    """Queries a second, over lists where they are, and how many places are answered alike."""
+    """Queries a second, over lists where they are and over lists on the device, as the service
+    searches them: one after the other, and so many together. The model is on the CPU, as there.
+    """
     learner = Learner(LearnerConfig(), str(device))
     learner.list_items(stream.items)
     for a in range(0, min(4096, len(stream.sequences)), 512):
@@ -325,15 +329,27 @@ def search(stream: Stream, queries: int, device: torch.device) -> dict[str, Any]
     asked = [s for s in stream.sequences if s.history_items][-queries:]
     histories = [History(s.history_items, s.history_times) for s in asked]
     times = np.array([s.event_time for s in asked])
-    model, found = learner.retrieval_model(), dict[str, Any]()
+    model, rows = learner.retrieval_model(), DeviceRows(str(device), 4 << 30)
+    found: dict[str, Any] = {}
     answers = {}
-    for name in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
-        searching = soft_search(model, name == "cuda")
-        searching.search(histories[:64], times[:64], BEST)
-        began = time.perf_counter()
+    for name in ("cpu", "device"):
+        searching = soft_search(model, rows if name == "device" else None)
+        told = found[f"lists on {name}"] = {}
+        for together in (1, BATCH):
+            most = min(len(asked), 200 * together)
+            searching.search(histories[:together], times[:together], BEST)
+            began = time.perf_counter()
+            for a in range(0, most, together):
+                some = slice(a, a + together)
+                searching.search(histories[some], times[some], BEST)
+            told[f"{together} together, queries_s"] = round(most / (time.perf_counter() - began))
         answers[name] = searching.search(histories, times, BEST)
-        found[f"lists_{name}_queries_s"] = round(len(asked) / (time.perf_counter() - began))
-    if "cuda" in answers:
-        same_BK = answers["cuda"].items_BK == answers["cpu"].items_BK
-        found["answered_alike"] = round(float(same_BK.mean()), 5)
+    of_batch = launches(lambda: searching.search(histories[:BATCH], times[:BATCH], BEST))
+    same_BK = answers["device"].items_BK == answers["cpu"].items_BK
+    found["on the device"] = {
+        "mib": round(rows.nbytes / 2**20, 1),
+        "launches": sum(sum(names.values()) for names in of_batch.values()),
+        "refused": rows.refused,
+        "answered_alike": round(float(same_BK.mean()), 5),
+    }
     return found

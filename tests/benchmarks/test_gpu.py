@@ -47,6 +47,8 @@ def test_it_measures_all_parts_and_ends_with_a_table(
     assert step["events_s"] > 0 and step["device"]["launches"] > 100
     assert 0.5 < sum(step["host_ms"].values()) / step["ms"] < 2
     assert found["parity"]["relative_difference"] == 0  # of the CPU and the CPU
+    assert found["search"]["on the device"]["answered_alike"] > 0.99
+    assert found["search"]["on the device"]["refused"] == 0
     assert "batch 200" in capsys.readouterr().out.splitlines()[-3]
 
 

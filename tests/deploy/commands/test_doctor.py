@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import socket
@@ -7,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -116,3 +118,17 @@ def test_compose_fits_the_schema() -> None:
         [command, "-f", str(COMPOSE), "config", "-q"], capture_output=True, text=True
     )
     assert asked.returncode == 0, asked.stderr
+
+
+def test_a_search_on_a_gpu_that_cannot_be_is_said_with_what_to_do(
+    settings: configuration.Settings,
+) -> None:
+    assert "search" not in found(settings)
+    service = dataclasses.replace(settings.service, workers=2)
+    search = dataclasses.replace(settings.search, device="cuda")
+    asked = settings.model_copy(update={"search": search, "service": service})
+    assert found(asked)["search"].grade == "bad"
+    assert "workers is 2" in found(asked)["search"].found
+    assert "use 1, which answers many queries at once" in found(asked)["search"].remedy
+    alone = found(settings.model_copy(update={"search": search}))["search"]
+    assert (alone.grade == "good") == torch.cuda.is_available()
