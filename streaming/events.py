@@ -28,7 +28,7 @@ from streaming.bounds import (
     times_ms,
 )
 from streaming.ids import LONGEST_ID, id_of, shop_id
-from streaming.item_attributes import Value, attributes
+from streaming.item_attributes import Value, as_said, attributes
 
 SCHEMA_VERSION = 1
 TEXT_IDS = 2
@@ -95,7 +95,10 @@ class Item:
 
     def to_bytes(self) -> bytes:
         """JSON in UTF-8."""
-        return orjson.dumps(self.record())
+        record = self.record()
+        if self.attributes:
+            record["attributes"] = as_said(self.attributes)
+        return orjson.dumps(record)
 
     def looks_like(self, other: Item) -> bool:
         """Whether it is found by the same: title, category and the shop's id."""

@@ -4,17 +4,19 @@
                    "released": {"time": "2026-11-29T10:00:00Z"}}
 
 A text is never taken for a time: a time is an object with the one field `time`, milliseconds since
-1970 or a date and time with its zone (RFC 3339). Inside it is in milliseconds. A name has the same
-type at all items that have it; whoever indexes the items holds to that, as no single record can.
+1970 or a date and time with its zone (RFC 3339). Inside it is in milliseconds; a record says it as
+text where a number would be refused, as of a book of 1965. A name has the same type at all items
+that have it; whoever indexes the items holds to that, as no single record can.
 """
 
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from collections.abc import Mapping, Sized
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from streaming.bounds import LARGEST_ID, EventError, in_milliseconds
+from streaming.bounds import LARGEST_ID, LATEST_MS, EventError, in_milliseconds
 
 Value = str | int | float | bool | list[str] | dict[str, int]
 """Of an attribute: as it stands in a record; a time is `{"time": milliseconds}`."""
@@ -33,6 +35,9 @@ MOST_NAMES = 256
 RESERVED = frozenset({"category"})
 """Names that a filter knows already."""
 TIME = "time"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+EARLIEST_MS = (datetime(1, 1, 1, tzinfo=UTC) - EPOCH) // MILLISECOND
 
 
 def attributes(value: Any, field: str = "attributes") -> dict[str, Value]:
@@ -43,9 +48,35 @@ def attributes(value: Any, field: str = "attributes") -> dict[str, Value]:
     """
     if not isinstance(value, dict):
         raise EventError(f"{field} is {type(value).__name__}, not an object")
+    require_few(value, field)
+    return {_name(field, name): _value(f"{field}.{name}", one) for name, one in value.items()}
+
+
+def require_few(value: Sized, field: str = "attributes") -> None:
+    """Refuse more than an item may have.
+
+    Raises:
+        EventError: if there are.
+    """
     if len(value) > MOST_ATTRIBUTES:
         raise EventError(f"{field} holds {len(value)}, at most {MOST_ATTRIBUTES}")
-    return {_name(field, name): _value(f"{field}.{name}", one) for name, one in value.items()}
+
+
+def as_said(found: Mapping[str, Value]) -> dict[str, Any]:
+    """Attributes as a record says them, so that `attributes` reads them as they are.
+
+    >>> as_said({"a": {"time": 1_764_410_400_000}, "b": {"time": -157_766_400_000}})
+    {'a': {'time': 1764410400000}, 'b': {'time': '1965-01-01T00:00:00.000+00:00'}}
+    """
+    return {name: _said(one) if isinstance(one, dict) else one for name, one in found.items()}
+
+
+def _said(value: dict[str, int]) -> dict[str, Any]:
+    try:
+        in_milliseconds(TIME, value[TIME])
+    except EventError:
+        return {TIME: (EPOCH + value[TIME] * MILLISECOND).isoformat(timespec="milliseconds")}
+    return value
 
 
 def kind_of(value: Value) -> Kind:
@@ -109,9 +140,11 @@ def _time(field: str, value: Any) -> int:
         return in_milliseconds(field, value)
     if isinstance(value, str):
         try:
-            found = datetime.fromisoformat(value)
-            if found.tzinfo is not None:
-                return math.floor(found.timestamp() * 1000)
-        except (ValueError, OverflowError):
-            pass
+            found: datetime | None = datetime.fromisoformat(value)
+        except ValueError:
+            found = None
+        if found is not None and found.tzinfo is not None:
+            time_ms = (found - EPOCH) // MILLISECOND
+            if EARLIEST_MS <= time_ms <= LATEST_MS:
+                return time_ms
     raise EventError(f"{field} is no milliseconds since 1970, nor a time with its zone (RFC 3339)")

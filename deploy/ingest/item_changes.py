@@ -30,7 +30,7 @@ from streaming.committed_topic import CommittedTopic
 from streaming.errors import KafkaUnavailable
 from streaming.events import Item, require_in_order
 from streaming.ids import collision
-from streaming.item_attributes import MOST_NAMES, Kind, attributes, kind_of
+from streaming.item_attributes import MOST_NAMES, Kind, kind_of, require_few
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 
@@ -75,16 +75,17 @@ class ItemChanges:
         """Return when Kafka has all of them.
 
         Raises:
-            EventError: naming an attribute that has another type at other items, or an id that has
-                the number of another.
+            EventError: naming an attribute that has another type at other items, an id that has the
+                number of another, or an item of which too much is said.
             RoomTaken, KafkaAway: as `KafkaWriter.write`.
         """
         self.require_texts(
             [(f"items.{at}.", one.item_id, one.external_id) for at, one in enumerate(items)]
         )
         self._require_types([(f"items.{at}.", one) for at, one in enumerate(items)])
+        said = records.of_items(items, self._topics)
         async with self._alone({one.item_id for one in items}):
-            await self._writer.write(records.of_items(items, self._topics))
+            await self._writer.write(said)
 
     async def withdraw(self, item_id: int, text: str = "") -> None:
         """Return when Kafka has it; raises as `list`. `text` is what the item is called."""
@@ -179,8 +180,8 @@ def changed(item: Item, patch: ItemPatch) -> Item:
     fields = {name: getattr(bare, name) if v is None else v for name, v in given.items()}
     if given.get("attributes") is not None:
         merged = {**item.attributes, **given["attributes"]}
-        kept = {name: value for name, value in merged.items() if value is not None}
-        fields["attributes"] = attributes(kept)
+        fields["attributes"] = {name: value for name, value in merged.items() if value is not None}
+        require_few(fields["attributes"])
     after = replace(item, **fields)
     require_in_order(after.available_from, after.available_until)
     return after

@@ -40,6 +40,9 @@ from streaming.topics import Topics
 
 MOST_EVENTS = 1000
 """Clicks of one request; so many items, too."""
+LONGEST_RECORD = 1_000_000
+"""Bytes of an item's record: with key and headers a producer takes no more than a mebibyte, and one
+that is longer fails the transaction of others, too."""
 AHEAD_MS = 60_000
 """A time further ahead of this machine's clock is a mistake; the job refuses some minutes."""
 
@@ -278,8 +281,19 @@ def of_clicks(found: Sequence[Click], topics: Topics) -> list[Record]:
 
 
 def of_items(found: Sequence[Item], topics: Topics) -> list[Record]:
-    """The records of items."""
-    return [Record(topics.items, one.key(), one.to_bytes()) for one in found]
+    """The records of items.
+
+    Raises:
+        EventError: naming the item whose record no producer would take.
+    """
+    said = [Record(topics.items, one.key(), one.to_bytes()) for one in found]
+    for item, one in zip(found, said, strict=True):
+        if (size := len(one.value or b"")) > LONGEST_RECORD:
+            name = item.external_id or item.item_id
+            raise EventError(
+                f"item {name!r}: all that is said of it is {size} bytes, at most {LONGEST_RECORD}"
+            )
+    return said
 
 
 def withdrawal(item_id: int, topics: Topics) -> Record:

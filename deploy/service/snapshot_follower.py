@@ -108,6 +108,7 @@ class SnapshotFollower:
         self.properties = PropertyReader(data_dir, self.verified)
         self.columns = self.properties.columns
         self.changed: Callable[[ItemColumns], None] = lambda _: None
+        self._unread = ""  # why the properties are not
         self.swaps = 0
         self.failures = 0
         self.last_error = ""
@@ -220,8 +221,12 @@ class SnapshotFollower:
         try:
             columns = self.properties.read()
         except SnapshotError as error:
-            log.error("properties of items unknown", reason=str(error), known=len(self.columns))
+            self._retry_at = self._clock() + self._retry_seconds  # it may have been the disk's mood
+            if str(error) != self._unread:
+                log.error("properties of items unknown", reason=str(error), known=len(self.columns))
+            self._unread = str(error)
             return
+        self._unread = ""
         if columns is self.columns:
             return
         self.columns = columns

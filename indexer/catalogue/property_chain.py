@@ -9,9 +9,9 @@ versions and belongs to none: an older version that is served again, by a rollba
 knows nothing of what was hidden, withdrawn or changed after it, so whoever answers from a version
 asks here.
 
-A new file takes those before it into itself as long as they are no larger than it has become, or
-small. So each file is more than twice as large as the next, and what is said of one item is written
-again only as often as their number, a logarithm of the catalogue.
+A new file takes those before it into itself as long as they are no more than twice as large as it
+has become, or small. So each file is about twice as large as the next, or more, and what is said of
+one item is written again only as often as their number, a logarithm of the catalogue.
 
 Files are Arrow IPC without compression, verified by their digests and mapped into memory.
 """
@@ -181,7 +181,7 @@ class PropertyChain:
             self._point(kept, position)
             return
         parts, size = [batch], batch.nbytes
-        while kept and kept[-1].bytes <= max(SMALL, size):
+        while kept and kept[-1].bytes <= max(SMALL, 2 * size):
             before = kept.pop()
             try:
                 parts.insert(0, read_file(self._data_dir, before, sha256))

@@ -121,7 +121,8 @@ class Listing:
         self.waiting -= change.withdrawn
         self.withdrawn |= change.withdrawn
         there = heard.keys() | set(change.restated)
-        self.hidden = self.hidden - there - change.withdrawn | change.hidden
+        self.hidden.difference_update(there, change.withdrawn)
+        self.hidden |= change.hidden
         self.untold |= there | change.withdrawn
 
     def of(self, item_ids: Collection[int]) -> list[ListedItem]:

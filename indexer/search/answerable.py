@@ -8,6 +8,7 @@ Shapes: N rows of all lists, R rows of all files of properties.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
@@ -100,10 +101,9 @@ class Answerable:
             if key in self._kept:
                 return
             self._kept[key] = selection
-            self._bytes += 0 if selection is None else selection.nbytes
+            self._bytes += _memory(key, selection)
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-                _, old = self._kept.popitem(last=False)
-                self._bytes -= 0 if old is None else old.nbytes
+                self._bytes -= _memory(*self._kept.popitem(last=False))
 
     @cached_property
     def _rows_N(self) -> NDArray[np.int32]:
@@ -120,3 +120,8 @@ class Answerable:
         there = codes >= 0
         rows_N[positions[there]] = columns.rows_of(ids[there])
         return rows_N
+
+
+def _memory(key: Key, selection: Selection | None) -> int:
+    """Bytes of what is kept: of few items the filter may be the larger part."""
+    return sys.getsizeof(key[0]) + (0 if selection is None else selection.nbytes)

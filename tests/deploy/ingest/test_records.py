@@ -137,6 +137,29 @@ def test_a_change_keeps_the_other_fields_and_null_takes_one_back(http, kept, tmp
     assert len(kept.records) == 1
 
 
+def test_of_an_item_no_more_is_taken_than_a_record_holds(http, kept, tmp_path):
+    long = {f"a{n}": ["x" * 1000] * 64 for n in range(15)}  # less than a mebibyte, as a body
+    tell(tmp_path, {7: Item(7, attributes=long)})
+    more = {"attributes": {f"b{n}": ["x" * 1000] * 64 for n in range(2)}}
+    answer = http.patch("/v1/items/7", json=more)
+    assert answer.status_code == 422 and "item 7: all that is said of it" in answer.text
+    both = {"item_id": "B00X", "attributes": long | more["attributes"]}
+    answer = http.post("/v1/items", json={"items": [{"item_id": 1}, both]})
+    assert answer.status_code == 422 and "item 'B00X': all that is said of it" in answer.text
+    assert not kept.records
+
+
+def test_a_date_before_1970_is_kept_by_a_change_of_something_else(http, kept, tmp_path):
+    released = {"time": "1965-01-01T00:00:00Z"}
+    item = {"item_id": 7, "attributes": {"released": released}}
+    assert http.post("/v1/items", json={"items": [item]}).status_code == 200
+    listed = Item.from_bytes(kept.records[0].value)
+    tell(tmp_path, {7: listed})
+    assert http.patch("/v1/items/7", json={"attributes": {"price": 2}}).status_code == 200
+    changed = Item.from_bytes(kept.records[1].value)
+    assert changed.attributes == {"released": {"time": -157_766_400_000}, "price": 2}
+
+
 def test_a_change_waits_until_the_indexer_knows_what_was_said_before(
     http, kept, tmp_path, monkeypatch
 ):

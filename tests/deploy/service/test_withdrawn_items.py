@@ -8,7 +8,7 @@ import pytest
 
 from deploy.monitoring import moment
 from deploy.release.decisions import Decision, decide
-from indexer.catalogue.property_chain import POINTER
+from indexer.catalogue.property_chain import FOLDER, POINTER
 from indexer.search.retriever import Query
 from streaming.events import Item
 from tests.deploy.release.test_judge import JudgeConfig, Judging
@@ -206,6 +206,21 @@ def test_a_damaged_file_changes_nothing(shelf: Shelf):
     running.follower.poll()
     assert 7 not in running.follower.retriever.answer(query()).items
     running.serve(2)
+    assert 7 not in running.follower.retriever.answer(query()).items
+    running.close()
+
+
+def test_what_cannot_be_read_for_a_moment_is_read_again(shelf: Shelf):
+    running = Running(shelf)
+    running.serve(1)
+    running.follower._retry_seconds = 0.0
+    withdraw(shelf.data_dir, [7])
+    (file,) = (shelf.data_dir / FOLDER).iterdir()
+    away = file.rename(file.with_suffix(".away"))
+    running.follower.poll()
+    assert 7 in running.follower.retriever.answer(query()).items
+    away.rename(file)  # nothing else says that there is something to be read
+    running.follower.poll()
     assert 7 not in running.follower.retriever.answer(query()).items
     running.close()
 

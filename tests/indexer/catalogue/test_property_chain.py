@@ -84,9 +84,24 @@ def test_files_are_few_and_what_is_small_is_written_again_seldom(tmp_path, monke
         written += read_pointer(tmp_path).files[-1].bytes
     files = read_pointer(tmp_path).files
     assert files[0] == base and len(files) <= 8
-    sizes = [one.bytes for one in files]
-    assert sizes == sorted(sizes, reverse=True)
+    assert_halved(files)
     assert written < base.bytes
+
+
+def assert_halved(files):
+    sizes = [one.bytes for one in files]
+    assert all(one > 1.9 * later for one, later in zip(sizes, sizes[1:], strict=False)), sizes
+
+
+def test_changes_of_which_each_is_somewhat_smaller_make_no_file_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(chain_module, "SMALL", 4_000)
+    chain, first = PropertyChain(tmp_path), 0
+    for number in range(70):
+        count = 400 - 4 * number
+        chain.append(rows({i: Item(i, "t") for i in range(first, first + count)}), {0: first})
+        first += count
+        assert_halved(read_pointer(tmp_path).files)
+    assert len(read_columns(tmp_path)) == first
 
 
 def test_a_damaged_file_is_named_and_readers_keep_what_they_had(tmp_path):

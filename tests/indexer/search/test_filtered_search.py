@@ -252,3 +252,6 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             Filter.parse({"must_not": {"key": "category", "match": {"value": str(n)}}}), None, 0
         )
     assert len(made.of._kept) < 10
+    long = Filter.parse({"must_not": {"key": "category", "match": {"value": "x" * 2000}}})
+    made.of.of(long, None, 0)
+    assert list(made.of._kept) == [(long.text, 0)]
