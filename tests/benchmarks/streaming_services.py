@@ -34,7 +34,6 @@ from replay.producer import Patience
 from streaming.events import HEARTBEAT, Click
 from streaming.job.flink_tls import FlinkTls
 from streaming.kafka_clients import KafkaConnection
-from streaming.topics import KEEP_FOREVER
 from tests.local_servers import await_broker, await_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +42,8 @@ ENVIRONMENT = ROOT / ".deploy" / "bench-venv"
 DELAY_MS = 5000
 ITEMS = 100_000
 BARRIER = 100_000
+# records carry the times of the log, and Kafka would delete old ones at once
+KEPT = {"retention.ms": "-1", "retention.bytes": "-1"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Services:
         """Empty topics."""
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
         admin.create_topics(
-            [NewTopic(t, self.partitions, 1, topic_configs=KEEP_FOREVER) for t in topics]
+            [NewTopic(t, self.partitions, 1, topic_configs=KEPT) for t in topics]
         )
         admin.close()
 
