@@ -61,9 +61,7 @@ class Services:
     def create(self, *topics: str) -> None:
         """Empty topics."""
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
-        admin.create_topics(
-            [NewTopic(t, self.partitions, 1, topic_configs=KEPT) for t in topics]
-        )
+        admin.create_topics([NewTopic(t, self.partitions, 1, topic_configs=KEPT) for t in topics])
         admin.close()
 
     def delete(self, *topics: str) -> None:
