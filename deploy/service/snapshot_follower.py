@@ -31,6 +31,7 @@ from deploy.release.decisions import SERVED, Decision, ServingSwitch, decide, de
 from deploy.release.judge import Judge
 from indexer.building.late_items import LateItems
 from indexer.catalogue import property_reader
+from indexer.catalogue.forgotten_items import without_forgotten
 from indexer.catalogue.item_columns import ItemColumns
 from indexer.catalogue.property_reader import PropertyReader
 from indexer.errors import SnapshotError
@@ -242,11 +243,15 @@ class SnapshotFollower:
         return load_served(self._data_dir, self._load_model, loaded, self.verified)
 
     def version(self, version: int) -> Snapshot:
-        """A version from disk, which shares with what answers what is the same."""
+        """A version from disk, which shares with what answers what is the same.
+
+        It is without what was withdrawn so long ago that nobody knows it any more.
+        """
         loaded = self.retriever.snapshot if self.retriever else None
-        return load_version(
+        found = load_version(
             self._data_dir, version, self._load_model, held=loaded, verified=self.verified
         )
+        return without_forgotten(found, self.properties)
 
     def _serve(self, load: Callable[[], Snapshot | None]) -> None:
         began = self._clock()

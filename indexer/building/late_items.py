@@ -82,7 +82,12 @@ class LateItems:
 
 
 def _with(snapshot: Snapshot, rows: Rows, newer: bool) -> Snapshot:
-    """The snapshot with the items that it lacks and, of a newer version, those that differ."""
+    """The snapshot with the items that it lacks and, of a newer version, those that differ.
+
+    What a newer version has withdrawn goes: an earlier file of it may just have brought it.
+    """
+    if newer:
+        snapshot = snapshot.without(rows.ids_n[~rows.listed_n])
     missing = rows.listed_n & (snapshot.lists.locate(rows.ids_n)[0] < 0)
     if newer:
         missing |= snapshot.items.differing(rows)

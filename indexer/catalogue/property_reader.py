@@ -18,6 +18,7 @@ from indexer.catalogue.item_columns import ALWAYS, ATTRIBUTE, ItemColumns
 from indexer.catalogue.property_chain import (
     POINTER,
     PropertyPointer,
+    covers,
     damage,
     read_file,
     read_pointer,
@@ -54,6 +55,11 @@ class PropertyReader:
     def position(self) -> Mapping[int, int]:
         """Partition of `items` -> next offset that is not covered by what was read."""
         return self._pointer.position
+
+    def covering(self, position: Mapping[int, int]) -> ItemColumns | None:
+        """What was read last, if it holds all that `items` said before a position; else None."""
+        with self._lock:
+            return self.columns if covers(self._pointer.position, position) else None
 
     def read(self) -> ItemColumns:
         """What holds now; costs what changed since it was read last.

@@ -79,7 +79,7 @@ def measure(items: int, changes: int, seed: int, place: Path) -> dict[str, objec
             store.announce([(item(n, rng), 0, n) for n in numbers], {0: numbers[-1] + 1})
     first_told: list[float] = []
     with timed(first_told):
-        told.tell(set(range(items)), False)
+        told.tell(set(range(items)), set(), False)
     before = memory_mib()
     reader, opening = PropertyReader(place), list[float]()
     with timed(opening):
@@ -101,7 +101,7 @@ def measure(items: int, changes: int, seed: int, place: Path) -> dict[str, objec
         at = items + number
         store.announce([(after, 0, at)], {0: at + 1})
         with timed(telling):
-            told.tell({known.item_id}, False)
+            told.tell({known.item_id}, set(), False)
         with timed(reading):
             columns = reader.read()
         with timed(following):

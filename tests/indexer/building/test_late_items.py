@@ -60,6 +60,15 @@ def test_a_version_that_is_served_a_second_time_gets_them_again(listed_since, tm
     assert there(again, *NEW) == [True, True]
 
 
+def test_what_was_listed_and_withdrawn_since_is_not_among_them(listed_since, tmp_path):
+    indexer, model = listed_since
+    announce(indexer, [Withdrawal(NEW[0]), Withdrawal(int(model.item_ids_N[3]))])
+    model.moved(0.2, share=0.1).hand_over(tmp_path, 3, after=2)
+    catch_up(indexer)
+    late = LateItems(tmp_path).added_to(version(tmp_path, 1), pointer(tmp_path))
+    assert there(late, *NEW, int(model.item_ids_N[3])) == [False, True, False]
+
+
 def test_however_many_they_are_they_do_not_pile_up_in_memory(listed_since, tmp_path, monkeypatch):
     monkeypatch.setattr(late_items, "MOST", 4)
     indexer, _ = listed_since
