@@ -90,7 +90,7 @@ class QueryScores:
 
         So many that they hold as much that may answer; all where that little is scored whole.
         """
-        if only is None or not self._joint:
+        if only is None or not len(only) or not self._joint:
             return codes
         every = len(self._lists.lists)
         if not only.dense and len(only) <= self._most(only):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from indexer.catalogue.filter import Filter
 from indexer.catalogue.item_columns import ItemColumns
 from indexer.lists import cells as cells_module
+from indexer.lists.code_lists import CodeLists
 from indexer.search import config as config_module
 from indexer.search import soft_search
 from indexer.search.answerable import Answerable
@@ -201,6 +202,17 @@ def test_where_everything_may_answer_nothing_is_selected() -> None:
     assert made.of.of(None, None, 0) is None
     withdrawn_elsewhere = Answerable(made.search, ItemColumns.of([batch_of({10**9: {"state": 2}})]))
     assert withdrawn_elsewhere.of(None, None, 0) is None
+
+
+def test_of_no_items_none_passes() -> None:
+    model = StandIn.make(60, 4)
+    none = model.item_ids_N[:0]
+    vectors_nD = np.empty((0, model.dimension), np.float32)
+    nothing = CodeLists.build(none, model.codes_NQ[:0], vectors_nD, model.first_level_codes)
+    search = SoftSearch(model, nothing, SearchConfig())
+    only = Answerable(search, ItemColumns()).of(Filter.parse({}), [5], 0)
+    found = search.search([History([5], [0])] * 2, np.zeros(2, np.int64), 5, only=only)
+    assert (found.items_BK == -1).all()
 
 
 def test_state_validity_filter_and_ids_hold_together() -> None:
