@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -152,6 +152,23 @@ def create_missing(
         return created
     finally:
         admin.close()
+
+
+def keep_fitting(
+    kafka: KafkaConnection, data_dir: Path, topics: Topics, keep_days: float
+) -> Callable[[], None]:
+    """Called now and then, it looks once a day whether a topic's retention is due to begin."""
+    looked = time.monotonic()
+
+    def look() -> None:
+        nonlocal looked
+        if time.monotonic() < looked + DAY_MS / 1000:
+            return
+        looked = time.monotonic()
+        with suppress(KafkaError), closing(kafka.admin()) as admin:  # else tomorrow
+            fit_retention(admin, data_dir, topics, keep_days)
+
+    return look
 
 
 def fit_retention(

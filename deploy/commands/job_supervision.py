@@ -32,6 +32,7 @@ from streaming.job.submission import submit_in_subprocess
 from streaming.sole_process import sole_process
 from streaming.statuses import PartStatus, Report, StreamStatus
 from streaming.topic_identity import TopicIdentity, recorded_cluster
+from streaming.topics import keep_fitting
 
 Say = Callable[[str], None]
 LOCK = "stream.lock"
@@ -71,8 +72,15 @@ def keep(
             FlinkRest(environment.flink, environment.tls),
         )
         aside = Aside(settings.kafka_connection, environment.topics)
+        fit = keep_fitting(
+            settings.kafka_connection,
+            settings.data_dir,
+            environment.topics,
+            settings.privacy.keep_days,
+        )
 
         def tell(status: PartStatus) -> None:
+            fit()
             report(status.and_says(**aside.counts()))
 
         def lag() -> int | None:

@@ -62,7 +62,7 @@ SCHEMA = pa.schema(
         ("shadow", pa.bool_()),
     ]
 )
-SUFFIX, PARTIAL = ".parquet", ".partial"
+SUFFIX, PARTIAL, ANEW = ".parquet", ".partial", ".anew-by-"
 USER = SCHEMA.get_field_index("user_id")
 LOOK_SECONDS = 60.0
 """How often one looks for files that are too old."""
@@ -144,8 +144,9 @@ class AnswerLog:
 
     def run(self, stop: threading.Event) -> None:
         """Write files until `stop` is set, and what is left then."""
-        for left in self._directory.glob(f"*-{self._worker}-*{PARTIAL}"):  # by a killed process
-            left.unlink(missing_ok=True)
+        for begun in (f"*-{self._worker}-*{PARTIAL}", f"*{ANEW}{self._worker}"):
+            for left in self._directory.glob(begun):  # by a killed process
+                left.unlink(missing_ok=True)
         rows: list[tuple[object, ...]] = []
         due = time.monotonic() + self._config.seconds
         looked = float("-inf")
@@ -194,14 +195,17 @@ class AnswerLog:
 
     def _rewrite(self, path: Path, users: set[int]) -> None:
         with contextlib.suppress(FileNotFoundError):  # it was removed as the oldest
-            asked = pq.read_table(path, columns=["user_id"])["user_id"]
-            theirs = pc.is_in(asked, pa.array(users, pa.int64()))
-            if not pc.any(theirs).as_py():
+            try:
+                answers = _of_others(path, users)
+            except pa.ArrowInvalid as error:  # it may hold theirs, and nobody can read it
+                log.error("a damaged file of answers is removed", path=str(path), reason=str(error))
+                path.unlink()
                 return
-            kept = pq.read_table(path).filter(pc.invert(theirs))
-            partial = path.with_suffix(PARTIAL)
-            pq.write_table(kept, partial, compression="zstd")
-            partial.replace(path)
+            if answers is not None:
+                # another worker may write the same file anew, or remove what it began itself
+                partial = path.with_suffix(f"{ANEW}{self._worker}")
+                pq.write_table(answers, partial, compression="zstd")
+                partial.replace(path)
 
     def _remove_old(self) -> None:
         if self._keep_seconds is None:
@@ -247,6 +251,15 @@ class AnswerLog:
         self._files += 1
         self.written += len(rows)
         return True
+
+
+def _of_others(path: Path, users: set[int]) -> pa.Table | None:
+    """The answers of a file but for those to some users; None if it has none of theirs."""
+    forgotten = pa.array(users, pa.int64())
+    if not pc.any(pc.is_in(pq.read_table(path, columns=["user_id"])["user_id"], forgotten)).as_py():
+        return None
+    answers = pq.read_table(path)  # which another worker may have written anew since
+    return answers.filter(pc.invert(pc.is_in(answers["user_id"], forgotten)))
 
 
 def read_answers(directory: Path) -> pa.Table:

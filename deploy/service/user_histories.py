@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ _KEY = ">i8"
 _NUMBERS = "<i8"
 _LATEST = b"latest event time"
 _COUNT = b"users"
+_ERASING = b"files hold what was deleted"
 
 
 class HistoryStoreError(RuntimeError):
@@ -122,6 +123,8 @@ class UserHistories:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._take(AccessType.read_write())
+            if self._offsets.get(_ERASING) is not None:  # a crash came between
+                self._erase()
             self.writable = True
         except Exception as error:  # rocksdict raises bare Exception
             if not full_disk.is_full(error):
@@ -222,8 +225,9 @@ class UserHistories:
         A record that breaks its schema is logged, counted in `poisoned` and skipped.
 
         Raises:
-            HistoryStoreError: if they cannot be written; nothing was taken in, and `open_anew` is
-                due.
+            HistoryStoreError: if they cannot be written, or files not be written anew without
+                who was forgotten; `open_anew` is due, and what is stored then is told by
+                `next_offsets`.
         """
         if self._db is None or not self.writable:
             raise HistoryStoreError(f"{self._directory}: user histories cannot be written")
@@ -263,16 +267,10 @@ class UserHistories:
             batch.put(b"%s/%d" % (topic.encode(), partition), b"%d" % offset, self._offsets_handle)
         batch.put(_LATEST, b"%d" % latest, self._offsets_handle)
         batch.put(_COUNT, b"%d" % (self.users + added), self._offsets_handle)
-        try:
+        if forgotten:
+            batch.put(_ERASING, b"", self._offsets_handle)
+        with self._written():
             self._db.write(batch)
-            if forgotten:
-                self._erase(forgotten)
-        except Exception as error:
-            self.writable = False
-            why = full_disk.sentence(self._directory) if full_disk.is_full(error) else error
-            raise HistoryStoreError(
-                f"{self._directory}: user histories cannot be written ({why})"
-            ) from error
         self._has_texts = self._has_texts or texts
         self.users += added
         self.latest_event_time_ms = latest
@@ -281,21 +279,39 @@ class UserHistories:
                 tell(user_id)
         for listener in self.listeners:
             listener(taken)
+        if forgotten:
+            with self._written():
+                self._erase(forgotten)
         return len(taken)
 
-    def _erase(self, users: Iterable[int]) -> None:
-        """Write anew what files hold of these keys: what was deleted is then in none of them."""
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Whatever RocksDB says of a write is a `HistoryStoreError`."""
+        try:
+            yield
+        except Exception as error:
+            self.writable = False
+            why = full_disk.sentence(self._directory) if full_disk.is_full(error) else error
+            raise HistoryStoreError(
+                f"{self._directory}: user histories cannot be written ({why})"
+            ) from error
+
+    def _erase(self, users: Iterable[int] | None = None) -> None:
+        """Write anew what files hold of these keys: what was deleted is then in none of them.
+
+        None: of all keys, where nobody knows which were deleted.
+        """
         assert self._db is not None  # noqa: S101 - see store
         options = CompactOptions()
         options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
         for family in (self._users, self._texts, self._offsets, self._forgotten):
             family.flush()  # so that the log of writes goes, too
-        for user_id in users:
-            key = _key(user_id)
+        for key in [None] if users is None else map(_key, users):
             for family in (self._users, self._forgotten):
                 family.compact_range(key, key, options)
         # a key may be the first or the last of a file, and the list of files says so until the next
         self._offsets.put(_LATEST, self._offsets.get(_LATEST) or b"0")
+        self._offsets.delete(_ERASING)
         self._offsets.flush()
 
     def _put_texts(self, batch: WriteBatch, taken: Iterable[tuple[int, int, UserSequence]]) -> bool:
@@ -334,15 +350,13 @@ class UserHistories:
         self._requests.drop_old()
         noted = set(self._requests.users())
         gone = [user for user in self.forgotten_users() if user not in noted]
-        try:
+        if not gone:
+            return
+        with self._written():
+            self._offsets.put(_ERASING, b"")
             for user_id in gone:
                 self._forgotten.delete(_key(user_id))
-            if gone:
-                self._erase(gone)
-        except Exception as error:
-            raise HistoryStoreError(
-                f"{self._directory}: user histories cannot be written ({error})"
-            ) from error
+            self._erase(gone)
 
 
 def _newest(

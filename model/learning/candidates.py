@@ -114,6 +114,7 @@ class CandidateSample:
         """
         size = len(item_ids_N)
         count = size - free
+        self._is_seen = with_room(self._is_seen, size)
         if count <= most:
             rows_S = np.flatnonzero(item_ids_N != NO_ITEM) if free else np.arange(size)
             return Candidates(rows_S, 1.0, 0.0)
@@ -127,7 +128,6 @@ class CandidateSample:
         if count <= self._most:  # but for who is in a hurry it would be taken whole
             return Candidates(np.unique(np.concatenate([given, negatives])), share, 0.0)
         unseen = torch.randint(size, (UNSEEN,), generator=generator).numpy()
-        self._is_seen = with_room(self._is_seen, size)
         unseen = unseen[~self._is_seen[unseen] & (item_ids_N[unseen] != NO_ITEM)]
         rows_S = np.unique(np.concatenate([given, negatives, unseen]))
         return Candidates(rows_S, share, float(-np.expm1(UNSEEN * np.log1p(-1 / size))))
@@ -154,7 +154,8 @@ class CandidateSample:
 
     def apply(self, changes: dict[str, Tensor]) -> None:
         """Take over what `changes` gave, on top of what was given before it."""
-        self.forget(changes["forgotten"].numpy())
+        if "forgotten" in changes:  # an earlier version forgot none
+            self.forget(changes["forgotten"].numpy())
         self.see(changes["seen"].numpy())
         self._saved, self._forgotten = self._count, np.zeros(0, np.int64)
         self._sample, self._next = changes["sample"].numpy().copy(), int(changes["next"])

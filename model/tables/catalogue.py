@@ -144,7 +144,7 @@ class Catalogue:
 
     def apply(self, changes: dict[str, Tensor]) -> None:
         """Take over what `changes` gave, on top of what was given before it."""
-        rows_n = changes["rows"].numpy()
-        self._index.put(rows_n, changes["ids"].numpy())
+        given = changes["rows"].numpy() if "rows" in changes else None
+        rows_n = self._index.put(given, changes["ids"].numpy())
         self._put(rows_n, changes["words"].numpy(), changes["category"].numpy())
         self.touched.load(changes["unpublished"].numpy())

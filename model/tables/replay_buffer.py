@@ -252,16 +252,17 @@ class ReplayBuffer:
             raise ValueError(
                 f"the replay buffer had a capacity of {int(s['capacity'])}, not {self.capacity}"
             )
-        added, kept = len(s["targets"]), int(s["kept"])
-        if len(s["forgotten"]):
+        added, moved = len(s["targets"]), dict[str, np.ndarray]()
+        if "forgotten" in s and len(s["forgotten"]):  # an earlier version forgot none
             self.forget_items(s["forgotten"])
-        order = self._ordered()[len(self) - kept :]
-        moved = {name: array[order] for name, array in self._arrays.items() if len(s["forgotten"])}
+            kept = int(s["kept"])
+            order = self._ordered()[len(self) - kept :]
+            moved = {name: array[order] for name, array in self._arrays.items()}
         self._new, self._forgotten = 0, np.zeros(0, np.int64)
         self._total = int(s["total"])
         self._reserve(len(self))
-        for name, values in moved.items():
-            self._arrays[name][self._ordered()[:kept]] = values
+        for name, stayed in moved.items():
+            self._arrays[name][self._ordered()[:kept]] = stayed
         places_B = np.arange(self._total - added, self._total) % self.capacity
         columns = np.arange(HISTORY_LENGTH)
         known_BL = columns >= HISTORY_LENGTH - s["history_lengths"][:, None]

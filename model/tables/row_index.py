@@ -99,8 +99,14 @@ class RowIndex:
             heapq.heappush(self._free, row)
         return freed
 
-    def put(self, rows_n: NDArray[np.int64], ids_n: NDArray[np.int64]) -> None:
-        """What `ids_N` of another index says of some rows, ascending, is so here, too."""
+    def put(self, rows_n: NDArray[np.int64] | None, ids_n: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What `ids_N` of another index says of some rows, ascending, is so here, too.
+
+        None: an earlier version, which freed no row, left them out. Returns the rows.
+        """
+        if rows_n is None:
+            return self.add(ids_n)
+        given = rows_n
         size = max(self._size, int(rows_n.max(initial=-1)) + 1)
         self._ids = with_room(self._ids, size)
         self._ids[self._size : size] = NO_ITEM
@@ -113,6 +119,7 @@ class RowIndex:
         there = ids_n != NO_ITEM
         self._give(rows_n[there], ids_n[there])
         self._free = np.flatnonzero(self.ids_N == NO_ITEM).tolist()  # ascending: a heap
+        return given
 
     def _next_rows(self, count: int) -> NDArray[np.int64]:
         """Rows for so many new ids."""

@@ -166,7 +166,8 @@ class RowTable:
         for name in _STATE:
             values = changes[name].to(self._device)
             getattr(self, f"_{name}").index_copy_(0, rows.to(self._device), values)
-        self._stepped[rows.numpy()] = changes["stepped"].numpy()
+        # an earlier version knew no rows that begin anew
+        self._stepped[rows.numpy()] = changes["stepped"].numpy() if "stepped" in changes else True
         self.touched.load(changes["unpublished"].numpy())
 
 

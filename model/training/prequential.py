@@ -101,8 +101,7 @@ class Prequential:
 
     def apply(self, changes: Mapping[str, np.ndarray]) -> None:
         """Take over what `changes` gave, on top of what was given before it."""
-        rows = changes["rows"]
-        self._index.put(rows, changes["ids"])
+        rows = self._index.put(changes.get("rows"), changes["ids"])
         self._make_room()
         self._events[rows] = changes["events"]
         self._answered_at[rows] = changes["answered_at"]

@@ -80,7 +80,8 @@ class TrainingState:
         """Take over what is the trainer's own, and hand on the learner's."""
         for part in map(by_group, rows):
             self._positions.apply(_arrays(part["positions"]))
-            self._withdrawals.apply(_arrays(part["withdrawals"]))
+            if "withdrawals" in part:  # an earlier version did not keep them
+                self._withdrawals.apply(_arrays(part["withdrawals"]))
             self.prequential.apply(_arrays(part["prequential"]))
             yield part["learner"]
 

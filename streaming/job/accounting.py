@@ -82,7 +82,7 @@ def _sequences(kafka: KafkaConnection, topics: Topics) -> tuple[int, int]:
     """How many sequences there are, and how many clicks were forgotten while they waited."""
     count = dropped = 0
     for record in read_all(kafka, topics.sequences):
-        if FORGET.encode() in record.value:  # in an event id, too: so it is parsed
+        if FORGET.encode() in (record.value or b""):  # in an event id, too: so it is parsed
             with suppress(EventError):
                 said = parse_sequence(None, record.value)
                 if isinstance(said, Forgotten):

@@ -137,3 +137,24 @@ def test_files_that_are_too_old_go(tmp_path: Path) -> None:
     threading.Timer(0.6, stop.set).start()
     answers.run(stop)
     assert [row["user_id"] for row in read_answers(tmp_path).to_pylist()] == [2]
+
+
+def test_workers_that_forget_at_once_and_a_damaged_file_leave_whole_files(tmp_path: Path) -> None:
+    logs = [AnswerLog(tmp_path, AnswerLogConfig(), worker=n) for n in (1, 2)]
+    for user in range(60):
+        logs[1].add(1, user, Query([]), ANSWER)
+        write_all(logs[1])
+    damaged = tmp_path / f"{7:015d}-2-000000.parquet"
+    damaged.write_bytes(b"PAR1 and no more")
+    for answers in logs:
+        for user in range(0, 60, 2):
+            answers.forget(user)
+    threads = [threading.Thread(target=write_all, args=(answers,)) for answers in logs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"] * 60
+    left = {row["user_id"] for row in read_answers(tmp_path).to_pylist()}
+    assert left == set(range(1, 60, 2))
+    assert not damaged.exists() and logs[0].problem == logs[1].problem == ""

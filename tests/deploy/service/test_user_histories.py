@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,4 +182,36 @@ def test_no_file_of_the_store_holds_a_user_who_was_forgotten(
     assert histories.forgotten_users() == []
     assert files_with_the_key() == []  # while it is open
     assert histories.get(user - 1) is not None
+    histories.close()
+
+
+def test_a_crash_before_the_files_are_written_anew_leaves_nobody_in_them(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = UserHistories(directory, requests=ForgottenUsers(tmp_path))
+    user = 6225908972979923808
+    items = np.random.default_rng(0).integers(2**62, size=60)  # of which no file makes less
+    histories.store(records(sequences_of(user, items.tolist())), {(TOPIC, 0): 60})
+    histories.close()
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    histories = UserHistories(directory, requests=ForgottenUsers(tmp_path))
+    told: list[int] = []
+    histories.forgot.append(told.append)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(histories, "_erase", crash)
+        done = HistoryRecord(TOPIC, 0, 60, Forgotten("f", user).to_bytes())
+        histories.store([done], {(TOPIC, 0): 61})
+    assert told == [user]
+    histories.close()
+
+    def files() -> list[str]:
+        clicked = items[-5].astype("<i8").tobytes()
+        return [p.name for p in directory.iterdir() if clicked in p.read_bytes()]
+
+    assert files()
+    histories = UserHistories(directory, requests=ForgottenUsers(tmp_path))
+    assert files() == [] and histories.get(user) is None
     histories.close()

@@ -149,3 +149,14 @@ def test_a_sample_of_another_length_begins_anew() -> None:
         for _ in range(15):
             drawn = other.draw(IDS, GIVEN, most, random)
         assert most * 0.9 < (drawn.rows_S < SEEN).sum() <= most + 1
+
+
+def test_a_sample_may_name_a_forgotten_row_behind_all_that_are_seen_after_a_restart() -> None:
+    sample, random = sample_of(np.arange(2000, SEEN)), torch.Generator().manual_seed(0)
+    sample.draw(IDS, GIVEN, MOST, random)
+    sample.forget(np.arange(4000, SEEN))
+    again = CandidateSample(MOST)
+    again.apply(sample.changes(whole=True))
+    drawn = again.draw(IDS, GIVEN, MOST, torch.Generator().manual_seed(1))
+    expected = sample.draw(IDS, GIVEN, MOST, torch.Generator().manual_seed(1))
+    assert np.array_equal(drawn.rows_S, expected.rows_S)

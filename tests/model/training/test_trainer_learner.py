@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from model.learning.learner import Learner
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.retrieval.retrieval_model import RetrievalModel
 from model.tables.row_index import NO_ITEM
+from model.training.checkpoint import CheckpointDirectory, Saved
+from model.training.training_state import TrainingState
 from tests.model.dense_search import every_score
 from tests.model.training.crash import Crash, Steps
 from tests.model.training.recorded_log import make_log
@@ -134,3 +138,35 @@ def test_items_are_forgotten_at_the_same_place_whatever_crashes(
         with pytest.raises(Crash):
             train(data, Steps(crash_at), kit=KIT, withdrawn=WITHDRAWN)
         assert_equal(train(data, kit=KIT, withdrawn=WITHDRAWN), expected)
+
+
+NEW_FIELDS = re.compile(
+    r"withdrawals\..*|prequential\.rows|learner\.replay\.(forgotten|kept|users)"
+    r"|learner\.tables\.(catalogue\.rows|candidates\.forgotten|\w+\.stepped)"
+)
+"""What rows of checkpoints hold since users and items can be forgotten."""
+
+
+def test_a_checkpoint_from_before_anything_was_forgotten_is_gone_on_from(tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        train(tmp_path, Steps(60), kit=KIT)
+
+    def saved() -> Saved:
+        found = CheckpointDirectory(tmp_path / "checkpoints", 9).newest()
+        assert found is not None
+        return found
+
+    def state(one: Saved) -> dict[str, torch.Tensor]:
+        whole = TrainingState(make, 64, one, 0).save(whole=True)
+        (rows,) = whole.rows
+        return whole.dense | rows
+
+    parts = [
+        {name: x for name, x in part.items() if not NEW_FIELDS.fullmatch(name)}
+        for part in saved().rows
+    ]
+    assert len(parts) > 1
+    former, same = state(replace(saved(), rows=parts)), state(saved())
+    assert former.keys() == same.keys()
+    for name, values in same.items():
+        assert name == "learner.replay.users" or torch.equal(former[name], values), name

@@ -152,8 +152,8 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         text.clear();
         waiting.clear();
         byte[] value = json.forgotten(request.event, request.user, dropped);
-        Message done =
-                new Message(Message.Kind.FORGET, request.key, value, Message.NO_HEADERS);
+        byte[] key = key(request.user); // a request may have the text: of another partition
+        Message done = new Message(Message.Kind.FORGET, key, value, Message.NO_HEADERS);
         done.user = request.user;
         done.event = request.event;
         out.collect(done);
@@ -183,7 +183,7 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         Waiting clicks = waiting.value();
         long user = context.getCurrentKey();
         byte[] userText = text.value();
-        byte[] key = Long.toString(user).getBytes(StandardCharsets.US_ASCII);
+        byte[] key = key(user);
         for (Iterator<Waiting.Click> i = clicks.clicks.iterator(); i.hasNext(); ) {
             Waiting.Click click = i.next();
             if (click.time > now) {
@@ -205,6 +205,11 @@ final class UserSequences extends KeyedProcessFunction<Long, Message, Message> {
         } else {
             waiting.update(clicks);
         }
+    }
+
+    /** Of what is said of a user in `sequences`: its partition follows from it. */
+    private static byte[] key(long user) {
+        return Long.toString(user).getBytes(StandardCharsets.US_ASCII);
     }
 
     /** FNV-1a over the bytes, mixed as in MurmurHash3. */
