@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 DAY_MS = 86_400_000
+MOST_DAYS = 10_000_000
+"""As good as never; so many in milliseconds before or after any time are an int64."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,13 @@ class ItemsConfig:
     grace_days: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.ttl_days is not None and not self.ttl_days > 0:
-            raise ValueError(f"items.ttl_days is {self.ttl_days}; use more than 0, or leave it out")
-        if not self.grace_days >= 0:
-            raise ValueError(f"items.grace_days is {self.grace_days}; use 0 or more")
+        if self.ttl_days is not None and not 0 < self.ttl_days <= MOST_DAYS:
+            raise ValueError(
+                f"items.ttl_days is {self.ttl_days}; use more than 0, at most {MOST_DAYS}, "
+                "or leave it out"
+            )
+        if not 0 <= self.grace_days <= MOST_DAYS:
+            raise ValueError(f"items.grace_days is {self.grace_days}; use 0 to {MOST_DAYS}")
 
     @property
     def ttl_ms(self) -> int | None:

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from deploy import settings as configuration
 from deploy.commands.console import (
     configure_logging,
@@ -22,13 +24,15 @@ from deploy.commands.console import (
 from deploy.commands.options import ConfigFile, DataDir
 from deploy.release.decisions import served_versions
 from deploy.release.ledger import aliased_versions, registered_versions
-from deploy.release.split import split_versions
+from deploy.release.split import SplitError, split_versions
 from deploy.settings import Settings
 from streaming.statuses import PartStatus, Report
 from streaming.topics import await_topics
 
 if TYPE_CHECKING:
     from model.ranks import Place
+
+log = structlog.get_logger(__name__)
 
 Part = Callable[..., None]
 
@@ -153,7 +157,11 @@ def index_items(settings: Settings, stop: threading.Event, report: Report) -> No
         """What is not registered yet, serves or served, and what an alias or an arm names."""
         on_disk = {int(p.name) for p in snapshots.iterdir() if p.name.isdigit()}
         missing = on_disk - set(registered_versions(settings.data_dir))
-        named = aliased_versions(settings.data_dir) | split_versions(settings.data_dir)
+        try:
+            named = aliased_versions(settings.data_dir) | split_versions(settings.data_dir)
+        except SplitError as error:  # an arm may answer from any of them
+            log.error("versions of the split unknown, so none is removed", reason=str(error))
+            return on_disk
         return missing | served_versions(settings.data_dir) | named
 
     if topics_are_there(settings, stop, report):

@@ -37,6 +37,8 @@ MOST_ARMS = 8
 """Each is a search of its own in memory."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ANY: TypeAdapter[SearchConfig] = TypeAdapter(SearchConfig)
+_OF_ALL = ("explore", "device", "device_memory_mib")
+"""What no arm has of its own: a group of settings, and where the service searches."""
 
 
 class SplitError(ValueError):
@@ -76,13 +78,13 @@ class Arm:
         Raises:
             SplitError: for a setting that there is not, or a value that it does not take.
         """
-        known = [one.name for one in fields(SearchConfig) if one.name != "explore"]
+        known = [one.name for one in fields(SearchConfig) if one.name not in _OF_ALL]
         known += [f"explore.{one.name}" for one in fields(ExplorationConfig)]
         told: dict[str, Any] = asdict(search)
         for key, value in self.search.items():
             if key not in known:
                 raise SplitError(
-                    f"arm {self.name!r}: [search] has no setting {key!r}; there are "
+                    f"arm {self.name!r}: [search] has no setting {key!r} of an arm; there are "
                     f"{', '.join(known)}"
                 )
             within, _, name = key.rpartition(".")
@@ -203,10 +205,10 @@ def stop_split(data_dir: Path) -> Split | None:
 
 
 def split_versions(data_dir: Path) -> set[int]:
-    """The versions that arms answer from: none of them may be removed from disk."""
-    try:
-        split = read_split(data_dir)
-    except SplitError as error:
-        log.error("versions of the split unknown", reason=str(error))
-        return set()
+    """The versions that arms answer from: none of them may be removed from disk.
+
+    Raises:
+        SplitError: if the file is malformed.
+    """
+    split = read_split(data_dir)
     return {arm.version for arm in split.arms if arm.version is not None} if split else set()

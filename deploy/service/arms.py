@@ -13,7 +13,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -134,14 +134,20 @@ class ArmFollower:
             seen = None
         if seen == self._seen:
             return
-        self._seen, self._made_of = seen, ()
         try:
             self._split, self._unread = read_split(self._data_dir), ""
-        except SplitError as error:  # what it said last holds
-            self._unread = str(error)
+        except SplitError as error:  # what it said last holds, and it is looked at again
+            if str(error) != self._unread:
+                self._made_of = ()
+            self._seen, self._unread = (), str(error)
+            return
+        self._seen, self._made_of = seen, ()
 
     def _bring(self) -> dict[str, _Held]:
-        """What each arm answers from now; an arm that cannot be brought there stays as it was."""
+        """What each arm answers from now.
+
+        An arm that cannot be brought there stays as it was, but for what must not be answered.
+        """
         self._failed, held = {}, {}
         default = self._follower.retriever
         if self._split is None or default is None:
@@ -153,7 +159,8 @@ class ArmFollower:
                 self._failed[arm.name] = f"arm {arm.name!r}: {error}"
                 before = self._held.get(arm.name)
                 if before is not None and before.arm == arm:
-                    held[arm.name] = before
+                    retriever = before.retriever.with_columns(self._follower.columns)
+                    held[arm.name] = replace(before, retriever=retriever)
         return held
 
     def _brought(self, arm: Arm, default: Retriever) -> _Held:

@@ -93,6 +93,11 @@ class ServiceConfig:
             raise ValueError(
                 f"service.batch_wait_ms is {self.batch_wait_ms}: use 0 to {LONGEST_WAIT_MS}"
             )
+        if (self.batch_wait_ms or 0) >= self.timeout_seconds * 1000:
+            raise ValueError(
+                f"service.batch_wait_ms is {self.batch_wait_ms}, and requests are given up after "
+                f"timeout_seconds = {self.timeout_seconds}: wait for less"
+            )
 
     def bearer(self) -> str:
         """The token, from wherever it is; empty where none is asked.

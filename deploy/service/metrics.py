@@ -36,6 +36,8 @@ ADDED = frozenset(
         "queue_requests",
         "queue_refused",
         "queue_timed_out",
+        "batches",
+        "batched_queries",
     )
 )
 """Families that count what each worker does."""

@@ -152,7 +152,7 @@ class RetrievalService:
             query, known = self._query(request)
             answer = retriever.answer(query, self.now_ms())
             return explained(
-                retriever, query, answer, self._response(retriever, answer, known, arm)
+                retriever, query, answer, self._response(request, retriever, answer, known, arm)
             )
 
         return await self.queued(work)
@@ -171,7 +171,7 @@ class RetrievalService:
                 answer = retriever.similar(request.item_id, query, self.now_ms())
             except QueryError as error:
                 raise HTTPException(404, str(error)) from error
-            self._count(len(answer.items))
+            self._count(request, known, len(answer.items))
             return responses.similar(retriever, answer, known, arm)
 
         return await self.queued(work)
@@ -222,8 +222,6 @@ class RetrievalService:
             history = self.histories.get(request.user_id)
             known = history is not None
             items, times = (history.items, history.times) if history else ([], [])
-        origin = {None: "request", True: "known_user", False: "unknown_user"}[known]
-        self.metrics.queries.labels("none" if items is None else origin).inc()
         query = Query(
             items or [],
             times,
@@ -260,16 +258,24 @@ class RetrievalService:
         for at, (request, (query, known)) in enumerate(zip(requests, asked, strict=True)):
             arm, retriever = arms[at]
             self.record.take(serving, request.user_id, query, found[at], now_ms)
-            given.append(self._response(retriever, found[at], known, arm))
+            given.append(self._response(request, retriever, found[at], known, arm))
         return given
 
     def _response(
-        self, retriever: Retriever, answer: Answer, known: bool | None, arm: str | None
+        self,
+        request: schema.Question,
+        retriever: Retriever,
+        answer: Answer,
+        known: bool | None,
+        arm: str | None,
     ) -> schema.RetrieveResponse:
-        self._count(len(answer.items))
+        self._count(request, known, len(answer.items))
         return responses.retrieved(retriever, answer, known, arm)
 
-    def _count(self, items: int) -> None:
+    def _count(self, request: schema.Question, known: bool | None, items: int) -> None:
+        origin = {None: "request", True: "known_user", False: "unknown_user"}[known]
+        nothing = request.user_id is None and request.history is None
+        self.metrics.queries.labels("none" if nothing else origin).inc()
         self.metrics.retrieved_items.inc(items)
         self.answered += 1
 

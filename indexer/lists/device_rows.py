@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -85,13 +85,15 @@ class DeviceRows:
         self._most = most_bytes - self.scores_bytes
         self._lock = threading.Lock()
         self._held: WeakValueDictionary[int, DeviceBlock] = WeakValueDictionary()
-        self._versions: WeakSet[DeviceLists] = WeakSet()
+        self._versions: WeakValueDictionary[int, DeviceLists] = WeakValueDictionary()
 
     @property
     def nbytes(self) -> int:
         """Memory of the lists that are held now."""
-        blocks = sum(_bytes(one.rows) for one in list(self._held.values()))
-        return blocks + sum(one.beside for one in list(self._versions))
+        # references are taken at once: who measures does not wait while lists are copied
+        blocks = [block for ref in self._held.valuerefs() if (block := ref()) is not None]
+        versions = [one for ref in self._versions.valuerefs() if (one := ref()) is not None]
+        return sum(_bytes(block.rows) for block in blocks) + sum(one.beside for one in versions)
 
     def refuse(self, error: DeviceFull) -> None:
         """Note that the CPU takes over."""
@@ -135,7 +137,7 @@ class DeviceRows:
             except torch.OutOfMemoryError as error:
                 raise no_memory_left() from error
             version = DeviceLists(found, beside)
-            self._versions.add(version)
+            self._versions[id(version)] = version
         return version
 
 

@@ -12,7 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deploy.dashboard.routes import Dashboard
-from deploy.release.split import SPLIT, Arm, Split, set_split, stop_split
+from deploy.release.split import SPLIT, Arm, Split, SplitError, set_split, stop_split
+from deploy.service import arms
 from deploy.service.answer_log import AnswerLog, read_answers
 from deploy.service.app import create_app
 from deploy.service.config import AnswerLogConfig
@@ -20,10 +21,12 @@ from deploy.service.retrieval import RetrievalService
 from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, UserHistories
+from indexer.building.late_items import LateItems
 from streaming.events import Item
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.service.test_service import SEARCH, worker_on
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks
+from tests.indexer.properties import withdraw
 
 
 class Divided:
@@ -184,6 +187,38 @@ def test_while_the_file_is_damaged_the_split_that_it_held_goes_on(divided: Divid
     assert "malformed" in divided.service.arms.problem
     divided.split(Arm("b", 1.0))
     assert divided.ask(user_id=3)["arm"] == "b" and not divided.service.arms.problem
+
+
+def test_a_split_that_cannot_be_read_for_a_moment_is_read_again(
+    divided: Divided, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: Path) -> Split:
+        raise SplitError("the disk's mood")
+
+    with monkeypatch.context() as moment:
+        moment.setattr(arms, "read_split", away)
+        divided.split(Arm("a", 1.0))
+        assert "the disk's mood" in divided.service.arms.problem
+    divided.service.arms.poll()
+    assert divided.ask(user_id=3)["arm"] == "a" and not divided.service.arms.problem
+
+
+def test_an_arm_that_stays_as_it_was_does_not_answer_what_is_withdrawn(
+    divided: Divided, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divided.split(Arm("before", 1.0, version=1))
+    gone = divided.ask(user_id=3)["items"][0]["item_id"]
+
+    def broken(*_: object) -> None:
+        raise ValueError("what was listed since is damaged")
+
+    monkeypatch.setattr(LateItems, "added_to", broken)
+    withdraw(divided.data_dir, [gone])
+    divided.service.arms.poll()
+    assert "damaged" in divided.service.arms.problem
+    answer = divided.ask(user_id=3, k=ITEMS)
+    assert answer["arm"] == "before"
+    assert gone not in {item["item_id"] for item in answer["items"]}
 
 
 def test_the_arms_are_compared_over_http(divided: Divided) -> None:

@@ -142,6 +142,8 @@ def test_many_at_once_over_http_are_answered_as_one_by_one(
         stop.set()
         thread.join(30)
     figures = dict(line.split(" ") for line in said.splitlines() if not line.startswith("#"))
+    counted = [v for n, v in figures.items() if n.startswith("sparc_service_queries_total{")]
+    assert sum(map(float, counted)) == 118 + len(queries[::7])  # each once
     assert float(figures["sparc_service_batched_queries_total"]) == 118 + len(queries[::7])
     calls = float(figures["sparc_service_batches_total"]) - len(queries[::7])
     assert calls < 80
@@ -179,3 +181,5 @@ def test_a_wait_is_bounded() -> None:
     for wait in (-1.0, 2000.0):
         with pytest.raises(ValueError, match="service.batch_wait_ms"):
             ServiceConfig(batch_wait_ms=wait)
+    with pytest.raises(ValueError, match="given up after timeout_seconds = 0.5: wait for less"):
+        ServiceConfig(batch_wait_ms=500.0, timeout_seconds=0.5)

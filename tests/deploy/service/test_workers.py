@@ -200,6 +200,7 @@ def test_metrics_of_workers_are_added_up() -> None:
             counter.labels("known_user").inc(5)
         seconds = Histogram("sparc_service_request_seconds", "Time.", registry=registry)
         seconds.observe(number)
+        Counter("sparc_service_batches", "Calls.", registry=registry).inc(number)
         Counter("sparc_service_snapshot_swaps", "Not added.", registry=registry).inc(number)
         registries.append(registry)
     whole = CollectorRegistry()
@@ -210,6 +211,7 @@ def test_metrics_of_workers_are_added_up() -> None:
     assert 'sparc_service_request_seconds_bucket{le="1.0"} 1.0' in text
     assert 'sparc_service_request_seconds_bucket{le="+Inf"} 2.0' in text
     assert "sparc_service_request_seconds_sum 3.0" in text
+    assert "sparc_service_batches_total 3.0" in text
     assert "sparc_service_snapshot_swaps_total 1.0" in text
     assert text.count("# TYPE sparc_service_queries_total counter") == 1
 

@@ -39,6 +39,14 @@ class Shop:
         return not self.away
 
 
+@pytest.mark.parametrize("days", [-1.0, float("nan"), float("inf"), 1e300])
+def test_days_that_make_no_sense_are_refused(days: float) -> None:
+    with pytest.raises(ValueError, match=r"items\.ttl_days is .*leave it out"):
+        ItemsConfig(ttl_days=days)
+    with pytest.raises(ValueError, match=r"items\.grace_days is .*use 0 to 10000000"):
+        ItemsConfig(grace_days=days)
+
+
 @pytest.mark.parametrize("by", ["listing", "last_event"])
 def test_what_has_lived_its_time_is_withdrawn_until_that_was_heard(tmp_path: Path, by: str) -> None:
     model, shop = Clicked.make(items=20), Shop()

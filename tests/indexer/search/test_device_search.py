@@ -6,6 +6,8 @@ The CPU stands for the device, by the same code; on a GPU it is checked where th
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 from dataclasses import fields, replace
 from typing import Any
 
@@ -136,6 +138,31 @@ def test_a_version_brings_over_what_has_changed_and_the_last_one_takes_it_away()
     del after, second, packed, third
     gc.collect()
     assert rows.nbytes == 0
+
+
+def test_what_is_held_can_be_measured_while_versions_come() -> None:
+    lists, rows = lists_of(StandIn.make(300, 64)), DeviceRows("cpu", PLENTY)
+    stop, failed = threading.Event(), list[Exception]()
+
+    def measure() -> None:
+        while not stop.is_set():
+            try:
+                assert rows.nbytes >= 0
+            except Exception as error:
+                failed.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        for _ in range(100):
+            rows.hold(lists, 1)
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(before)
+    assert not failed and rows.nbytes == 0
 
 
 def test_lists_that_do_not_fit_are_searched_where_they_are() -> None:
