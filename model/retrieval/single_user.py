@@ -159,8 +159,8 @@ class SingleUser:
             code_K = np.full(len(code_K), self._codes)  # its query is the last
         read_MKd = said.context_MCd[:, code_K]
         users_MKd = self._output_norm(read_MKd * self._gain_M1d + said.base_M1d)
-        members = len(users_MKd)
-        return users_MKd.swapaxes(0, 1).reshape(len(code_K), -1) / np.float32(members)
+        members, _, width = users_MKd.shape
+        return users_MKd.swapaxes(0, 1).reshape(len(code_K), members * width) / np.float32(members)
 
     def _bias(self, age_L: Floats) -> Floats:
         """What place and age add to the attention of each head and of the codes: (M, E, A + 1)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -178,3 +179,31 @@ def test_a_change_of_an_item_is_followed_and_its_time_is_the_queries(shelf: Shel
     say(8, attributes={"color": "red"}, state="hidden")
     assert ids(running, filter=red) == []
     running.close()
+
+
+@pytest.mark.parametrize("search", [{}, {"evidence": 0}, {"quota": "equal"}])
+@pytest.mark.parametrize(
+    "nothing",
+    [{"include_only": []}, {"filter": {"must": {"key": "category", "match": {"value": "none"}}}}],
+)
+def test_where_nothing_passes_nothing_is_answered(
+    running: Running, search: dict[str, Any], nothing: dict[str, Any]
+) -> None:
+    follower = running.follower
+    before = follower.retriever
+    follower.retriever = before.searched_by(replace(follower.search, **search))
+    try:
+        for path, more in (
+            ("/v1/retrieve", {"history": []}),
+            ("/v1/explain", {"history": [1, 2]}),
+            ("/v1/similar", {"item_id": 7}),
+            ("/v1/similar", {"item_id": 7, "history": [1, 2]}),
+        ):
+            answer = running.http.post(path, json=nothing | more)
+            assert answer.status_code == 200, answer.text
+            assert answer.json().get("answer", answer.json())["items"] == []
+        both = {"queries": [nothing | {"history": [1]}, nothing | {"history": [2, 3]}]}
+        answers = running.http.post("/v1/retrieve/batch", json=both).json()["answers"]
+        assert [one["items"] for one in answers] == [[], []]
+    finally:
+        follower.retriever = before
