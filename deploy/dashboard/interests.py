@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.service.user_histories import UserHistory
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from model.histories import History
 
 CODES_SHOWN = 8

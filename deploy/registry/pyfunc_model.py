@@ -72,7 +72,7 @@ class SnapshotModel(PythonModel):
     ) -> pd.DataFrame:
         """Answer each row; see the module for the columns."""
         from indexer.catalogue.filter import Filter
-        from indexer.search.retriever import Query
+        from indexer.search.query import Query
 
         rows = []
         for row in model_input.to_dict("records"):

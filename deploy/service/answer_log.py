@@ -42,7 +42,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from deploy.service.config import AnswerLogConfig
-from indexer.search.retriever import Answer, Query
+from indexer.search.query import Answer, Query
 from streaming.events import HISTORY_LENGTH
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,8 @@ from prometheus_client import Counter
 from deploy.service.answer_log import AnswerLog, ArmOf
 from deploy.service.arms import Arms
 from deploy.service.work_queue import QueueFull, WorkQueue
-from indexer.search.retriever import Answer, Query, Retriever
+from indexer.search.query import Answer, Query
+from indexer.search.retriever import Retriever
 
 log = structlog.get_logger(__name__)
 

@@ -21,7 +21,8 @@ import structlog
 from deploy.release.split import DEFAULT, SPLIT, Arm, Split, SplitError, read_split
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.building.late_items import LateItems
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.snapshots.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)

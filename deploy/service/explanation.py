@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 
 from deploy.service import schema as schema
-from indexer.search.retriever import Answer, Query, Retriever
+from indexer.search.query import Answer, Query
+from indexer.search.retriever import Retriever
 
 
 def explained(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from deploy.service import schema as schema
-from indexer.search.retriever import Answer, Retriever
+from indexer.search.query import Answer
+from indexer.search.retriever import Retriever
 from indexer.search.similar_items import SimilarAnswer
 
 

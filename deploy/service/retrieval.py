@@ -34,7 +34,8 @@ from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
 from deploy.service.workers import STALE_SECONDS, others
 from indexer.catalogue.conditions import FilterError
 from indexer.catalogue.filter import Filter
-from indexer.search.retriever import Answer, Query, QueryError, Retriever
+from indexer.search.query import Answer, Query, QueryError
+from indexer.search.retriever import Retriever
 from indexer.snapshots.snapshot import versions
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from deploy.http.shop_ids import Id
 from indexer.catalogue.filter import MOST_CONDITIONS
-from indexer.search.retriever import MAX_K, MOST_NAMED
+from indexer.search.query import MAX_K, MOST_NAMED
 from indexer.search.similar_items import Source
 from streaming.bounds import in_milliseconds
 

@@ -37,7 +37,8 @@ from indexer.catalogue.property_reader import PropertyReader
 from indexer.errors import SnapshotError
 from indexer.lists.device_rows import DeviceRows
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever, Texts
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever, Texts
 from indexer.snapshots.pointer import POINTER, SNAPSHOTS, Pointer, read_pointer
 from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
 from model.artifacts.verified_files import VerifiedFiles

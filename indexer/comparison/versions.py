@@ -15,7 +15,8 @@ from indexer.building.build import drift_since
 from indexer.building.drift import Drift
 from indexer.comparison import paired_queries
 from indexer.comparison.version_metrics import metrics_of
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.snapshots.catalogue_changes import changes
 from model.histories import History
 from streaming.events import UserSequence

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.catalogue.filter import Filter
 from indexer.catalogue.item_columns import ItemColumns
 from indexer.catalogue.property_reader import read_columns
 from indexer.catalogue.shown_columns import shown_columns
 from indexer.lists.device_rows import DeviceRows
 from indexer.search.answerable import Answerable
-from indexer.search.answers import Answers
 from indexer.search.code_labels import code_labels
 from indexer.search.config import SearchConfig
+from indexer.search.query import Answer, Query, QueryError
 from indexer.search.selection import Selection
 from indexer.search.similar_items import SimilarAnswer, Trigger
 from indexer.search.soft_search import SoftSearch
@@ -32,89 +30,7 @@ from model.artifacts.verified_files import VerifiedFiles
 from model.histories import History
 from streaming.events import HISTORY_LENGTH
 
-MAX_K = 500
-MOST_NAMED = 10_000
-"""Items that a query may leave out, or ask for, by their ids."""
-
-
 Texts = Callable[[Sequence[int]], Mapping[int, str]]
-
-
-class QueryError(ValueError):
-    """A query makes no sense; the message names the field."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """What to retrieve.
-
-    Attributes:
-        items: the user's clicks, oldest first; may be empty. The newest 50 are used.
-        times: of the clicks in milliseconds, as many; None: they count as made just now.
-        now_ms: time of the query; None: the newest time known, which follows the log's clock.
-        k: number of items, 1 to 500.
-        codes: number of codes to search; None: as configured.
-        exclude_seen: leave out all of `items`.
-        exclude: ids of further items to leave out.
-        filter: what the items must meet, by their category and attributes.
-        include_only: ids of the items that may answer; None: any.
-    """
-
-    items: Sequence[int]
-    times: Sequence[int] | None = None
-    now_ms: int | None = None
-    k: int = 50
-    codes: int | None = None
-    exclude_seen: bool = True
-    exclude: Sequence[int] = ()
-    filter: Filter | None = None
-    include_only: Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.times is not None and len(self.times) != len(self.items):
-            raise QueryError(
-                f"history has {len(self.items)} items and history_times {len(self.times)} times"
-            )
-        if not 1 <= self.k <= MAX_K:
-            raise QueryError(f"k is {self.k}, it must be between 1 and {MAX_K}")
-        if self.codes is not None and self.codes < 1:
-            raise QueryError(f"codes is {self.codes}, it must be at least 1")
-        for name in ("exclude", "include_only"):
-            if len(getattr(self, name) or ()) > MOST_NAMED:
-                raise QueryError(f"{name} names more than {MOST_NAMED} items")
-
-
-@dataclass(frozen=True)
-class SearchedCode:
-    """A first-level code that was searched: p(c|u), and the places of the answer it filled."""
-
-    code: int
-    probability: float
-    quota: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Items best first, with the code that brought each; all lists of items have one length.
-
-    Attributes:
-        items: item ids.
-        scores: never ascending; a drawn item has the score of the last ranked one.
-        codes: first-level code of each item.
-        code_probabilities: p(c|u) of that code.
-        propensities: probability with which the item came to its place, given those before it: 1
-            for what was ranked, less for what was drawn.
-        searched: the codes that were searched, most probable first.
-        now_ms: the time that the query was answered for.
-    """
-
-    items: list[int]
-    scores: list[float]
-    codes: list[int]
-    code_probabilities: list[float]
-    propensities: list[float]
-    searched: list[SearchedCode]
-    now_ms: int
 
 
 class Retriever:
@@ -283,7 +199,7 @@ class Retriever:
             exclude=[self._unwanted(query) for query in queries],
             only=only,
         )
-        return [_answer(found, row, now_ms) for row, now_ms in enumerate(now_ms_B.tolist())]
+        return [Answer.of(found, row, now_ms) for row, now_ms in enumerate(now_ms_B.tolist())]
 
     def similar(self, item: int, query: Query, clock_ms: int = 0) -> SimilarAnswer:
         """Items like one item, for the user of the query, or for nobody where it has no items.
@@ -359,23 +275,3 @@ class Retriever:
 def _listed_ms(snapshot: Snapshot) -> NDArray[np.int64]:
     """When the item of each position in the lists was first listed, in milliseconds."""
     return snapshot.items.first_seen(snapshot.lists.item_ids_N)
-
-
-def _answer(found: Answers, row: int, now_ms: int) -> Answer:
-    there = found.items_BK[row] >= 0
-    searched = [
-        SearchedCode(int(code), float(probability), int(quota))
-        for code, probability, quota in zip(
-            found.searched_BS[row], found.probabilities_BS[row], found.quota_BS[row], strict=True
-        )
-        if code >= 0
-    ]
-    return Answer(
-        found.items_BK[row][there].tolist(),
-        found.scores_BK[row][there].astype(np.float64).tolist(),
-        found.item_codes_BK[row][there].tolist(),
-        np.exp(found.item_log_probabilities_BK[row][there].astype(np.float64)).tolist(),
-        found.propensities_BK[row][there].astype(np.float64).tolist(),
-        searched,
-        now_ms,
-    )

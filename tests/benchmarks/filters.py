@@ -32,7 +32,8 @@ from threadpoolctl import threadpool_limits
 from indexer.catalogue.filter import Filter
 from indexer.catalogue.item_columns import ALWAYS, ATTRIBUTE, ItemColumns
 from indexer.search.config import RANKED_ONLY, SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import load_served
 from model.histories import History

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from model.evaluation import protocol
 from model.evaluation.user_sequences import SequencesOfUsers
 from model.histories import History

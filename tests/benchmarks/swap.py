@@ -32,7 +32,8 @@ from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.recovery import pointer_to
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import snapshot_path, write_pointer
 from indexer.snapshots.snapshot import load_snapshot
 from tests.benchmarks.reports import begun, write

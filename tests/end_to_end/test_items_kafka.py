@@ -17,7 +17,7 @@ from deploy.commands.app import app
 from deploy.release.decisions import Decision, decide
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query
+from indexer.search.query import Query
 from streaming.events import Item
 from streaming.topics import Topics, create_topics
 from tests.colliding import NUMBER, ONE, OTHER

@@ -20,7 +20,7 @@ from deploy.monitoring.part_status import age_seconds, is_alive, read_status, re
 from deploy.service.answer_log import AnswerLog, read_answers
 from deploy.service.config import AnswerLogConfig
 from deploy.service.workers import note, noted
-from indexer.search.retriever import Query
+from indexer.search.query import Query
 from streaming.statuses import TrainerStatus
 from tests.deploy.monitoring.test_freshness import sequence, state, told
 from tests.deploy.service.test_answer_log import ANSWER, write_all

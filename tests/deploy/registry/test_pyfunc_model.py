@@ -10,7 +10,8 @@ from mlflow.models import Model
 
 from deploy.registry.mlflow_model import save_model
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import snapshot_path
 from streaming.ids import numeric_id
 from tests.deploy.snapshot_maker import Shelf

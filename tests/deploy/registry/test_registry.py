@@ -33,7 +33,8 @@ from deploy.release.ledger import (
 )
 from indexer.comparison.version_metrics import metrics_of
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts import manifest as manifest_module

@@ -17,7 +17,7 @@ from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import UserHistories
 from indexer.search.config import ExplorationConfig, SearchConfig
-from indexer.search.retriever import Answer, Query
+from indexer.search.query import Answer, Query
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.service.test_service import worker_on
 from tests.deploy.snapshot_maker import Shelf

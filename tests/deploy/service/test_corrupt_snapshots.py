@@ -23,7 +23,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.indexing.recovery import pointer_to
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query
+from indexer.search.query import Query
 from indexer.snapshots.item_table import write_batch
 from indexer.snapshots.pointer import POINTER, read_pointer, write_pointer
 from indexer.snapshots.snapshot import load_served, load_snapshot

@@ -23,7 +23,8 @@ from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.search import retriever
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import POINTER, snapshot_path
 from model.artifacts import manifest as manifest_module
 from streaming.events import Item

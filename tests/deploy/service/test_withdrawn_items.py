@@ -9,7 +9,7 @@ import pytest
 from deploy.monitoring import moment
 from deploy.release.decisions import Decision, decide
 from indexer.catalogue.property_chain import FOLDER, POINTER
-from indexer.search.retriever import Query
+from indexer.search.query import Query
 from streaming.events import Item
 from tests.deploy.release.test_judge import JudgeConfig, Judging
 from tests.deploy.service.test_service import Running

@@ -12,7 +12,8 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, Retriever
+from indexer.search.query import Query
+from indexer.search.retriever import Retriever
 from indexer.snapshots.snapshot import load_served, load_snapshot
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.verified_files import VerifiedFiles

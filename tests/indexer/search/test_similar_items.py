@@ -7,7 +7,8 @@ import pytest
 
 from indexer.catalogue.item_columns import WITHDRAWN, ItemColumns
 from indexer.search.config import SearchConfig
-from indexer.search.retriever import Query, QueryError, Retriever
+from indexer.search.query import Query, QueryError
+from indexer.search.retriever import Retriever
 from indexer.search.similar_items import Trigger
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot import load_snapshot
