@@ -20,7 +20,7 @@ from deploy.release.decisions import (
 )
 from deploy.release.ledger import Download, Ledger, registered_versions
 from indexer.snapshots.pointer import read_pointer
-from indexer.snapshots.snapshot import versions
+from indexer.snapshots.snapshot_reading import versions
 
 NEWEST = "newest"
 _NUMBER = re.compile(r"(v?)(\d{1,9})")

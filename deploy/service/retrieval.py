@@ -36,7 +36,7 @@ from indexer.catalogue.conditions import FilterError
 from indexer.catalogue.filter import Filter
 from indexer.search.query import Answer, Query, QueryError
 from indexer.search.retriever import Retriever
-from indexer.snapshots.snapshot import versions
+from indexer.snapshots.snapshot_reading import versions
 
 log = structlog.get_logger(__name__)
 

@@ -40,7 +40,8 @@ from indexer.search.config import SearchConfig
 from indexer.search.query import Query
 from indexer.search.retriever import Retriever, Texts
 from indexer.snapshots.pointer import POINTER, SNAPSHOTS, Pointer, read_pointer
-from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_served, load_version, versions
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import ModelLoader, load_served, load_version, versions
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.freed_memory import give_back, let_go_of_files
 

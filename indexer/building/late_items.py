@@ -18,8 +18,9 @@ from indexer.building.placing import ListedItem, place
 from indexer.errors import SnapshotError
 from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import Pointer
-from indexer.snapshots.snapshot import Snapshot, facts_of
+from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_facts import CATALOGUE
+from indexer.snapshots.snapshot_reading import facts_of
 from model.artifacts.chain import Chain
 from model.artifacts.manifest import ManifestError, read_manifest
 from model.artifacts.verified_files import VerifiedFiles

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from indexer.errors import IndexerError
-from indexer.snapshots.snapshot import WEIGHTS, ModelLoader, Snapshot, load_items, load_weights
+from indexer.snapshots.snapshot import WEIGHTS, Snapshot
+from indexer.snapshots.snapshot_reading import ModelLoader, load_items, load_weights
 from indexer.snapshots.snapshot_writing import Source
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import ManifestError, verify

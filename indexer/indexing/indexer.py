@@ -39,8 +39,9 @@ from indexer.indexing.recovery import last_good, pointer_to, remove_leftovers
 from indexer.indexing.served_version import ServedVersion
 from indexer.indexing.told_properties import ToldProperties
 from indexer.snapshots.pointer import positions, write_pointer
-from indexer.snapshots.snapshot import ModelLoader, Snapshot, note_published, versions
+from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from indexer.snapshots.snapshot_reading import ModelLoader, note_published, versions
 from indexer.snapshots.snapshot_writing import remove_versions
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.freed_memory import give_back

@@ -24,7 +24,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.indexing.publication import Prepared
 from indexer.indexing.tombstones import Tombstones
-from indexer.snapshots.snapshot import ModelLoader
+from indexer.snapshots.snapshot_reading import ModelLoader
 from streaming.committed_topic import CommittedTopic
 from streaming.dead_letters import DeadLetter, DeadLetterBox
 from streaming.errors import KafkaUnavailable

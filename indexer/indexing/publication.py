@@ -24,8 +24,9 @@ from indexer.snapshots.catalogue_changes import changes
 from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import snapshot_path
 from indexer.snapshots.published import published
-from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_snapshot, versions
+from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from indexer.snapshots.snapshot_reading import ModelLoader, load_snapshot, versions
 from indexer.snapshots.snapshot_writing import Contents, write_snapshot
 from model.artifacts.verified_files import VerifiedFiles
 

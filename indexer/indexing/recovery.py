@@ -22,7 +22,8 @@ from indexer.snapshots.pointer import (
     snapshot_path,
     write_pointer,
 )
-from indexer.snapshots.snapshot import ModelLoader, Snapshot, load_version, versions
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import ModelLoader, load_version, versions
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.durable_files import PARTIAL, remove_partial
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from indexer.snapshots.placed_items import PlacedItems
 from indexer.snapshots.pointer import Pointer, positions, write_pointer
-from indexer.snapshots.snapshot import Snapshot, load_appended
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import load_appended
 from indexer.snapshots.snapshot_writing import write_appended
 
 

@@ -25,7 +25,8 @@ from indexer.search.query import Answer, Query, QueryError
 from indexer.search.selection import Selection
 from indexer.search.similar_items import SimilarAnswer, Trigger
 from indexer.search.soft_search import SoftSearch
-from indexer.snapshots.snapshot import Snapshot, load_snapshot, load_version
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import load_snapshot, load_version
 from model.artifacts.verified_files import VerifiedFiles
 from model.histories import History
 from streaming.events import HISTORY_LENGTH

@@ -35,7 +35,7 @@ from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.query import Query
 from indexer.search.retriever import Retriever
 from indexer.search.soft_search import SoftSearch
-from indexer.snapshots.snapshot import load_served
+from indexer.snapshots.snapshot_reading import load_served
 from model.histories import History
 from tests.benchmarks.catalogue_parts import PartProcess, indexer, trainer
 from tests.benchmarks.growing_source import LogFiles

@@ -30,7 +30,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from deploy.studies.machine_facts import machine, peak_memory_gib, versions
-from indexer.snapshots.snapshot import load_snapshot
+from indexer.snapshots.snapshot_reading import load_snapshot
 from model.histories import History
 from model.retrieval.retrieval_model import RetrievalModel
 from model.tables.decayed_counts import DAY_MS

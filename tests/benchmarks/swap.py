@@ -35,7 +35,7 @@ from indexer.search.config import SearchConfig
 from indexer.search.query import Query
 from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import snapshot_path, write_pointer
-from indexer.snapshots.snapshot import load_snapshot
+from indexer.snapshots.snapshot_reading import load_snapshot
 from tests.benchmarks.reports import begun, write
 from tests.indexer.stand_in import StandIn
 

@@ -14,8 +14,8 @@ from indexer.building.placing import ListedItem, place
 from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import Appended, Pointer, snapshot_path, write_pointer
 from indexer.snapshots.published import record
-from indexer.snapshots.snapshot import load_snapshot
 from indexer.snapshots.snapshot_facts import SnapshotFacts
+from indexer.snapshots.snapshot_reading import load_snapshot
 from indexer.snapshots.snapshot_writing import Contents, Source, write_appended, write_snapshot
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import Manifest, read_manifest, sha256

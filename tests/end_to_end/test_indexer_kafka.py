@@ -21,7 +21,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from indexer.errors import IndexerError
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.process import run
-from indexer.snapshots.snapshot import load_served
+from indexer.snapshots.snapshot_reading import load_served
 from streaming.committed_topic import read_all
 from streaming.events import Item
 from streaming.item_lifetime import DAY_MS, ItemsConfig

@@ -21,7 +21,7 @@ from indexer.indexing.recovery import last_good
 from indexer.search.config import SearchConfig
 from indexer.snapshots.pointer import Pointer, snapshot_path, write_pointer
 from indexer.snapshots.published import PUBLISHED, published, record
-from indexer.snapshots.snapshot import load_version
+from indexer.snapshots.snapshot_reading import load_version
 from model.artifacts.manifest import read_manifest
 from tests.deploy.forging import forge
 from tests.deploy.registry.test_registry import Registering, serve

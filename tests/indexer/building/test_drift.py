@@ -14,7 +14,7 @@ from indexer.building.drift import Drift, Geometry, continued, measure_drift, sh
 from indexer.building.rebuild import rebuild
 from indexer.indexing.config import IndexerConfig
 from indexer.lists.code_lists import CodeLists
-from indexer.snapshots.snapshot import load_served
+from indexer.snapshots.snapshot_reading import load_served
 from tests.deploy.snapshot_maker import clicks, items, small_learner
 from tests.indexer.driving import announce, catch_up, items_of, running
 from tests.indexer.stand_in import StandIn

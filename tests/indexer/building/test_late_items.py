@@ -13,7 +13,8 @@ from indexer.building.late_items import LateItems
 from indexer.errors import SnapshotError
 from indexer.snapshots.item_table import ItemTable, Rows
 from indexer.snapshots.pointer import Pointer, read_pointer
-from indexer.snapshots.snapshot import Snapshot, load_version
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import load_version
 from model.artifacts.manifest import sha256
 from streaming.events import Item, Withdrawal
 from tests.indexer.driving import EXACT, announce, catch_up, running, serve_first

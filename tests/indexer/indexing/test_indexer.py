@@ -23,7 +23,8 @@ from indexer.indexing.indexer import Indexer
 from indexer.indexing.listing import Announced
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.pointer import read_pointer
-from indexer.snapshots.snapshot import Snapshot, load_served, versions
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import load_served, versions
 from model.histories import History
 from streaming.events import Item, Withdrawal
 from tests.colliding import NUMBER, ONE, OTHER

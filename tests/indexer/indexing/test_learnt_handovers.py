@@ -14,7 +14,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.search.config import SearchConfig
 from indexer.search.query import Query
 from indexer.search.retriever import Retriever
-from indexer.snapshots.snapshot import load_served, load_snapshot
+from indexer.snapshots.snapshot_reading import load_served, load_snapshot
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.verified_files import VerifiedFiles
 from model.learning.learner import Learner

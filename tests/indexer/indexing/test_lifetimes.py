@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from indexer.indexing.config import IndexerConfig
-from indexer.snapshots.snapshot import versions
+from indexer.snapshots.snapshot_reading import versions
 from model.retrieval.item_segments import Segment
 from streaming.events import Item, Withdrawal
 from streaming.item_lifetime import DAY_MS, ItemsConfig

@@ -15,7 +15,8 @@ from indexer.indexing.listing import Announced
 from indexer.lists.code_lists import CodeLists
 from indexer.search.config import RANKED_ONLY, SearchConfig
 from indexer.search.soft_search import SoftSearch
-from indexer.snapshots.snapshot import Snapshot, load_served
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import load_served
 from model.artifacts.handover_facts import HandoverFacts
 from model.histories import History
 from model.learning.learner import Learner, LearnerConfig

@@ -11,7 +11,7 @@ from indexer.search.query import Query, QueryError
 from indexer.search.retriever import Retriever
 from indexer.search.similar_items import Trigger
 from indexer.search.soft_search import SoftSearch
-from indexer.snapshots.snapshot import load_snapshot
+from indexer.snapshots.snapshot_reading import load_snapshot
 from model.histories import History
 from streaming.events import Item
 from tests.deploy.snapshot_maker import ITEMS, START_MS, clicks, make_snapshots

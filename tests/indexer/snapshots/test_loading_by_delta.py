@@ -18,7 +18,8 @@ from indexer.catalogue.property_reader import read_columns
 from indexer.errors import SnapshotError
 from indexer.indexing.config import IndexerConfig
 from indexer.snapshots.pointer import snapshot_path
-from indexer.snapshots.snapshot import Snapshot, load_served, load_snapshot, versions
+from indexer.snapshots.snapshot import Snapshot
+from indexer.snapshots.snapshot_reading import load_served, load_snapshot, versions
 from model.artifacts.manifest import sha256
 from model.artifacts.verified_files import VerifiedFiles
 from streaming.events import Item, Withdrawal

@@ -20,7 +20,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from indexer.snapshots.item_table import SCHEMA, ItemTable, Rows, read_batch, write_batch
 from indexer.snapshots.pointer import read_pointer, write_pointer
-from indexer.snapshots.snapshot import load_served, load_snapshot
+from indexer.snapshots.snapshot_reading import load_served, load_snapshot
 from model.artifacts.manifest import publish
 from streaming.events import Item
 from tests.indexer.stand_in import StandIn
