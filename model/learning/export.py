@@ -20,8 +20,9 @@ from torch import Tensor
 from model.learning.item_tables import ItemTables
 from model.network.quantizer import ResidualQuantizer
 from model.network.sparc import Sparc
-from model.retrieval.item_segments import ItemSegments, Segment
+from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel, model_facts
+from model.retrieval.segment import Segment
 from model.tables.decayed_counts import log_counts
 from model.tables.row_index import NO_ITEM
 from model.tables.touched_rows import PUBLICATION

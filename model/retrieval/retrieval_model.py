@@ -30,7 +30,8 @@ from model.histories import NO_ROW, History, HistoryBatch, pad_histories
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.network.item_tower import ItemInputs, Titles, initial_ids
 from model.network.sparc import Sparc, neighbour_features
-from model.retrieval.item_segments import ItemSegments, SegmentError
+from model.retrieval.item_segments import ItemSegments
+from model.retrieval.segment import SegmentError
 from model.retrieval.single_user import SingleUser
 from model.tables import cooccurrence
 from model.tables.cooccurrence import Neighbours, look_up

@@ -31,7 +31,8 @@ from model.artifacts.manifest import Manifest, publish, verify
 from model.artifacts.numbered import NumberedDirectories
 from model.artifacts.verified_files import VerifiedFiles
 from model.learning.export import Export
-from model.retrieval.item_segments import ItemSegments, Segment
+from model.retrieval.item_segments import ItemSegments
+from model.retrieval.segment import Segment
 from model.training.checkpoint import write_tensors
 from model.training.micro_batch import TrainerError
 from streaming.durable_files import remove_partial

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from model.artifacts.chain import Chain
 from model.artifacts.manifest import Manifest, publish, read_manifest
 from model.histories import History
-from model.retrieval.item_segments import ItemSegments, Segment
+from model.retrieval.item_segments import ItemSegments
+from model.retrieval.segment import Segment
 from streaming.events import Item
 
 

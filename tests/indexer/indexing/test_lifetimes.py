@@ -9,7 +9,7 @@ import pytest
 
 from indexer.indexing.config import IndexerConfig
 from indexer.snapshots.snapshot_reading import versions
-from model.retrieval.item_segments import Segment
+from model.retrieval.segment import Segment
 from streaming.events import Item, Withdrawal
 from streaming.item_lifetime import DAY_MS, ItemsConfig
 from tests.indexer.driving import announce, catch_up, items_of, running

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.histories import NO_ROW
-from model.retrieval.item_segments import Segment
+from model.retrieval.segment import Segment
 
 
 def segment(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model.histories import NO_ROW
-from model.retrieval.item_segments import ItemSegments, Segment, SegmentError
+from model.retrieval.item_segments import ItemSegments
+from model.retrieval.segment import Segment, SegmentError
 from model.tables.row_index import NO_ITEM
 from tests.model.retrieval.item_segment import segment
 

@@ -12,7 +12,8 @@ from model.artifacts import chain
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import Manifest, read_manifest, verify
 from model.learning.export import Export
-from model.retrieval.item_segments import ItemSegments, Segment
+from model.retrieval.item_segments import ItemSegments
+from model.retrieval.segment import Segment
 from model.training.handover import HandoverDirectory
 from model.training.micro_batch import TrainerError
 from tests.model.retrieval.item_segment import segment

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.artifacts import chain, manifest
-from model.retrieval.item_segments import Segment
+from model.retrieval.segment import Segment
 from model.training.micro_batch import TrainerError
 from tests.model.training.crash import Crash, Steps
 from tests.model.training.training_run import EVENTS, Outcome, assert_equal, train
