@@ -8,6 +8,7 @@ import structlog
 
 from indexer.indexing.handovers import KIND, handovers, tell_refused
 from indexer.indexing.item_store import ItemStore
+from indexer.indexing.version_record import VersionRecord
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import ManifestError, read_manifest
 
@@ -33,6 +34,7 @@ class HandoverQueue:
 
     def __init__(self, store: ItemStore, data_dir: Path, max_backlog: int) -> None:
         self._store = store
+        self._versions = VersionRecord(store)
         self._data_dir = data_dir
         self._max_backlog = max_backlog
         self.last_refusal: str | None = None
@@ -44,11 +46,11 @@ class HandoverQueue:
 
         While nothing is served, as after a loss of all versions, the newest one is among them.
         """
-        done = self._store.newest("handover")
+        done = self._versions.newest("handover")
         numbers = handovers(self._data_dir).numbers()
         if self.nothing_served:
             done = min(done, numbers[-1] - 1) if numbers else done
-        return [n for n in numbers if n > done and self._store.refused_handover(n) is None]
+        return [n for n in numbers if n > done and self._versions.refused_handover(n) is None]
 
     def next(self) -> int | None:
         """The handover to index now: the oldest that waits, or the newest where many do."""
@@ -84,5 +86,5 @@ class HandoverQueue:
         """Index a handover never, with the reason on record, and tell the trainer."""
         log.error("handover refused", number=number, reason=reason)
         tell_refused(self._data_dir, number, reason)
-        self._store.refuse_handover(number, reason)
+        self._versions.refuse_handover(number, reason)
         self.last_refusal = f"handover {number}: {reason}"

@@ -38,6 +38,7 @@ from indexer.indexing.publication import Prepared, VersionBuilder
 from indexer.indexing.recovery import last_good, pointer_to, remove_leftovers
 from indexer.indexing.served_version import ServedVersion
 from indexer.indexing.told_properties import ToldProperties
+from indexer.indexing.version_record import VersionRecord
 from indexer.snapshots.pointer import positions, write_pointer
 from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_facts import SnapshotFacts
@@ -67,6 +68,7 @@ class Indexer:
 
     Attributes:
         served_version: what readers are served; None before the first snapshot.
+        versions: what was done with versions and handovers.
         handovers: those that wait.
         listing: the items announced so far.
         properties: what readers are told of every item, whatever version answers.
@@ -88,6 +90,7 @@ class Indexer:
     ) -> None:
         self.config = config
         self.store = store
+        self.versions = VersionRecord(store)
         self.data_dir = data_dir
         self.served_version: ServedVersion | None = None
         self._now_ms = now_ms
@@ -229,7 +232,7 @@ class Indexer:
 
     def _note_served(self, served: ServedVersion) -> None:
         self.handovers.nothing_served = False
-        self.store.commit_version(served.base.version, served.handover)
+        self.versions.commit_version(served.base.version, served.handover)
         # the next version asks for what was said since this one, or since its trainer's position
         facts = served.base.facts
         shown, learnt = positions(facts.position), facts.learnt_to("items")
@@ -267,8 +270,8 @@ class Indexer:
             codes=facts.codes,
             codes_in_use=facts.codes_in_use,
             last_refusal=self.handovers.last_refusal,
-            snapshots_published=self.store.snapshots_published,
-            handovers_refused=self.store.count_refused_handovers(),
+            snapshots_published=self.versions.snapshots_published,
+            handovers_refused=self.versions.count_refused_handovers(),
             handovers_skipped=self._skipped,
             items_refused=self.listing.refused,
         )

@@ -88,21 +88,17 @@ class ItemStore:
         self._durable = WriteOptions()
         self._durable.sync = True
         self.types = TypeCounts(
-            {name: (kind, n) for name, (kind, n) in (self._meta("attributes") or {}).items()}
+            {name: (kind, n) for name, (kind, n) in (self.meta("attributes") or {}).items()}
         )
-        if not self._meta("places"):  # of what an older version stored no places are noted
+        if not self.meta("places"):  # of what an older version stored no places are noted
             self.forget_places(self.position)
-            self.set_meta("places", 1)
+            self.set_meta({"places": 1})
 
     def close(self) -> None:
         """Release the database."""
         self._families.clear()
         self._handles.clear()
         self._db.close()
-
-    def _meta(self, key: str) -> Any:
-        value = self._families["meta"].get(key.encode())
-        return None if value is None else orjson.loads(value)
 
     def _pairs(self, family: str, first: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys, ascending, from a first one on, and their values."""
@@ -118,11 +114,21 @@ class ItemStore:
     def _put_meta(self, batch: WriteBatch, key: str, value: Any) -> None:
         batch.put(key.encode(), orjson.dumps(value), self._handles["meta"])
 
-    def set_meta(self, key: str, value: Any) -> None:
-        """Write one JSON value, durably."""
+    def meta(self, key: str) -> Any:
+        """A JSON value, None if it was never noted."""
+        value = self._families["meta"].get(key.encode())
+        return None if value is None else orjson.loads(value)
+
+    def set_meta(self, values: Mapping[str, Any]) -> None:
+        """Note JSON values durably, all of them or none."""
         batch = WriteBatch(raw_mode=True)
-        self._put_meta(batch, key, value)
+        for key, value in values.items():
+            self._put_meta(batch, key, value)
         self._db.write(batch, self._durable)
+
+    def count_meta(self, prefix: str) -> int:
+        """How many values are noted whose key begins with `prefix`."""
+        return sum(1 for _ in self._scan("meta", prefix.encode()))
 
     # What was read from `items`.
 
@@ -263,7 +269,7 @@ class ItemStore:
 
         Costs what was said since, as long as it was not `forgotten`: then it costs all items.
         """
-        forgotten: dict[str, int] = self._meta("forgotten") or {}
+        forgotten: dict[str, int] = self.meta("forgotten") or {}
         if all(position.get(int(p), 0) >= offset for p, offset in forgotten.items()):
             found = []
             for partition in self.position:
@@ -283,7 +289,7 @@ class ItemStore:
 
     def forget_places(self, position: Mapping[int, int]) -> None:
         """What was said before a position is asked for no more, but after damage."""
-        forgotten = {int(p): offset for p, offset in (self._meta("forgotten") or {}).items()}
+        forgotten = {int(p): offset for p, offset in (self.meta("forgotten") or {}).items()}
         batch = WriteBatch(raw_mode=True)
         for partition, offset in position.items():
             if offset > forgotten.get(partition, 0):
@@ -296,7 +302,7 @@ class ItemStore:
     @property
     def is_within_bounds(self) -> bool:
         """Whether everything stored has passed `streaming.bounds`: an older store may hold more."""
-        return self._meta("bounds") == BOUNDS
+        return self.meta("bounds") == BOUNDS
 
     def take_out(self, item_ids: Iterable[int], refused: Mapping[str, str]) -> None:
         """Items that are no items by today's bounds, with the reasons as in `announce`."""
@@ -322,48 +328,9 @@ class ItemStore:
         for value in self._families["items"].values():
             yield _listed(value)
 
-    # Versions.
-
-    def reserve_version(self, at_least: int) -> int:
-        """A version number that was never used before, recorded before anything is built."""
-        version = max(self._meta("version") or 0, at_least - 1) + 1
-        self.set_meta("version", version)
-        return version
-
-    def newest(self, what: str) -> int:
-        """The highest "version" or "handover" that was ever served, 0 for none."""
-        return self._meta(f"newest_{what}") or 0
-
-    def commit_version(self, version: int, handover: int) -> None:
-        """Note that a version is served and which handover it was made of; twice is once."""
-        batch = WriteBatch(raw_mode=True)
-        if version > self.newest("version"):
-            self._put_meta(batch, "published", self.snapshots_published + 1)
-        for what, number in (("version", version), ("handover", handover)):
-            self._put_meta(batch, f"newest_{what}", max(self.newest(what), number))
-        self._db.write(batch, self._durable)
-
-    @property
-    def snapshots_published(self) -> int:
-        """How many versions were ever served."""
-        return self._meta("published") or 0
-
-    def refuse_handover(self, number: int, reason: str) -> None:
-        """Remember that a handover is not to be tried again."""
-        self.set_meta(f"refused_handover/{number}", reason)
-
-    def refused_handover(self, number: int) -> str | None:
-        """Why a handover was refused, None if it was not."""
-        reason: str | None = self._meta(f"refused_handover/{number}")
-        return reason
-
-    def count_refused_handovers(self) -> int:
-        """How many handovers were refused."""
-        return sum(1 for _ in self._scan("meta", b"refused_handover/"))
-
     def count_refused_items(self) -> int:
         """How many records of `items` were refused."""
-        return sum(1 for _ in self._scan("meta", b"refused_item/"))
+        return self.count_meta("refused_item/")
 
 
 def _listed(value: bytes) -> ListedItem:

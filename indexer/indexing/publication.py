@@ -20,6 +20,7 @@ from indexer.indexing.listing import Listing
 from indexer.indexing.said_since import everything, what_changed
 from indexer.indexing.scrub import Scrub
 from indexer.indexing.served_version import ServedVersion
+from indexer.indexing.version_record import VersionRecord
 from indexer.snapshots.catalogue_changes import changes
 from indexer.snapshots.item_table import Rows
 from indexer.snapshots.pointer import snapshot_path
@@ -163,7 +164,7 @@ class VersionBuilder:
             OSError: if it cannot be written; nothing of it is then visible.
         """
         taken = [0, *versions(self._data_dir), *(published(self._data_dir) or ())]
-        version = self._store.reserve_version(max(taken) + 1)
+        version = VersionRecord(self._store).reserve_version(max(taken) + 1)
         more: dict[str, Any] = made.facts(before, self._config.drift_threshold)
         if parent is not None:
             table = parent.catalogue.with_rows(listed)

@@ -27,7 +27,7 @@ EXACT = IndexerConfig(max_backlog=99)
 
 
 STEPS: dict[str, tuple[object, str]] = {
-    "reserve_version": (indexer_module.ItemStore, "reserve_version"),
+    "reserve_version": (publication_module.VersionRecord, "reserve_version"),
     "link": (writing_module, "link"),
     "write lists": (writing_module.CodeLists, "write"),
     "write changes": (writing_module.ListChanges, "save"),
@@ -36,7 +36,7 @@ STEPS: dict[str, tuple[object, str]] = {
     "publish": (writing_module, "publish"),
     "load_snapshot": (publication_module, "load_snapshot"),
     "write_pointer": (indexer_module, "write_pointer"),
-    "commit_version": (indexer_module.ItemStore, "commit_version"),
+    "commit_version": (indexer_module.VersionRecord, "commit_version"),
     "forget_places": (indexer_module.ItemStore, "forget_places"),
     "remove_versions": (indexer_module, "remove_versions"),
     "announce": (indexer_module.ItemStore, "announce"),

@@ -8,7 +8,7 @@ from indexer.catalogue.forgotten_items import without_forgotten
 from indexer.catalogue.property_chain import PropertyChain
 from indexer.catalogue.property_reader import PropertyReader
 from indexer.catalogue.property_rows import rows
-from indexer.snapshots.snapshot import load_version
+from indexer.snapshots.snapshot_reading import load_version
 from tests.indexer.driving import EXACT, running, serve_first
 from tests.indexer.stand_in import StandIn
 

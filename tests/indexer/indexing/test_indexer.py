@@ -627,7 +627,7 @@ def content_of(data_dir: Path, indexer: Indexer) -> dict[str, object]:
     properties = PropertyReader(data_dir)
     assert len(properties.read()) == len(ids) and properties.position == indexer.store.position
     found["properties"] = [properties.item(one) for one in ids.tolist()]
-    return found | {"handover in the store": str(indexer.store.newest("handover"))}
+    return found | {"handover in the store": str(indexer.versions.newest("handover"))}
 
 
 @pytest.fixture(scope="module")

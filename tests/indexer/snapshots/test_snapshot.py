@@ -340,7 +340,7 @@ for name in ("kafka", "rocksdict", "faiss", "structlog"):
     sys.modules[name] = None
 from pathlib import Path
 import numpy as np
-from indexer.snapshots.snapshot import load_served
+from indexer.snapshots.snapshot_reading import load_served
 from indexer.search.soft_search import SoftSearch
 from model.histories import History
 from tests.indexer.stand_in import StandIn
