@@ -124,14 +124,14 @@ class ReplayBuffer:
 
         The next example that stays is put in the place of each, so that chunks go on to be of one
         time. What was saved before is to be saved as a whole again. Examples of which it is not
-        known whose they are go as well.
+        known whose they are go as well, and nothing takes their place: they may be nearly all.
         """
+        self._keep(self._arrays["users"][self._ordered()] != NOBODY)
         places = self._ordered()
         users = self._arrays["users"][places]
         mine = np.flatnonzero(users == user)
         gone = np.zeros(len(places), np.bool_)
         gone[mine[: len(mine) - but]] = True
-        gone |= users == NOBODY
         stays = np.flatnonzero(~gone)
         if not gone.any():
             return
@@ -149,13 +149,8 @@ class ReplayBuffer:
         What is left of a history, or of neighbours, moves together.
         """
         self._forgotten = np.union1d(self._forgotten, rows_n)
-        arrays, places = self._arrays, self._ordered()
-        stays = ~np.isin(arrays["targets"][places], rows_n)
-        if not stays.all():
-            self._new = int(stays[len(stays) - self._new :].sum())
-            self._total = int(stays.sum())
-            for array in arrays.values():
-                array[: self._total] = array[places[stays]]
+        arrays = self._arrays
+        self._keep(~np.isin(arrays["targets"][self._ordered()], rows_n))
         for rows, beside, to_the_right in (
             ("history_rows", "history_times", True),
             ("neighbour_rows", "neighbour_scores", False),
@@ -169,6 +164,16 @@ class ReplayBuffer:
                 arrays[name][named_b] = _together(
                     arrays[name][named_b], known_bX, fill, to_the_right
                 )
+
+    def _keep(self, stays: np.ndarray) -> None:
+        """Keep these of the examples, which are told oldest first, and no others."""
+        if stays.all():
+            return
+        places = self._ordered()[stays]
+        self._new = int(stays[len(stays) - self._new :].sum())
+        self._total = len(places)
+        for array in self._arrays.values():
+            array[: self._total] = array[places]
 
     def _ordered(self) -> np.ndarray:
         """Places of the examples, oldest first."""
