@@ -98,7 +98,11 @@ class SnapshotModel(PythonModel):
 def _numbers(items: Iterable[Any]) -> list[int]:
     from deploy.http.shop_ids import number_of
 
-    return [int(number_of(item)) for item in items]
+    found = [(item, number_of(item)) for item in items]
+    for item, number in found:
+        if isinstance(number, bool) or int(number) != number:
+            raise ValueError(f"{item!r} is no item: use its text, or its number")
+    return [int(number) for _, number in found]
 
 
 def _present(value: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow.pyfunc
 import pandas as pd
+import pytest
 from mlflow.models import Model
 
 from deploy.registry.mlflow_model import save_model
@@ -48,3 +49,12 @@ def test_a_version_is_filtered_by_what_it_shows(shelf: Shelf, tmp_path: Path) ->
     found = [sorted(items) for items in model.predict(asked)["items"]]
     of_kind = list(range(3, 61, 7))
     assert found == [[i for i in of_kind if i != 10], [5], of_kind[1:]]
+
+
+def test_what_is_no_item_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.publish(1)
+    save_model(tmp_path / "model", shelf.data_dir / snapshot_path(1), Model(), SearchConfig())
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    for strange in (2.5, True):
+        with pytest.raises(ValueError, match=f"{strange} is no item"):
+            model.predict(pd.DataFrame({"history": [[1, strange]]}))
