@@ -238,8 +238,6 @@ class AnswerLog:
             self._directory.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table(columns, schema=SCHEMA), partial, compression="zstd")
             partial.replace(path)
-            for old in sorted(self._directory.glob(f"*{SUFFIX}"))[: -self._config.keep_files]:
-                old.unlink()
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -250,6 +248,10 @@ class AnswerLog:
         self.problem = ""
         self._files += 1
         self.written += len(rows)
+        # what is written is not written again because an older file cannot go, or is gone already
+        with contextlib.suppress(OSError):
+            for old in sorted(self._directory.glob(f"*{SUFFIX}"))[: -self._config.keep_files]:
+                old.unlink(missing_ok=True)
         return True
 
 

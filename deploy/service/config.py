@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,13 @@ class AnswerLogConfig:
     rows: int = 4096
     seconds: float = 60.0
     keep_files: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "keep_files"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"service.answers.{name} is {getattr(self, name)}: use 1 or more")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"service.answers.seconds is {self.seconds}: use more than 0")
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,12 @@ class ServiceConfig:
             object.__setattr__(self, "token", SecretStr(self.token))
         if not 1 <= self.workers <= MOST_WORKERS:
             raise ValueError(f"service.workers is {self.workers}: use 1 to {MOST_WORKERS}")
+        for name, least in (("threads", 1), ("queue", 0), ("body_limit_bytes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"service.{name} is {getattr(self, name)}: use {least} or more")
+        for name in ("poll_seconds", "timeout_seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"service.{name} is {getattr(self, name)}: use more than 0")
         if not 0 <= (self.batch_wait_ms or 0) <= LONGEST_WAIT_MS:
             raise ValueError(
                 f"service.batch_wait_ms is {self.batch_wait_ms}: use 0 to {LONGEST_WAIT_MS}"

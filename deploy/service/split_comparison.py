@@ -23,11 +23,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 from numpy.typing import NDArray
 
 from deploy.release.split import DEFAULT, Split
 from deploy.service.answer_log import SUFFIX
 from deploy.service.user_histories import UserHistory
+
+log = structlog.get_logger(__name__)
 
 MOST_ANSWERS = 100_000
 """The newest of a split that are looked at."""
@@ -135,6 +138,9 @@ def logged_since(directory: Path, split: Split) -> pa.Table:
                 break  # it and all before it are of an older program
             table = pq.read_table(path, columns=list(COLUMNS), filters=wanted)
         except FileNotFoundError:  # just removed, as it was too old
+            continue
+        except pa.ArrowInvalid as error:
+            log.error("a damaged file of answers is left out", path=str(path), reason=str(error))
             continue
         tables.append(table)
         rows += len(table)

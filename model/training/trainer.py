@@ -75,6 +75,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MOST_WORKERS = 64
+"""On one machine; torchrun may start more."""
+
 AnswererFactory = Callable[["RetrievalModel"], Answerer]
 
 
@@ -141,6 +144,8 @@ class TrainerConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}, it must be at least 1")
+        if self.workers > MOST_WORKERS:
+            raise ValueError(f"trainer.workers is {self.workers}, use 1 to {MOST_WORKERS}")
         for name in ("catch_up_from", "quarantine_in_a_row"):
             if getattr(self, name) < 0:
                 raise ValueError(

@@ -158,3 +158,22 @@ def test_workers_that_forget_at_once_and_a_damaged_file_leave_whole_files(tmp_pa
     left = {row["user_id"] for row in read_answers(tmp_path).to_pylist()}
     assert left == set(range(1, 60, 2))
     assert not damaged.exists() and logs[0].problem == logs[1].problem == ""
+
+
+def test_what_is_written_is_not_written_again_where_another_worker_removed_an_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def late(path: Path, missing_ok: bool = False) -> None:
+        unlink(path)
+        unlink(path, missing_ok)
+
+    answers = AnswerLog(tmp_path, AnswerLogConfig(keep_files=1))
+    answers.add(1, 1, Query([]), ANSWER)
+    write_all(answers)
+    answers.add(1, 2, Query([]), ANSWER)
+    monkeypatch.setattr(Path, "unlink", late)
+    write_all(answers)
+    assert (answers.written, answers.lost, answers.problem) == (2, 0, "")
+    assert read_answers(tmp_path)["user_id"].to_pylist() == [2]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from deploy.release.split import Arm, Split
-from deploy.service.split_comparison import compare_arms
+from deploy.service.split_comparison import compare_arms, logged_since
 from deploy.service.user_histories import UserHistory
 
 HOUR = 3_600_000
@@ -91,3 +93,13 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
         held_difference += a["difference_interval"][0] < 0.1 < a["difference_interval"][1]
     assert 0.91 < held / runs < 0.98
     assert 0.91 < held_difference / runs < 0.98
+
+
+def test_a_damaged_file_of_answers_is_left_out(tmp_path: Path) -> None:
+    one = {name: [1] for name in ("answered_ms", "now_ms", "user_id")}
+    row = pa.table({**one, "items": [[7]], "split": ["s"], "arm": ["a"]})
+    for name in ("1", "3"):
+        pq.write_table(row, tmp_path / f"{name}.parquet")
+    (tmp_path / "2.parquet").write_bytes(b"")
+    (tmp_path / "4.parquet").write_bytes(b"PAR1 and no more")
+    assert logged_since(tmp_path, SPLIT)["user_id"].to_pylist() == [1, 1]

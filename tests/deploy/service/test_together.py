@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from deploy.service import process
-from deploy.service.config import ServiceConfig, ServiceError
+from deploy.service.config import AnswerLogConfig, ServiceConfig, ServiceError
 from deploy.service.search_device import search_device
 from deploy.service.together import MOST, Together
 from deploy.service.work_queue import QueueFull, TooSlow, WorkQueue
@@ -174,6 +174,28 @@ def test_without_a_gpu_or_with_several_workers_it_is_said_what_to_do(tmp_path: P
     worker = replace(worker_on(tmp_path), search=SearchConfig(device="cuda"))
     with pytest.raises(ServiceError, match="torch finds no GPU: use auto or cpu"):
         process.run(worker, threading.Event(), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threads", 0),
+        ("queue", -1),
+        ("body_limit_bytes", 0),
+        ("poll_seconds", 0.0),
+        ("timeout_seconds", -1.0),
+        ("timeout_seconds", float("nan")),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_by_its_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"service\.{name} is {value}: use"):
+        ServiceConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("rows", 0), ("keep_files", 0), ("seconds", 0.0)])
+def test_so_is_one_of_the_log(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"service\.answers\.{name} is {value}: use"):
+        AnswerLogConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_wait_is_bounded() -> None:

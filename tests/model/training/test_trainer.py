@@ -310,7 +310,11 @@ def test_the_core_needs_neither_kafka_nor_rocksdict() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"batch_size": 0}, "batch_size is 0"), ({"keep_handovers": 1}, "keep_handovers is 1")],
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"keep_handovers": 1}, "keep_handovers is 1"),
+        ({"workers": 1000}, "trainer.workers is 1000, use 1 to 64"),
+    ],
 )
 def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
