@@ -51,6 +51,13 @@ class ForgottenUsers:
         except FileNotFoundError:
             return None
 
+    def asked_ms(self, user_id: int) -> float | None:
+        """When that was noted, wall clock; None where there is no request."""
+        try:
+            return self._path(user_id).stat().st_mtime * 1000
+        except FileNotFoundError:
+            return None
+
     def users(self) -> Iterator[int]:
         """Those who are noted."""
         with suppress(FileNotFoundError):

@@ -32,9 +32,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -103,7 +103,7 @@ class AnswerLog:
         self._clock = clock
         self._worker = worker
         self._keep_seconds = keep_seconds
-        self._forgotten: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._forgotten: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
         self._waiting: queue.Queue[tuple[object, ...]] = queue.Queue(4 * config.rows)
         self._files = 0
         self._newest_ms = 0
@@ -138,9 +138,14 @@ class AnswerLog:
         except queue.Full:
             self.lost += 1
 
-    def forget(self, user_id: int) -> None:
-        """Let go of what was answered to a user, in files, too; never waits."""
-        self._forgotten.put(user_id)
+    def forget(self, user_id: int, until_ms: float | None = None) -> None:
+        """Let go of what was answered to a user, in files, too; never waits.
+
+        Args:
+            user_id: whose answers go.
+            until_ms: wall clock; what was answered later stays. None: all that there are.
+        """
+        self._forgotten.put((user_id, float("inf") if until_ms is None else until_ms))
 
     def run(self, stop: threading.Event) -> None:
         """Write files until `stop` is set, and what is left then."""
@@ -175,9 +180,10 @@ class AnswerLog:
 
     def _without_forgotten(self, rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
         """The rows that are kept; files are written anew where they hold others."""
-        users: set[int] = set()
+        users = dict[int, float]()
         while not self._forgotten.empty():
-            users.add(self._forgotten.get())
+            user, until_ms = self._forgotten.get()
+            users[user] = max(until_ms, users.get(user, 0))
         if not users:
             return rows
         for _ in range(self._waiting.qsize()):
@@ -188,12 +194,12 @@ class AnswerLog:
                 self._rewrite(path, users)
         except OSError as error:
             log.warning("answers to be forgotten wait", users=len(users), reason=str(error))
-            for user in users:
-                self._forgotten.put(user)
+            for one in users.items():
+                self._forgotten.put(one)
             time.sleep(1)
-        return [row for row in rows if row[USER] not in users]
+        return [row for row in rows if not _is_theirs(users, row[USER], row[0])]
 
-    def _rewrite(self, path: Path, users: set[int]) -> None:
+    def _rewrite(self, path: Path, users: Mapping[int, float]) -> None:
         with contextlib.suppress(FileNotFoundError):  # it was removed as the oldest
             try:
                 answers = _of_others(path, users)
@@ -255,13 +261,20 @@ class AnswerLog:
         return True
 
 
-def _of_others(path: Path, users: set[int]) -> pa.Table | None:
-    """The answers of a file but for those to some users; None if it has none of theirs."""
-    forgotten = pa.array(users, pa.int64())
-    if not pc.any(pc.is_in(pq.read_table(path, columns=["user_id"])["user_id"], forgotten)).as_py():
+def _is_theirs(users: Mapping[int, float], user: Any, answered_ms: Any) -> bool:
+    """Whether an answer is to be forgotten."""
+    return user in users and answered_ms <= users[user]
+
+
+def _of_others(path: Path, users: Mapping[int, float]) -> pa.Table | None:
+    """The answers of a file but for those to be forgotten; None if it has none of them."""
+    asked = pq.read_table(path, columns=["user_id"])["user_id"]
+    if not pc.any(pc.is_in(asked, pa.array(list(users), pa.int64()))).as_py():
         return None
     answers = pq.read_table(path)  # which another worker may have written anew since
-    return answers.filter(pc.invert(pc.is_in(answers["user_id"], forgotten)))
+    pairs = zip(answers["user_id"].to_pylist(), answers["answered_ms"].to_pylist(), strict=True)
+    kept = [not _is_theirs(users, *pair) for pair in pairs]
+    return None if all(kept) else answers.filter(pa.array(kept, pa.bool_()))
 
 
 def read_answers(directory: Path) -> pa.Table:

@@ -196,7 +196,8 @@ def _service(worker: Worker) -> RetrievalService:
         recent.add(events)
         popularity.add(events)
 
-    histories = UserHistories(folder / "histories", learnt, _forgotten(worker))
+    noted = _forgotten(worker)
+    histories = UserHistories(folder / "histories", learnt, noted)
     keep_seconds = worker.keep_days * 86_400 or None
     answers = AnswerLog(
         data_dir / "service" / "answers",
@@ -206,7 +207,7 @@ def _service(worker: Worker) -> RetrievalService:
     )
     histories.forgot += [recent.forget, answers.forget]
     for user in histories.forgotten_users():  # a crash may have come before
-        answers.forget(user)
+        answers.forget(user, noted.asked_ms(user))  # what was answered since stays
     owner = str(folder.relative_to(data_dir))
     identity = TopicIdentity(data_dir, owner, worker.kafka, {"sequences": worker.topic})
     return RetrievalService(

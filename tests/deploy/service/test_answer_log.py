@@ -177,3 +177,19 @@ def test_what_is_written_is_not_written_again_where_another_worker_removed_an_ol
     write_all(answers)
     assert (answers.written, answers.lost, answers.problem) == (2, 0, "")
     assert read_answers(tmp_path)["user_id"].to_pylist() == [2]
+
+
+def test_after_a_restart_a_user_who_came_back_keeps_what_was_answered_since(tmp_path: Path) -> None:
+    now = [1.0]
+    answers = AnswerLog(tmp_path, AnswerLogConfig(), clock=lambda: now[0])
+    for second in (1.0, 3.0):
+        now[0] = second
+        answers.add(1, 7, Query([]), ANSWER)
+    write_all(answers)
+    again = AnswerLog(tmp_path, AnswerLogConfig(), clock=lambda: 9.0)
+    again.forget(7, until_ms=2000)
+    write_all(again)
+    assert [row["answered_ms"] for row in read_answers(tmp_path).to_pylist()] == [3000]
+    again.forget(7)
+    write_all(again)
+    assert len(read_answers(tmp_path)) == 0
