@@ -14,7 +14,8 @@ from model.launches import few, on
 from model.learning.candidates import UNSEEN
 from model.learning.item_tables import ItemTables
 from model.network.losses import log_inclusion
-from model.network.sparc import Batch, neighbour_features
+from model.network.sparc import neighbour_features
+from model.network.step_batch import Batch
 from model.ranks import ALONE, Ranks
 from model.tables.replay_buffer import Examples, concatenate
 

@@ -17,7 +17,7 @@ from model.launches import on
 from model.learning.candidates import CandidateSample
 from model.learning.learner_state import by_group
 from model.network.item_tower import ItemInputs, Titles, content_rows, initial_ids
-from model.network.sparc import SparcConfig
+from model.network.sparc_config import SparcConfig
 from model.tables.capacity import with_room
 from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence

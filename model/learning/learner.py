@@ -32,10 +32,11 @@ from model.histories import NO_ROW, History, HistoryBatch, pad_histories, scatte
 from model.learning.batching import make_batch
 from model.learning.errors import LearnerError, NotFiniteError
 from model.learning.export import SWEEP, Changes, Export, export, forget_changes
+from model.learning.gradients import Gradients, check_losses, check_norm
 from model.learning.item_tables import ItemTables
 from model.learning.learner_state import LearnerState, by_group
-from model.network import sparc
 from model.network.sparc import Sparc
+from model.network.sparc_config import SparcConfig
 from model.ranks import ALONE, Ranks
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
@@ -45,8 +46,6 @@ from streaming.events import Item, UserSequence
 EMBED_CHUNK = 65_536
 HEALTH_SAMPLE = 16_384
 """Items by which the health of the codebook is told."""
-LARGEST_GRADIENT = 5.0
-"""Norm that a gradient is scaled down to: no micro-batch of odd events moves the model further."""
 REPLAY_RECENCY = 3.0
 """1 would draw evenly from the replay buffer; more prefers newer ones, nearer to what is asked."""
 CATCH_UP_CANDIDATES = 4096
@@ -82,7 +81,7 @@ class LearnerConfig:
     """
 
     seed: int = 0
-    model: sparc.SparcConfig = field(default_factory=sparc.SparcConfig)
+    model: SparcConfig = field(default_factory=SparcConfig)
     learning_rate: float = 3e-3
     table_learning_rate: float = 0.015
     step: int = 400
@@ -139,6 +138,7 @@ class Learner:
         self._tables = ItemTables(
             model, config.seed, 2 * config.replay_capacity, config.candidates, self.device
         )
+        self._gradients = Gradients(self._sparc, self._tables, self.device)
         near = model.neighbours
         self._replay = ReplayBuffer(config.replay_capacity, near.answers, len(near.half_lives_days))
         self._clock_ms = 0
@@ -278,21 +278,20 @@ class Learner:
             losses = torch.stack(list(outcome.losses.values())).detach()
         alone = self._ranks.size == 1
         if not late and alone:
-            _check_losses(outcome, losses)
+            check_losses(outcome, losses)
         self._optimizer.zero_grad(set_to_none=True)
         with record_function("step: backward"):
             outcome.losses["loss"].backward()
         if not alone:
             with record_function("step: ranks"):
-                gradients = self._dense_gradients() + self._row_gradients()
-                self._ranks.add_up([losses, *gradients])
+                self._ranks.add_up([losses, *self._gradients.all()])
             if not late:
-                _check_losses(outcome, losses)
+                check_losses(outcome, losses)
         with record_function("step: optimizer"):
-            norm = self._gradient_norm()
+            norm = self._gradients.norm()
             if not late:
-                _check_norm(norm)
-            scale = self._clip(norm)
+                check_norm(norm)
+            scale = self._gradients.clip(norm)
             self._optimizer.step()
         with record_function("step: tables"):
             for table in self._tables.learnt_rows:
@@ -309,10 +308,10 @@ class Learner:
                     self._ranks,
                 )
         with record_function("step: optimizer"):
-            norms = self._norms()
+            norms = self._gradients.norms_of_weights()
         if late:
-            _check_losses(outcome, losses)
-            _check_norm(norm)
+            check_losses(outcome, losses)
+            check_norm(norm)
         if not all(map(math.isfinite, norms.tolist())):
             raise NotFiniteError("a weight or a codeword is not finite after the step")
         self._counters["revived"] += int(revived)
@@ -322,40 +321,6 @@ class Learner:
             batch.item_rows_S.cpu().numpy(), outcome.codes_SQ[:, 0].cpu().numpy()
         )
         return dict(zip(outcome.losses, losses.tolist(), strict=True))
-
-    def _dense_gradients(self) -> list[Tensor]:
-        return [p.grad for p in self._sparc.parameters() if p.grad is not None]
-
-    def _row_gradients(self) -> list[Tensor]:
-        return [x for table in self._tables.learnt_rows for x in table.gradients()]
-
-    def _gradient_norm(self) -> Tensor:
-        """Of all gradients together, those of the tables' rows among them."""
-        all_gradients = self._dense_gradients() + self._row_gradients()
-        return torch.stack(torch._foreach_norm(all_gradients)).norm()
-
-    def _clip(self, norm: Tensor) -> float:
-        """Scale the dense gradients to the largest norm; returns the scale, for the tables.
-
-        Where operations are to be few, those of the tables are scaled as well.
-        """
-        if launches.few(self.device):
-            scale_0 = (LARGEST_GRADIENT / norm).clamp_(max=1.0)
-            torch._foreach_mul_(self._dense_gradients() + self._row_gradients(), scale_0)
-            return 1.0
-        scale = min(1.0, LARGEST_GRADIENT / max(float(norm), 1e-12))
-        if scale < 1:
-            torch._foreach_mul_(self._dense_gradients(), scale)
-        return scale
-
-    def _norms(self) -> Tensor:
-        """Of dense weights and codebooks, which a step may have broken.
-
-        Rows of the tables need no look: their steps are bounded as the gradient is.
-        """
-        whole = [*self._sparc.parameters(), *self._sparc.buffers()]
-        floating = [t.detach() for t in whole if t.is_floating_point()]
-        return torch.stack(torch._foreach_norm(floating))
 
     def start_codebook(self) -> None:
         """Make the first codebook, of at most 16,384 items; nothing without any, or a second time.
@@ -517,17 +482,3 @@ class Learner:
         self._counters = {name: int(value) for name, value in state.meta["counters"].items()}
         self._clock_ms = int(state.meta["clock_ms"])
         self._swept = int(state.meta["swept"])
-
-
-def _check_losses(outcome: sparc.Outcome, losses: Tensor) -> None:
-    """Refuse a step whose loss is not finite."""
-    values = dict(zip(outcome.losses, losses.tolist(), strict=True))
-    if not math.isfinite(values["loss"]):
-        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        raise NotFiniteError(f"the loss is not finite ({told})")
-
-
-def _check_norm(norm: Tensor) -> None:
-    """Refuse a step whose gradient is not finite."""
-    if not math.isfinite(float(norm)):
-        raise NotFiniteError(f"the gradient is not finite (its norm is {float(norm)})")

@@ -3,7 +3,7 @@
 The softmax that ranks is in `candidate_softmax`.
 
 Pure functions of tensors, each a mean over the batch. The paper gives only the weight of the
-code-shuffle BPR; the other weights are in `sparc.LossWeights`.
+code-shuffle BPR; the other weights are in `sparc_config.LossWeights`.
 Shapes: B users (each with a positive item), S candidates, C codes, D dim.
 """
 

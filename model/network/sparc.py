@@ -19,7 +19,7 @@ to search, learns from the target's code and from the share of p(i | u) that eac
 - *The head and the quantizer listen.* They see user states and z without handing back a gradient,
   except the quantizer's small commitment and contrast: what they need is in there already.
 
-Loss weights: `LossWeights`; the paper fixes only that of the code-shuffle BPR.
+Loss weights: `sparc_config.LossWeights`; the paper fixes only that of the code-shuffle BPR.
 Shapes: B examples, L history length, S candidates, G clocks, C codes, K neighbours, H neighbour
 half-lives, P popularity features, M members, D dimension, d = D / M.
 """
@@ -27,7 +27,6 @@ half-lives, P popularity features, M members, D dimension, d = D / M.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import torch
@@ -35,168 +34,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import launches
-from model.network import item_tower, losses, quantizer, user_tower
+from model.network import item_tower, losses
 from model.network.candidate_layout import Layout
 from model.network.candidate_softmax import candidate_softmax
 from model.network.interest_head import InterestHead
-from model.network.item_tower import ItemInputs, ItemTower
+from model.network.item_tower import ItemTower
+from model.network.matches import Matches
 from model.network.quantizer import ResidualQuantizer
+from model.network.sparc_config import SparcConfig
+from model.network.step_batch import Batch
 from model.network.tiled_softmax import lay_out, tiled_softmax
 from model.network.towers_together import dropped, users_together
 from model.network.user_tower import EncodedHistory, UserTower, age_buckets
 from model.ranks import Share
-from model.tables import cooccurrence
 
 OWN_DECAY = 0.85
 """Weight of an event for each newer one, in how often a user was at a code."""
 LENGTH_PARTS = 6
 """Parts of a batch that are padded on their own, where padding costs more than operations."""
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the losses; 0 leaves one out.
-
-    Attributes:
-        items: softmax over the candidates, -log p(i | u).
-        interests: cross-entropy of the interest head, -log p(c | u).
-        distillation: cross-entropy of the interest head against the codes' shares of p(i | u).
-        binary: binary cross-entropy of (user, item).
-        quantization: RQ reconstruction and commitment.
-        shuffled_code: BPR of right against shuffled code (10 in the paper, whose other losses
-            have unknown scales).
-        contrast: user-item contrastive.
-        reconstruction_contrast: item-item contrastive between z and its reconstruction.
-    """
-
-    items: float = 1.0
-    interests: float = 0.3
-    distillation: float = 1.0
-    binary: float = 0.02
-    quantization: float = 0.1
-    shuffled_code: float = 0.02
-    contrast: float = 0.2
-    reconstruction_contrast: float = 0.02
-
-
-@dataclass(frozen=True)
-class SparcConfig:
-    """Architecture and losses.
-
-    Attributes:
-        members: user towers, each with its part of z.
-        item_tower: item tower; its `dimension` is that of the whole space.
-        quantizer: codebooks.
-        user_tower: history encoder and code-conditioned attention.
-        neighbours: co-occurrence memory.
-        popularity_half_lives_days: half-lives of the recency prior.
-        popularity_start: weight of the recency prior in a score before anything is learnt.
-        neighbour_start: the same of neighbour features.
-        evidence_dropout: share of examples whose recency prior and neighbours are hidden from the
-            softmax in a training step, so that the towers learn to stand alone. With 1 their
-            weights stay as they start.
-        losses: weights.
-    """
-
-    members: int = 2
-    item_tower: item_tower.ItemTowerConfig = field(default_factory=item_tower.ItemTowerConfig)
-    quantizer: quantizer.QuantizerConfig = field(default_factory=quantizer.QuantizerConfig)
-    user_tower: user_tower.UserTowerConfig = field(default_factory=user_tower.UserTowerConfig)
-    neighbours: cooccurrence.CooccurrenceConfig = field(
-        default_factory=cooccurrence.CooccurrenceConfig
-    )
-    popularity_half_lives_days: tuple[float, ...] = (2.0, 7.0, 30.0, 120.0)
-    popularity_start: float = 0.25
-    neighbour_start: float = 0.25
-    evidence_dropout: float = 0.0
-    losses: LossWeights = field(default_factory=LossWeights)
-
-    @property
-    def popularity_features(self) -> int:
-        """P: one for each half-life."""
-        return len(self.popularity_half_lives_days)
-
-
-class Batch(NamedTuple):
-    """One training step; positions point into the S candidates, -1 is padding.
-
-    Attributes:
-        items: features of the candidates.
-        item_rows_S: catalogue rows of the candidates.
-        clicked_S: True for items that somebody has clicked; of the others no id part learns.
-        negative_s: positions of the items that stand against a positive.
-        codebook_s: positions of the items that shape the codebook; None: all.
-        log_q_S: log-probability of being a candidate.
-        log_frequency_S: log of the expected number of draws among the positives.
-        target_B: positions of the positives.
-        history_BL: positions of the histories' items.
-        event_E: where in `history_BL`, read row by row, there is an event.
-        age_BL: ages of the history's events in ms, float32.
-        clock_B: which clock an example belongs to.
-        clocks: runs of examples that share a clock, (first, end).
-        popularity_GSP: popularity features of candidates at each clock.
-        code_popularity_GCP: the same of codes.
-        neighbour_BK: positions of the history's neighbours.
-        neighbour_code_BK: their codes, also where they are no candidates.
-        neighbour_score_BKH: features of their scores.
-        history_code_BL: codes of the history's items.
-        share: which of the examples are this rank's.
-    """
-
-    items: ItemInputs
-    item_rows_S: Tensor
-    clicked_S: Tensor
-    negative_s: Tensor
-    codebook_s: Tensor | None
-    log_q_S: Tensor
-    log_frequency_S: Tensor
-    target_B: Tensor
-    history_BL: Tensor
-    event_E: Tensor
-    age_BL: Tensor
-    clock_B: Tensor
-    clocks: list[tuple[int, int]]
-    popularity_GSP: Tensor
-    code_popularity_GCP: Tensor
-    neighbour_BK: Tensor
-    neighbour_code_BK: Tensor
-    neighbour_score_BKH: Tensor
-    history_code_BL: Tensor
-    share: Share
-
-    def own(self) -> Batch:
-        """The same with this rank's examples alone, and the clocks that they have."""
-        share = self.share
-        if share.ranks == 1:
-            return self
-        own, first, end = share.of, share.first, share.end
-        runs = [(max(a, first), min(e, end)) for a, e in self.clocks]
-        used = [g for g, (a, e) in enumerate(runs) if a < e]
-        clocks = slice(used[0], used[-1] + 1)
-        events = self.own_events()
-        return self._replace(
-            target_B=own(self.target_B),
-            history_BL=own(self.history_BL),
-            event_E=events.of(self.event_E) - first * self.history_BL.shape[1],
-            age_BL=own(self.age_BL),
-            clock_B=own(self.clock_B) - used[0],
-            clocks=[(a - first, e - first) for a, e in runs[clocks]],
-            popularity_GSP=self.popularity_GSP[clocks],
-            code_popularity_GCP=self.code_popularity_GCP[clocks],
-            neighbour_BK=own(self.neighbour_BK),
-            neighbour_code_BK=own(self.neighbour_code_BK),
-            neighbour_score_BKH=own(self.neighbour_score_BKH),
-            history_code_BL=own(self.history_code_BL),
-        )
-
-    def own_events(self) -> Share:
-        """Which of `event_E` are of this rank's examples."""
-        share, length = self.share, self.history_BL.shape[1]
-        if share.ranks == 1:
-            return Share(0, len(self.event_E), len(self.event_E))
-        ends = torch.tensor([share.first, share.end], device=self.event_E.device) * length
-        first, end = torch.searchsorted(self.event_E, ends).tolist()
-        return Share(first, end, len(self.event_E), ranks=share.ranks)
 
 
 class CodeViews(NamedTuple):
@@ -450,7 +305,7 @@ class Sparc(nn.Module):
         subset = shuffle_B[:512]  # of a shuffled batch: enough contrast, bounded cost
         few_rows_B = batch.item_rows_S.index_select(0, target_B)[subset]
         wrong_BD = share.of(positive_BD.index_select(0, shuffle_B))
-        matches = _Matches(picked_B2D, share.of(positive_BD), wrong_BD)
+        matches = Matches(picked_B2D, share.of(positive_BD), wrong_BD)
         parts = {
             "items": items_loss,
             "interests": losses.interest_cross_entropy(log_interests_BC, code_B),
@@ -658,39 +513,6 @@ class Sparc(nn.Module):
         all_losses, masses, picked = zip(*results, strict=True)
         picked_BXD = torch.cat(picked, dim=2)
         return torch.stack(all_losses).sum(), torch.stack(masses).mean(0), picked_BXD
-
-
-class _Matches:
-    """How user vectors (B, D) of the right and of a shuffled code match items.
-
-    Args:
-        picked_B2D: the vectors.
-        positive_BD: z of the targets.
-        wrong_BD: z of others.
-    """
-
-    def __init__(self, picked_B2D: Tensor, positive_BD: Tensor, wrong_BD: Tensor) -> None:
-        self._positive_BD, self._wrong_BD = positive_BD, wrong_BD
-        self._few = launches.few(positive_BD.device)
-        if self._few:
-            both_BD2 = torch.stack([positive_BD, wrong_BD], dim=2)
-            self._all = (picked_B2D @ both_BD2).flatten(1).unbind(1)
-        else:
-            self._right_BD, self._shuffled_BD = picked_B2D.unbind(1)
-
-    def true(self) -> Tensor:
-        """Of the right code with the target: (B,)."""
-        return self._all[0] if self._few else (self._right_BD * self._positive_BD).sum(1)
-
-    def drawn(self) -> Tensor:
-        """Of the right code with another item."""
-        return self._all[1] if self._few else (self._right_BD * self._wrong_BD).sum(1)
-
-    def margin(self) -> Tensor:
-        """How much better the right code's vector matches the target than the shuffled one's."""
-        if self._few:
-            return self._all[0] - self._all[2]
-        return ((self._right_BD - self._shuffled_BD) * self._positive_BD).sum(1)
 
 
 def _part(name: str, share: Share) -> float:

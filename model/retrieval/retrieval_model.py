@@ -27,9 +27,10 @@ from torch.overrides import TorchFunctionMode
 from model.artifacts.former_settings import without_constants
 from model.artifacts.manifest import Manifest, ManifestError
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories
-from model.network import item_tower, quantizer, sparc, user_tower
+from model.network import item_tower, quantizer, user_tower
 from model.network.item_tower import ItemInputs, Titles, initial_ids
 from model.network.sparc import Sparc, neighbour_features
+from model.network.sparc_config import LossWeights, SparcConfig
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.segment import SegmentError
 from model.retrieval.single_user import SingleUser
@@ -67,7 +68,7 @@ class Encoded(NamedTuple):
     near_scores_BM: np.ndarray
 
 
-def config_from_dict(value: dict[str, Any]) -> sparc.SparcConfig:
+def config_from_dict(value: dict[str, Any]) -> SparcConfig:
     """`SparcConfig` from what `dataclasses.asdict` made of it, also after JSON or long ago.
 
     Raises:
@@ -76,12 +77,12 @@ def config_from_dict(value: dict[str, Any]) -> sparc.SparcConfig:
     fields = without_constants(dict(value), "learner.model.")
     neighbours = dict(fields.pop("neighbours"))
     neighbours["half_lives_days"] = tuple(neighbours["half_lives_days"])
-    return sparc.SparcConfig(
+    return SparcConfig(
         item_tower=item_tower.ItemTowerConfig(**fields.pop("item_tower")),
         quantizer=quantizer.QuantizerConfig(**fields.pop("quantizer")),
         user_tower=user_tower.UserTowerConfig(**fields.pop("user_tower")),
         neighbours=cooccurrence.CooccurrenceConfig(**neighbours),
-        losses=sparc.LossWeights(**fields.pop("losses")),
+        losses=LossWeights(**fields.pop("losses")),
         popularity_half_lives_days=tuple(fields.pop("popularity_half_lives_days")),
         **fields,
     )
@@ -408,7 +409,7 @@ class RetrievalModel:
 
 
 def model_facts(
-    config: sparc.SparcConfig,
+    config: SparcConfig,
     seed: int,
     clock_ms: int,
     items: int,

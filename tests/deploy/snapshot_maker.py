@@ -20,7 +20,8 @@ from indexer.snapshots.snapshot_writing import Contents, Source, write_appended,
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import Manifest, read_manifest, sha256
 from model.learning.learner import Learner, LearnerConfig
-from model.network import quantizer, sparc
+from model.network import quantizer
+from model.network.sparc_config import SparcConfig
 from streaming.durable_files import PARTIAL
 from streaming.events import Item, UserSequence
 
@@ -53,7 +54,7 @@ def clicks(users: int = 20, each: int = 6) -> list[UserSequence]:
 
 def small_learner(seed: int = 0) -> Learner:
     """A model of 8 codes that trains in a moment."""
-    model = sparc.SparcConfig(quantizer=quantizer.QuantizerConfig(codes=8))
+    model = SparcConfig(quantizer=quantizer.QuantizerConfig(codes=8))
     return Learner(LearnerConfig(seed=seed, model=model, replay=0.0, candidates=64))
 
 

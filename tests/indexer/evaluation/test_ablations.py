@@ -18,7 +18,7 @@ from model.histories import History
 from model.learning.learner import Learner, LearnerConfig
 from model.network.item_tower import ItemTowerConfig
 from model.network.quantizer import QuantizerConfig
-from model.network.sparc import LossWeights, SparcConfig
+from model.network.sparc_config import LossWeights, SparcConfig
 from model.retrieval.retrieval_model import RetrievalModel
 from model.tables.cooccurrence import CooccurrenceConfig
 from tests.model.synthetic_stream import make_items, make_sequences

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from model.artifacts.former_settings import CONSTANT, without_constants
-from model.learning import learner
+from model.learning import gradients, learner
 from model.network import item_tower, losses, quantizer, user_tower
 from model.tables import item_features
 from model.training import trainer
@@ -13,7 +13,7 @@ def test_what_was_a_setting_is_the_constant_in_the_code() -> None:
     hour_ms = 3_600_000
     assert {
         "learner.catch_up_candidates": learner.CATCH_UP_CANDIDATES,
-        "learner.clip": learner.LARGEST_GRADIENT,
+        "learner.clip": gradients.LARGEST_GRADIENT,
         "learner.hurried_candidates": learner.CATCH_UP_CANDIDATES,
         "learner.replay_recency": learner.REPLAY_RECENCY,
         "learner.session_hours": learner.SESSION_MS / hour_ms,

@@ -13,6 +13,8 @@ from model.learning import candidates
 from model.learning.errors import NotFiniteError
 from model.learning.learner import Learner, LearnerConfig
 from model.network import item_tower, quantizer, sparc, user_tower
+from model.network.sparc_config import SparcConfig
+from model.network.step_batch import Batch
 from model.tables import cooccurrence
 from streaming.events import Item, UserSequence
 from tests.model.launch_count import launches as counted
@@ -29,7 +31,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     forward = sparc.Sparc.forward
 
-    def drawn_alike(network: sparc.Sparc, batch: sparc.Batch, *draws: torch.Generator) -> object:
+    def drawn_alike(network: sparc.Sparc, batch: Batch, *draws: torch.Generator) -> object:
         drops = torch.Generator().manual_seed(len(batch.target_B))
         return forward(network, batch, draws[0], drops)
 
@@ -40,7 +42,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def settings(codes: int = 8, chunk: int = 16, step: int = 64, **other: object) -> LearnerConfig:
     """Without the towers' dropout and codes to revive, which the two ways draw elsewhere."""
     return LearnerConfig(
-        model=sparc.SparcConfig(
+        model=SparcConfig(
             item_tower=item_tower.ItemTowerConfig(dimension=16),
             quantizer=quantizer.QuantizerConfig(codes=codes, dead_share=0.0),
             user_tower=user_tower.UserTowerConfig(dropout=0.0),

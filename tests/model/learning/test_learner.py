@@ -14,7 +14,8 @@ from model.learning import candidates
 from model.learning.errors import LearnerError
 from model.learning.learner import Learner, LearnerConfig
 from model.learning.learner_state import LearnerState
-from model.network import item_tower, quantizer, sparc
+from model.network import item_tower, quantizer
+from model.network.sparc_config import SparcConfig
 from model.tables import cooccurrence
 from model.tables.touched_rows import PUBLICATION
 from streaming.events import Item
@@ -22,7 +23,7 @@ from tests.model.dense_search import every_score
 from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
 
 SMALL = LearnerConfig(
-    model=sparc.SparcConfig(
+    model=SparcConfig(
         item_tower=item_tower.ItemTowerConfig(dimension=16),
         quantizer=quantizer.QuantizerConfig(codes=8),
         neighbours=cooccurrence.CooccurrenceConfig(slots=8, answers=16),

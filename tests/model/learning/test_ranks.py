@@ -15,15 +15,16 @@ from model import launches
 from model.learning import candidates
 from model.learning.errors import NotFiniteError
 from model.learning.learner import Learner, LearnerConfig
-from model.network import item_tower, quantizer, sparc, user_tower
+from model.network import item_tower, quantizer, user_tower
 from model.network.quantizer import QuantizerConfig, ResidualQuantizer
+from model.network.sparc_config import SparcConfig
 from model.ranks import Ranks
 from model.tables import cooccurrence
 from tests.model.rank_group import together
 from tests.model.synthetic_stream import make_items, make_sequences
 
 CONFIG = LearnerConfig(
-    model=sparc.SparcConfig(
+    model=SparcConfig(
         item_tower=item_tower.ItemTowerConfig(dimension=16),
         quantizer=quantizer.QuantizerConfig(codes=16, dead_share=0.3),
         user_tower=user_tower.UserTowerConfig(hidden=24),

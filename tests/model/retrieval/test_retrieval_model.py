@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from model.artifacts.manifest import Manifest, publish, verify
 from model.histories import History
 from model.learning.learner import Learner, LearnerConfig
-from model.network import item_tower, quantizer, sparc
+from model.network import item_tower, quantizer
+from model.network.sparc_config import SparcConfig
 from model.retrieval.retrieval_model import WEIGHTS, ModelError, RetrievalModel
 from model.tables import cooccurrence
 from streaming.events import Item
@@ -29,7 +30,7 @@ def learner() -> Iterator[Learner]:
     items = make_items(90)
     learner = Learner(
         LearnerConfig(
-            model=sparc.SparcConfig(
+            model=SparcConfig(
                 item_tower=item_tower.ItemTowerConfig(dimension=16),
                 quantizer=quantizer.QuantizerConfig(codes=8),
                 neighbours=cooccurrence.CooccurrenceConfig(slots=8, answers=16),

@@ -16,7 +16,8 @@ from model.artifacts import chain
 from model.histories import History
 from model.learning import learner
 from model.learning.learner import Learner
-from model.network import item_tower, quantizer, sparc, user_tower
+from model.network import item_tower, quantizer, user_tower
+from model.network.sparc_config import SparcConfig
 from model.retrieval.retrieval_model import RetrievalModel
 from model.tables.row_index import NO_ITEM
 from model.training.checkpoint import CheckpointDirectory, Saved
@@ -27,7 +28,7 @@ from tests.model.training.recorded_log import make_log
 from tests.model.training.training_run import EVENTS, Kit, Outcome, assert_equal, train
 
 SMALL = learner.LearnerConfig(
-    model=sparc.SparcConfig(
+    model=SparcConfig(
         item_tower=item_tower.ItemTowerConfig(dimension=16),
         quantizer=quantizer.QuantizerConfig(codes=4),
         user_tower=user_tower.UserTowerConfig(hidden=16),
