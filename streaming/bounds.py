@@ -25,6 +25,8 @@ LONGEST_NAME = 1024
 LONGEST_TEXT = 8192
 """Bytes of a title or a category."""
 LARGEST_ID = 2**63 - 1
+DAY_MS = 86_400_000
+"""A day, as times are counted."""
 LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 MISTAKEN_FOR_SECONDS = (631_152_000, 4_102_444_800)

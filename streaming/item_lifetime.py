@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DAY_MS = 86_400_000
+from streaming.bounds import DAY_MS
+
 MOST_DAYS = 10_000_000
 """As good as never; so many in milliseconds before or after any time are an int64."""
 

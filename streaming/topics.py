@@ -25,6 +25,7 @@ import structlog
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
+from streaming.bounds import DAY_MS
 from streaming.durable_files import write_atomically
 from streaming.errors import KafkaUnavailable
 from streaming.kafka_clients import KafkaConnection
@@ -32,7 +33,6 @@ from streaming.topic_identity import check_before_creation
 
 log = structlog.get_logger(__name__)
 
-DAY_MS = 86_400_000
 STAMP = "message.timestamp.type"
 ON_ARRIVAL = {STAMP: "LogAppendTime"}
 RETENTION_FILE = "retention.json"

@@ -23,13 +23,13 @@ import structlog
 
 from deploy.monitoring.thinned_curve import Curve
 from indexer.catalogue.item_columns import NONE, ItemColumns
+from streaming.bounds import DAY_MS
 from streaming.durable_files import write_atomically
 from streaming.events import HISTORY_LENGTH, UserSequence
 
 log = structlog.get_logger(__name__)
 
 DEPTH = 50
-DAY_MS = 86_400_000
 REFRESH_EVENTS = 256
 """The list is ranked anew after so many clicks."""
 POINT_QUERIES = 64

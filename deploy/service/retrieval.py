@@ -16,8 +16,7 @@ from deploy.monitoring.part_metrics import PartMetrics
 from deploy.release.errors import RegistryError
 from deploy.release.judge import RecentEvents
 from deploy.release.ledger import registered_versions
-from deploy.service import responses
-from deploy.service import schema as schema
+from deploy.service import responses, schema
 from deploy.service.answer_log import AnswerLog
 from deploy.service.answer_record import AnswerRecord
 from deploy.service.arms import ArmFollower, Arms
@@ -37,12 +36,13 @@ from indexer.catalogue.filter import Filter
 from indexer.search.query import Answer, Query, QueryError
 from indexer.search.retriever import Retriever
 from indexer.snapshots.snapshot_reading import versions
+from streaming.bounds import DAY_MS
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-LIVE_MS = 86_400_000
+LIVE_MS = DAY_MS
 """Clicks are live where the newest is not older; else they are of a log."""
 
 NOT_READY = (

@@ -16,13 +16,13 @@ from urllib.parse import quote
 import structlog
 
 from deploy.settings import Settings
+from streaming.bounds import DAY_MS
 from streaming.secret import cleaned
 
 logger = structlog.get_logger(__name__)
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlflow-artifacts"
-MS_PER_DAY = 86_400_000
 MOST_TEXT = 500
 """Characters of a parameter; MLflow takes no more."""
 
@@ -99,7 +99,7 @@ def _log(
     ]
     for name, curve in report.get("weekly", {}).items():
         metrics += [
-            Metric(f"weekly/{_fit(name)}", week["value"], week["day"] * MS_PER_DAY, step)
+            Metric(f"weekly/{_fit(name)}", week["value"], week["day"] * DAY_MS, step)
             for step, week in enumerate(curve)
         ]
     for start in range(0, len(params), 100):

@@ -30,11 +30,10 @@ from indexer.search.answers import Answers
 from indexer.search.code_choice import EncodedQueries, Queries
 from indexer.search.config import ExplorationConfig
 from indexer.search.selection import Selection
+from streaming.bounds import DAY_MS
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.histories import History
-
-DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)

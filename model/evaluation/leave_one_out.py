@@ -22,7 +22,6 @@ import structlog
 from model.evaluation import gains
 from model.evaluation.online_model import Answers, OnlineModel
 from model.evaluation.protocol import (
-    MS_PER_DAY,
     SECONDS_PER_DAY,
     Events,
     ProtocolError,
@@ -30,6 +29,7 @@ from model.evaluation.protocol import (
     canonical_order,
 )
 from model.histories import History
+from streaming.bounds import DAY_MS
 from streaming.events import Item
 
 logger = structlog.get_logger(__name__)
@@ -93,7 +93,7 @@ class Sequences:
             part = self.items_of[start : start + most]
             histories = [
                 History(
-                    items[:-held], [(day - n) * MS_PER_DAY for n in range(len(items) - held, 0, -1)]
+                    items[:-held], [(day - n) * DAY_MS for n in range(len(items) - held, 0, -1)]
                 )
                 for items in part
             ]

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from model.histories import History
+from streaming.bounds import DAY_MS
 from streaming.events import Item
 
 SECONDS_PER_DAY = 86_400
-MS_PER_DAY = 86_400_000
 LIST_LENGTH = 50
 """Items in an answer."""
 WARM_UP_SHARE = 0.6
@@ -59,7 +59,7 @@ class Events:
     @property
     def days_E(self) -> np.ndarray:
         """Days since 1970-01-01, int64."""
-        return self.times_E // MS_PER_DAY
+        return self.times_E // DAY_MS
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Queries:
     @property
     def now_ms(self) -> int:
         """The moment of asking: the first millisecond of the day."""
-        return self.day * MS_PER_DAY
+        return self.day * DAY_MS
 
 
 @dataclass(frozen=True)

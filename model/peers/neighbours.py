@@ -20,6 +20,7 @@ from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
 from model.peers.decay import DecayedCounts
 from model.peers.exclusion import best
+from streaming.bounds import DAY_MS
 from streaming.events import Item
 
 
@@ -116,7 +117,7 @@ class Neighbours:
         scores_BN = np.empty((len(queries), len(self._ids_N)), dtype=np.float32)
         for b, history in enumerate(queries.histories):
             rows_L = np.searchsorted(self._ids_N, history.items[-c.history :])
-            age_L = (queries.now_ms - np.array(history.times[-c.history :])) / 86_400_000
+            age_L = (queries.now_ms - np.array(history.times[-c.history :])) / DAY_MS
             source_L = 2.0 ** (-age_L / c.age) * source_N[rows_L]
             found = [
                 (self._links[row], s) for row, s in zip(rows_L.tolist(), source_L, strict=True)

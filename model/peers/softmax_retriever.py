@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.evaluation.online_model import Answers
-from model.evaluation.protocol import MS_PER_DAY, REPLAY_BUDGET, Events, Queries
+from model.evaluation.protocol import REPLAY_BUDGET, Events, Queries
 from model.histories import HistoryBatch, pad_histories
 from model.peers.exclusion import best
 from model.peers.full_softmax import full_softmax_loss
 from model.peers.item_embedding import ItemTable
 from model.peers.recency import RecencyPrior
 from model.peers.user_timeline import Timeline
+from streaming.bounds import DAY_MS
 from streaming.events import Item
 
 AGE_BUCKETS = 14
@@ -267,7 +268,7 @@ class SoftmaxRetriever:
         items_ND = items_ND[:, : self._config.dimension]
         lengths_B = rows.known_BL.sum(axis=1)
         order_B = np.argsort(lengths_B, kind="stable")
-        ages_BL = (now_B[:, None] - rows.times_BL) // MS_PER_DAY
+        ages_BL = (now_B[:, None] - rows.times_BL) // DAY_MS
         buckets_BL = np.log2(1.0 + ages_BL.clip(min=0)).astype(np.int64).clip(max=AGE_BUCKETS - 1)
         parts = []
         for group in np.array_split(order_B, math.ceil(len(order_B) / 128)):

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from model.histories import NO_ROW, HistoryBatch
 from model.tables.capacity import with_room
-from model.tables.decayed_counts import DAY_MS
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
+from streaming.bounds import DAY_MS
 
 
 @dataclass(frozen=True)

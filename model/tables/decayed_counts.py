@@ -20,8 +20,8 @@ from torch import Tensor
 
 from model.tables.capacity import with_room
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
+from streaming.bounds import DAY_MS
 
-DAY_MS = 86_400_000
 _SECONDS = 34
 """Bits of a log key that hold the time in seconds; the row is above them."""
 _LAST = (1 << _SECONDS) - 1

@@ -46,18 +46,12 @@ import structlog
 
 from model.learning.errors import NotFiniteError
 from model.training import publish_schedule
+from model.training.backlog import Backlog, assemble
 from model.training.checkpoint import Checkpoints
 from model.training.clock import Clock, SystemClock
 from model.training.handover import Handovers
 from model.training.journal import Entry, Journal, Publication, Quarantine
-from model.training.micro_batch import (
-    Backlog,
-    MicroBatch,
-    Plan,
-    TrainerError,
-    assemble,
-    checksum,
-)
+from model.training.micro_batch import MicroBatch, Plan, TrainerError, checksum
 from model.training.prequential import Answerer
 from model.training.progress import Progress
 from model.training.publish_schedule import Schedule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from model.training.micro_batch import Backlog
+from model.training.backlog import Backlog
 from model.training.training_state import TrainingState
 from streaming.statuses import TrainerStatus
 

@@ -33,7 +33,7 @@ from deploy.studies.machine_facts import machine, peak_memory_gib, versions
 from indexer.snapshots.snapshot_reading import load_snapshot
 from model.histories import History
 from model.retrieval.retrieval_model import RetrievalModel
-from model.tables.decayed_counts import DAY_MS
+from streaming.bounds import DAY_MS
 from tests.benchmarks.clustered_items import Clustered, clustered
 from tests.benchmarks.searchers import SEARCHERS, Exhaustive, Searcher
 

@@ -21,15 +21,17 @@ from deploy.commands.app import app
 from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.privacy.purge import purge
 from deploy.service.user_histories import UserHistories
-from model.training.micro_batch import SEQUENCES, Backlog
+from model.training.backlog import Backlog
+from model.training.micro_batch import SEQUENCES
 from replay.config import ReplayConfig
 from replay.replay import run
 from replay.synthetic import SyntheticConfig
+from streaming.bounds import DAY_MS
 from streaming.committed_topic import read_all
 from streaming.events import FORGET, Click
 from streaming.ids import numeric_id
 from streaming.job.accounting import count
-from streaming.topics import DAY_MS, STAMP, Topics, create_topics, fit_retention
+from streaming.topics import STAMP, Topics, create_topics, fit_retention
 from tests.end_to_end.test_sequence_source_kafka import events, follow, make_source
 from tests.model.training.recorded_log import make_log
 

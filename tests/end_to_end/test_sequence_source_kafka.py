@@ -13,15 +13,8 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewPartitions
 
 from model.training import sequence_source
-from model.training.micro_batch import (
-    ITEMS,
-    SEQUENCES,
-    Backlog,
-    MicroBatch,
-    Plan,
-    TrainerError,
-    assemble,
-)
+from model.training.backlog import Backlog, assemble
+from model.training.micro_batch import ITEMS, SEQUENCES, MicroBatch, Plan, TrainerError
 from model.training.sequence_source import SequenceSource
 from model.training.source import SourceUnavailable
 from streaming.events import UserSequence

@@ -11,9 +11,10 @@ import pytest
 from indexer.errors import IndexerError
 from indexer.search.code_choice import Queries
 from indexer.search.config import RANKED_ONLY, ExplorationConfig, SearchConfig
-from indexer.search.exploration import DAY_MS, ReservedPlaces
+from indexer.search.exploration import ReservedPlaces
 from indexer.search.soft_search import SoftSearch
 from model.histories import History
+from streaming.bounds import DAY_MS
 from tests.indexer.search.test_soft_search import histories_of, lists_of
 from tests.indexer.stand_in import StandIn
 

@@ -7,7 +7,8 @@ import pytest
 
 from model.evaluation import leave_one_out
 from model.evaluation.online_model import Answers
-from model.evaluation.protocol import MS_PER_DAY, ProtocolError, Queries
+from model.evaluation.protocol import ProtocolError, Queries
+from streaming.bounds import DAY_MS
 
 
 def inter_file(folder: Path, users: int = 30, items: int = 70) -> Path:
@@ -31,7 +32,7 @@ def test_a_user_is_split_into_training_validation_and_test(tmp_path: Path):
             assert histories[user].items == items[:-held]
             assert targets[user] == items[-held]
             day = parts[0][0].day
-            assert histories[user].times[-1] == (day - 1) * MS_PER_DAY
+            assert histories[user].times[-1] == (day - 1) * DAY_MS
         assert (training.days_E[mine] < day - 1).all()
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.evaluation import protocol
-from model.evaluation.protocol import MS_PER_DAY, ProtocolError
+from model.evaluation.protocol import ProtocolError
+from streaming.bounds import DAY_MS
 from tests.model.evaluation.made_up_log import make_items, make_log, write_files
 
 _EVENT = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5).map((86_400).__mul__))
@@ -53,7 +54,7 @@ def test_a_query_knows_all_events_of_its_user_before_the_day_and_none_of_the_day
             past = [(i, t) for u, i, t in rows if u == user and t < day.queries.now_ms]
             assert list(zip(history.items, history.times, strict=True)) == past
             assert past
-        today = [r for r in rows if r[2] // MS_PER_DAY == day.queries.day]
+        today = [r for r in rows if r[2] // DAY_MS == day.queries.day]
         known = {u for u, _, t in rows if t < day.queries.now_ms}
         users_R = day.queries.users_B[day.query_R]
         assert list(zip(users_R.tolist(), day.targets_R.tolist(), strict=True)) == [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from model.evaluation import metrics, predictions, runner, weekly_curves
-from model.evaluation.protocol import MS_PER_DAY
+from streaming.bounds import DAY_MS
 from tests.model.evaluation.made_up_log import make_items, make_log
 from tests.model.evaluation.random_model import RandomModel
 
@@ -34,7 +34,7 @@ def test_a_weekly_curve_adds_up_to_the_whole(answers: predictions.Predictions, m
     mean = sum(week["queries"] * week["value"] for week in weeks) / queries
     report = metrics.report(log.events, ITEMS, answers)
     assert mean == pytest.approx(report[metric])
-    assert weeks[0]["day"] == answers.days_R[0] > log.events.times_E[0] // MS_PER_DAY
+    assert weeks[0]["day"] == answers.days_R[0] > log.events.times_E[0] // DAY_MS
 
 
 def test_coverage_grows_to_that_of_the_whole(answers: predictions.Predictions):

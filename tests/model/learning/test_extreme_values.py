@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.learning.learner import Learner
-from model.tables.decayed_counts import DAY_MS, Popularity
+from model.tables.decayed_counts import Popularity
+from streaming.bounds import DAY_MS
 from streaming.events import HISTORY_LENGTH, Item, UserSequence
 from tests.model.training.test_trainer_learner import SMALL
 

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.evaluation.protocol import MS_PER_DAY, Queries, canonical_order
+from model.evaluation.protocol import Queries, canonical_order
 from model.histories import History
 from model.peers import neighbours, popularity
 from model.peers.decay import DecayedCounts
 from model.peers.exclusion import best
+from streaming.bounds import DAY_MS
 from tests.model.evaluation.made_up_log import make_items
 
 ITEMS = make_items()
@@ -22,7 +23,7 @@ def log_of(*events: tuple[int, int, int]):
 
 
 def ask(model, day: int, *items: int) -> list[int]:
-    history = History(list(items), [(day - 1) * MS_PER_DAY] * len(items))
+    history = History(list(items), [(day - 1) * DAY_MS] * len(items))
     return model.answer(Queries(day, np.array([99]), [history])).items_BK[0].tolist()
 
 

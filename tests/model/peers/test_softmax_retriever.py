@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from model.evaluation import runner
-from model.evaluation.protocol import MS_PER_DAY, Queries, canonical_order
+from model.evaluation.protocol import Queries, canonical_order
 from model.histories import History
 from model.peers.comirec import SelfAttentiveInterests
 from model.peers.mind import InterestCapsules
 from model.peers.sasrec import CausalAttention
 from model.peers.softmax_retriever import HistoryTensors, SoftmaxRetriever, SoftmaxRetrieverConfig
 from model.peers.two_tower import PooledHistory
+from streaming.bounds import DAY_MS
 from tests.model.evaluation.made_up_log import make_items, make_log
 
 ENCODERS = [PooledHistory, CausalAttention, SelfAttentiveInterests, InterestCapsules]
@@ -39,7 +40,7 @@ def test_it_learns_which_item_follows_which(encoder):
     model = SoftmaxRetriever(items, encoder, QUICK, 0, "cpu")
     model.warm_up(pairs())
     asked = range(5, 100, 5)
-    histories = [History([3 * n], [101 * MS_PER_DAY]) for n in asked]
+    histories = [History([3 * n], [101 * DAY_MS]) for n in asked]
     answers = model.answer(Queries(102, np.array(asked), histories))
     next_first = [3 * (n + 1) in answers.items_BK[b, :5] for b, n in enumerate(asked)]
     assert np.mean(next_first) > 0.8
@@ -98,7 +99,7 @@ def test_content_ranks_new_items_of_the_right_kind_and_ids_alone_cannot():
         )
         model = SoftmaxRetriever(items, PooledHistory, config, 0, "cpu")
         model.warm_up(events)
-        histories = [History([3, 21, 39], [105 * MS_PER_DAY] * 3)]
+        histories = [History([3, 21, 39], [105 * DAY_MS] * 3)]
         answers = model.answer(Queries(110, np.array([0]), histories))
         shares[content] = np.isin(new, answers.items_BK[0]).mean()
     assert shares[True] > 0.8 > shares[False]
@@ -117,7 +118,7 @@ def test_a_burst_lifts_an_item_only_with_a_recency_prior():
         day = log.warm_up_day + 1
         seconds_E = np.full(30, day * 86_400)
         model.learn(canonical_order(np.arange(500, 530), np.full(30, burst), seconds_E))
-        histories = [History([3], [day * MS_PER_DAY])]
+        histories = [History([3], [day * DAY_MS])]
         items_K = model.answer(Queries(day + 1, np.array([1]), histories)).items_BK[0].tolist()
         ranks[half_lives] = items_K.index(burst) if burst in items_K else 999
     assert ranks[(5.0,)] < 5 < ranks[()]

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from model.histories import History, pad_histories
 from model.tables.catalogue import Catalogue
 from model.tables.cooccurrence import Cooccurrence, CooccurrenceConfig
-from model.tables.decayed_counts import DAY_MS, Popularity
+from model.tables.decayed_counts import Popularity
 from model.tables.row_table import RowTable
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
+from streaming.bounds import DAY_MS
 from streaming.events import Item
 
 ROWS = 12

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.histories import NO_ROW, History, pad_histories
 from model.tables.cooccurrence import Cooccurrence, CooccurrenceConfig
-from model.tables.decayed_counts import DAY_MS
+from streaming.bounds import DAY_MS
 
 CONFIG = CooccurrenceConfig(
     half_lives_days=(2.0, 50.0), slots=32, window=5, answers=64, rank_decay=0.8

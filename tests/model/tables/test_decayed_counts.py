@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tables.decayed_counts import DAY_MS, Popularity
+from model.tables.decayed_counts import Popularity
+from streaming.bounds import DAY_MS
 
 HALF_LIVES = (1.0, 20.0)
 EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), min_size=1, max_size=60).map(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from model.training.backlog import Backlog, assemble
 from model.training.checkpoint import CheckpointDirectory
-from model.training.micro_batch import Backlog, Polled, Record, assemble
+from model.training.micro_batch import Polled, Record
 from model.training.trainer import Trainer, TrainerConfig
 from streaming.events import Forgotten, UserSequence, parse_sequence
 from tests.model.training import training_run

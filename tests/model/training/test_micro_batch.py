@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.training.backlog import Backlog, assemble
 from model.training.micro_batch import (
     ITEMS,
     SEQUENCES,
-    Backlog,
     MicroBatch,
     Plan,
     Polled,
     Record,
     TrainerError,
-    assemble,
     checksum,
 )
 from streaming.events import Item, UserSequence

@@ -14,8 +14,8 @@ import torch
 
 from model.learning.errors import NotFiniteError
 from model.learning.learner import Learner
-from model.tables.decayed_counts import DAY_MS
 from model.training.micro_batch import TrainerError
+from streaming.bounds import DAY_MS
 from streaming.events import UserSequence
 from tests.model.synthetic_stream import make_items, make_sequences
 from tests.model.training.crash import Crash, Steps

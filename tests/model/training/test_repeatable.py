@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training import publish_schedule
+from model.training.backlog import Backlog
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.log_end import forget_log_end, read_log_end, write_log_end
-from model.training.micro_batch import Backlog, MicroBatch, Polled
+from model.training.micro_batch import MicroBatch, Polled
 from model.training.trainer import Trainer, TrainerConfig
 from streaming.events import Item, UserSequence
 from tests.model.training.in_memory import RecordedSource
