@@ -25,8 +25,9 @@ from pydantic import (
 )
 
 from deploy.http.shop_ids import number_of
+from deploy.http.times import TimeMs
 from replay import identity
-from streaming.bounds import LARGEST_ID, LONGEST_NAME, LONGEST_TEXT, EventError, in_milliseconds
+from streaming.bounds import LARGEST_ID, LONGEST_NAME, LONGEST_TEXT, EventError
 from streaming.events import CLICK, NO_CLICKS, Click, Item, State, require_in_order
 from streaming.ids import shop_id
 from streaming.item_attributes import (
@@ -87,7 +88,6 @@ UserId = Annotated[StrictInt | StrictStr, AfterValidator(_a_user)]
 ItemId = Annotated[StrictInt | StrictStr, AfterValidator(_an_item)]
 Name = Annotated[StrictStr, Field(min_length=1), _short(LONGEST_NAME)]
 Text = Annotated[StrictStr, _short(LONGEST_TEXT)]
-TimeMs = Annotated[StrictInt, AfterValidator(lambda time: in_milliseconds("the time", time))]
 
 
 _TEXT = {"type": "string", "maxLength": LONGEST_VALUE}

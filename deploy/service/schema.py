@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from deploy.http.shop_ids import Id
+from deploy.http.times import TimeMs
 from indexer.catalogue.filter import MOST_CONDITIONS
 from indexer.search.query import MAX_K, MOST_NAMED
 from indexer.search.similar_items import Source
-from streaming.bounds import in_milliseconds
 
 MAX_HISTORY = 1000
 """Longest history in a request; the newest 50 are used, all are left out of the answer."""
 
 MAX_BATCH = 64
 """Most queries of one batch."""
-
-TimeMs = Annotated[
-    int,
-    Field(strict=True, ge=0, lt=2**63),
-    AfterValidator(lambda time: in_milliseconds("the time", time)),
-]
 
 SHOPS_OWN = "What the shop calls it, text or number, as text; never empty."
 
