@@ -53,10 +53,9 @@ class ForgottenUsers:
 
     def asked_ms(self, user_id: int) -> float | None:
         """When that was noted, wall clock; None where there is no request."""
-        try:
+        with suppress(FileNotFoundError):
             return self._path(user_id).stat().st_mtime * 1000
-        except FileNotFoundError:
-            return None
+        return None
 
     def users(self) -> Iterator[int]:
         """Those who are noted."""
