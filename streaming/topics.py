@@ -155,16 +155,20 @@ def create_missing(
 
 
 def keep_fitting(
-    kafka: KafkaConnection, data_dir: Path, topics: Topics, keep_days: float
+    kafka: KafkaConnection,
+    data_dir: Path,
+    topics: Topics,
+    keep_days: float,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Callable[[], None]:
     """Called now and then, it looks once a day whether a topic's retention is due to begin."""
-    looked = time.monotonic()
+    looked = monotonic()
 
     def look() -> None:
         nonlocal looked
-        if time.monotonic() < looked + DAY_MS / 1000:
+        if monotonic() < looked + DAY_MS / 1000:
             return
-        looked = time.monotonic()
+        looked = monotonic()
         with suppress(KafkaError), closing(kafka.admin()) as admin:  # else tomorrow
             fit_retention(admin, data_dir, topics, keep_days)
 

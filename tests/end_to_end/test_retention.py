@@ -31,7 +31,7 @@ from streaming.committed_topic import read_all
 from streaming.events import FORGET, Click
 from streaming.ids import numeric_id
 from streaming.job.accounting import count
-from streaming.topics import STAMP, Topics, create_topics, fit_retention
+from streaming.topics import STAMP, Topics, create_topics, fit_retention, keep_fitting
 from tests.end_to_end.test_sequence_source_kafka import events, follow, make_source
 from tests.model.training.recorded_log import make_log
 
@@ -93,6 +93,16 @@ def test_a_topic_of_before_is_kept_whole_until_all_of_it_is_old(admin, topics, t
     assert fit(31, keep_days=40) == ("LogAppendTime", 30 * DAY_MS)  # a shorter time is left
     assert fit(31, keep_days=7) == ("LogAppendTime", 7 * DAY_MS)
     assert fit(31, keep_days=0) == ("LogAppendTime", -1)
+
+
+def test_retention_begins_without_a_restart(kafka_broker, admin, topics, tmp_path: Path):
+    create_topics(admin, topics)
+    now = [0.0]
+    look = keep_fitting(kafka_broker.connection, tmp_path, topics, 30, lambda: now[0])
+    for at, stamp in ((86_399, "CreateTime"), (86_400, "LogAppendTime")):
+        now[0] = at
+        look()
+        assert said(admin, topics.clicks)[0] == stamp
 
 
 def test_a_log_goes_on_where_it_was_although_its_clicks_are_gone(
