@@ -1,4 +1,4 @@
-"""The topics of the pipeline: names, partitions, and how long Kafka keeps their records.
+"""The topics of the pipeline: names, partitions, and their retention.
 
 Kafka deletes by the time of a *record*. What says something of users is deleted so many days after
 it came: the broker itself stamps it as it arrives, since a producer may stamp a record with the

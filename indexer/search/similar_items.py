@@ -1,4 +1,4 @@
-"""Items like one item, the trigger: what is clicked with it, and what lies where it lies.
+"""Similar items: what is clicked with one item, the trigger, and what lies where it lies.
 
 The page of an item asks for more like it. Two things speak for an item: that the same users clicked
 it and the trigger lately (the trigger's neighbours), and that it lies where the trigger lies, where

@@ -116,7 +116,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 WORDS = """soft search, drift, handover, promote, catch up, exploration, dead letters, prequential,
 champion, freshness, journal, evidence, cell, checkpoint, snapshot, tail, filter, time to live,
-forgotten"""
+forgotten, query, properties, withdrawn, similar, device, segment, forget, retention, id, backlog,
+rank, split, arm"""
 
 
 def test_a_newcomer_gets_from_each_word_to_one_place() -> None:
