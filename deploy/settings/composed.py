@@ -34,8 +34,8 @@ from streaming.job.savepoints import local_uri
 from streaming.kafka_clients import KafkaConnection
 
 if TYPE_CHECKING:
-    from model.learning.learner import LearnerConfig
-    from model.training.trainer import TrainerConfig
+    from model.learning.config import LearnerConfig
+    from model.training.config import TrainerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
@@ -201,19 +201,19 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: naming the setting that is wrong.
         """
-        from model.learning import learner
+        from model.learning.config import LearnerConfig
 
-        return checked("learner", learner.LearnerConfig, self.learner)
+        return checked("learner", LearnerConfig, self.learner)
 
     def trainer_config(self) -> TrainerConfig:
-        """The section `[trainer]`, checked; imports torch.
+        """The section `[trainer]`, checked.
 
         Raises:
             SettingsError: naming the setting that is wrong.
         """
-        from model.training import trainer
+        from model.training.config import TrainerConfig
 
-        return checked("trainer", trainer.TrainerConfig, self.trainer)
+        return checked("trainer", TrainerConfig, self.trainer)
 
     @classmethod
     def settings_customise_sources(

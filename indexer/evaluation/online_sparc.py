@@ -23,8 +23,9 @@ from indexer.search.config import SearchConfig
 from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
 from model.evaluation.user_sequences import SequencesOfUsers
+from model.learning.config import LearnerConfig
 from model.learning.export import Export
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.learner import Learner
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
 from streaming.events import Item

@@ -18,12 +18,13 @@ from pathlib import Path
 import structlog
 import torch
 
-from model.learning import learner
+from model.learning.config import LearnerConfig
 from model.learning.learner import Learner
 from model.learning.learner_state import LearnerState
 from model.ranks import HERE, Place, joined
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.checkpoint import CheckpointDirectory
+from model.training.config import TrainerConfig
 from model.training.group import Leader, follow
 from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
@@ -32,7 +33,7 @@ from model.training.micro_batch import ITEMS, SEQUENCES
 from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.sequence_source import SequenceSource
-from model.training.trainer import AnswererFactory, Trainer, TrainerConfig
+from model.training.trainer import AnswererFactory, Trainer
 from streaming.freed_memory import keep_for_the_next
 from streaming.item_lifetime import ItemsConfig
 from streaming.kafka_clients import KafkaConnection
@@ -66,7 +67,7 @@ def pick_device(wanted: str, number: int = 0, ranks: int = 1) -> str:
 
 def run(
     config: TrainerConfig,
-    model_config: learner.LearnerConfig,
+    model_config: LearnerConfig,
     kafka: KafkaConnection,
     topics: Topics,
     data_dir: Path,

@@ -97,13 +97,15 @@ def trainer(connection: Connection, data_dir: Path, files: LogFiles, events: int
     """
     from indexer.search.config import SearchConfig
     from indexer.search.soft_search import ServedPath
-    from model.learning.learner import Learner, LearnerConfig
+    from model.learning.config import LearnerConfig
+    from model.learning.learner import Learner
     from model.retrieval.retrieval_model import RetrievalModel
     from model.training.checkpoint import CheckpointDirectory
+    from model.training.config import TrainerConfig
     from model.training.handover import HandoverDirectory
     from model.training.journal import Publication, RocksJournal
     from model.training.publish_schedule import PublishConfig
-    from model.training.trainer import Trainer, TrainerConfig
+    from model.training.trainer import Trainer
 
     ledger, publications = Ledger(), _Publications()
     config = TrainerConfig(

@@ -29,7 +29,8 @@ from model.evaluation import protocol
 from model.evaluation.user_sequences import SequencesOfUsers
 from model.histories import History
 from model.learning import learner as learning
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.config import LearnerConfig
+from model.learning.learner import Learner
 from model.network.candidate_layout import Layout
 from model.network.tiled_softmax import lay_out, tiled_softmax
 from streaming.events import Item, UserSequence

@@ -40,7 +40,8 @@ def serve(options: argparse.Namespace) -> None:
     from model.evaluation import protocol
     from model.evaluation.user_sequences import SequencesOfUsers
     from model.histories import History
-    from model.learning.learner import Learner, LearnerConfig
+    from model.learning.config import LearnerConfig
+    from model.learning.learner import Learner
     from streaming.events import UserSequence
 
     torch.set_num_threads(1)

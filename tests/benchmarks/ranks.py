@@ -28,7 +28,8 @@ def timed(ranks: Ranks, log: Path, catalogue: Path, warm_up: int, batches: int, 
 
     from model.evaluation import protocol
     from model.evaluation.user_sequences import SequencesOfUsers
-    from model.learning.learner import Learner, LearnerConfig
+    from model.learning.config import LearnerConfig
+    from model.learning.learner import Learner
 
     torch.set_flush_denormal(True)
     learner = Learner(LearnerConfig(step=step), ranks=ranks)

@@ -36,7 +36,8 @@ from indexer.snapshots.pointer import Pointer, snapshot_path, write_pointer
 from model.artifacts.manifest import read_manifest
 from model.evaluation.protocol import read_events, read_items
 from model.evaluation.user_sequences import SequencesOfUsers
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.config import LearnerConfig
+from model.learning.learner import Learner
 from streaming.events import Item, UserSequence
 from tests.benchmarks.reports import begun, write
 from tests.benchmarks.streaming_services import free_ports

@@ -23,7 +23,8 @@ import torch
 from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.config import LearnerConfig
+from model.learning.learner import Learner
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory

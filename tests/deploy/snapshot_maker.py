@@ -19,7 +19,8 @@ from indexer.snapshots.snapshot_reading import load_snapshot
 from indexer.snapshots.snapshot_writing import Contents, Source, write_appended, write_snapshot
 from model.artifacts.handover_facts import HandoverFacts
 from model.artifacts.manifest import Manifest, read_manifest, sha256
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.config import LearnerConfig
+from model.learning.learner import Learner
 from model.network import quantizer
 from model.network.sparc_config import SparcConfig
 from streaming.durable_files import PARTIAL

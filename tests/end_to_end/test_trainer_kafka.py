@@ -36,7 +36,7 @@ import orjson
 from deploy.commands import trainer_group
 from model.training import publish_schedule as publication, training_process
 from streaming.item_lifetime import ItemsConfig
-from model.training.trainer import TrainerConfig
+from model.training.config import TrainerConfig
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 from tests.model.training.test_trainer_learner import SMALL, Exhaustive

@@ -15,7 +15,8 @@ from indexer.indexing.config import IndexerConfig
 from indexer.search.config import SearchConfig
 from model.evaluation.protocol import EventLog, canonical_order, split
 from model.histories import History
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.config import LearnerConfig
+from model.learning.learner import Learner
 from model.network.item_tower import ItemTowerConfig
 from model.network.quantizer import QuantizerConfig
 from model.network.sparc_config import LossWeights, SparcConfig

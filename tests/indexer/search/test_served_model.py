@@ -19,7 +19,8 @@ from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_reading import load_served
 from model.artifacts.handover_facts import HandoverFacts
 from model.histories import History
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.config import LearnerConfig
+from model.learning.learner import Learner
 from model.network.quantizer import QuantizerConfig
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.handover import HandoverDirectory

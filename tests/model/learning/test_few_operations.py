@@ -10,8 +10,9 @@ import torch
 
 from model import launches
 from model.learning import candidates
+from model.learning.config import LearnerConfig
 from model.learning.errors import NotFiniteError
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.learner import Learner
 from model.network import item_tower, quantizer, sparc, user_tower
 from model.network.sparc_config import SparcConfig
 from model.network.step_batch import Batch

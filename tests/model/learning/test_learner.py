@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from model.histories import History
 from model.learning import candidates
+from model.learning.config import LearnerConfig
 from model.learning.errors import LearnerError
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.learner import Learner
 from model.learning.learner_state import LearnerState
 from model.network import item_tower, quantizer
 from model.network.sparc_config import SparcConfig

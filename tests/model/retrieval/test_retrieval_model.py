@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from model.artifacts.manifest import Manifest, publish, verify
 from model.histories import History
-from model.learning.learner import Learner, LearnerConfig
+from model.learning.config import LearnerConfig
+from model.learning.learner import Learner
 from model.network import item_tower, quantizer
 from model.network.sparc_config import SparcConfig
 from model.retrieval.retrieval_model import WEIGHTS, ModelError, RetrievalModel

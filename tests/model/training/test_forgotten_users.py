@@ -12,8 +12,9 @@ import safetensors.numpy
 
 from model.training.backlog import Backlog, assemble
 from model.training.checkpoint import CheckpointDirectory
+from model.training.config import TrainerConfig
 from model.training.micro_batch import Polled, Record
-from model.training.trainer import Trainer, TrainerConfig
+from model.training.trainer import Trainer
 from streaming.events import Forgotten, UserSequence, parse_sequence
 from tests.model.training import training_run
 from tests.model.training.crash import Crash, Steps

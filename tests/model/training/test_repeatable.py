@@ -20,11 +20,12 @@ from model.retrieval.retrieval_model import RetrievalModel
 from model.training import publish_schedule
 from model.training.backlog import Backlog
 from model.training.checkpoint import CheckpointDirectory
+from model.training.config import TrainerConfig
 from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.log_end import forget_log_end, read_log_end, write_log_end
 from model.training.micro_batch import MicroBatch, Polled
-from model.training.trainer import Trainer, TrainerConfig
+from model.training.trainer import Trainer
 from streaming.events import Item, UserSequence
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log

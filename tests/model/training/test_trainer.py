@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from model.training import publish_schedule
+from model.training.config import TrainerConfig
 from model.training.micro_batch import Polled, TrainerError
 from model.training.progress import Progress
 from model.training.source import SourceUnavailable
-from model.training.trainer import Trainer, TrainerConfig
+from model.training.trainer import Trainer
 from streaming.events import Item, UserSequence
 from tests.model.training.in_memory import (
     MemoryCheckpoints,

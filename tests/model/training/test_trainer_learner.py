@@ -14,7 +14,7 @@ import torch
 
 from model.artifacts import chain
 from model.histories import History
-from model.learning import learner
+from model.learning.config import LearnerConfig
 from model.learning.learner import Learner
 from model.network import item_tower, quantizer, user_tower
 from model.network.sparc_config import SparcConfig
@@ -27,7 +27,7 @@ from tests.model.training.crash import Crash, Steps
 from tests.model.training.recorded_log import make_log
 from tests.model.training.training_run import EVENTS, Kit, Outcome, assert_equal, train
 
-SMALL = learner.LearnerConfig(
+SMALL = LearnerConfig(
     model=SparcConfig(
         item_tower=item_tower.ItemTowerConfig(dimension=16),
         quantizer=quantizer.QuantizerConfig(codes=4),

@@ -17,11 +17,12 @@ from model.artifacts.manifest import Manifest
 from model.retrieval.item_segments import ItemSegments
 from model.training import publish_schedule
 from model.training.checkpoint import CheckpointDirectory
+from model.training.config import TrainerConfig
 from model.training.handover import HandoverDirectory
 from model.training.journal import RocksJournal
 from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
-from model.training.trainer import Trainer, TrainerConfig
+from model.training.trainer import Trainer
 from model.training.training_state import TrainingState
 from streaming.events import Withdrawal
 from streaming.item_lifetime import ItemsConfig
