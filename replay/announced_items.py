@@ -26,7 +26,7 @@ from replay.resumption import SETTLED_SECONDS, poll_on, read_patiently
 from replay.staged_log import ITEMS, StagedLog
 from streaming.bounds import EventError
 from streaming.durable_files import write_atomically
-from streaming.events import Item, item_of_key
+from streaming.items import Item, item_of_key
 
 ANNOUNCED = "announced.json"
 FOREIGN = 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streaming.events import Item
+from streaming.items import Item
 
 BATCH = 8_192
 EVENTS = "events.parquet"

@@ -28,9 +28,9 @@ from indexer.errors import SnapshotError
 from streaming.bounds import EventError
 from streaming.committed_topic import CommittedTopic
 from streaming.errors import KafkaUnavailable
-from streaming.events import Item, require_in_order
 from streaming.ids import collision
 from streaming.item_attributes import MOST_NAMES, Kind, kind_of, require_few
+from streaming.items import Item, require_in_order
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 

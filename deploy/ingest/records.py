@@ -28,7 +28,7 @@ from deploy.http.shop_ids import number_of
 from deploy.http.times import TimeMs
 from replay import identity
 from streaming.bounds import LARGEST_ID, LONGEST_NAME, LONGEST_TEXT, EventError
-from streaming.events import CLICK, NO_CLICKS, Click, Item, State, require_in_order
+from streaming.events import CLICK, NO_CLICKS, Click
 from streaming.ids import shop_id
 from streaming.item_attributes import (
     LONGEST_ATTRIBUTE,
@@ -37,6 +37,7 @@ from streaming.item_attributes import (
     MOST_ENTRIES,
     attributes,
 )
+from streaming.items import Item, State, require_in_order
 from streaming.topics import Topics
 
 MOST_EVENTS = 1000

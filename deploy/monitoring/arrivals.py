@@ -16,7 +16,8 @@ from kafka.errors import KafkaError
 
 from deploy.monitoring.freshness import PER_SECOND, Freshness
 from streaming.bounds import EventError
-from streaming.events import NO_CLICKS, Click, Withdrawal, announcement
+from streaming.events import NO_CLICKS, Click
+from streaming.items import Withdrawal, announcement
 from streaming.kafka_clients import SHORT, KafkaConnection
 from streaming.topics import Topics
 

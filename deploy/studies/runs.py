@@ -38,7 +38,7 @@ from model.evaluation import metrics, predictions, protocol, runner, weekly_curv
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import EventLog
 from model.peers.factory import PEERS, build
-from streaming.events import Item
+from streaming.items import Item
 
 logger = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ from indexer.snapshots.snapshot_reading import facts_of
 from model.artifacts.chain import Chain
 from model.artifacts.manifest import ManifestError, read_manifest
 from model.artifacts.verified_files import VerifiedFiles
-from streaming.events import Item
+from streaming.items import Item
 
 MOST = 32
 """Files whose items lie one behind the other; what is asked of an item is looked up in each."""

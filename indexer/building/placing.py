@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import IndexerError
 from indexer.snapshots.placed_items import PlacedItems
-from streaming.events import Item
+from streaming.items import Item
 
 if TYPE_CHECKING:  # torch is needed by the model only
     from model.retrieval.retrieval_model import RetrievalModel

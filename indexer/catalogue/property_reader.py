@@ -26,7 +26,7 @@ from indexer.catalogue.property_chain import (
 from indexer.catalogue.property_rows import item, withdrawn
 from indexer.errors import IndexerError, SnapshotError
 from model.artifacts.verified_files import VerifiedFiles
-from streaming.events import Item
+from streaming.items import Item
 
 WITHDRAWN = "withdrawn.json"
 """Of older versions of this program: `{"items": [7, 12]}`."""

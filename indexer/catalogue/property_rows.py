@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from indexer.catalogue.item_columns import ALWAYS, ATTRIBUTE
-from streaming.events import STATES, Item
 from streaming.item_attributes import TIME, Kind, kind_of
+from streaming.items import STATES, Item
 
 KEPT = [("title", pa.large_string()), ("external_id", pa.large_string()), ("listed_at", pa.int64())]
 STORED: dict[Kind, pa.DataType] = {

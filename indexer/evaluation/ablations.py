@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from indexer.evaluation.online_sparc import OnlineSparc
-from streaming.events import Item
+from streaming.items import Item
 
 
 def without_content(items: Sequence[Item], *settings: Any) -> OnlineSparc:

@@ -18,7 +18,7 @@ from model.evaluation import gains, predictions
 from model.evaluation.online_model import Answers
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import Day, ProtocolError
-from streaming.events import Item
+from streaming.items import Item
 
 
 class Observation:

@@ -28,7 +28,7 @@ from model.learning.export import Export
 from model.learning.learner import Learner
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
-from streaming.events import Item
+from streaming.items import Item
 
 WARM_UP_STEP = 512
 """Examples in a step of the warm-up, where there is time for large ones."""

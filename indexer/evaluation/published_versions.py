@@ -22,7 +22,7 @@ from indexer.snapshots.snapshot import Snapshot
 from model.evaluation.protocol import LIST_LENGTH, Queries
 from model.learning.export import Export
 from model.retrieval.retrieval_model import RetrievalModel
-from streaming.events import Item
+from streaming.items import Item
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from model.evaluation.online_model import Answers
 from model.evaluation.protocol import LIST_LENGTH, Events, Queries
 from model.evaluation.user_sequences import SequencesOfUsers
 from model.learning.learner import Learner
-from streaming.events import Item
+from streaming.items import Item
 
 
 class SparcByEpochs:

@@ -37,8 +37,8 @@ from indexer.indexing.known_item import (
     text_of,
 )
 from streaming.durable_files import make_folder
-from streaming.events import Item, Withdrawal
 from streaming.ids import collision
+from streaming.items import Item, Withdrawal
 
 Ids = NDArray[np.int64]
 

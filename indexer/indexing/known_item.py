@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import orjson
 
-from streaming.events import Item
 from streaming.ids import own_text
 from streaming.item_attributes import MOST_NAMES, Kind, kind_of
+from streaming.items import Item
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.indexing.known_item import Change
 from indexer.indexing.served_version import ServedVersion
 from streaming.bounds import EventError
-from streaming.events import Item, Withdrawal, announcement
+from streaming.items import Item, Withdrawal, announcement
 
 log = structlog.get_logger(__name__)
 

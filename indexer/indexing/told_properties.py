@@ -18,7 +18,7 @@ from indexer.catalogue.property_reader import WITHDRAWN, former_withdrawals
 from indexer.catalogue.property_rows import merged, rows, withdrawn
 from indexer.errors import SnapshotError
 from indexer.indexing.item_store import ItemStore
-from streaming.events import Item
+from streaming.items import Item
 
 log = structlog.get_logger(__name__)
 

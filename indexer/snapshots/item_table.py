@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import SnapshotError
 from indexer.lists.cells import MAX_ITEMS
-from streaming.events import Item
+from streaming.items import Item
 
 Ids = NDArray[np.int64]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import SnapshotError
 from indexer.snapshots.item_table import SCHEMA, ItemTable, Rows, batch_of, read_batch, write_batch
-from streaming.events import Item
+from streaming.items import Item
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from model.evaluation.protocol import (
 )
 from model.histories import History
 from streaming.bounds import DAY_MS
-from streaming.events import Item
+from streaming.items import Item
 
 logger = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ import numpy as np
 from model.evaluation import gains
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import Events
-from streaming.events import Item
+from streaming.items import Item
 
 HEAD_SHARE = 0.2
 COLD_EVENTS = 4

@@ -22,7 +22,7 @@ import numpy as np
 
 from model.histories import History
 from streaming.bounds import DAY_MS
-from streaming.events import Item
+from streaming.items import Item
 
 SECONDS_PER_DAY = 86_400
 LIST_LENGTH = 50

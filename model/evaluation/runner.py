@@ -22,7 +22,7 @@ import structlog
 from model.evaluation import gains, metrics, predictions, protocol, weekly_curves
 from model.evaluation.online_model import Answers, OnlineModel
 from model.evaluation.protocol import REPLAY_BUDGET, Day, EventLog, ProtocolError
-from streaming.events import Item
+from streaming.items import Item
 
 logger = structlog.get_logger(__name__)
 

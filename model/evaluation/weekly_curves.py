@@ -13,7 +13,7 @@ import numpy as np
 from model.evaluation import gains, metrics
 from model.evaluation.predictions import Predictions
 from model.evaluation.protocol import Events
-from streaming.events import Item
+from streaming.items import Item
 
 Curve = list[dict[str, float | int]]
 """Entries with `day` (first of the week, days since 1970-01-01), `queries` and `value`."""

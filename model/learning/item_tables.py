@@ -25,7 +25,7 @@ from model.tables.decayed_counts import Popularity
 from model.tables.item_features import CATEGORY_BUCKETS, TITLE_BUCKETS
 from model.tables.row_table import RowTable
 from model.tables.touched_rows import CHECKPOINT, TouchedRows
-from streaming.events import Item
+from streaming.items import Item
 
 
 class Table(Protocol):

@@ -40,7 +40,8 @@ from model.ranks import ALONE, Ranks
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
 from model.tables.replay_buffer import Examples, ReplayBuffer
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 
 EMBED_CHUNK = 65_536
 HEALTH_SAMPLE = 16_384

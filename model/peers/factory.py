@@ -14,7 +14,7 @@ from model.peers.mind import InterestCapsules
 from model.peers.sasrec import CausalAttention
 from model.peers.softmax_retriever import Encoder, SoftmaxRetriever, SoftmaxRetrieverConfig
 from model.peers.two_tower import PooledHistory
-from streaming.events import Item
+from streaming.items import Item
 
 Builder = Callable[[Sequence[Item], int, str], OnlineModel]
 """Catalogue (ascending by id), seed, device -> a fresh model."""

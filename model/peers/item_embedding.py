@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.tables.item_features import CATEGORY_BUCKETS, hash_features
-from streaming.events import Item
+from streaming.items import Item
 
 
 class ItemTable(nn.Module):

@@ -21,7 +21,7 @@ from model.evaluation.protocol import Events, Queries
 from model.peers.decay import DecayedCounts
 from model.peers.exclusion import best
 from streaming.bounds import DAY_MS
-from streaming.events import Item
+from streaming.items import Item
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
 from model.peers.decay import DecayedCounts
 from model.peers.exclusion import best
-from streaming.events import Item
+from streaming.items import Item
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from model.peers.item_embedding import ItemTable
 from model.peers.recency import RecencyPrior
 from model.peers.user_timeline import Timeline
 from streaming.bounds import DAY_MS
-from streaming.events import Item
+from streaming.items import Item
 
 AGE_BUCKETS = 14
 """Ages of history events in days, by powers of two."""

@@ -37,7 +37,7 @@ from model.retrieval.single_user import SingleUser
 from model.tables import cooccurrence
 from model.tables.cooccurrence import Neighbours, look_up
 from model.tables.item_features import hash_features
-from streaming.events import Item
+from streaming.items import Item
 
 WEIGHTS = "weights.safetensors"
 CHUNK = 65_536

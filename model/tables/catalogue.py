@@ -18,7 +18,7 @@ from model.tables.capacity import with_room
 from model.tables.item_features import TITLE_BUCKETS, TITLE_WORDS, hash_features
 from model.tables.row_index import NO_ITEM, RowIndex
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
-from streaming.events import Item
+from streaming.items import Item
 
 
 class Catalogue:

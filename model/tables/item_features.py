@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streaming.events import Item
+from streaming.items import Item
 
 TITLE_WORDS = 16
 """Words of a title that are read; further ones are dropped, so that an item's row is short."""

@@ -34,7 +34,8 @@ from model.training.micro_batch import (
     TrainerError,
     checksum,
 )
-from streaming.events import Forgotten, Item, UserSequence, Withdrawal
+from streaming.events import Forgotten, UserSequence
+from streaming.items import Item, Withdrawal
 
 log = structlog.get_logger(__name__)
 

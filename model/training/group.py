@@ -40,7 +40,8 @@ from model.training.micro_batch import (
 )
 from model.training.source import Offsets, Source, SourceUnavailable
 from streaming.errors import StreamingError
-from streaming.events import FORGET, Forgotten, Item, UserSequence, Withdrawal
+from streaming.events import FORGET, Forgotten, UserSequence
+from streaming.items import Item, Withdrawal
 
 if TYPE_CHECKING:
     from model.learning.export import Export

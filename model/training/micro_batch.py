@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from streaming.events import Forgotten, Item, UserSequence, Withdrawal
+from streaming.events import Forgotten, UserSequence
+from streaming.items import Item, Withdrawal
 
 SEQUENCES = "sequences"
 ITEMS = "items"

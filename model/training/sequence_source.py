@@ -26,14 +26,8 @@ from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record, T
 from model.training.source import Offsets, SourceUnavailable
 from streaming.committed_topic import CommittedTopic, TopicEndsBefore
 from streaming.errors import KafkaUnavailable
-from streaming.events import (
-    Forgotten,
-    Item,
-    UserSequence,
-    Withdrawal,
-    announcement,
-    parse_sequence,
-)
+from streaming.events import Forgotten, UserSequence, parse_sequence
+from streaming.items import Item, Withdrawal, announcement
 from streaming.kafka_clients import KafkaConnection
 from streaming.poison import Parser, parse
 from streaming.topic_identity import TopicIdentity

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from model.training.micro_batch import Plan, Polled, Record
-from streaming.events import Forgotten, Item, UserSequence, Withdrawal
+from streaming.events import Forgotten, UserSequence
+from streaming.items import Item, Withdrawal
 
 Offsets = Mapping[str, Mapping[int, int]]
 """Stream -> partition -> offset."""

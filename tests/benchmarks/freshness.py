@@ -29,7 +29,7 @@ from deploy import settings as configuration
 from deploy.monitoring.delay_quantiles import buckets, quantile
 from deploy.monitoring.part_status import read_status
 from deploy.settings import ROOT, Settings
-from streaming.events import Item
+from streaming.items import Item
 from streaming.statuses import ReplayStatus, ServiceStatus
 from tests.benchmarks.made_catalogue import CatalogueSize, make
 from tests.benchmarks.reports import begun, write

@@ -33,7 +33,8 @@ from model.learning.config import LearnerConfig
 from model.learning.learner import Learner
 from model.network.candidate_layout import Layout
 from model.network.tiled_softmax import lay_out, tiled_softmax
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.benchmarks.made_catalogue import CatalogueSize, make
 from tests.model.launch_count import launches
 

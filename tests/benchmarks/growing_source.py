@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
 from model.training.source import Offsets
-from streaming.events import announcement, parse_sequence
+from streaming.events import parse_sequence
+from streaming.items import announcement
 from streaming.poison import Parser, parse
 from tests.benchmarks.made_catalogue import MadeCatalogue
 

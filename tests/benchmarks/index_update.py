@@ -35,7 +35,7 @@ from indexer.lists.code_list import CodeList
 from indexer.lists.code_lists import CodeLists, members
 from model.artifacts.manifest import Manifest
 from model.retrieval.item_segments import ItemSegments
-from streaming.events import Item
+from streaming.items import Item
 from tests.benchmarks.clustered_items import clustered
 from tests.benchmarks.reports import begun, write
 from tests.indexer.stand_in import StandIn

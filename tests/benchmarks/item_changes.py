@@ -28,7 +28,7 @@ from indexer.indexing.told_properties import ToldProperties
 from indexer.lists.code_lists import CodeLists
 from indexer.search.answerable import Answerable
 from indexer.search.soft_search import SoftSearch
-from streaming.events import Item
+from streaming.items import Item
 from tests.benchmarks.clustered_items import ClusteredModel, clustered
 from tests.benchmarks.reports import begun, write
 

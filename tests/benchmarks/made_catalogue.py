@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from streaming.events import HISTORY_LENGTH, Item, UserSequence
+from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.items import Item
 
 Integers = NDArray[np.int64]
 

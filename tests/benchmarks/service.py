@@ -38,7 +38,8 @@ from model.evaluation.protocol import read_events, read_items
 from model.evaluation.user_sequences import SequencesOfUsers
 from model.learning.config import LearnerConfig
 from model.learning.learner import Learner
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.benchmarks.reports import begun, write
 from tests.benchmarks.streaming_services import free_ports
 from tests.deploy.snapshot_maker import publish

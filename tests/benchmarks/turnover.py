@@ -30,8 +30,9 @@ from model.training.checkpoint import CheckpointDirectory
 from model.training.handover import HandoverDirectory
 from model.training.micro_batch import MicroBatch, Plan
 from model.training.training_state import TrainingState
-from streaming.events import Item, UserSequence, Withdrawal
+from streaming.events import UserSequence
 from streaming.item_lifetime import ItemsConfig
+from streaming.items import Item, Withdrawal
 from tests.indexer.driving import announce
 
 DAY_MS = 86_400_000

@@ -24,7 +24,8 @@ from model.learning.learner import Learner
 from model.network import quantizer
 from model.network.sparc_config import SparcConfig
 from streaming.durable_files import PARTIAL
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 
 START_MS = 1_400_000_000_000
 ITEMS = 60

@@ -15,7 +15,8 @@ from kafka.admin import KafkaAdminClient
 from deploy.local import mlflow_server
 from deploy.monitoring import full_disk
 from streaming.durable_files import PARTIAL
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from streaming.topics import Topics, create_topics
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks, items, make_snapshots
 from tests.streaming.job.job_process import Process, Sparc

@@ -24,8 +24,8 @@ from indexer.indexing.process import run
 from indexer.snapshots.snapshot_reading import load_served
 from streaming.bounds import DAY_MS
 from streaming.committed_topic import read_all
-from streaming.events import Item
 from streaming.item_lifetime import ItemsConfig
+from streaming.items import Item
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import PartStatus
 from streaming.topics import Topics, create_topics

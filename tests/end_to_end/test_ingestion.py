@@ -26,7 +26,8 @@ from indexer.catalogue.property_reader import PropertyReader
 from indexer.indexing import process
 from indexer.indexing.config import IndexerConfig
 from streaming.committed_topic import read_all
-from streaming.events import HEARTBEAT, Click, Item
+from streaming.events import HEARTBEAT, Click
+from streaming.items import Item
 from streaming.job.accounting import StreamEnd
 from streaming.job.flink_rest import FlinkRest
 from streaming.topics import Topics, create_topics

@@ -18,7 +18,7 @@ from deploy.release.decisions import Decision, decide
 from deploy.service.snapshot_follower import SnapshotFollower
 from indexer.search.config import SearchConfig
 from indexer.search.query import Query
-from streaming.events import Item
+from streaming.items import Item
 from streaming.topics import Topics, create_topics
 from tests.colliding import NUMBER, ONE, OTHER
 from tests.end_to_end.test_indexer_kafka import Running, catalogue

@@ -28,7 +28,8 @@ from replay.replay import run
 from replay.resumption import Mark, find_stored
 from replay.staging import stage
 from replay.synthetic import SyntheticConfig
-from streaming.events import CLICK, HEARTBEAT, Click, Item
+from streaming.events import CLICK, HEARTBEAT, Click
+from streaming.items import Item
 from streaming.kafka_clients import KafkaConnection
 from streaming.statuses import ReplayStatus
 from streaming.topics import Topics, create_topics

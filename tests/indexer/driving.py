@@ -19,7 +19,7 @@ from indexer.indexing.config import IndexerConfig
 from indexer.indexing.indexer import Indexer
 from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
-from streaming.events import Item, Withdrawal
+from streaming.items import Item, Withdrawal
 from tests.indexer.stand_in import StandIn
 
 EXACT = IndexerConfig(max_backlog=99)

@@ -8,7 +8,7 @@ from pathlib import Path
 from indexer.catalogue.property_chain import PropertyChain
 from indexer.catalogue.property_reader import read_columns
 from indexer.catalogue.property_rows import rows
-from streaming.events import Item
+from streaming.items import Item
 
 
 def tell(data_dir: Path, said: Mapping[int, Item | None]) -> None:

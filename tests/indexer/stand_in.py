@@ -15,7 +15,7 @@ from model.artifacts.manifest import Manifest, publish, read_manifest
 from model.histories import History
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.segment import Segment
-from streaming.events import Item
+from streaming.items import Item
 
 
 def _vector(item: Item, dimension: int) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from streaming.events import HISTORY_LENGTH, Item, UserSequence
+from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.items import Item
 
 DAY_MS = 86_400_000
 WORDS = ("soap", "oil", "balm", "brush", "scent", "mask", "nail", "hair", "lip", "cream")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from replay.announced_items import AnnouncedItems, is_announced, note_announced
 from replay.staging import stage
-from streaming.events import Item
 from streaming.ids import numeric_id
+from streaming.items import Item
 
 SOAP, COMB = Item(10, "Soap"), Item(11, "Comb")
 

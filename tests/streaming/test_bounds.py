@@ -18,15 +18,9 @@ from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.indexing.listing import Announced
 from model.training.micro_batch import ITEMS, SEQUENCES
 from streaming.bounds import LATEST_MS, LONGEST_TEXT, EventError, in_milliseconds
-from streaming.events import (
-    Click,
-    Item,
-    UserSequence,
-    Withdrawal,
-    announcement,
-    parse_sequence,
-)
+from streaming.events import Click, UserSequence, parse_sequence
 from streaming.ids import numeric_id
+from streaming.items import Item, Withdrawal, announcement
 from streaming.kafka_clients import KafkaConnection
 from streaming.poison import parse
 from streaming.topics import Topics

@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from streaming.bounds import EventError
-from streaming.events import Click, Item, Withdrawal, announcement
+from streaming.events import Click
 from streaming.ids import numeric_id, shop_id
+from streaming.items import Item, Withdrawal, announcement
 
 NOW = 1_700_000_000_000
 CLICK = {"event_id": "e", "event_time": NOW, "event_type": "click", "schema_version": 2}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.bounds import LATEST_MS, EventError
-from streaming.events import STATES, Item, Withdrawal, announcement
 from streaming.item_attributes import EARLIEST_MS, attributes
+from streaming.items import STATES, Item, Withdrawal, announcement
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=16).filter(
     lambda name: name != "category"

@@ -22,8 +22,9 @@ from deploy.ingest.records import ItemPatch, Record
 from deploy.ingest.routes import router
 from indexer.catalogue.property_reader import PropertyReader
 from replay.identity import event_id
-from streaming.events import FORGET, Click, Item
+from streaming.events import FORGET, Click
 from streaming.ids import numeric_id
+from streaming.items import Item
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
 from tests.colliding import NUMBER, ONE, OTHER

@@ -14,7 +14,8 @@ from deploy.monitoring.delay_quantiles import quantiles
 from deploy.monitoring.freshness import Freshness
 from deploy.monitoring.moment import Moment
 from indexer.snapshots.snapshot_facts import SnapshotFacts
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.deploy.service.test_service import Running, know
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, clicks
 

@@ -16,7 +16,8 @@ from indexer.search.config import SearchConfig
 from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import snapshot_path
 from model.histories import History
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.deploy.snapshot_maker import START_MS, Shelf, clicks
 
 SEARCH = SearchConfig(codes=4)

@@ -22,7 +22,7 @@ from deploy.service.sequence_follower import SequenceFollower
 from deploy.service.snapshot_follower import SnapshotFollower
 from deploy.service.user_histories import HistoryRecord, UserHistories
 from indexer.building.late_items import LateItems
-from streaming.events import Item
+from streaming.items import Item
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.service.test_service import SEARCH, worker_on
 from tests.deploy.snapshot_maker import ITEMS, Shelf, clicks

@@ -28,7 +28,7 @@ from indexer.snapshots.item_table import write_batch
 from indexer.snapshots.pointer import POINTER, read_pointer, write_pointer
 from indexer.snapshots.snapshot_reading import load_served, load_snapshot
 from model.artifacts.manifest import publish, read_manifest, sha256
-from streaming.events import Item
+from streaming.items import Item
 from tests.deploy.snapshot_maker import make_snapshots
 from tests.indexer.stand_in import StandIn
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from deploy.service.app import create_app
 from deploy.service.config import ServiceConfig
-from streaming.events import Item
+from streaming.items import Item
 from tests.deploy.service.test_service import Running, know
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, items
 from tests.indexer.properties import tell

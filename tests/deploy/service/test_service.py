@@ -27,7 +27,7 @@ from indexer.search.query import Query
 from indexer.search.retriever import Retriever
 from indexer.snapshots.pointer import POINTER, snapshot_path
 from model.artifacts import manifest as manifest_module
-from streaming.events import Item
+from streaming.items import Item
 from streaming.kafka_clients import KafkaConnection
 from tests.deploy.snapshot_maker import ITEMS, START_MS, Shelf, clicks
 

@@ -10,7 +10,7 @@ from deploy.monitoring import moment
 from deploy.release.decisions import Decision, decide
 from indexer.catalogue.property_chain import FOLDER, POINTER
 from indexer.search.query import Query
-from streaming.events import Item
+from streaming.items import Item
 from tests.deploy.release.test_judge import JudgeConfig, Judging
 from tests.deploy.service.test_service import Running
 from tests.deploy.service.test_service_limits import Serving

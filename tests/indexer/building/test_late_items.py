@@ -16,7 +16,7 @@ from indexer.snapshots.pointer import Pointer, read_pointer
 from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_reading import load_version
 from model.artifacts.manifest import sha256
-from streaming.events import Item, Withdrawal
+from streaming.items import Item, Withdrawal
 from tests.indexer.driving import EXACT, announce, catch_up, running, serve_first
 from tests.indexer.same_snapshots import same_snapshots
 from tests.indexer.stand_in import StandIn

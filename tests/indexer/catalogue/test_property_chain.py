@@ -15,7 +15,7 @@ from indexer.catalogue.property_chain import FOLDER, POINTER, PropertyChain, rea
 from indexer.catalogue.property_reader import PropertyReader, read_columns
 from indexer.catalogue.property_rows import rows
 from indexer.errors import SnapshotError
-from streaming.events import STATES, Item
+from streaming.items import STATES, Item
 
 VALUES = {
     "brand": st.text(max_size=4),

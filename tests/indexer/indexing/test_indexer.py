@@ -26,7 +26,7 @@ from indexer.snapshots.pointer import read_pointer
 from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_reading import load_served, versions
 from model.histories import History
-from streaming.events import Item, Withdrawal
+from streaming.items import Item, Withdrawal
 from tests.colliding import NUMBER, ONE, OTHER
 from tests.indexer.driving import (
     EXACT,

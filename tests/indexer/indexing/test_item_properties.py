@@ -9,7 +9,7 @@ import pytest
 
 from indexer.catalogue.property_reader import PropertyReader
 from indexer.indexing.indexer import Indexer
-from streaming.events import Item, Withdrawal
+from streaming.items import Item, Withdrawal
 from tests.indexer.driving import announce, catch_up, items_of, running, serve_first
 from tests.indexer.properties import unlisted
 from tests.indexer.stand_in import StandIn

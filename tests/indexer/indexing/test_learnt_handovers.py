@@ -20,7 +20,7 @@ from model.artifacts.verified_files import VerifiedFiles
 from model.learning.learner import Learner
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.handover import HandoverDirectory
-from streaming.events import Item
+from streaming.items import Item
 from tests.indexer.driving import announce
 from tests.indexer.same_snapshots import same_snapshots
 from tests.model.learning.test_learner import SMALL, batches

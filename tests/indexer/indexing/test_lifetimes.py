@@ -11,8 +11,8 @@ from indexer.indexing.config import IndexerConfig
 from indexer.snapshots.snapshot_reading import versions
 from model.retrieval.segment import Segment
 from streaming.bounds import DAY_MS
-from streaming.events import Item, Withdrawal
 from streaming.item_lifetime import ItemsConfig
+from streaming.items import Item, Withdrawal
 from tests.indexer.driving import announce, catch_up, items_of, running
 from tests.indexer.stand_in import StandIn
 

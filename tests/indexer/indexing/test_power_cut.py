@@ -13,7 +13,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.indexing.listing import Announced
 from model.training.journal import RocksJournal
 from streaming.durable_files import PARTIAL, write_atomically
-from streaming.events import Item
+from streaming.items import Item
 from tests.indexer.stand_in import StandIn
 
 

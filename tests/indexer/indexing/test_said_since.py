@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import indexer.indexing.said_since as said_since
-from streaming.events import Item
+from streaming.items import Item
 from tests.indexer.driving import announce, running
 from tests.indexer.stand_in import StandIn
 

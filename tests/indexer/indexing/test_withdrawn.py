@@ -18,7 +18,7 @@ from indexer.indexing.item_store import ItemStore
 from indexer.lists.code_lists import CodeLists
 from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_reading import load_served
-from streaming.events import Item, Withdrawal
+from streaming.items import Item, Withdrawal
 from tests.indexer.driving import announce, catch_up, items_of, running, serve_first
 from tests.indexer.properties import unlisted
 from tests.indexer.stand_in import StandIn

@@ -24,7 +24,8 @@ from model.learning.learner import Learner
 from model.network.quantizer import QuantizerConfig
 from model.retrieval.retrieval_model import RetrievalModel
 from model.training.handover import HandoverDirectory
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.model.dense_search import every_score
 
 DAY = 86_400_000

@@ -11,7 +11,7 @@ from model.learning.export import Export
 from model.learning.learner import Learner
 from model.retrieval.item_segments import ItemSegments
 from model.retrieval.retrieval_model import RetrievalModel
-from streaming.events import Item
+from streaming.items import Item
 from tests.model.learning.test_learner import SMALL, batches
 from tests.model.synthetic_stream import make_items, make_sequences
 

@@ -13,7 +13,7 @@ from indexer.search.similar_items import Trigger
 from indexer.search.soft_search import SoftSearch
 from indexer.snapshots.snapshot_reading import load_snapshot
 from model.histories import History
-from streaming.events import Item
+from streaming.items import Item
 from tests.deploy.snapshot_maker import ITEMS, START_MS, clicks, make_snapshots
 from tests.indexer.made_columns import batch_of
 

@@ -22,7 +22,7 @@ from indexer.snapshots.snapshot import Snapshot
 from indexer.snapshots.snapshot_reading import load_served, load_snapshot, versions
 from model.artifacts.manifest import sha256
 from model.artifacts.verified_files import VerifiedFiles
-from streaming.events import Item, Withdrawal
+from streaming.items import Item, Withdrawal
 from tests.indexer.driving import announce, catch_up, items_of, running
 from tests.indexer.same_snapshots import same_lists, same_snapshots
 from tests.indexer.stand_in import StandIn

@@ -22,7 +22,7 @@ from indexer.snapshots.item_table import SCHEMA, ItemTable, Rows, read_batch, wr
 from indexer.snapshots.pointer import read_pointer, write_pointer
 from indexer.snapshots.snapshot_reading import load_served, load_snapshot
 from model.artifacts.manifest import publish
-from streaming.events import Item
+from streaming.items import Item
 from tests.indexer.stand_in import StandIn
 
 

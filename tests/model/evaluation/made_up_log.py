@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from model.evaluation.protocol import SECONDS_PER_DAY, EventLog, canonical_order, split
-from streaming.events import Item
+from streaming.items import Item
 
 FIRST_DAY = 15_000
 

@@ -9,7 +9,7 @@ import numpy as np
 from model.evaluation.online_model import Answers
 from model.evaluation.protocol import Events, Queries
 from model.peers.exclusion import best
-from streaming.events import Item
+from streaming.items import Item
 
 
 class RandomModel:

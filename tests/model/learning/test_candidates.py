@@ -10,7 +10,8 @@ from model.histories import NO_ROW
 from model.learning.candidates import UNSEEN, CandidateSample
 from model.learning.item_tables import ItemTables
 from model.learning.learner import Learner
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.model.learning.test_learner import SMALL
 from tests.model.synthetic_stream import make_items, make_sequences
 

@@ -10,7 +10,7 @@ from model.histories import NO_ROW
 from model.learning import export as exports
 from model.learning.learner import Learner
 from model.retrieval.item_segments import ItemSegments
-from streaming.events import Item
+from streaming.items import Item
 from tests.model.learning.test_learner import SMALL, batches
 from tests.model.synthetic_stream import make_items, make_sequences
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from model.learning.learner import Learner
 from model.tables.decayed_counts import Popularity
 from streaming.bounds import DAY_MS
-from streaming.events import HISTORY_LENGTH, Item, UserSequence
+from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.items import Item
 from tests.model.training.test_trainer_learner import SMALL
 
 LAST_MS = 253_402_300_799_999

@@ -17,7 +17,8 @@ from model.network import item_tower, quantizer, sparc, user_tower
 from model.network.sparc_config import SparcConfig
 from model.network.step_batch import Batch
 from model.tables import cooccurrence
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.model.launch_count import launches as counted
 from tests.model.synthetic_stream import make_items, make_sequences
 

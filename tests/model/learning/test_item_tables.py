@@ -8,7 +8,7 @@ import torch
 from model.learning.item_tables import ItemTables
 from model.network.item_tower import ItemTower
 from model.network.sparc_config import SparcConfig
-from streaming.events import Item
+from streaming.items import Item
 from tests.model.synthetic_stream import make_items
 
 

@@ -19,7 +19,7 @@ from model.network import item_tower, quantizer
 from model.network.sparc_config import SparcConfig
 from model.tables import cooccurrence
 from model.tables.touched_rows import PUBLICATION
-from streaming.events import Item
+from streaming.items import Item
 from tests.model.dense_search import every_score
 from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
 

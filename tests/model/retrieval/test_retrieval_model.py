@@ -20,7 +20,7 @@ from model.network import item_tower, quantizer
 from model.network.sparc_config import SparcConfig
 from model.retrieval.retrieval_model import WEIGHTS, ModelError, RetrievalModel
 from model.tables import cooccurrence
-from streaming.events import Item
+from streaming.items import Item
 from tests.model.synthetic_stream import DAY_MS, make_items, make_sequences
 
 NOW = np.array([1100 * DAY_MS])

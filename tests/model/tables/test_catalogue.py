@@ -10,7 +10,7 @@ from model.tables import row_index
 from model.tables.catalogue import Catalogue
 from model.tables.item_features import TITLE_BUCKETS, bucket, hash_features
 from model.tables.row_index import RowIndex
-from streaming.events import Item
+from streaming.items import Item
 
 WORDS = st.sampled_from(["red", "green", "blue", "", "matte lipstick", "red red"])
 ITEMS = st.builds(

@@ -18,7 +18,7 @@ from model.tables.decayed_counts import Popularity
 from model.tables.row_table import RowTable
 from model.tables.touched_rows import CHECKPOINT, PUBLICATION, TouchedRows
 from streaming.bounds import DAY_MS
-from streaming.events import Item
+from streaming.items import Item
 
 ROWS = 12
 Change = Callable[[Any, np.random.Generator], None]

@@ -24,8 +24,9 @@ from model.training.micro_batch import SEQUENCES, Plan, Polled
 from model.training.progress import Progress
 from model.training.source import Offsets
 from model.training.trainer import Trainer
-from streaming.events import Forgotten, UserSequence, Withdrawal
+from streaming.events import Forgotten, UserSequence
 from streaming.item_lifetime import ItemsConfig
+from streaming.items import Withdrawal
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.test_trainer_learner import SMALL, Exhaustive

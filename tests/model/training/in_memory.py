@@ -11,7 +11,8 @@ from model.training.checkpoint import Saved, Take
 from model.training.journal import Entry
 from model.training.micro_batch import ITEMS, SEQUENCES, Plan, Polled, Record
 from model.training.source import Offsets
-from streaming.events import Forgotten, Item, UserSequence, Withdrawal, announcement, parse_sequence
+from streaming.events import Forgotten, UserSequence, parse_sequence
+from streaming.items import Item, Withdrawal, announcement
 from streaming.poison import parse
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import threading
 
 import numpy as np
 
-from streaming.events import HISTORY_LENGTH, Item, UserSequence
+from streaming.events import HISTORY_LENGTH, UserSequence
+from streaming.items import Item
 
 
 def make_log(

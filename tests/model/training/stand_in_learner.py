@@ -15,7 +15,8 @@ from model.histories import History
 from model.learning.export import Export
 from model.learning.learner_state import LearnerState
 from model.retrieval.item_segments import ItemSegments
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.model.retrieval.item_segment import segment
 
 CODES = 8

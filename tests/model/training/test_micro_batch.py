@@ -17,7 +17,8 @@ from model.training.micro_batch import (
     TrainerError,
     checksum,
 )
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import make_log
 

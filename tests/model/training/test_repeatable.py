@@ -26,7 +26,8 @@ from model.training.journal import RocksJournal
 from model.training.log_end import forget_log_end, read_log_end, write_log_end
 from model.training.micro_batch import MicroBatch, Polled
 from model.training.trainer import Trainer
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
 from tests.model.training.test_trainer_learner import KIT

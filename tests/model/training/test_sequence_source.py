@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from streaming.bounds import EventError
-from streaming.events import Item, UserSequence, announcement
+from streaming.events import UserSequence
+from streaming.items import Item, announcement
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import make_log
 

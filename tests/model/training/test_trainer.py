@@ -19,7 +19,8 @@ from model.training.micro_batch import Polled, TrainerError
 from model.training.progress import Progress
 from model.training.source import SourceUnavailable
 from model.training.trainer import Trainer
-from streaming.events import Item, UserSequence
+from streaming.events import UserSequence
+from streaming.items import Item
 from tests.model.training.in_memory import (
     MemoryCheckpoints,
     MemoryHandovers,

@@ -24,8 +24,8 @@ from model.training.progress import Progress
 from model.training.quarantine import QuarantineDirectory
 from model.training.trainer import Trainer
 from model.training.training_state import TrainingState
-from streaming.events import Withdrawal
 from streaming.item_lifetime import ItemsConfig
+from streaming.items import Withdrawal
 from tests.model.training.crash import Steps, Watched
 from tests.model.training.in_memory import RecordedSource
 from tests.model.training.recorded_log import SteppedClock, make_log
