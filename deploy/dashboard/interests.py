@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.service.user_histories import UserHistory
+from deploy.service.user_history import UserHistory
 from indexer.search.query import Query
 from indexer.search.retriever import Retriever
 from model.histories import History

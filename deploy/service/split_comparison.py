@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from deploy.release.split import DEFAULT, Split
 from deploy.service.answer_log import SUFFIX
-from deploy.service.user_histories import UserHistory
+from deploy.service.user_history import UserHistory
 
 log = structlog.get_logger(__name__)
 

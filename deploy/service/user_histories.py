@@ -39,13 +39,13 @@ from rocksdict import (
 
 from deploy.ingest.forgotten_users import ForgottenUsers
 from deploy.monitoring import full_disk
-from streaming.events import HISTORY_LENGTH, Forgotten, UserSequence, parse_sequence
+from deploy.service.user_history import UserHistory, newest_histories, position_of
+from streaming.events import Forgotten, UserSequence, parse_sequence
 from streaming.poison import parse
 
 log = structlog.get_logger(__name__)
 
 _KEY = ">i8"
-_NUMBERS = "<i8"
 _LATEST = b"latest event time"
 _COUNT = b"users"
 _ERASING = b"files hold what was deleted"
@@ -53,17 +53,6 @@ _ERASING = b"files hold what was deleted"
 
 class HistoryStoreError(RuntimeError):
     """The store cannot be opened; the message names its directory."""
-
-
-class UserHistory(NamedTuple):
-    """A user's last clicks, oldest first, at most 50; `times` in milliseconds.
-
-    `position` counts all clicks of the user, the last of `items` being that one.
-    """
-
-    position: int
-    items: list[int]
-    times: list[int]
 
 
 class HistoryRecord(NamedTuple):
@@ -195,7 +184,7 @@ class UserHistories:
             if asked is not None and asked not in _lines(self._forgotten.get(key)):
                 return None
             value = self._users.get(key)
-        return _decode(value) if value is not None else None
+        return UserHistory.of(value) if value is not None else None
 
     def item_texts(self, item_ids: Sequence[int]) -> dict[int, str]:
         """What the shop calls items that were clicked by a text; the others are left out."""
@@ -246,7 +235,7 @@ class UserHistories:
                 taken.append((record.partition, record.offset, one))
         latest = max([self.latest_event_time_ms, *(s.event_time for _, _, s in taken)])
         batch = WriteBatch(raw_mode=True)
-        newest, forgotten = _newest(said)
+        newest, forgotten = newest_histories(said)
         added = 0
         for user_id, ids in forgotten.items():
             key = _key(user_id)
@@ -259,9 +248,9 @@ class UserHistories:
             stored = self._users.get(key) if user_id not in forgotten else None
             if stored is None:
                 added += 1
-            elif _position(stored) > history.position:
+            elif position_of(stored) > history.position:
                 continue
-            batch.put(key, _encode(history), self._users_handle)
+            batch.put(key, history.value(), self._users_handle)
         texts = self._put_texts(batch, taken)
         for (topic, partition), offset in next_offsets.items():
             batch.put(b"%s/%d" % (topic.encode(), partition), b"%d" % offset, self._offsets_handle)
@@ -359,27 +348,6 @@ class UserHistories:
             self._erase(gone)
 
 
-def _newest(
-    records: Iterable[UserSequence | Forgotten],
-) -> tuple[dict[int, UserHistory], dict[int, list[str]]]:
-    """The history of each user, after the last of their clicks, and who was forgotten by what."""
-    newest: dict[int, UserHistory] = {}
-    forgotten: dict[int, list[str]] = {}
-    for sequence in records:
-        if isinstance(sequence, Forgotten):
-            newest.pop(sequence.user_id, None)
-            forgotten.setdefault(sequence.user_id, []).append(sequence.event_id)
-            continue
-        known = newest.get(sequence.user_id)
-        if known is None or sequence.position >= known.position:
-            newest[sequence.user_id] = UserHistory(
-                sequence.position,
-                [*sequence.history_items, sequence.target][-HISTORY_LENGTH:],
-                [*sequence.history_times, sequence.event_time][-HISTORY_LENGTH:],
-            )
-    return newest, forgotten
-
-
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
@@ -401,17 +369,3 @@ def _user_of(key: bytes) -> int:
 
 def _lines(value: bytes | None) -> list[str]:
     return value.decode().split("\n") if value else []
-
-
-def _encode(history: UserHistory) -> bytes:
-    return np.array([history.position, *history.items, *history.times], _NUMBERS).tobytes()
-
-
-def _decode(value: bytes) -> UserHistory:
-    numbers = np.frombuffer(value, _NUMBERS).tolist()
-    middle = 1 + len(numbers) // 2
-    return UserHistory(numbers[0], numbers[1:middle], numbers[middle:])
-
-
-def _position(value: bytes) -> int:
-    return int(np.frombuffer(value, _NUMBERS, 1)[0])

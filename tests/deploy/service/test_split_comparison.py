@@ -12,7 +12,7 @@ import pytest
 
 from deploy.release.split import Arm, Split
 from deploy.service.split_comparison import compare_arms, logged_since
-from deploy.service.user_histories import UserHistory
+from deploy.service.user_history import UserHistory
 
 HOUR = 3_600_000
 NOW = 1_000 * HOUR

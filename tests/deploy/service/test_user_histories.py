@@ -8,12 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.ingest.forgotten_users import ForgottenUsers
-from deploy.service.user_histories import (
-    HistoryRecord,
-    HistoryStoreError,
-    UserHistories,
-    UserHistory,
-)
+from deploy.service.user_histories import HistoryRecord, HistoryStoreError, UserHistories
+from deploy.service.user_history import UserHistory
 from streaming.events import FORGET, HISTORY_LENGTH, Click, Forgotten, UserSequence
 
 TOPIC = "sequences"
