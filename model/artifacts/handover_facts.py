@@ -28,7 +28,7 @@ class HandoverFacts(Versioned):
         drift: of each first-level code since the handover before.
         follows: number of the handover whose items it adds to; 0: it says all of them.
         segments: its files of items, oldest first; see `model.retrieval.item_segments`.
-        model: what `RetrievalModel` needs beside the weights; see `model_facts`.
+        model: what `RetrievalModel` needs beside the weights; see `model.retrieval.model_facts`.
     """
 
     model_config = ConfigDict(strict=True)

@@ -21,7 +21,8 @@ from model.learning.item_tables import ItemTables
 from model.network.quantizer import ResidualQuantizer
 from model.network.sparc import Sparc
 from model.retrieval.item_segments import ItemSegments
-from model.retrieval.retrieval_model import RetrievalModel, model_facts
+from model.retrieval.model_facts import model_facts
+from model.retrieval.retrieval_model import RetrievalModel
 from model.retrieval.segment import Segment
 from model.tables.decayed_counts import log_counts
 from model.tables.row_index import NO_ITEM

@@ -12,7 +12,6 @@ neighbours, P features of the recency prior, D dimension of z.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,17 +23,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from model.artifacts.former_settings import without_constants
 from model.artifacts.manifest import Manifest, ManifestError
 from model.histories import NO_ROW, History, HistoryBatch, pad_histories
-from model.network import item_tower, quantizer, user_tower
 from model.network.item_tower import ItemInputs, Titles, initial_ids
 from model.network.sparc import Sparc, neighbour_features
-from model.network.sparc_config import LossWeights, SparcConfig
 from model.retrieval.item_segments import ItemSegments
+from model.retrieval.model_facts import config_from_dict
 from model.retrieval.segment import SegmentError
 from model.retrieval.single_user import SingleUser
-from model.tables import cooccurrence
 from model.tables.cooccurrence import Neighbours, look_up
 from model.tables.item_features import hash_features
 from streaming.items import Item
@@ -66,26 +62,6 @@ class Encoded(NamedTuple):
     popularity_weights_BP: np.ndarray
     near_rows_BM: np.ndarray
     near_scores_BM: np.ndarray
-
-
-def config_from_dict(value: dict[str, Any]) -> SparcConfig:
-    """`SparcConfig` from what `dataclasses.asdict` made of it, also after JSON or long ago.
-
-    Raises:
-        ValueError: as `without_constants`.
-    """
-    fields = without_constants(dict(value), "learner.model.")
-    neighbours = dict(fields.pop("neighbours"))
-    neighbours["half_lives_days"] = tuple(neighbours["half_lives_days"])
-    return SparcConfig(
-        item_tower=item_tower.ItemTowerConfig(**fields.pop("item_tower")),
-        quantizer=quantizer.QuantizerConfig(**fields.pop("quantizer")),
-        user_tower=user_tower.UserTowerConfig(**fields.pop("user_tower")),
-        neighbours=cooccurrence.CooccurrenceConfig(**neighbours),
-        losses=LossWeights(**fields.pop("losses")),
-        popularity_half_lives_days=tuple(fields.pop("popularity_half_lives_days")),
-        **fields,
-    )
 
 
 class _SizesAlone(TorchFunctionMode):
@@ -406,20 +382,3 @@ class RetrievalModel:
     def user_vectors(self, encoded: Encoded, codes_BK: np.ndarray) -> np.ndarray:
         """The vector of each (user, chosen code): (B, K, D) float32."""
         return encoded.vectors(np.asarray(codes_BK))
-
-
-def model_facts(
-    config: SparcConfig,
-    seed: int,
-    clock_ms: int,
-    items: int,
-    one_user_vector: bool = False,
-) -> dict[str, Any]:
-    """`facts["model"]` of a handover or snapshot: what `RetrievalModel` needs beside weights."""
-    control = {"one_user_vector": True} if one_user_vector else {}
-    return control | {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "clock_ms": clock_ms,
-        "items": items,
-    }
