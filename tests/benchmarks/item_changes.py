@@ -76,7 +76,7 @@ def measure(items: int, changes: int, seed: int, place: Path) -> dict[str, objec
     with timed(filling):
         for first in range(0, items, CHUNK):
             numbers = range(first, min(first + CHUNK, items))
-            store.announce([(item(n, rng), 0, n) for n in numbers], {0: numbers[-1] + 1})
+            store.announce([(item(n, rng), 0, n, NOW) for n in numbers], {0: numbers[-1] + 1})
     first_told: list[float] = []
     with timed(first_told):
         told.tell(set(range(items)), set(), False)
@@ -99,7 +99,7 @@ def measure(items: int, changes: int, seed: int, place: Path) -> dict[str, objec
         else:
             after = replace(known, attributes={**known.attributes, "price": float(number)})
         at = items + number
-        store.announce([(after, 0, at)], {0: at + 1})
+        store.announce([(after, 0, at, NOW)], {0: at + 1})
         with timed(telling):
             told.tell({known.item_id}, set(), False)
         with timed(reading):
@@ -113,7 +113,7 @@ def measure(items: int, changes: int, seed: int, place: Path) -> dict[str, objec
     return {
         "store_filled_s": round(filling[0] / 1000, 2),
         "all_told_s": round(first_told[0] / 1000, 2),
-        "reader_opens_s": round(opening[0] / 1000, 2),
+        "reader_opens_s": round(opening[0] / 1000, 4),
         "reader_holds_mib": held,
         "reader_and_search_hold_more_mib": round(memory_mib() - before - held, 1),
         "files": len(pointer.files),

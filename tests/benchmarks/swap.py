@@ -103,6 +103,12 @@ def asking(follower: SnapshotFollower, queries: list[Query], known: dict[int, An
             counted.versions.add(state.version)
 
 
+def _following(follower: SnapshotFollower, stop: threading.Event) -> None:
+    while not stop.is_set():
+        follower.poll()
+        stop.wait(0.2)
+
+
 def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
     """Publish, swap under load, go back."""
     publish(data_dir, options.items, options.codes, options.dimension)
@@ -152,7 +158,7 @@ def play(options: argparse.Namespace, data_dir: Path) -> dict[str, Any]:
         time.sleep(options.pause)
     took = time.perf_counter() - began
     # A person goes back: the decision is made on disk, and the follower sees it at its next look.
-    follows = threading.Thread(target=follower.run, args=(stop, 0.2))
+    follows = threading.Thread(target=_following, args=(follower, stop))
     follows.start()
     before = 1 + (options.swaps - 1) % VERSIONS
     started = time.perf_counter()
