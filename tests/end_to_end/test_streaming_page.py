@@ -88,7 +88,7 @@ def test_every_command_does_what_the_page_says(stream, tmp_path, monkeypatch):
             keeper.stop()
     assert " runs from file:" in said["sparc stream upgrade"]
     listed = said["sparc dlq list"]
-    assert re.search(r"10\s+user_id: not an integer", listed)
+    assert re.search(r"10\s+user_id: a string, which needs schema_version 2", listed)
     assert re.search(r"10\s+key: missing", listed)
     assert len((tmp_path / "letters.jsonl").read_text().splitlines()) == 10
     sent = [text.split()[0] for command, text in said.items() if "dlq replay" in command]
