@@ -129,20 +129,33 @@ class Part:
         return len(stored) - stored.null_count
 
     @cached_property
-    def restricted(self) -> Restricted:
-        """The items that are not answered at every time."""
-        state_n = self.batch.column("state").to_numpy(zero_copy_only=False)
-        froms, untils = (self.batch.column(f"available_{end}") for end in ("from", "until"))
-        rows = state_n != LISTED
-        for ends in (froms, untils):
+    def restricted_rows(self) -> Ids:
+        """The rows of items that are not answered at every time, ascending."""
+        rows = self.batch.column("state").to_numpy(zero_copy_only=False) != LISTED
+        for end in ("from", "until"):
+            ends = self.batch.column(f"available_{end}")
             if ends.null_count < len(ends):
                 rows |= ends.is_valid().to_numpy(zero_copy_only=False)
-        at = np.flatnonzero(rows)
+        return np.flatnonzero(rows)
+
+    @cached_property
+    def restricted(self) -> Restricted:
+        """The items of these rows."""
+        at = self.restricted_rows
         from_r, until_r = (
-            pc.fill_null(ends.take(pa.array(at)), default).to_numpy()
-            for ends, default in ((froms, BEGINNING), (untils, END))
+            pc.fill_null(
+                self.batch.column(f"available_{end}").take(pa.array(at)), default
+            ).to_numpy()
+            for end, default in (("from", BEGINNING), ("until", END))
         )
+        state_n = self.batch.column("state").to_numpy(zero_copy_only=False)
         return Restricted(self.ids_n[at], state_n[at], from_r, until_r)
+
+    @cached_property
+    def turns(self) -> Ids:
+        """When an item of these rows becomes available, or ceases to be, ascending."""
+        ends = np.unique(np.concatenate([self.restricted.from_r, self.restricted.until_r]))
+        return ends[(ends > BEGINNING) & (ends < END)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +242,9 @@ class ItemColumns:
         """The items that are not answered at every time."""
         found = []
         for part, rows in zip(self.parts, self.replaced, strict=True):
-            one = part.restricted
-            found.append(one.taken(~np.isin(one.ids_r, part.ids_n[rows], assume_unique=True)))
+            newest_n = np.ones(len(part), np.bool_)
+            newest_n[rows] = False
+            found.append(part.restricted.taken(newest_n[part.restricted_rows]))
         if not found:
             return Restricted(NONE, NONE.astype(np.int8), NONE, NONE)
         joined = Restricted(*(np.concatenate(x) for x in zip(*found, strict=True)))
@@ -245,15 +259,12 @@ class ItemColumns:
     def _scheduled(self) -> Restricted:
         return self.restricted.taken(self.restricted.state_r == LISTED)
 
-    @cached_property
-    def _turns(self) -> Ids:
-        """When an item becomes available, or ceases to be, ascending."""
-        ends = np.unique(np.concatenate([self._scheduled.from_r, self._scheduled.until_r]))
-        return ends[(ends > BEGINNING) & (ends < END)]
-
     def period(self, now_ms: int) -> int:
-        """A number of all times at which the same items are available as at this one."""
-        return int(np.searchsorted(self._turns, now_ms, side="right"))
+        """A number of times at which the same items are available as at this one.
+
+        The turns of rows that were replaced count, too, so that a change costs what it changes.
+        """
+        return sum(int(np.searchsorted(one.turns, now_ms, side="right")) for one in self.parts)
 
     def unavailable(self, now_ms: int) -> Ids:
         """Ids of the listed items that are not available at a time, ascending."""
