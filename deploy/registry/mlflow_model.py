@@ -17,7 +17,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType, Array
 
 from deploy.registry import pyfunc_model
-from deploy.registry.pyfunc_model import ARTIFACT, input_example
+from deploy.registry.pyfunc_model import ARTIFACT, PROPERTIES, input_example
 from indexer.search.config import SearchConfig
 
 _REQUIREMENTS = (
@@ -31,13 +31,26 @@ _REQUIREMENTS = (
 )
 
 
-def save_model(path: Path, snapshot: Path, mlflow_model: Model, search: SearchConfig) -> None:
-    """Write a snapshot directory as an MLflow pyfunc model that searches by `search` to `path`."""
+def save_model(
+    path: Path, snapshot: Path, mlflow_model: Model, search: SearchConfig, properties: Path
+) -> None:
+    """Write a snapshot directory as an MLflow pyfunc model.
+
+    Args:
+        path: where to.
+        snapshot: the directory.
+        mlflow_model: what MLflow says of it.
+        search: how it is searched.
+        properties: of the items: a directory that has them as a data directory does, or none.
+    """
     mlflow.pyfunc.save_model(
         path=str(path),
         python_model=pyfunc_model.__file__,
         # As a URI: MLflow decodes a plain path, too.
-        artifacts={ARTIFACT: snapshot.absolute().as_uri()},
+        artifacts={
+            ARTIFACT: snapshot.absolute().as_uri(),
+            PROPERTIES: properties.absolute().as_uri(),
+        },
         signature=signature(),
         input_example=input_example(),
         # Given, because MLflow would otherwise load the model in a new process to infer them.

@@ -33,7 +33,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from deploy.registry.mlflow_artifacts import bring_back, retire
 from deploy.registry.mlflow_model import save_model
-from deploy.registry.snapshot_storing import DESCRIPTION, store_snapshot
+from deploy.registry.pyfunc_model import PROPERTIES
+from deploy.registry.snapshot_storing import (
+    DESCRIPTION,
+    store_of,
+    store_properties,
+    store_snapshot,
+)
 from deploy.registry.version_plots import draw_plots
 from deploy.release import version_metadata
 from deploy.release.errors import RegistryError
@@ -195,6 +201,7 @@ class Registry:
     ) -> RegisteredVersion:
         """Register the snapshot in `directory`, unless a version carries its digest already.
 
+        The properties of the items in its data directory, as they are now, go with it.
         `parent` are the facts of its parent where known, for the description of what changed;
         the parent's directory is looked for beside `directory`.
         """
@@ -264,8 +271,9 @@ class Registry:
             path = folder / "model"
             # Empty, as the files follow: MLflow would copy them twice, and, where an attempt before
             # this one broke off later, onto links to the published ones.
-            outline = folder / directory.name
-            outline.mkdir()
+            outline, told, spare = (folder / name for name in (directory.name, PROPERTIES, "spare"))
+            for one in (outline, told, spare):
+                one.mkdir()
             save_model(
                 path,
                 outline,
@@ -277,6 +285,7 @@ class Registry:
                     metadata=version_metadata.tags_of(facts, manifest.digest),
                 ),
                 self._search_config,
+                told,
             )
             draw_plots(
                 path / PLOTS,
@@ -285,14 +294,14 @@ class Registry:
                 self._history(run_id, facts, metrics),
             )
             self._client.log_model_artifacts(logged.model_id, str(path))
+            model_id = str(logged.model_id)
+            store = store_of(self._client, model_id, path / DESCRIPTION, self._own_store)
             store_snapshot(
-                self._client,
-                str(logged.model_id),
-                directory,
-                manifest,
-                f"artifacts/{directory.name}",
-                path / DESCRIPTION,
-                self._own_store,
+                self._client, model_id, directory, manifest, f"artifacts/{directory.name}", store
+            )
+            data_dir = directory.parent.parent
+            store_properties(
+                self._client, model_id, data_dir, f"artifacts/{PROPERTIES}", store, spare
             )
         self._client.finalize_logged_model(logged.model_id, "READY")
         return str(logged.model_id)

@@ -6,9 +6,9 @@ pickled. The snapshot's digests are verified before any of it is parsed.
 
 Input columns: `history` (items as the shop calls them, texts or numbers, oldest first), and
 optionally `history_times` (ms, as many), `now_ms`, `k`, `codes`, `exclude_seen`, `exclude` and
-`include_only` (items, as `history`), and `filter` (JSON text). A version by itself knows titles and
-categories: it can be filtered by `category`; attributes, states and times at which items are
-available are followed by the service alone. Output columns:
+`include_only` (items, as `history`), and `filter` (JSON text). Attributes, states and the times at
+which items are available are those of when the version was registered; the service follows them.
+Output columns:
 `items` (numbers, best first), `external_ids` (what the shop calls them, texts; of one that was
 clicked and never listed the number), `scores`, `codes` (first-level code of each item),
 `code_probabilities` and `propensities` (1 for what was ranked, less for what was drawn); a row per
@@ -31,6 +31,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from pydantic import TypeAdapter
 
 ARTIFACT = "snapshot"
+PROPERTIES = "properties"
 OUTPUT = ("items", "external_ids", "scores", "codes", "code_probabilities", "propensities")
 """Columns of an answer."""
 
@@ -54,15 +55,19 @@ class SnapshotModel(PythonModel):
         """Verify and load the snapshot.
 
         Raises:
-            SnapshotError: if a file of the snapshot is missing or altered.
+            SnapshotError: if a file of the snapshot or of the properties is missing or altered.
         """
         # Late, because MLflow also runs this file where a model is only registered.
+        from indexer.catalogue.property_reader import read_columns
         from indexer.search.config import SearchConfig
         from indexer.search.retriever import Retriever
 
         given = (context.model_config or {}).get("search", {})
         search = TypeAdapter(SearchConfig).validate_python(given)
-        self._state = Retriever.load(Path(context.artifacts[ARTIFACT]), search)
+        state = Retriever.load(Path(context.artifacts[ARTIFACT]), search)
+        if columns := read_columns(Path(context.artifacts[PROPERTIES])):
+            state = state.with_columns(columns)
+        self._state = state
 
     def predict(
         self,

@@ -259,7 +259,7 @@ def follow(registrar: Registrar, config: RegistryConfig, stop: threading.Event) 
                 busy = registrar.step()
                 registrar.reachable, registrar.last_error = True, ""
                 registry.succeeded()
-            except (MlflowException, OSError, RegistryError) as error:
+            except (MlflowException, OSError, RegistryError, SnapshotError) as error:
                 reason, wait = _one_line(error), registry.failed()
                 if reason != registrar.last_error:  # said once, not at every attempt
                     log.warning("registration waits", reason=reason, retry_seconds=wait)

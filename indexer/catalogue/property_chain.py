@@ -83,6 +83,19 @@ def read_pointer(data_dir: Path) -> PropertyPointer | None:
     return PropertyPointer(files, position)
 
 
+def write_pointer(data_dir: Path, pointer: PropertyPointer) -> None:
+    """Replace the pointer in one step.
+
+    Raises:
+        OSError: if it cannot be written; the one before stays.
+    """
+    body: dict[str, Any] = {
+        "files": [{"file": f.file, "sha256": f.sha256, "bytes": f.bytes} for f in pointer.files],
+        "position": {str(p): offset for p, offset in sorted(pointer.position.items())},
+    }
+    write_atomically(data_dir / POINTER, orjson.dumps(body))
+
+
 def covers(position: Mapping[int, int], asked: Mapping[int, int]) -> bool:
     """Whether one position is not before another, in any partition."""
     return all(position.get(p, 0) >= offset for p, offset in asked.items())
@@ -222,12 +235,9 @@ class PropertyChain:
         return written
 
     def _point(self, files: list[PropertyFile], position: Position) -> None:
-        body: dict[str, Any] = {
-            "files": [{"file": f.file, "sha256": f.sha256, "bytes": f.bytes} for f in files],
-            "position": {str(p): offset for p, offset in sorted(position.items())},
-        }
-        write_atomically(self._data_dir / POINTER, orjson.dumps(body))
-        before, self.pointer = self.pointer, PropertyPointer(tuple(files), dict(position))
+        pointer = PropertyPointer(tuple(files), dict(position))
+        write_pointer(self._data_dir, pointer)
+        before, self.pointer = self.pointer, pointer
         self._remove({one.file for one in before.files} - {one.file for one in files})
 
     def _remove(self, files: set[str]) -> None:

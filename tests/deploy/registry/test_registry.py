@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
+import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -13,6 +15,7 @@ from deploy.monitoring.part_status import reporter
 from deploy.registry import snapshot_storing
 from deploy.registry.config import RegistryConfig
 from deploy.registry.mlflow_registry import Registry
+from deploy.registry.pyfunc_model import PROPERTIES
 from deploy.registry.registrar import Backoff, Registrar
 from deploy.release import version_metadata
 from deploy.release.decisions import (
@@ -31,6 +34,8 @@ from deploy.release.ledger import (
     ledger_path,
     registered_versions,
 )
+from indexer.catalogue.property_chain import read_pointer
+from indexer.catalogue.property_reader import read_columns
 from indexer.comparison.version_metrics import metrics_of
 from indexer.search.config import SearchConfig
 from indexer.search.query import Query
@@ -40,9 +45,11 @@ from indexer.snapshots.snapshot_facts import SnapshotFacts
 from model.artifacts import manifest as manifest_module
 from model.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest
 from streaming.durable_files import PARTIAL
+from streaming.items import Item
 from streaming.statuses import TrainerStatus
 from tests.deploy.forging import forge
 from tests.deploy.snapshot_maker import Shelf
+from tests.indexer.properties import tell
 
 
 class Shaky:
@@ -611,6 +618,38 @@ def test_what_the_registry_holds_is_complete_and_takes_no_room(
         loaded.answer(Query([1])).items
         == Retriever.load(copy, SearchConfig()).answer(Query([1])).items
     )
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_version_takes_along_what_its_items_are_when_it_is_registered(
+    open_registry: Callable[[], Registry],
+    shelf: Shelf,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: bool,
+) -> None:
+    if sent:
+        monkeypatch.setattr(snapshot_storing, "_on_this_disk", lambda location, own: None)
+    registry = open_registry()
+    tell(
+        shelf.data_dir, {3: Item(3, attributes={"size": "L"}), 4: Item(4, state="hidden"), 5: None}
+    )
+    told = read_pointer(shelf.data_dir)
+    assert told is not None
+    (file,) = told.files
+    register(registry, shelf, 1)
+    version = registry._client.get_model_version(registry._model_name, "1")
+    stored = Path(registry._client.get_logged_model(version.source.split("/")[1]).artifact_location)
+    copy = stored / "artifacts" / PROPERTIES
+    assert (copy / file.file).samefile(shelf.data_dir / file.file) is not sent
+    tell(shelf.data_dir, {3: None})  # the files of before are gone there
+    columns = read_columns(copy)
+    assert dict(columns.types) == {"size": "string"} and columns.unlisted.tolist() == [4, 5]
+    model = mlflow.pyfunc.load_model(f"models:/{registry._model_name}/1")
+    large = '{"must": {"key": "size", "match": {"value": "L"}}}'
+    found = model.predict(
+        pd.DataFrame({"history": [[], []], "k": [60, 60], "filter": [large, None]})
+    )
+    assert found["items"][0] == [3] and not {4, 5} & set(found["items"][1])
 
 
 def test_a_store_that_is_elsewhere_is_sent_the_files(
