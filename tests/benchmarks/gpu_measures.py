@@ -186,7 +186,7 @@ class Stages:
         watched = [
             (learning, "pad_histories", "histories"),
             (learning, "make_batch", "batch"),
-            (learning, "_check_losses", "numbers"),
+            (learning, "check_losses", "numbers"),
             (learner, "_examples", "histories"),
             (learner, "_step", "rest of the step"),
             (tables.neighbours, "look_up", "neighbours: look up"),
