@@ -17,7 +17,8 @@ from tests.model.training.test_trainer_learner import SMALL
 
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999."""
-IDS = (-(2**63), -1, 0, 1, 2, 3, 2**53 + 1, 2**63 - 1)
+ITEMS = (0, 1, 2, 3, 2**53 + 1, 2**63 - 1)
+USERS = (-(2**63), -1, *ITEMS)
 TIMES = st.one_of(
     st.integers(0, LAST_MS),
     st.sampled_from((0, 1, 999, 1000, DAY_MS, 1_400_000_000_000, LAST_MS - 1, LAST_MS)),
@@ -27,10 +28,10 @@ TIMES = st.one_of(
 @st.composite
 def sequences(draw: st.DrawFn) -> UserSequence:
     past = draw(st.lists(TIMES, max_size=6)) * draw(st.sampled_from((1, 1, HISTORY_LENGTH // 6)))
-    items = st.sampled_from(IDS)
+    items = st.sampled_from(ITEMS)
     return UserSequence(
         draw(st.sampled_from(("", "0" * 32, "é\ud83d\ude00"))),
-        draw(items),
+        draw(st.sampled_from(USERS)),
         draw(TIMES),
         draw(st.sampled_from((1, 2, 2**63 - 1))),
         [draw(items)] * len(past) if draw(st.booleans()) else [draw(items) for _ in past],
@@ -43,7 +44,7 @@ def sequences(draw: st.DrawFn) -> UserSequence:
 @given(st.lists(st.lists(sequences(), min_size=1, max_size=12), min_size=1, max_size=4))
 def test_the_loss_stays_finite(batches: list[list[UserSequence]]) -> None:
     learner = Learner(SMALL)
-    learner.list_items([Item(i, "t" * (n % 3), "c" * (n % 2)) for n, i in enumerate(IDS[:5])])
+    learner.list_items([Item(i, "t" * (n % 3), "c" * (n % 2)) for n, i in enumerate(ITEMS[:5])])
     for batch in batches:
         losses = learner.learn(batch, replay=1.0)
         assert np.isfinite(list(losses.values())).all(), losses
