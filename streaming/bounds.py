@@ -14,6 +14,7 @@ a query, and who reads further down the stream takes them.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -25,6 +26,8 @@ LONGEST_NAME = 1024
 LONGEST_TEXT = 8192
 """Bytes of a title or a category."""
 LARGEST_ID = 2**63 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
 DAY_MS = 86_400_000
 """A day, as times are counted."""
 LATEST_MS = 253_402_300_799_999
@@ -39,6 +42,11 @@ SHOWN = 60
 
 class EventError(ValueError):
     """A record breaks its schema; the message names the field."""
+
+
+def since_epoch_ms(moment: datetime) -> int:
+    """Milliseconds since 1970 of a time with a zone, rounded down; no floats are in between."""
+    return (moment - EPOCH) // MILLISECOND
 
 
 def json_object(value: bytes | None) -> dict[str, Any]:

@@ -13,10 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sized
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from streaming.bounds import LARGEST_ID, LATEST_MS, EventError, in_milliseconds
+from streaming.bounds import (
+    EPOCH,
+    LARGEST_ID,
+    LATEST_MS,
+    MILLISECOND,
+    EventError,
+    in_milliseconds,
+    since_epoch_ms,
+)
 
 Value = str | int | float | bool | list[str] | dict[str, int]
 """Of an attribute: as it stands in a record; a time is `{"time": milliseconds}`."""
@@ -35,9 +43,7 @@ MOST_NAMES = 256
 RESERVED = frozenset({"category"})
 """Names that a filter knows already."""
 TIME = "time"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MILLISECOND = timedelta(milliseconds=1)
-EARLIEST_MS = (datetime(1, 1, 1, tzinfo=UTC) - EPOCH) // MILLISECOND
+EARLIEST_MS = since_epoch_ms(datetime(1, 1, 1, tzinfo=UTC))
 
 
 def attributes(value: Any, field: str = "attributes") -> dict[str, Value]:
@@ -144,7 +150,7 @@ def _time(field: str, value: Any) -> int:
         except ValueError:
             found = None
         if found is not None and found.tzinfo is not None:
-            time_ms = (found - EPOCH) // MILLISECOND
+            time_ms = since_epoch_ms(found)
             if EARLIEST_MS <= time_ms <= LATEST_MS:
                 return time_ms
     raise EventError(f"{field} is no milliseconds since 1970, nor a time with its zone (RFC 3339)")

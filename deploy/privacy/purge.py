@@ -22,9 +22,9 @@ import orjson
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.errors import KafkaError
-from rocksdict import AccessType, Options, Rdict
 
 from deploy.ingest.forgotten_users import ForgottenUsers
+from deploy.privacy.history_stores import history_stores
 from model.artifacts.numbered import NumberedDirectories
 from model.training.micro_batch import SEQUENCES
 from streaming.kafka_clients import KafkaConnection
@@ -141,17 +141,9 @@ def _trained(data_dir: Path) -> dict[int, int]:
 def _histories(data_dir: Path, topic: str) -> list[dict[int, int]]:
     """Of every worker's histories the next offset of each partition of `sequences`."""
     found = []
-    for folder in (data_dir / "service").glob("**/histories"):
-        if not (folder / "CURRENT").is_file():
-            continue
-        options = Options(raw_mode=True)
-        families = {name: options for name in Rdict.list_cf(str(folder), options)}
-        store = Rdict(
-            str(folder), options, column_families=families, access_type=AccessType.read_only(False)
-        )
-        pairs: Iterable[tuple[Any, Any]] = store.get_column_family("offsets").items()
+    for _, families in history_stores(data_dir):
+        pairs: Iterable[tuple[Any, Any]] = families["offsets"].items()
         stored = dict(pairs)
-        store.close()
         prefix = f"{topic}/".encode()
         found.append(
             {

@@ -17,9 +17,9 @@ import orjson
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors.numpy
-from rocksdict import AccessType, Options, Rdict
 
 from deploy.ingest.forgotten_users import ForgottenUsers
+from deploy.privacy.history_stores import history_stores
 from streaming.committed_topic import read_all
 from streaming.kafka_clients import KafkaConnection
 from streaming.topics import Topics
@@ -129,19 +129,11 @@ def _in_topics(user: User, kafka: KafkaConnection, topics: Topics) -> Iterator[F
 def _in_histories(user: User, data_dir: Path) -> Iterator[Found]:
     key = user.number.to_bytes(8, "big", signed=True)
     until = "a second or two after the request; if it stays, is the service running?"
-    for folder in (data_dir / "service").glob("**/histories"):
-        if not (folder / "CURRENT").is_file():
-            continue
-        options = Options(raw_mode=True)
-        families = {name: options for name in Rdict.list_cf(str(folder), options)}
-        store = Rdict(
-            str(folder), options, column_families=families, access_type=AccessType.read_only(False)
-        )
+    for folder, families in history_stores(data_dir):
         for family, what in (("users", "history"), ("forgotten", "request that was carried out")):
-            if family in families and store.get_column_family(family).get(key) is not None:
+            if family in families and families[family].get(key) is not None:
                 place = str(folder.relative_to(data_dir))
                 yield Found(place, what, 1, until if family == "users" else "as its note")
-        store.close()
 
 
 def _in_answers(user: User, data_dir: Path) -> Iterator[Found]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-Kind = Literal["string", "number", "boolean", "strings", "time"]
-"""Of an attribute: text, number, truth value, list of texts, or time."""
+from streaming.item_attributes import Kind
+
 TEXTS = ("string", "strings")
 Mask = NDArray[np.bool_]
 

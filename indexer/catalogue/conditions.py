@@ -12,15 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.catalogue.column import Column, Kind, Mask
+from indexer.catalogue.column import Column, Mask
 from indexer.catalogue.item_columns import CATEGORY, Part
 from indexer.errors import IndexerError
+from streaming.bounds import since_epoch_ms
+from streaming.item_attributes import Kind
 
 Bound = Callable[[Part | None], Mask]
 """The rows of a file that meet a condition (n); of None: of one item without any value (1)."""
@@ -32,8 +34,6 @@ BOUNDS: dict[str, Callable[..., Any]] = {
     "lt": np.less,
     "lte": np.less_equal,
 }
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MILLISECOND = timedelta(milliseconds=1)
 SHOWN = 60
 """Characters of a value in a message."""
 
@@ -225,7 +225,7 @@ def in_ms(value: int | str, place: str) -> int:
         raise FilterError(f"{place} is {shown(value)}, not a time as RFC 3339 has it") from None
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    return (time - EPOCH) // MILLISECOND
+    return since_epoch_ms(time)
 
 
 def shown(value: Any) -> str:

@@ -30,8 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexer.catalogue.column import Column, Kind, kind_of
+from indexer.catalogue.column import Column, kind_of
 from indexer.errors import IndexerError
+from streaming.item_attributes import Kind
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]

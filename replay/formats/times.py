@@ -11,15 +11,14 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from replay.errors import LineError, ReplayError, shown
+from streaming.bounds import since_epoch_ms
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _ZONE = re.compile(r"\s*(?:UTC|GMT|Z|([+-]\d\d:?\d\d))$", re.IGNORECASE)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 UNITS = (
     ("seconds", 10**11, 1000, 1),
     ("milliseconds", 10**14, 1, 1),
@@ -118,14 +117,12 @@ def _iso(value: Any) -> int:
         raise LineError(f"time {shown(value)} is not ISO 8601") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _MILLISECOND
+    return since_epoch_ms(moment)
 
 
 def _day(value: Any) -> int:
     number = _number(value)
     try:
-        return (datetime.strptime(f"{number:.0f}", "%Y%m%d").replace(tzinfo=UTC) - _EPOCH) // (
-            _MILLISECOND
-        )
+        return since_epoch_ms(datetime.strptime(f"{number:.0f}", "%Y%m%d").replace(tzinfo=UTC))
     except ValueError:
         raise LineError(f"time {shown(value)} is not a day") from None
