@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import orjson
@@ -57,30 +58,36 @@ class User:
     number: int
     text: str
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Both, once each."""
         return tuple(dict.fromkeys((str(self.number), self.text)))
 
     def is_meant(self, key: bytes | None, value: bytes | None) -> bool:
         """Whether a record of a topic is this user's, or says so."""
-        if key is not None and key in {name.encode() for name in self.names}:
+        if key in self._keys:
             return True
         with suppress(ValueError, AttributeError):
             body = orjson.loads(value or b"")
             said = (body.get("user_id"), body.get("external_user_id"))
             if any(type(one) in (int, str) for one in said):
                 return any(str(one).strip() in self.names for one in said)
-        return any(map(self._pattern().search, (key or b"", value or b"")))  # what nobody can read
+        return any(map(self._pattern.search, (key or b"", value or b"")))  # what nobody can read
 
     def mentions(self, content: bytes) -> int:
         """How often text says `user`, or `user_id`, and means this one."""
-        return len(self._in_text().findall(content))
+        return len(self._in_text.findall(content))
 
+    @cached_property
+    def _keys(self) -> frozenset[bytes]:
+        return frozenset(name.encode() for name in self.names)
+
+    @cached_property
     def _pattern(self) -> re.Pattern[bytes]:
         names = b"|".join(re.escape(name.encode()) for name in self.names)
         return re.compile(rb"(?<![\w-])(?:" + names + rb")(?![\w-])")
 
+    @cached_property
     def _in_text(self) -> re.Pattern[bytes]:
         names = b"|".join(re.escape(name.encode()) for name in self.names)
         return re.compile(rb"users?(?:_id)?[^\w-]{1,4}(?:" + names + rb")(?![\w-])")

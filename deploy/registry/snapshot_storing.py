@@ -108,40 +108,36 @@ def store_properties(
         pointer = read_pointer(data_dir)
         if pointer is None:
             return
+        target = spare if store is None else store / folder
         try:
             names = [one.file for one in pointer.files]
             if store is not None:
-                _link_all(data_dir, names, store / folder)
+                _link_all(data_dir, names, target)
             else:
                 for name in names:
-                    (spare / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(data_dir / name, spare / name)
+                    (target / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(data_dir / name, target / name)
         except FileNotFoundError:  # others are named meanwhile
             continue
-        write_pointer(spare, pointer)
-        if store is not None:
-            _put(spare / POINTER, store / folder / POINTER, linked=False)
-        else:
-            client.log_model_artifacts(model_id, str(spare), folder)
+        write_pointer(target, pointer)
+        if store is None:
+            client.log_model_artifacts(model_id, str(target), folder)
         return
     raise SnapshotError(damage(data_dir / POINTER, "a file that it names is missing"))
 
 
-def _link_all(directory: Path, names: Iterable[str], destination: Path) -> None:
+def _link_all(directory: Path, names: Iterable[str], target: Path) -> None:
+    """Files under other names, each in the place of what is there."""
     for name in names:
-        _put(directory / name, destination / name, linked=_made_read_only(directory / name))
-
-
-def _put(source: Path, destination: Path, linked: bool) -> None:
-    """A file under another name, in the place of what is there."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = destination.with_name(f"{PARTIAL}{destination.name}")
-    partial.unlink(missing_ok=True)
-    if linked:
-        link(source, partial)
-    else:
-        shutil.copyfile(source, partial)
-    partial.replace(destination)
+        source, destination = directory / name, target / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        partial = destination.with_name(f"{PARTIAL}{destination.name}")
+        partial.unlink(missing_ok=True)
+        if _made_read_only(source):
+            link(source, partial)
+        else:
+            shutil.copyfile(source, partial)
+        partial.replace(destination)
 
 
 def _made_read_only(path: Path) -> bool:

@@ -27,7 +27,7 @@ import structlog
 from numpy.typing import NDArray
 
 from deploy.release.split import DEFAULT, Split
-from deploy.service.answer_log import SUFFIX
+from deploy.service.answer_log import SCHEMA, SUFFIX
 from deploy.service.user_history import UserHistory
 
 log = structlog.get_logger(__name__)
@@ -145,18 +145,8 @@ def logged_since(directory: Path, split: Split) -> pa.Table:
         tables.append(table)
         rows += len(table)
     if not tables:
-        return pa.table({name: pa.array([], _TYPES[name]) for name in COLUMNS})
+        return pa.schema([SCHEMA.field(name) for name in COLUMNS]).empty_table()
     return pa.concat_tables(tables)
-
-
-_TYPES = {
-    "answered_ms": pa.int64(),
-    "now_ms": pa.int64(),
-    "user_id": pa.int64(),
-    "items": pa.list_(pa.int64()),
-    "split": pa.string(),
-    "arm": pa.string(),
-}
 
 
 def _counts(

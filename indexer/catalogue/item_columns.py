@@ -33,11 +33,12 @@ from numpy.typing import NDArray
 from indexer.catalogue.column import Column, kind_of
 from indexer.errors import IndexerError
 from streaming.item_attributes import Kind
+from streaming.items import STATES
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-LISTED, HIDDEN, WITHDRAWN = 0, 1, 2
+LISTED, HIDDEN, WITHDRAWN = map(STATES.index, ("listed", "hidden", "withdrawn"))
 """States of an item."""
 ALWAYS = [
     ("item_id", pa.int64()),

@@ -166,10 +166,7 @@ class PropertyChain:
         if found is None:
             return False
         for one in found.files:
-            try:
-                read_file(self._data_dir, one, sha256)
-            except FileNotFoundError as error:
-                raise SnapshotError(damage(self._data_dir / one.file, "it is missing")) from error
+            self._read(one)
         self.pointer = found
         self._remove(there - {one.file for one in found.files})
         return True
@@ -196,11 +193,7 @@ class PropertyChain:
         parts, size = [batch], batch.nbytes
         while kept and kept[-1].bytes <= max(SMALL, 2 * size):
             before = kept.pop()
-            try:
-                parts.insert(0, read_file(self._data_dir, before, sha256))
-            except FileNotFoundError as error:
-                path = self._data_dir / before.file
-                raise SnapshotError(damage(path, "it is missing")) from error
+            parts.insert(0, self._read(before))
             size += before.bytes
         whole = merged(parts)
         if not kept and withdrawn is not None:
@@ -214,6 +207,12 @@ class PropertyChain:
             OSError: if it cannot be written; readers have what they had.
         """
         self._point([self._written(batch)] if batch.num_rows else [], position)
+
+    def _read(self, one: PropertyFile) -> pa.RecordBatch:
+        try:
+            return read_file(self._data_dir, one, sha256)
+        except FileNotFoundError as error:
+            raise SnapshotError(damage(self._data_dir / one.file, "it is missing")) from error
 
     def _written(self, batch: pa.RecordBatch) -> PropertyFile:
         name = _name(self._next)

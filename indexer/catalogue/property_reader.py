@@ -109,10 +109,9 @@ class PropertyReader:
         """An item as it was announced last, by what was read; None where nothing is kept of it."""
         with self._lock:
             states = self._states
-        for _, batch, _ in reversed(states):
-            ids = batch.column("item_id").to_numpy()
-            at = int(np.searchsorted(ids, item_id))
-            if at < len(ids) and ids[at] == item_id:
+        for _, batch, columns in reversed(states):
+            at = int(columns.parts[-1].find(np.array([item_id], np.int64))[0])
+            if at >= 0:
                 return item(batch, at)
         return None
 
@@ -122,12 +121,9 @@ class PropertyReader:
             states = self._states
         wanted_n, found = np.array(item_ids, np.int64), [""] * len(item_ids)
         open_n = np.arange(len(wanted_n))  # not found in a newer file
-        for _, batch, _ in reversed(states):
-            ids = batch.column("item_id").to_numpy()
-            if not len(ids) or not len(open_n):
-                continue
-            at = np.searchsorted(ids, wanted_n[open_n]).clip(max=len(ids) - 1)
-            here = ids[at] == wanted_n[open_n]
+        for _, batch, columns in reversed(states):
+            at = columns.parts[-1].find(wanted_n[open_n])
+            here = at >= 0
             texts = batch.column("external_id")
             for place, row in zip(open_n[here].tolist(), at[here].tolist(), strict=True):
                 found[place] = texts[row].as_py() or ""

@@ -285,8 +285,9 @@ class Learner:
 
         `export` does it, too.
         """
-        rows, quantizer = self._tables.catalogue.item_rows, self._sparc.quantizer
-        if not len(rows) or bool(quantizer.ready):
+        quantizer = self._sparc.quantizer
+        # asked in every step: the rows of all items cost with the catalogue
+        if bool(quantizer.ready) or not len(rows := self._tables.catalogue.item_rows):
             return
         order = torch.randperm(len(rows), generator=self._generator)[:16_384]
         z_SD = self._embed(rows[order.sort().values.numpy()])

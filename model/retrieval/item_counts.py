@@ -73,17 +73,17 @@ class ItemCounts:
 
     def events(self, rows_n: NDArray[np.integer]) -> Rows:
         """How many events items had, int64 (n,)."""
-        if not len(self.rows_e):
-            return np.zeros(len(rows_n), np.int64)
-        at = np.searchsorted(self.rows_e, rows_n).clip(max=len(self.rows_e) - 1)
-        return np.where(self.rows_e[at] == rows_n, self.events_e[at], 0)
+        return self._of(self.events_e, rows_n)
 
     def times(self, rows_n: NDArray[np.integer]) -> Rows:
         """When items had their last event, int64 ms (n,); 0 for none."""
+        return self._of(self.times_e, rows_n)
+
+    def _of(self, values_e: Rows, rows_n: NDArray[np.integer]) -> Rows:
         if not len(self.rows_e):
             return np.zeros(len(rows_n), np.int64)
         at = np.searchsorted(self.rows_e, rows_n).clip(max=len(self.rows_e) - 1)
-        return np.where(self.rows_e[at] == rows_n, self.times_e[at], 0)
+        return np.where(self.rows_e[at] == rows_n, values_e[at], 0)
 
     def events_N(self, size: int) -> Rows:
         """The same of all rows of a catalogue of N items."""

@@ -134,9 +134,9 @@ class Prequential:
 
     def _rows(self, items: np.ndarray) -> np.ndarray:
         """Rows of items; new ones join the catalogue."""
-        new = self._index.rows(items) == NO_ROW
-        rows = self._index.add(items)
-        if new.any():
+        rows = self._index.rows(items)
+        if (new := rows == NO_ROW).any():
+            rows = self._index.add(items)
             self._make_room()
             self._touched.mark(rows[new])
         return rows
